@@ -1,0 +1,395 @@
+//! Topics and offsets, from outside.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponse;
+use kafka_protocol::messages::{
+    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, GroupId, ListOffsetsRequest, ListOffsetsResponse,
+    OffsetFetchRequest,
+};
+use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
+
+use crate::cluster::{Cluster, Coordinated, Repeat, topic_name};
+use crate::config::Config;
+use crate::consumer::Isolation;
+use crate::error::{Error, ErrorCode, Result};
+use crate::interrupt::Interrupt;
+use crate::protocol::Request;
+use crate::retry::Retry;
+
+/// Asks and changes what the cluster holds: topics, their offsets, groups' committed offsets.
+pub struct Admin {
+    cluster: Cluster,
+}
+
+/// A topic to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// How many partitions.
+    pub partitions: i32,
+    /// Copies of each partition; `None` for the broker's default.
+    pub replication: Option<i16>,
+    /// Topic settings, as in `("max.message.bytes", "2000")`.
+    pub configs: Vec<(String, String)>,
+}
+
+/// What became of a topic to be created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// It was created by this call.
+    Created,
+    /// It was there before; its partitions and settings are as they were.
+    AlreadyExists,
+}
+
+/// A topic as the metadata shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicDescription {
+    /// Its name.
+    pub name: String,
+    /// Its id: another one if it is deleted and made anew.
+    pub id: Uuid,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// Copies of its first partition.
+    pub replication: i16,
+}
+
+/// Which offset to ask for. (ListOffsets; its timestamps -2 and -1 stand for the first two.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetSpec {
+    /// The first one still kept.
+    Earliest,
+    /// The next one to be written, or, read-committed, the first one that isn't decided yet.
+    Latest,
+    /// That of the first record with this timestamp or a later one, in milliseconds since 1970; -1 if there is none.
+    Timestamp(i64),
+}
+
+/// An offset of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedOffset {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset, -1 where there is none.
+    pub offset: i64,
+    /// The timestamp of the record found for [`OffsetSpec::Timestamp`], else -1.
+    pub timestamp: i64,
+}
+
+/// What a group has committed for a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset, -1 where none was committed or it has expired (`offsets.retention.minutes`).
+    pub offset: i64,
+    /// The text committed with it; empty where there was none.
+    pub metadata: String,
+}
+
+impl Admin {
+    /// Without any I/O yet.
+    pub fn new(config: Config, interrupt: Interrupt) -> Admin {
+        Admin { cluster: Cluster::new(config, interrupt) }
+    }
+
+    /// Creates topics and waits until the metadata shows every one of them with a leader for each partition.
+    ///
+    /// Returns what became of each, in the order given. Errors: `Refused` by the first topic that could be neither
+    /// created nor found (INVALID_REPLICATION_FACTOR, INVALID_CONFIG, …), after the others were created; `NoLeader` when the
+    /// leaders are not there within the request timeout; those of the connection.
+    pub fn create_topics(&mut self, topics: &[NewTopic]) -> Result<Vec<(String, Created)>> {
+        let mut retry = self.cluster.retry();
+        let timeout = self.cluster.config().request_timeout.as_millis() as i32;
+        let request =
+            CreateTopicsRequest::default().with_topics(topics.iter().map(creatable).collect()).with_timeout_ms(timeout);
+        let created = loop {
+            match self.try_create(&request, topics, &retry) {
+                Ok(created) => break created,
+                Err(error) => retry.pause(error)?,
+            }
+        };
+        self.wait_for_leaders(topics, &mut retry)?;
+        Ok(created)
+    }
+
+    fn try_create(
+        &mut self,
+        request: &CreateTopicsRequest,
+        topics: &[NewTopic],
+        retry: &Retry,
+    ) -> Result<Vec<(String, Created)>> {
+        let (broker, answer) = self.cluster.call_any(request, retry.deadline())?;
+        let mut created = Vec::with_capacity(topics.len());
+        for topic in topics {
+            let result = answer.topics.iter().find(|result| result.name.0 == *topic.name);
+            created.push((topic.name.clone(), outcome(&topic.name, result, &broker)?));
+        }
+        Ok(created)
+    }
+
+    fn wait_for_leaders(&mut self, topics: &[NewTopic], retry: &mut Retry) -> Result<()> {
+        let names: Vec<Arc<str>> = topics.iter().map(|topic| topic.name.as_str().into()).collect();
+        loop {
+            match self.check_leaders(&names, retry) {
+                Ok(()) => return Ok(()),
+                Err(error) => retry.pause(error)?,
+            }
+        }
+    }
+
+    fn check_leaders(&mut self, names: &[Arc<str>], retry: &Retry) -> Result<()> {
+        self.cluster.refresh(names, retry.deadline())?;
+        for name in names {
+            let partitions = self.cluster.seen_topic(name).map_or(1, |topic| topic.partitions.len());
+            for partition in 0..partitions as i32 {
+                self.cluster.leader(name, partition)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Describes these topics; those that do not exist are left out.
+    ///
+    /// Errors: those of the connection, retried until the request timeout; `Refused` for a name that is invalid or may not be seen.
+    pub fn describe_topics(&mut self, names: &[String]) -> Result<Vec<TopicDescription>> {
+        let mut retry = self.cluster.retry();
+        let wanted: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
+        loop {
+            match self.cluster.refresh(&wanted, retry.deadline()) {
+                Ok(()) => break,
+                Err(error) => retry.pause(error)?,
+            }
+        }
+        Ok(names.iter().filter_map(|name| self.description(name)).collect())
+    }
+
+    fn description(&self, name: &str) -> Option<TopicDescription> {
+        let topic = self.cluster.seen_topic(name)?;
+        let replication = topic.partitions.first().map_or(0, |partition| partition.replicas);
+        Some(TopicDescription {
+            name: name.to_owned(),
+            id: topic.id,
+            partitions: topic.partitions.len() as i32,
+            replication: replication as i16,
+        })
+    }
+
+    /// Deletes these topics; those that do not exist count as deleted. The broker removes their data a little later.
+    ///
+    /// Errors: `Refused` (TOPIC_DELETION_DISABLED, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried until the request timeout.
+    pub fn delete_topics(&mut self, names: &[String]) -> Result<()> {
+        let mut retry = self.cluster.retry();
+        let state = |name: &String| DeleteTopicState::default().with_name(Some(topic_name(name)));
+        let request = DeleteTopicsRequest::default()
+            .with_topics(names.iter().map(state).collect())
+            .with_timeout_ms(self.cluster.config().request_timeout.as_millis() as i32);
+        loop {
+            match self.try_delete(&request, &retry) {
+                Ok(()) => return Ok(()),
+                Err(error) => retry.pause(error)?,
+            }
+        }
+    }
+
+    fn try_delete(&mut self, request: &DeleteTopicsRequest, retry: &Retry) -> Result<()> {
+        let (broker, answer) = self.cluster.call_any(request, retry.deadline())?;
+        for topic in answer.responses {
+            match ErrorCode(topic.error_code) {
+                ErrorCode::NONE | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {}
+                code => {
+                    let detail = topic.name.map(|name| name.0.to_string()).unwrap_or_default();
+                    return Err(Error::Refused { code, api: DeleteTopicsRequest::API, broker, detail });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An offset of each of these partitions, in no particular order.
+    ///
+    /// `isolation` matters for [`OffsetSpec::Latest`] only. Errors: `Refused` (UNKNOWN_TOPIC_OR_PARTITION, …), `NoLeader`
+    /// and those of the connection, retried until the request timeout.
+    pub fn list_offsets(
+        &mut self,
+        partitions: &[(String, i32)],
+        spec: OffsetSpec,
+        isolation: Isolation,
+    ) -> Result<Vec<ListedOffset>> {
+        let mut retry = self.cluster.retry();
+        loop {
+            match list_offsets(&mut self.cluster, partitions, spec, isolation, &retry) {
+                Ok(offsets) => return Ok(offsets),
+                Err(error) => retry.pause(error)?,
+            }
+        }
+    }
+
+    /// What `group` has committed for each of these partitions.
+    ///
+    /// With `require_stable` an offset that an undecided transaction may still change is waited for (KIP-447): without it, one read
+    /// right after a successful commit is often the one before. Errors: `Refused` (GROUP_AUTHORIZATION_FAILED, …; UNSTABLE_OFFSET_COMMIT
+    /// and coordinator errors only when they last for the whole request timeout), those of the connection.
+    pub fn committed_offsets(
+        &mut self,
+        group: &str,
+        partitions: &[(String, i32)],
+        require_stable: bool,
+    ) -> Result<Vec<CommittedOffset>> {
+        let mut retry = self.cluster.retry();
+        let whom = Coordinated::Group(group.to_owned());
+        let request = offset_fetch_request(group, partitions, require_stable);
+        let answer = self.cluster.call_coordinator(&whom, &request, Repeat::Harmless, &mut retry, fetch_error)?;
+        Ok(committed(answer))
+    }
+}
+
+fn creatable(topic: &NewTopic) -> CreatableTopic {
+    let config = |(name, value): &(String, String)| {
+        CreatableTopicConfig::default()
+            .with_name(StrBytes::from_string(name.clone()))
+            .with_value(Some(StrBytes::from_string(value.clone())))
+    };
+    CreatableTopic::default()
+        .with_name(topic_name(&topic.name))
+        .with_num_partitions(topic.partitions)
+        .with_replication_factor(topic.replication.unwrap_or(-1))
+        .with_configs(topic.configs.iter().map(config).collect())
+}
+
+fn outcome(name: &str, result: Option<&CreatableTopicResult>, broker: &str) -> Result<Created> {
+    let (api, broker) = (CreateTopicsRequest::API, broker.to_owned());
+    let Some(result) = result else {
+        return Err(Error::Decode { api, broker, cause: format!("it leaves out {name}") });
+    };
+    match ErrorCode(result.error_code) {
+        ErrorCode::NONE => Ok(Created::Created),
+        ErrorCode::TOPIC_ALREADY_EXISTS => Ok(Created::AlreadyExists),
+        code => {
+            let words = result.error_message.as_ref().map(|words| words.to_string());
+            let detail = format!("topic {name}: {}", words.unwrap_or_default());
+            Err(Error::Refused { code, api, broker, detail })
+        }
+    }
+}
+
+/// Asks each leader once. A refusal drops what was known of the topic, so the next try looks it up again.
+pub(crate) fn list_offsets(
+    cluster: &mut Cluster,
+    partitions: &[(String, i32)],
+    spec: OffsetSpec,
+    isolation: Isolation,
+    retry: &Retry,
+) -> Result<Vec<ListedOffset>> {
+    let names: Vec<Arc<str>> = partitions.iter().map(|(topic, _)| topic.as_str().into()).collect();
+    cluster.refresh(&names, retry.deadline())?;
+    let mut by_leader: BTreeMap<String, Vec<&(String, i32)>> = BTreeMap::new();
+    for partition in partitions {
+        let leader = cluster.leader(&partition.0, partition.1)?;
+        by_leader.entry(leader).or_default().push(partition);
+    }
+    let mut offsets = Vec::with_capacity(partitions.len());
+    for (leader, partitions) in by_leader {
+        let request = list_offsets_request(&partitions, spec, isolation);
+        let answer = cluster.call(&leader, &request, retry.deadline(), Repeat::Harmless)?;
+        read_listed(answer, &leader, &mut offsets)?;
+    }
+    Ok(offsets)
+}
+
+fn list_offsets_request(partitions: &[&(String, i32)], spec: OffsetSpec, isolation: Isolation) -> ListOffsetsRequest {
+    let timestamp = match spec {
+        OffsetSpec::Earliest => -2,
+        OffsetSpec::Latest => -1,
+        OffsetSpec::Timestamp(at) => at,
+    };
+    let mut topics: BTreeMap<&str, Vec<ListOffsetsPartition>> = BTreeMap::new();
+    for (topic, partition) in partitions {
+        let wanted = ListOffsetsPartition::default()
+            .with_partition_index(*partition)
+            .with_current_leader_epoch(-1)
+            .with_timestamp(timestamp);
+        topics.entry(topic).or_default().push(wanted);
+    }
+    let topic = |(name, partitions): (&str, Vec<_>)| {
+        ListOffsetsTopic::default().with_name(topic_name(name)).with_partitions(partitions)
+    };
+    // The codec's default replica id is 0, a broker's; -1 is a client.
+    ListOffsetsRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_isolation_level(isolation.level())
+        .with_topics(topics.into_iter().map(topic).collect())
+}
+
+fn read_listed(answer: ListOffsetsResponse, broker: &str, into: &mut Vec<ListedOffset>) -> Result<()> {
+    for topic in answer.topics {
+        for found in topic.partitions {
+            let (topic, partition) = (topic.name.0.to_string(), found.partition_index);
+            let code = ErrorCode(found.error_code);
+            if code != ErrorCode::NONE {
+                let detail = format!("{topic}-{partition}");
+                let (api, broker) = (ListOffsetsRequest::API, broker.to_owned());
+                return Err(Error::Refused { code, api, broker, detail });
+            }
+            let (offset, timestamp) = (found.offset, found.timestamp);
+            into.push(ListedOffset { topic, partition, offset, timestamp });
+        }
+    }
+    Ok(())
+}
+
+fn offset_fetch_request(group: &str, partitions: &[(String, i32)], require_stable: bool) -> OffsetFetchRequest {
+    let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
+    for (topic, partition) in partitions {
+        topics.entry(topic).or_default().push(*partition);
+    }
+    let topic = |(name, partitions): (&str, Vec<i32>)| {
+        OffsetFetchRequestTopics::default().with_name(topic_name(name)).with_partition_indexes(partitions)
+    };
+    let group = OffsetFetchRequestGroup::default()
+        .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+        .with_topics(Some(topics.into_iter().map(topic).collect()));
+    OffsetFetchRequest::default().with_groups(vec![group]).with_require_stable(require_stable)
+}
+
+/// The group's error, or the first partition's.
+fn fetch_error(answer: &OffsetFetchResponse) -> ErrorCode {
+    let partitions = answer.groups.iter().flat_map(|group| &group.topics).flat_map(|topic| &topic.partitions);
+    let codes =
+        answer.groups.iter().map(|group| group.error_code).chain(partitions.map(|partition| partition.error_code));
+    first_error(codes)
+}
+
+/// The first code that isn't NONE.
+pub(crate) fn first_error(codes: impl IntoIterator<Item = i16>) -> ErrorCode {
+    codes.into_iter().map(ErrorCode).find(|code| *code != ErrorCode::NONE).unwrap_or(ErrorCode::NONE)
+}
+
+fn committed(answer: OffsetFetchResponse) -> Vec<CommittedOffset> {
+    let mut offsets = Vec::new();
+    for topic in answer.groups.into_iter().flat_map(|group| group.topics) {
+        for found in topic.partitions {
+            offsets.push(CommittedOffset {
+                topic: topic.name.0.to_string(),
+                partition: found.partition_index,
+                offset: found.committed_offset,
+                metadata: found.metadata.map(|text| text.to_string()).unwrap_or_default(),
+            });
+        }
+    }
+    offsets
+}

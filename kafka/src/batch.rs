@@ -1,0 +1,292 @@
+//! Record batches, format version 2 (KIP-98; documented as "Record Batch" in Kafka's message format).
+//!
+//! Written and read by hand instead of through the codec crate, which drops a batch's last offset (needed to step
+//! past batches without records), fails on a truncated last batch, keeps only one of several headers with the same key
+//! and reserves memory by numbers that the bytes merely claim.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::protocol::StrBytes;
+
+use crate::compression::decompress;
+use crate::record::{Header, ProducerRecord, Record};
+use crate::wire::{Malformed, Reader, put_varint, put_varlong, varlong_size};
+
+/// Base offset and length, which the length does not count.
+pub(crate) const PREFIX: usize = 8 + 4;
+/// A batch's header, its prefix included.
+const HEADER: usize = 61;
+/// Where the checksum's own bytes end and the summed ones start: the attributes.
+const SUMMED_FROM: usize = 21;
+
+const TRANSACTIONAL: i16 = 1 << 4;
+const CONTROL: i16 = 1 << 5;
+const LOG_APPEND_TIME: i16 = 1 << 3;
+
+/// Who writes a batch, and which place it has among the writer's batches of that partition.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Writer {
+    pub(crate) producer_id: i64,
+    pub(crate) epoch: i16,
+    pub(crate) base_sequence: i32,
+    pub(crate) transactional: bool,
+}
+
+/// One batch, uncompressed. `records` holds at least one record.
+pub(crate) fn encode(records: &[ProducerRecord], writer: &Writer) -> Bytes {
+    let first = records.iter().map(|record| record.timestamp).min().unwrap_or(0);
+    let last = records.iter().map(|record| record.timestamp).max().unwrap_or(0);
+    let size: usize = records.iter().map(estimated_size).sum();
+    let mut batch = BytesMut::with_capacity(HEADER + size);
+    put_header(&mut batch, records.len() as i32, first, last, writer);
+    for (offset, record) in records.iter().enumerate() {
+        put_record(&mut batch, record, offset as i32, first);
+    }
+    let length = (batch.len() - PREFIX) as i32;
+    batch[8..PREFIX].copy_from_slice(&length.to_be_bytes());
+    let sum = crc32c::crc32c(&batch[SUMMED_FROM..]);
+    batch[SUMMED_FROM - 4..SUMMED_FROM].copy_from_slice(&sum.to_be_bytes());
+    batch.freeze()
+}
+
+fn put_header(batch: &mut BytesMut, count: i32, first: i64, last: i64, writer: &Writer) {
+    batch.put_i64(0); // base offset: the broker's to set
+    batch.put_i32(0); // length, filled in at the end
+    batch.put_i32(-1); // partition leader epoch: the broker's to set
+    batch.put_i8(2); // magic: the format's version
+    batch.put_u32(0); // checksum, filled in at the end
+    batch.put_i16(if writer.transactional { TRANSACTIONAL } else { 0 });
+    batch.put_i32(count - 1); // last offset delta
+    batch.put_i64(first);
+    batch.put_i64(last);
+    batch.put_i64(writer.producer_id);
+    batch.put_i16(writer.epoch);
+    batch.put_i32(writer.base_sequence);
+    batch.put_i32(count);
+}
+
+fn put_record(batch: &mut BytesMut, record: &ProducerRecord, offset: i32, first_timestamp: i64) {
+    let age = record.timestamp.wrapping_sub(first_timestamp);
+    let length = 1 + varlong_size(age) + varlong_size(offset.into()) + content_size(record);
+    put_varint(batch, length as i32);
+    batch.put_i8(0); // attributes: none are defined
+    put_varlong(batch, age);
+    put_varint(batch, offset);
+    put_bytes(batch, record.key.as_deref());
+    put_bytes(batch, record.value.as_deref());
+    put_varint(batch, record.headers.len() as i32);
+    for (key, value) in &record.headers {
+        put_bytes(batch, Some(key.as_bytes()));
+        put_bytes(batch, value.as_deref());
+    }
+}
+
+fn put_bytes(batch: &mut BytesMut, bytes: Option<&[u8]>) {
+    put_varint(batch, bytes.map_or(-1, |bytes| bytes.len() as i32));
+    batch.put_slice(bytes.unwrap_or_default());
+}
+
+/// Key, value and headers of a record as written.
+fn content_size(record: &ProducerRecord) -> usize {
+    let headers =
+        record.headers.iter().map(|(key, value)| bytes_size(Some(key.as_bytes())) + bytes_size(value.as_deref()));
+    bytes_size(record.key.as_deref())
+        + bytes_size(record.value.as_deref())
+        + varlong_size(record.headers.len() as i64)
+        + headers.sum::<usize>()
+}
+
+fn bytes_size(bytes: Option<&[u8]>) -> usize {
+    bytes.map_or(1, |bytes| varlong_size(bytes.len() as i64) + bytes.len())
+}
+
+/// At least what a record takes in a batch, in bytes: its content, and its length, attributes and deltas at their longest.
+pub(crate) fn estimated_size(record: &ProducerRecord) -> usize {
+    content_size(record) + 5 + 1 + 10 + 5
+}
+
+/// A batch as it lies in a fetched answer, its header read, its records not yet.
+#[derive(Clone, Debug)]
+pub(crate) struct RawBatch {
+    pub(crate) base_offset: i64,
+    /// The last offset that belongs to it; it may have fewer records than offsets, after compaction.
+    pub(crate) last_offset: i64,
+    pub(crate) producer_id: i64,
+    attributes: i16,
+    first_timestamp: i64,
+    last_timestamp: i64,
+    count: i32,
+    /// The whole of it, prefix and header included.
+    pub(crate) bytes: Bytes,
+}
+
+/// What lies at the beginning of fetched bytes.
+pub(crate) enum Next {
+    /// A whole batch whose checksum is right.
+    Batch(RawBatch),
+    /// Nothing, or the first part of a batch: brokers cut the last batch off at the size limit.
+    End,
+    /// A batch that can't be read.
+    Corrupt(Corrupt),
+}
+
+/// A batch that can't be read.
+#[derive(Debug)]
+pub(crate) struct Corrupt {
+    pub(crate) base_offset: i64,
+    /// The last offset it claims, never before its base offset.
+    pub(crate) last_offset: i64,
+    pub(crate) bytes: Bytes,
+    pub(crate) cause: String,
+}
+
+/// Takes the next batch off the front of `bytes`. A batch that claims more than `longest` bytes is corrupt: waiting
+/// for the rest of it would never end.
+pub(crate) fn next_batch(bytes: &mut Bytes, longest: usize) -> Next {
+    let mut prefix = Reader::new(bytes);
+    let (Ok(base_offset), Ok(length)) = (prefix.i64(), prefix.i32()) else {
+        return Next::End;
+    };
+    let whole = match usize::try_from(length) {
+        Ok(length) if length <= longest => length + PREFIX,
+        _ => {
+            let cause = format!("it claims {length} bytes");
+            let bytes = bytes.split_off(0);
+            return Next::Corrupt(Corrupt { base_offset, last_offset: base_offset, bytes, cause });
+        }
+    };
+    if bytes.len() < whole {
+        return Next::End;
+    }
+    let batch = bytes.split_to(whole);
+    match read_header(&batch) {
+        Ok(header) => Next::Batch(header),
+        Err(cause) => {
+            let last_offset = claimed_last_offset(&batch, base_offset);
+            Next::Corrupt(Corrupt { base_offset, last_offset, bytes: batch, cause })
+        }
+    }
+}
+
+fn read_header(batch: &Bytes) -> Result<RawBatch, String> {
+    let magic = batch.get(16).copied().unwrap_or(0);
+    if magic != 2 {
+        return Err(format!("message format version {magic} is not supported"));
+    }
+    if batch.len() < HEADER {
+        return Err("its header ends too early".to_owned());
+    }
+    let mut reader = Reader::new(&batch[SUMMED_FROM - 4..]);
+    let told = reader.u32()?;
+    let found = crc32c::crc32c(&batch[SUMMED_FROM..]);
+    if told != found {
+        return Err(format!("its checksum is {found:08x}, its header says {told:08x}"));
+    }
+    read_fields(reader, batch).map_err(str::to_owned)
+}
+
+fn read_fields(mut reader: Reader<'_>, batch: &Bytes) -> Result<RawBatch, Malformed> {
+    let base_offset = Reader::new(batch).i64()?;
+    let attributes = reader.i16()?;
+    let last_delta = reader.i32()?;
+    let (first_timestamp, last_timestamp) = (reader.i64()?, reader.i64()?);
+    let producer_id = reader.i64()?;
+    let (_epoch, _sequence) = (reader.i16()?, reader.i32()?);
+    let count = reader.i32()?;
+    let last_offset = base_offset.checked_add(last_delta.into()).ok_or("its last offset overflows")?;
+    if base_offset < 0 || last_delta < 0 {
+        return Err("its offsets are negative");
+    }
+    let bytes = batch.clone();
+    Ok(RawBatch { base_offset, last_offset, producer_id, attributes, first_timestamp, last_timestamp, count, bytes })
+}
+
+fn claimed_last_offset(batch: &[u8], base_offset: i64) -> i64 {
+    let delta = batch.get(SUMMED_FROM + 2..).and_then(|rest| Reader::new(rest).i32().ok());
+    base_offset.saturating_add(delta.unwrap_or(0).max(0).into())
+}
+
+impl RawBatch {
+    pub(crate) fn is_transactional(&self) -> bool {
+        self.attributes & TRANSACTIONAL != 0
+    }
+
+    pub(crate) fn is_control(&self) -> bool {
+        self.attributes & CONTROL != 0
+    }
+
+    /// Whether this control batch is an ABORT marker. Its record's key is a version and a type; type 0 is ABORT.
+    pub(crate) fn is_abort_marker(&self) -> Result<bool, Corrupt> {
+        let mut records = Vec::new();
+        self.decode(0, &mut records)?;
+        let key = records.first().and_then(|record| record.key.clone()).unwrap_or_default();
+        let mut reader = Reader::new(&key);
+        Ok(matches!((reader.i16(), reader.i16()), (Ok(_), Ok(0))))
+    }
+
+    /// Appends the records at `from` and later. If one of them can't be read, none is appended.
+    pub(crate) fn decode(&self, from: i64, into: &mut Vec<Record>) -> Result<(), Corrupt> {
+        let kept = into.len();
+        self.try_decode(from, into).map_err(|cause| {
+            into.truncate(kept);
+            Corrupt { base_offset: self.base_offset, last_offset: self.last_offset, bytes: self.bytes.clone(), cause }
+        })
+    }
+
+    fn try_decode(&self, from: i64, into: &mut Vec<Record>) -> Result<(), String> {
+        let body = decompress(self.attributes, self.bytes.slice(HEADER..))?;
+        let mut reader = Reader::new(&body);
+        // A record takes 7 bytes at least, whatever the header claims.
+        into.reserve((self.count.max(0) as usize).min(body.len() / 7));
+        for _ in 0..self.count {
+            let record = self.read_record(&mut reader, &body)?;
+            if record.offset >= from {
+                into.push(record);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_record(&self, reader: &mut Reader<'_>, body: &Bytes) -> Result<Record, Malformed> {
+        let length = usize::try_from(reader.varint()?).map_err(|_| "a record's length is negative")?;
+        let mut record = Reader::new(reader.take(length)?);
+        record.u8()?; // attributes: none are defined
+        let age = record.varlong()?;
+        let delta = record.varint()?;
+        if delta < 0 || self.last_offset - self.base_offset < i64::from(delta) {
+            return Err("a record's offset lies outside its batch");
+        }
+        Ok(Record {
+            offset: self.base_offset + i64::from(delta),
+            timestamp: self.timestamp(age),
+            key: record.varint_bytes()?.map(|key| body.slice_ref(key)),
+            value: record.varint_bytes()?.map(|value| body.slice_ref(value)),
+            headers: read_headers(&mut record, body)?,
+        })
+    }
+
+    fn timestamp(&self, age: i64) -> i64 {
+        if self.attributes & LOG_APPEND_TIME != 0 {
+            self.last_timestamp
+        } else {
+            self.first_timestamp.wrapping_add(age)
+        }
+    }
+}
+
+fn read_headers(record: &mut Reader<'_>, body: &Bytes) -> Result<Vec<Header>, Malformed> {
+    let count = usize::try_from(record.varint()?).map_err(|_| "a header count is negative")?;
+    // A header takes 2 bytes at least.
+    let mut headers = Vec::with_capacity(count.min(record.remaining() / 2));
+    for _ in 0..count {
+        let key = record.varint_bytes()?.ok_or("a header's key is null")?;
+        let value = record.varint_bytes()?.map(|value| body.slice_ref(value));
+        headers.push((header_key(body.slice_ref(key)), value));
+    }
+    Ok(headers)
+}
+
+/// Kafka does not check that a header's key is UTF-8; like the Java client we replace what isn't.
+fn header_key(key: Bytes) -> StrBytes {
+    StrBytes::from_utf8(key.clone())
+        .unwrap_or_else(|_| StrBytes::from_string(String::from_utf8_lossy(&key).into_owned()))
+}

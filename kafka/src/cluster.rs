@@ -1,0 +1,372 @@
+//! The brokers seen as one: who leads a partition, who coordinates a group or a transaction, and a connection to each.
+//!
+//! Nothing here lasts: a connection that failed is dropped and made anew at the next call, a leader or coordinator
+//! that says it isn't one is looked up again, and when no known broker answers, the bootstrap addresses are tried
+//! again, so a cluster that comes back under other addresses is found.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::{MetadataResponse, MetadataResponseTopic};
+use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse, MetadataRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::connection::{Connection, Sent};
+use crate::error::{Error, ErrorCode, Result};
+use crate::interrupt::Interrupt;
+use crate::protocol::Request;
+use crate::retry::Retry;
+
+/// What a topic looked like when it was last asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Topic {
+    pub(crate) id: Uuid,
+    /// By partition number.
+    pub(crate) partitions: Vec<Partition>,
+}
+
+/// One partition of a [`Topic`].
+#[derive(Clone, Debug)]
+pub(crate) struct Partition {
+    /// The leader's node id, or `None` while there is none.
+    pub(crate) leader: Option<i32>,
+    pub(crate) replicas: usize,
+}
+
+/// Who to look a coordinator up for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Coordinated {
+    /// A consumer group, by its id.
+    Group(String),
+    /// A transactional producer, by its transactional id.
+    Transaction(String),
+}
+
+/// Whether the broker may be sent the same request twice without harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// Reads, and writes that come to the same when done twice: sent again when the answer is lost.
+    Harmless,
+    /// Sent again only after a plain refusal, or when it was never sent.
+    Never,
+}
+
+pub(crate) struct Cluster {
+    config: Config,
+    interrupt: Interrupt,
+    connections: HashMap<String, Connection>,
+    /// Node id to `host:port`.
+    brokers: HashMap<i32, String>,
+    topics: HashMap<Arc<str>, Topic>,
+    coordinators: HashMap<Coordinated, String>,
+}
+
+impl Cluster {
+    /// Without any I/O yet.
+    pub(crate) fn new(config: Config, interrupt: Interrupt) -> Cluster {
+        Cluster {
+            config,
+            interrupt,
+            connections: HashMap::new(),
+            brokers: HashMap::new(),
+            topics: HashMap::new(),
+            coordinators: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
+    /// The patience of one call.
+    pub(crate) fn retry(&self) -> Retry {
+        Retry::new(&self.interrupt, self.config.request_timeout)
+    }
+
+    // ---- connections
+
+    /// An open connection to this address, made now where there is none or the broker has cut it.
+    pub(crate) fn connection(&mut self, address: &str) -> Result<&mut Connection> {
+        self.interrupt.check()?;
+        if self.connections.get(address).is_some_and(Connection::is_stale) {
+            self.connections.remove(address);
+        }
+        if !self.connections.contains_key(address) {
+            let made = Connection::open(address, &self.config, &self.interrupt)?;
+            self.connections.insert(address.to_owned(), made);
+        }
+        self.connections.get_mut(address).ok_or(Error::Interrupted)
+    }
+
+    /// Sends one request to this address and reads its answer. A connection on which that failed is dropped.
+    pub(crate) fn call<R: Request>(
+        &mut self,
+        address: &str,
+        request: &R,
+        deadline: Instant,
+        repeat: Repeat,
+    ) -> Result<R::Response> {
+        let connection = self.connection(address)?;
+        let reused = connection.is_reused();
+        match connection.call(request, deadline) {
+            Err(error) => {
+                self.drop_connection(address);
+                let cut_while_idle = reused && matches!(error, Error::Io { .. });
+                if cut_while_idle && repeat == Repeat::Harmless {
+                    return self.call(address, request, deadline, repeat);
+                }
+                Err(error)
+            }
+            answered => answered,
+        }
+    }
+
+    /// Sends without waiting for the answer, which [`receive`](Cluster::receive) reads.
+    pub(crate) fn send<R: Request>(&mut self, address: &str, request: &R, deadline: Instant) -> Result<Sent<R>> {
+        let sent = self.connection(address)?.send(request, deadline);
+        sent.inspect_err(|_| self.drop_connection(address))
+    }
+
+    pub(crate) fn receive<R: Request>(&mut self, address: &str, sent: Sent<R>) -> Result<R::Response> {
+        let lost = || std::io::Error::from(std::io::ErrorKind::NotConnected);
+        let connection = self.connections.get_mut(address).ok_or_else(|| Error::Io {
+            api: R::API,
+            broker: address.to_owned(),
+            source: lost(),
+        })?;
+        connection.receive(sent).inspect_err(|_| self.drop_connection(address))
+    }
+
+    pub(crate) fn drop_connection(&mut self, address: &str) {
+        self.connections.remove(address);
+    }
+
+    /// Asks whichever broker answers: those connected first, then the others known, then the bootstrap addresses.
+    /// Only for requests that may be sent twice.
+    pub(crate) fn call_any<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<(String, R::Response)> {
+        let mut causes = Vec::new();
+        for address in self.addresses() {
+            match self.call(&address, request, deadline, Repeat::Harmless) {
+                Ok(answer) => return Ok((address, answer)),
+                Err(error) if error.passes() && Instant::now() < deadline => {
+                    causes.push(format!("{address}: {error}"));
+                }
+                // Not a broker, or one that speaks something else: worth a try elsewhere, but worth telling too.
+                Err(error @ (Error::Frame { .. } | Error::Decode { .. })) => causes.push(error.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::NoBroker { causes })
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let mut seen = HashSet::new();
+        let known = self.connections.keys().chain(self.brokers.values()).chain(&self.config.brokers);
+        known.filter(|address| seen.insert(*address)).cloned().collect()
+    }
+
+    // ---- metadata
+
+    /// The topic as last seen, asked for where it was not seen yet.
+    ///
+    /// Errors: `Refused` with UNKNOWN_TOPIC_OR_PARTITION and the like, `NoBroker`, `Interrupted`.
+    pub(crate) fn topic(&mut self, name: &Arc<str>, deadline: Instant) -> Result<&Topic> {
+        if !self.topics.contains_key(name) {
+            self.refresh(std::slice::from_ref(name), deadline)?;
+        }
+        self.topics.get(name).ok_or_else(|| self.unknown_topic(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))
+    }
+
+    /// The topic as last seen, without asking.
+    pub(crate) fn seen_topic(&self, name: &str) -> Option<&Topic> {
+        self.topics.get(name)
+    }
+
+    /// The address of a partition's leader, as last seen. `NoLeader` where none was seen.
+    pub(crate) fn leader(&self, topic: &str, partition: i32) -> Result<String> {
+        let index = usize::try_from(partition).ok();
+        let seen = self.topics.get(topic).zip(index).and_then(|(topic, at)| topic.partitions.get(at));
+        let address = seen.and_then(|partition| partition.leader).and_then(|node| self.brokers.get(&node));
+        address.cloned().ok_or_else(|| Error::NoLeader { topic: topic.to_owned(), partition })
+    }
+
+    /// Looks these topics up again. A topic that does not exist is forgotten; that is no error here.
+    ///
+    /// Errors: `NoBroker`, `Timeout`, `Interrupted`; `Refused` when a topic may not be seen (authorization) or has an invalid name.
+    pub(crate) fn refresh(&mut self, topics: &[Arc<str>], deadline: Instant) -> Result<()> {
+        let (_, answer) = self.call_any(&metadata_request(topics), deadline)?;
+        self.learn_brokers(&answer);
+        answer.topics.into_iter().try_for_each(|topic| self.learn_topic(topic))
+    }
+
+    fn learn_brokers(&mut self, answer: &MetadataResponse) {
+        let addresses = answer.brokers.iter().map(|broker| (broker.node_id.0, host_port(&broker.host, broker.port)));
+        self.brokers = addresses.collect();
+    }
+
+    fn learn_topic(&mut self, answer: MetadataResponseTopic) -> Result<()> {
+        let Some(name) = answer.name.as_ref().map(|name| Arc::<str>::from(name.as_str())) else {
+            return Ok(());
+        };
+        match ErrorCode(answer.error_code) {
+            ErrorCode::NONE | ErrorCode::LEADER_NOT_AVAILABLE => {
+                self.topics.insert(name, topic_of(&answer));
+                Ok(())
+            }
+            code if code.passes() => {
+                self.topics.remove(&name);
+                Ok(())
+            }
+            code => Err(self.unknown_topic(&name, code)),
+        }
+    }
+
+    fn unknown_topic(&self, name: &str, code: ErrorCode) -> Error {
+        let broker = self.config.brokers.join(",");
+        Error::Refused { code, api: MetadataRequest::API, broker, detail: format!("topic {name}") }
+    }
+
+    // ---- coordinators
+
+    /// Sends a request to the coordinator of `whom` until it is answered without an error that passes, or the
+    /// patience is at its end. `code` picks the error out of the answer.
+    ///
+    /// Errors: `Refused` with the first code that does not pass, or the last that would; what a lost answer gave,
+    /// at once for [`Repeat::Never`].
+    pub(crate) fn call_coordinator<R: Request>(
+        &mut self,
+        whom: &Coordinated,
+        request: &R,
+        repeat: Repeat,
+        retry: &mut Retry,
+        code: impl Fn(&R::Response) -> ErrorCode,
+    ) -> Result<R::Response> {
+        loop {
+            match self.ask_coordinator(whom, request, repeat, retry.deadline(), &code) {
+                Ok(answer) => return Ok(answer),
+                Err(Attempt::Unknown(error)) if repeat == Repeat::Never => return Err(error),
+                Err(Attempt::Unknown(error) | Attempt::NotDone(error)) => {
+                    if !keeps_coordinator(&error) {
+                        self.coordinators.remove(whom);
+                    }
+                    retry.pause(error)?;
+                }
+            }
+        }
+    }
+
+    fn ask_coordinator<R: Request>(
+        &mut self,
+        whom: &Coordinated,
+        request: &R,
+        repeat: Repeat,
+        deadline: Instant,
+        code: impl Fn(&R::Response) -> ErrorCode,
+    ) -> std::result::Result<R::Response, Attempt> {
+        let address = self.coordinator(whom, deadline).map_err(Attempt::NotDone)?;
+        self.connection(&address).map_err(Attempt::NotDone)?;
+        let answer = self.call(&address, request, deadline, repeat).map_err(Attempt::Unknown)?;
+        match code(&answer) {
+            ErrorCode::NONE => Ok(answer),
+            code => {
+                Err(Attempt::NotDone(Error::Refused { code, api: R::API, broker: address, detail: whom.to_string() }))
+            }
+        }
+    }
+
+    /// The coordinator's address, looked up where it isn't known.
+    pub(crate) fn coordinator(&mut self, whom: &Coordinated, deadline: Instant) -> Result<String> {
+        if let Some(address) = self.coordinators.get(whom) {
+            return Ok(address.clone());
+        }
+        let (broker, answer) = self.call_any(&coordinator_request(whom), deadline)?;
+        let address = coordinator_of(answer, broker, whom)?;
+        self.coordinators.insert(whom.clone(), address.clone());
+        Ok(address)
+    }
+}
+
+/// Why a request to a coordinator has no good answer.
+enum Attempt {
+    /// The coordinator has not done it: it refused, or never got it.
+    NotDone(Error),
+    /// The answer is lost.
+    Unknown(Error),
+}
+
+/// CONCURRENT_TRANSACTIONS and UNSTABLE_OFFSET_COMMIT come from the right coordinator and pass there.
+fn keeps_coordinator(error: &Error) -> bool {
+    const UNSTABLE_OFFSET_COMMIT: ErrorCode = ErrorCode(88);
+    matches!(error.code(), Some(ErrorCode::CONCURRENT_TRANSACTIONS | UNSTABLE_OFFSET_COMMIT))
+}
+
+impl std::fmt::Display for Coordinated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Coordinated::Group(id) => write!(f, "group {id}"),
+            Coordinated::Transaction(id) => write!(f, "transactional id {id}"),
+        }
+    }
+}
+
+fn metadata_request(topics: &[Arc<str>]) -> MetadataRequest {
+    let named = |name: &Arc<str>| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+    MetadataRequest::default()
+        .with_topics(Some(topics.iter().map(named).collect()))
+        .with_allow_auto_topic_creation(false)
+}
+
+fn coordinator_request(whom: &Coordinated) -> FindCoordinatorRequest {
+    let (kind, key) = match whom {
+        Coordinated::Group(id) => (0, id),
+        Coordinated::Transaction(id) => (1, id),
+    };
+    FindCoordinatorRequest::default()
+        .with_key_type(kind)
+        .with_coordinator_keys(vec![StrBytes::from_string(key.clone())])
+}
+
+fn coordinator_of(answer: FindCoordinatorResponse, broker: String, whom: &Coordinated) -> Result<String> {
+    let Some(found) = answer.coordinators.into_iter().next() else {
+        let cause = "it names no coordinator".to_owned();
+        return Err(Error::Decode { api: FindCoordinatorRequest::API, broker, cause });
+    };
+    match ErrorCode(found.error_code) {
+        ErrorCode::NONE => Ok(host_port(&found.host, found.port)),
+        code => {
+            let detail = whom.to_string();
+            Err(Error::Refused { code, api: FindCoordinatorRequest::API, broker, detail })
+        }
+    }
+}
+
+fn topic_of(answer: &MetadataResponseTopic) -> Topic {
+    let most = answer.partitions.len();
+    let mut partitions = vec![Partition { leader: None, replicas: 0 }; most];
+    for seen in &answer.partitions {
+        let place = usize::try_from(seen.partition_index).ok().and_then(|at| partitions.get_mut(at));
+        if let Some(partition) = place {
+            let BrokerId(leader) = seen.leader_id;
+            partition.leader = (leader >= 0).then_some(leader);
+            partition.replicas = seen.replica_nodes.len();
+        }
+    }
+    Topic { id: answer.topic_id, partitions }
+}
+
+fn host_port(host: &str, port: i32) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// A name as the codec wants it.
+pub(crate) fn topic_name(name: &str) -> TopicName {
+    TopicName(StrBytes::from_string(name.to_owned()))
+}

@@ -1,0 +1,71 @@
+//! Undoing the compression of a batch, with pure Rust codecs and a limit against bombs.
+
+use std::io::{Cursor, Read};
+
+use bytes::Bytes;
+
+/// The most a batch may hold when uncompressed. Brokers take batches of 1 MiB by default; a thousandfold is an attack.
+const LIMIT: u64 = 256 << 20;
+
+/// The first bytes of the framing that snappy-java, and so Kafka's Java client, puts around snappy blocks; a version
+/// and the lowest compatible version follow, four bytes each.
+const XERIAL: &[u8] = b"\x82SNAPPY\0";
+const XERIAL_HEADER: usize = 16;
+
+/// The records of a batch as they were before compression. `attributes` are the batch's; its lowest three bits
+/// name the codec. The error is a phrase that says what is wrong.
+pub(crate) fn decompress(attributes: i16, bytes: Bytes) -> Result<Bytes, String> {
+    match attributes & 7 {
+        0 => Ok(bytes),
+        1 => read("gzip", flate2::read::MultiGzDecoder::new(&bytes[..])),
+        2 => snappy(&bytes).map(Bytes::from),
+        3 => read("lz4", lz4_flex::frame::FrameDecoder::new(&bytes[..])),
+        4 => zstd(&bytes),
+        other => Err(format!("compression codec {other} is unknown")),
+    }
+}
+
+fn read(codec: &str, source: impl Read) -> Result<Bytes, String> {
+    let mut plain = Vec::new();
+    let read = source.take(LIMIT + 1).read_to_end(&mut plain);
+    read.map_err(|error| format!("{codec}: {error}"))?;
+    within_limit(codec, plain.len())?;
+    Ok(Bytes::from(plain))
+}
+
+fn within_limit(codec: &str, length: usize) -> Result<(), String> {
+    if length as u64 > LIMIT { Err(format!("{codec}: more than {LIMIT} bytes")) } else { Ok(()) }
+}
+
+fn zstd(bytes: &[u8]) -> Result<Bytes, String> {
+    let decoder = ruzstd::decoding::StreamingDecoder::new(Cursor::new(bytes));
+    read("zstd", decoder.map_err(|error| format!("zstd: {error}"))?)
+}
+
+/// Blocks, each behind its length, within xerial framing; or one bare block, which other clients write.
+fn snappy(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    if !bytes.starts_with(XERIAL) {
+        return snappy_block(bytes);
+    }
+    let mut plain = Vec::new();
+    let mut rest = bytes.get(XERIAL_HEADER..).ok_or("snappy: the header ends too early")?;
+    while !rest.is_empty() {
+        let (length, tail) = rest.split_first_chunk::<4>().ok_or("snappy: a length ends too early")?;
+        let length = u32::from_be_bytes(*length) as usize;
+        let block = tail.get(..length).ok_or("snappy: a block ends too early")?;
+        plain.extend(snappy_block(block)?);
+        within_limit("snappy", plain.len())?;
+        rest = &tail[length..];
+    }
+    Ok(plain)
+}
+
+fn snappy_block(block: &[u8]) -> Result<Vec<u8>, String> {
+    let length = snap::raw::decompress_len(block).map_err(|error| format!("snappy: {error}"))?;
+    // The length is only claimed; snappy packs 64 bytes into 3 at best, so more than 32 times the block is a lie.
+    if length > block.len().saturating_mul(32) + 64 {
+        return Err(format!("snappy: {} bytes claim to hold {length}", block.len()));
+    }
+    let plain = snap::raw::Decoder::new().decompress_vec(block);
+    plain.map_err(|error| format!("snappy: {error}"))
+}

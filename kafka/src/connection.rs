@@ -1,0 +1,204 @@
+//! One connection to one broker: frames, versions, and a deadline for every request.
+
+use std::collections::HashMap;
+use std::io;
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, HeaderVersion, StrBytes};
+
+use crate::config::Config;
+use crate::error::{Error, ErrorCode, Result};
+use crate::interrupt::Interrupt;
+use crate::protocol::Request;
+use crate::shape;
+use crate::stream::Stream;
+
+/// An open connection whose broker has told the versions it speaks. After an error it must be dropped: the next
+/// bytes on it may belong to an answer that nobody waits for.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: Stream,
+    broker: String,
+    client_id: StrBytes,
+    interrupt: Interrupt,
+    max_frame_bytes: usize,
+    versions: HashMap<i16, (i16, i16)>,
+    next_correlation_id: i32,
+    answered: bool,
+}
+
+/// A request that was sent and whose answer has not been read yet.
+pub(crate) struct Sent<R> {
+    correlation_id: i32,
+    version: i16,
+    at: Instant,
+    deadline: Instant,
+    request: PhantomData<R>,
+}
+
+impl Connection {
+    /// Connects and asks for the broker's versions, within the connect timeout.
+    pub(crate) fn open(address: &str, config: &Config, wakes: &Interrupt) -> Result<Connection> {
+        let started = Instant::now();
+        let deadline = started + config.connect_timeout;
+        wakes.check()?;
+        let stream = Stream::open(address, deadline, wakes)
+            .map_err(|source| io_error(wakes, "connect", address, source, started.elapsed()))?;
+        let mut connection = Connection {
+            stream,
+            broker: address.to_owned(),
+            client_id: StrBytes::from_string(config.client_id.clone()),
+            interrupt: wakes.clone(),
+            max_frame_bytes: config.max_frame_bytes,
+            versions: HashMap::from([(ApiVersionsRequest::KEY as i16, ApiVersionsRequest::VERSIONS)]),
+            next_correlation_id: 0,
+            answered: false,
+        };
+        connection.learn_versions(deadline)?;
+        Ok(connection)
+    }
+
+    fn learn_versions(&mut self, deadline: Instant) -> Result<()> {
+        let answer: ApiVersionsResponse = self.call(&ApiVersionsRequest::default(), deadline)?;
+        if answer.error_code != 0 {
+            return Err(self.refused::<ApiVersionsRequest>(ErrorCode(answer.error_code), ""));
+        }
+        let offered = answer.api_keys.iter().map(|api| (api.api_key, (api.min_version, api.max_version)));
+        self.versions = offered.collect();
+        self.answered = false;
+        Ok(())
+    }
+
+    /// Whether an answer came over this connection before (the handshake not counted): then a failure of the next
+    /// request may only mean that the broker has cut an idle connection.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.answered
+    }
+
+    /// Whether the broker has cut it already.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stream.is_stale()
+    }
+
+    /// Sends a request and waits for its answer.
+    ///
+    /// Errors: `Io`, `Timeout`, `Frame`, `Decode`, `UnsupportedVersion`, `Interrupted`.
+    pub(crate) fn call<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<R::Response> {
+        let sent = self.send(request, deadline)?;
+        self.receive(sent)
+    }
+
+    /// Sends a request without waiting for the answer.
+    pub(crate) fn send<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<Sent<R>> {
+        let version = self.version::<R>()?;
+        let correlation_id = self.next_correlation_id;
+        self.next_correlation_id = correlation_id.wrapping_add(1);
+        let frame = self.encode(request, version, correlation_id)?;
+        let at = Instant::now();
+        let written = self.stream.write_all(&frame, deadline);
+        written.map_err(|source| self.io_error::<R>(source, at))?;
+        Ok(Sent { correlation_id, version, at, deadline, request: PhantomData })
+    }
+
+    /// Waits for the answer of the oldest request that was sent and not yet answered.
+    pub(crate) fn receive<R: Request>(&mut self, sent: Sent<R>) -> Result<R::Response> {
+        let frame = self.read_frame(&sent)?;
+        self.answered = true;
+        self.decode(frame, &sent)
+    }
+
+    /// The highest version both sides speak.
+    fn version<R: Request>(&self) -> Result<i16> {
+        let (low, high) = R::VERSIONS;
+        let offered = self.versions.get(&(R::KEY as i16)).copied();
+        match offered {
+            Some((least, most)) if low.max(least) <= high.min(most) => Ok(high.min(most)),
+            _ => Err(Error::UnsupportedVersion {
+                api: R::API,
+                broker: self.broker.clone(),
+                spoken: R::VERSIONS,
+                offered,
+            }),
+        }
+    }
+
+    fn encode<R: Request>(&self, request: &R, version: i16, correlation_id: i32) -> Result<BytesMut> {
+        let header = RequestHeader::default()
+            .with_request_api_key(R::KEY as i16)
+            .with_request_api_version(version)
+            .with_correlation_id(correlation_id)
+            .with_client_id(Some(self.client_id.clone()));
+        encode_frame(request, &header, version)
+            .map_err(|cause| Error::Invalid(format!("{} version {version} can't be encoded: {cause}", R::API)))
+    }
+
+    fn read_frame<R: Request>(&mut self, sent: &Sent<R>) -> Result<Bytes> {
+        let prefix = self.read::<R>(4, sent)?;
+        let length = Bytes::from(prefix).get_i32();
+        // The correlation id alone takes four bytes.
+        match usize::try_from(length) {
+            Ok(bytes) if (4..=self.max_frame_bytes).contains(&bytes) => self.read::<R>(bytes, sent).map(Bytes::from),
+            _ => Err(Error::Frame { broker: self.broker.clone(), length, limit: self.max_frame_bytes }),
+        }
+    }
+
+    fn read<R: Request>(&mut self, length: usize, sent: &Sent<R>) -> Result<Vec<u8>> {
+        let read = self.stream.read(length, sent.deadline);
+        read.map_err(|source| self.io_error::<R>(source, sent.at))
+    }
+
+    fn decode<R: Request>(&self, mut frame: Bytes, sent: &Sent<R>) -> Result<R::Response> {
+        let header_version = R::Response::header_version(sent.version);
+        let header = ResponseHeader::decode(&mut frame, header_version)
+            .map_err(|cause| self.malformed::<R>(cause.to_string()))?;
+        if header.correlation_id != sent.correlation_id {
+            let got = header.correlation_id;
+            let cause = format!("correlation id {got} instead of {}", sent.correlation_id);
+            return Err(self.malformed::<R>(cause));
+        }
+        shape::check(&frame, R::SHAPE).map_err(|cause| self.malformed::<R>(cause.to_owned()))?;
+        R::Response::decode(&mut frame, sent.version).map_err(|cause| self.malformed::<R>(cause.to_string()))
+    }
+
+    fn malformed<R: Request>(&self, cause: String) -> Error {
+        Error::Decode { api: R::API, broker: self.broker.clone(), cause }
+    }
+
+    fn io_error<R: Request>(&self, source: io::Error, since: Instant) -> Error {
+        io_error(&self.interrupt, R::API, &self.broker, source, since.elapsed())
+    }
+
+    fn refused<R: Request>(&self, code: ErrorCode, detail: &str) -> Error {
+        Error::Refused { code, api: R::API, broker: self.broker.clone(), detail: detail.to_owned() }
+    }
+}
+
+fn encode_frame<R: Request>(
+    request: &R,
+    header: &RequestHeader,
+    version: i16,
+) -> std::result::Result<BytesMut, String> {
+    use kafka_protocol::protocol::Encodable;
+    let mut frame = BytesMut::zeroed(4);
+    let header_version = R::header_version(version);
+    header.encode(&mut frame, header_version).map_err(|cause| cause.to_string())?;
+    request.encode(&mut frame, version).map_err(|cause| cause.to_string())?;
+    let length = i32::try_from(frame.len() - 4).map_err(|_| "it is too long".to_owned())?;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(frame)
+}
+
+/// A socket that fails because it was shut down by the interrupt says so.
+fn io_error(wakes: &Interrupt, api: &'static str, broker: &str, source: io::Error, after: Duration) -> Error {
+    let broker = broker.to_owned();
+    if wakes.is_interrupted() {
+        Error::Interrupted
+    } else if source.kind() == io::ErrorKind::TimedOut {
+        Error::Timeout { api, broker, after }
+    } else {
+        Error::Io { api, broker, source }
+    }
+}

@@ -1,0 +1,435 @@
+//! Reading assigned partitions by long polls. Groups are a matter of [`Group`](crate::Group); this knows only positions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::fetch_response::PartitionData;
+use kafka_protocol::messages::{FetchRequest, FetchResponse};
+use uuid::Uuid;
+
+use crate::admin::{OffsetSpec, list_offsets};
+use crate::batch::Corrupt;
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::connection::Sent;
+use crate::error::{Error, ErrorCode, Result};
+use crate::fetched::read_fetched;
+use crate::interrupt::Interrupt;
+use crate::protocol::Request;
+use crate::record::{Record, TopicPartition};
+use crate::retry::Retry;
+
+/// For so long a topic must be missing before it counts as gone: brokers learn of new topics one after the other.
+const GONE_AFTER: Duration = Duration::from_secs(2);
+/// The pause of a poll that had nothing it could ask for, so that a loop of polls does not spin.
+const IDLE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Which records a reader sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// All, also those of open and aborted transactions.
+    ReadUncommitted,
+    /// Those of committed transactions and those outside of any, up to the first transaction that is still open.
+    ReadCommitted,
+}
+
+impl Isolation {
+    /// As it is on the wire (KIP-98).
+    pub(crate) fn level(self) -> i8 {
+        match self {
+            Isolation::ReadUncommitted => 0,
+            Isolation::ReadCommitted => 1,
+        }
+    }
+}
+
+/// How much a poll waits for and takes.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchConfig {
+    /// How long a broker waits for `min_bytes` to gather.
+    pub max_wait: Duration,
+    /// The least an answer should hold, in bytes; 1 answers as soon as there is anything.
+    pub min_bytes: i32,
+    /// The most one broker's answer should hold, in bytes. The first batch comes whole however large it is.
+    pub max_bytes: i32,
+    /// The most one partition should have of it, in bytes.
+    pub max_partition_bytes: i32,
+    /// Which records are seen.
+    pub isolation: Isolation,
+}
+
+impl Default for FetchConfig {
+    /// Half a second, 1 byte, 16 MiB, 1 MiB, read-committed.
+    fn default() -> FetchConfig {
+        FetchConfig {
+            max_wait: Duration::from_millis(500),
+            min_bytes: 1,
+            max_bytes: 16 << 20,
+            max_partition_bytes: 1 << 20,
+            isolation: Isolation::ReadCommitted,
+        }
+    }
+}
+
+/// What a poll found in one partition.
+#[derive(Debug)]
+pub enum Polled {
+    /// Records, possibly none: then only the position has moved, past control batches or aborted transactions.
+    Records {
+        /// Where.
+        partition: TopicPartition,
+        /// In offset order.
+        records: Vec<Record>,
+        /// The consumer's position now, where the next poll goes on.
+        next_offset: i64,
+        /// The end of the log, as far as it is replicated.
+        high_watermark: i64,
+        /// The first offset still kept.
+        log_start: i64,
+    },
+    /// The position lies outside of the log, which has been cut at its beginning or at its end. The position stays; [`Consumer::seek`].
+    OutOfRange {
+        /// Where.
+        partition: TopicPartition,
+        /// The position.
+        offset: i64,
+        /// The first offset still kept.
+        log_start: i64,
+        /// The end of the log.
+        high_watermark: i64,
+    },
+    /// The topic of this id is gone: deleted, and maybe made anew under another id. Told by every poll until another assignment.
+    UnknownTopic {
+        /// Where.
+        partition: TopicPartition,
+    },
+    /// The batch at the position can't be read. The position stays: seek behind `last_offset` to go on.
+    Corrupt {
+        /// Where.
+        partition: TopicPartition,
+        /// The batch's first offset.
+        base_offset: i64,
+        /// The batch's last offset, as far as its header can be trusted.
+        last_offset: i64,
+        /// The whole batch as it was fetched.
+        bytes: Bytes,
+        /// What is wrong with it.
+        cause: String,
+    },
+}
+
+/// Reads assigned partitions, each from a position of its own.
+///
+/// Leaders, topic ids and connections are looked after inside: a partition whose leader moved or whose broker is away yields nothing for a while.
+pub struct Consumer {
+    cluster: Cluster,
+    interrupt: Interrupt,
+    config: FetchConfig,
+    /// In the order they are asked for: those that had records go to the end, so that a full answer starves nobody.
+    assigned: Vec<Assigned>,
+    /// Leaders or topic ids have to be looked up before the next fetch.
+    stale: bool,
+    /// Whose range has to be asked for, once no other answer is awaited on the connections.
+    out_of_range: Vec<TopicPartition>,
+}
+
+struct Assigned {
+    partition: TopicPartition,
+    position: i64,
+    paused: bool,
+    missing_since: Option<Instant>,
+}
+
+/// One broker's part of a poll.
+struct Asked {
+    leader: String,
+    sent: Sent<FetchRequest>,
+}
+
+impl Consumer {
+    /// Without partitions and without any I/O yet.
+    pub fn new(config: Config, interrupt: Interrupt, fetch: FetchConfig) -> Consumer {
+        let cluster = Cluster::new(config, interrupt.clone());
+        Consumer { cluster, interrupt, config: fetch, assigned: Vec::new(), stale: true, out_of_range: Vec::new() }
+    }
+
+    /// Replaces the assignment: exactly these partitions, each from the offset given, none of them paused.
+    pub fn assign(&mut self, partitions: &[(TopicPartition, i64)]) {
+        let assigned = |(partition, position): &(TopicPartition, i64)| Assigned {
+            partition: partition.clone(),
+            position: *position,
+            paused: false,
+            missing_since: None,
+        };
+        self.assigned = partitions.iter().map(assigned).collect();
+        self.stale = true;
+    }
+
+    /// The next poll reads this partition from `offset` on. Nothing happens if it isn't assigned.
+    pub fn seek(&mut self, partition: &TopicPartition, offset: i64) {
+        if let Some(assigned) = self.find(partition) {
+            assigned.position = offset;
+        }
+    }
+
+    /// Polls leave this partition out until [`resume`](Consumer::resume).
+    pub fn pause(&mut self, partition: &TopicPartition) {
+        if let Some(assigned) = self.find(partition) {
+            assigned.paused = true;
+        }
+    }
+
+    /// Polls read this partition again.
+    pub fn resume(&mut self, partition: &TopicPartition) {
+        if let Some(assigned) = self.find(partition) {
+            assigned.paused = false;
+        }
+    }
+
+    /// The offset the next poll reads from; `None` if the partition isn't assigned.
+    pub fn position(&self, partition: &TopicPartition) -> Option<i64> {
+        self.assigned.iter().find(|assigned| assigned.partition == *partition).map(|assigned| assigned.position)
+    }
+
+    fn find(&mut self, partition: &TopicPartition) -> Option<&mut Assigned> {
+        self.assigned.iter_mut().find(|assigned| assigned.partition == *partition)
+    }
+
+    /// One long poll at every broker that leads an unpaused partition.
+    ///
+    /// Returns what was found, possibly nothing. Positions have moved past all the records returned. Without anything to ask for it
+    /// returns after a short pause. Errors: `Io`, `Timeout`, `NoBroker` of a broker that is away (poll again), `Refused` for rights, `Frame`
+    /// and `Decode` for what isn't Kafka, `Interrupted`. An error loses no records: it is returned only when no broker has given any.
+    pub fn poll(&mut self) -> Result<Vec<Polled>> {
+        self.interrupt.check()?;
+        let mut polled = self.look_up()?;
+        let (asked, mut failure) = self.ask();
+        if asked.is_empty() && polled.is_empty() && failure.is_none() {
+            self.interrupt.sleep(self.config.max_wait.min(IDLE_PAUSE))?;
+        }
+        for Asked { leader, sent } in asked {
+            let answered = self.cluster.receive(&leader, sent);
+            let read = answered.and_then(|answer| self.read(&leader, answer, &mut polled));
+            failure = read.err().or(failure);
+        }
+        failure = self.find_ranges(&mut polled).err().or(failure);
+        match failure {
+            Some(error) => self.fail(error, polled),
+            None => Ok(polled),
+        }
+    }
+
+    fn fail(&mut self, error: Error, polled: Vec<Polled>) -> Result<Vec<Polled>> {
+        self.stale = true;
+        if polled.is_empty() {
+            return Err(error);
+        }
+        log::debug!("fetch: {error}");
+        Ok(polled)
+    }
+
+    // ---- leaders and topic ids
+
+    /// Asks for the metadata of all assigned topics where something has moved; says which topics are gone.
+    fn look_up(&mut self) -> Result<Vec<Polled>> {
+        if self.stale && !self.assigned.is_empty() {
+            let deadline = self.cluster.retry().deadline();
+            let topics = self.topics();
+            self.cluster.refresh(&topics, deadline)?;
+            self.stale = false;
+        }
+        Ok(self.check_topics())
+    }
+
+    fn topics(&self) -> Vec<Arc<str>> {
+        let mut topics: Vec<_> = self.assigned.iter().map(|assigned| assigned.partition.topic.clone()).collect();
+        topics.sort();
+        topics.dedup();
+        topics
+    }
+
+    fn check_topics(&mut self) -> Vec<Polled> {
+        let mut gone = Vec::new();
+        for assigned in self.assigned.iter_mut().filter(|assigned| !assigned.paused) {
+            let seen = self.cluster.seen_topic(&assigned.partition.topic);
+            if seen.is_some_and(|topic| topic.id == assigned.partition.topic_id) {
+                assigned.missing_since = None;
+                continue;
+            }
+            self.stale = true;
+            if assigned.missing_since.get_or_insert_with(Instant::now).elapsed() >= GONE_AFTER {
+                gone.push(Polled::UnknownTopic { partition: assigned.partition.clone() });
+            }
+        }
+        gone
+    }
+
+    // ---- asking
+
+    /// Sends one request to each leader. A broker that can't be reached is told as the failure; the others are asked all the same.
+    fn ask(&mut self) -> (Vec<Asked>, Option<Error>) {
+        let deadline = Instant::now() + self.config.max_wait + self.cluster.config().request_timeout;
+        let (mut asked, mut failure) = (Vec::new(), None);
+        for (leader, partitions) in self.by_leader() {
+            let request = self.request(&partitions);
+            match self.cluster.send(&leader, &request, deadline) {
+                Ok(sent) => asked.push(Asked { leader, sent }),
+                Err(error) => failure = Some(error),
+            }
+        }
+        (asked, failure)
+    }
+
+    /// The unpaused partitions whose topic is the one assigned, by their leader's address.
+    fn by_leader(&mut self) -> BTreeMap<String, Vec<usize>> {
+        let mut by_leader: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (index, assigned) in self.assigned.iter().enumerate() {
+            if assigned.paused || assigned.missing_since.is_some() {
+                continue;
+            }
+            match self.cluster.leader(&assigned.partition.topic, assigned.partition.partition) {
+                Ok(leader) => by_leader.entry(leader).or_default().push(index),
+                Err(_) => self.stale = true,
+            }
+        }
+        by_leader
+    }
+
+    fn request(&self, partitions: &[usize]) -> FetchRequest {
+        // The order of the topics is that of their first partition, see `assigned`.
+        let mut topics: Vec<FetchTopic> = Vec::new();
+        for assigned in partitions.iter().map(|index| &self.assigned[*index]) {
+            let wanted = self.fetch_partition(assigned);
+            let id = assigned.partition.topic_id;
+            match topics.iter_mut().find(|topic| topic.topic_id == id) {
+                Some(topic) => topic.partitions.push(wanted),
+                None => topics.push(FetchTopic::default().with_topic_id(id).with_partitions(vec![wanted])),
+            }
+        }
+        FetchRequest::default()
+            .with_max_wait_ms(self.config.max_wait.as_millis() as i32)
+            .with_min_bytes(self.config.min_bytes)
+            .with_max_bytes(self.config.max_bytes)
+            .with_isolation_level(self.config.isolation.level())
+            .with_session_id(0)
+            // No fetch session (KIP-227): every request names all its partitions.
+            .with_session_epoch(-1)
+            .with_topics(topics)
+    }
+
+    fn fetch_partition(&self, assigned: &Assigned) -> FetchPartition {
+        FetchPartition::default()
+            .with_partition(assigned.partition.partition)
+            .with_current_leader_epoch(-1)
+            .with_fetch_offset(assigned.position)
+            .with_partition_max_bytes(self.config.max_partition_bytes)
+    }
+
+    // ---- reading
+
+    fn read(&mut self, leader: &str, answer: FetchResponse, polled: &mut Vec<Polled>) -> Result<()> {
+        let code = ErrorCode(answer.error_code);
+        if code != ErrorCode::NONE {
+            return Err(refused(leader, code, String::new()));
+        }
+        let mut answers: HashMap<(Uuid, i32), PartitionData> = HashMap::new();
+        for topic in answer.responses {
+            for data in topic.partitions {
+                answers.insert((topic.topic_id, data.partition_index), data);
+            }
+        }
+        self.read_all(leader, answers, polled)
+    }
+
+    fn read_all(
+        &mut self,
+        leader: &str,
+        mut answers: HashMap<(Uuid, i32), PartitionData>,
+        polled: &mut Vec<Polled>,
+    ) -> Result<()> {
+        let mut failure = None;
+        let (mut served, mut waiting) = (Vec::new(), Vec::new());
+        for mut assigned in std::mem::take(&mut self.assigned) {
+            let key = (assigned.partition.topic_id, assigned.partition.partition);
+            let found = answers.remove(&key).map(|data| self.read_partition(leader, &mut assigned, data));
+            let (moved, found) = match found {
+                Some(Ok(found)) => (matches!(found, Some(Polled::Records { .. })), found),
+                Some(Err(error)) => {
+                    failure = Some(error);
+                    (false, None)
+                }
+                None => (false, None),
+            };
+            polled.extend(found);
+            if moved { served.push(assigned) } else { waiting.push(assigned) }
+        }
+        waiting.append(&mut served);
+        self.assigned = waiting;
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn read_partition(&mut self, leader: &str, assigned: &mut Assigned, data: PartitionData) -> Result<Option<Polled>> {
+        match ErrorCode(data.error_code) {
+            ErrorCode::NONE => Ok(self.read_batches(assigned, data)),
+            ErrorCode::OFFSET_OUT_OF_RANGE => {
+                self.out_of_range.push(assigned.partition.clone());
+                Ok(None)
+            }
+            code if code.passes() => {
+                log::debug!("fetch of {} at {leader}: {code}", assigned.partition);
+                self.stale = true;
+                Ok(None)
+            }
+            code => Err(refused(leader, code, assigned.partition.to_string())),
+        }
+    }
+
+    fn read_batches(&self, assigned: &mut Assigned, data: PartitionData) -> Option<Polled> {
+        let bytes = data.records.filter(|bytes| !bytes.is_empty())?;
+        let longest = self.cluster.config().max_frame_bytes;
+        let fetched = read_fetched(bytes, assigned.position, data.aborted_transactions, longest);
+        let partition = assigned.partition.clone();
+        if fetched.next_offset > assigned.position {
+            assigned.position = fetched.next_offset;
+            return Some(Polled::Records {
+                partition,
+                records: fetched.records,
+                next_offset: fetched.next_offset,
+                high_watermark: data.high_watermark,
+                log_start: data.log_start_offset,
+            });
+        }
+        let Corrupt { base_offset, last_offset, bytes, cause } = fetched.corrupt?;
+        Some(Polled::Corrupt { partition, base_offset, last_offset, bytes, cause })
+    }
+
+    /// The answer to a fetch out of range does not tell the range, so it is asked for.
+    fn find_ranges(&mut self, polled: &mut Vec<Polled>) -> Result<()> {
+        for partition in std::mem::take(&mut self.out_of_range) {
+            let retry = self.cluster.retry();
+            let log_start = self.offset(&partition, OffsetSpec::Earliest, &retry)?;
+            let high_watermark = self.offset(&partition, OffsetSpec::Latest, &retry)?;
+            let offset = self.position(&partition).unwrap_or(log_start);
+            if (log_start..=high_watermark).contains(&offset) {
+                // A new leader that was still catching up; the next fetch will do.
+                self.stale = true;
+            } else {
+                polled.push(Polled::OutOfRange { partition, offset, log_start, high_watermark });
+            }
+        }
+        Ok(())
+    }
+
+    fn offset(&mut self, of: &TopicPartition, spec: OffsetSpec, retry: &Retry) -> Result<i64> {
+        let place = (of.topic.to_string(), of.partition);
+        let listed = list_offsets(&mut self.cluster, &[place], spec, Isolation::ReadUncommitted, retry)?;
+        Ok(listed.first().map_or(-1, |found| found.offset))
+    }
+}
+
+fn refused(leader: &str, code: ErrorCode, detail: String) -> Error {
+    Error::Refused { code, api: FetchRequest::API, broker: leader.to_owned(), detail }
+}

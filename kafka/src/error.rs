@@ -1,0 +1,288 @@
+//! What can go wrong, under Kafka's own names, and who has to act on it.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use kafka_protocol::ResponseError;
+
+/// The result of every call of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What a caller should do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// May pass: the same work can be done again later. A producer that is no longer initialised has to be
+    /// initialised first, a group member whose place was lost has to join again.
+    Retriable,
+    /// Another producer with the same transactional id has taken over; nothing of this one's open transaction
+    /// will ever be visible.
+    Fenced,
+    /// Does not pass by itself: the request, the settings or the rights are wrong, or this client was stopped.
+    Fatal,
+}
+
+/// A broker's error code. Displayed under Kafka's own name, as in `NOT_LEADER_OR_FOLLOWER`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ErrorCode(pub i16);
+
+impl ErrorCode {
+    pub(crate) const NONE: ErrorCode = ErrorCode(0);
+    pub(crate) const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode(1);
+    pub(crate) const UNKNOWN_TOPIC_OR_PARTITION: ErrorCode = ErrorCode(3);
+    pub(crate) const LEADER_NOT_AVAILABLE: ErrorCode = ErrorCode(5);
+    /// The broker would not take so large a batch (`max.message.bytes`).
+    pub const MESSAGE_TOO_LARGE: ErrorCode = ErrorCode(10);
+    pub(crate) const ILLEGAL_GENERATION: ErrorCode = ErrorCode(22);
+    pub(crate) const UNKNOWN_MEMBER_ID: ErrorCode = ErrorCode(25);
+    pub(crate) const REBALANCE_IN_PROGRESS: ErrorCode = ErrorCode(27);
+    pub(crate) const TOPIC_ALREADY_EXISTS: ErrorCode = ErrorCode(36);
+    pub(crate) const OUT_OF_ORDER_SEQUENCE_NUMBER: ErrorCode = ErrorCode(45);
+    pub(crate) const DUPLICATE_SEQUENCE_NUMBER: ErrorCode = ErrorCode(46);
+    pub(crate) const INVALID_PRODUCER_EPOCH: ErrorCode = ErrorCode(47);
+    pub(crate) const INVALID_TXN_STATE: ErrorCode = ErrorCode(48);
+    pub(crate) const INVALID_PRODUCER_ID_MAPPING: ErrorCode = ErrorCode(49);
+    pub(crate) const CONCURRENT_TRANSACTIONS: ErrorCode = ErrorCode(51);
+    pub(crate) const OPERATION_NOT_ATTEMPTED: ErrorCode = ErrorCode(55);
+    pub(crate) const UNKNOWN_PRODUCER_ID: ErrorCode = ErrorCode(59);
+    pub(crate) const MEMBER_ID_REQUIRED: ErrorCode = ErrorCode(79);
+    pub(crate) const PRODUCER_FENCED: ErrorCode = ErrorCode(90);
+    pub(crate) const TRANSACTION_ABORTABLE: ErrorCode = ErrorCode(120);
+
+    /// Who has to act on this code. INVALID_PRODUCER_EPOCH (47) and PRODUCER_FENCED (90) are the same news from
+    /// different APIs; which one a fenced producer gets depends on the request it sends next.
+    pub fn kind(self) -> ErrorKind {
+        match self {
+            Self::INVALID_PRODUCER_EPOCH | Self::PRODUCER_FENCED => ErrorKind::Fenced,
+            code if code.passes() || code.ends_epoch() || code.ends_membership() => ErrorKind::Retriable,
+            _ => ErrorKind::Fatal,
+        }
+    }
+
+    /// Whether the very same request may succeed a moment later. CONCURRENT_TRANSACTIONS is not in the protocol's
+    /// list of retriable codes, yet it only says that the previous transaction's markers are still being written.
+    pub(crate) fn passes(self) -> bool {
+        self == Self::CONCURRENT_TRANSACTIONS
+            || ResponseError::try_from_code(self.0).is_some_and(|error| error.is_retriable())
+    }
+
+    /// Whether the producer can go on only with a new epoch, that is after InitProducerId.
+    pub(crate) fn ends_epoch(self) -> bool {
+        matches!(
+            self,
+            Self::OUT_OF_ORDER_SEQUENCE_NUMBER
+                | Self::DUPLICATE_SEQUENCE_NUMBER
+                | Self::INVALID_PRODUCER_EPOCH
+                | Self::INVALID_TXN_STATE
+                | Self::INVALID_PRODUCER_ID_MAPPING
+                | Self::UNKNOWN_PRODUCER_ID
+                | Self::PRODUCER_FENCED
+                | Self::TRANSACTION_ABORTABLE
+        )
+    }
+
+    /// Whether the member has to join its group again.
+    pub(crate) fn ends_membership(self) -> bool {
+        matches!(self, Self::ILLEGAL_GENERATION | Self::UNKNOWN_MEMBER_ID | Self::REBALANCE_IN_PROGRESS)
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match ResponseError::try_from_code(self.0) {
+            None => f.write_str("NONE"),
+            Some(ResponseError::Unknown(code)) => write!(f, "error code {code}"),
+            Some(known) => f.write_str(&screaming(&format!("{known:?}"))),
+        }
+    }
+}
+
+/// `NotLeaderOrFollower` as Kafka prints it: `NOT_LEADER_OR_FOLLOWER`.
+fn screaming(camel: &str) -> String {
+    let mut name = String::with_capacity(camel.len() + 8);
+    for letter in camel.chars() {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+/// Everything a call of this crate can fail with.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The broker answered with an error code.
+    Refused {
+        /// Kafka's code.
+        code: ErrorCode,
+        /// The API that was called, as in `Produce`.
+        api: &'static str,
+        /// The broker that answered, `host:port`.
+        broker: String,
+        /// What it is about (a topic-partition, a group) or the broker's own words; may be empty.
+        detail: String,
+    },
+    /// The connection could not be made or was lost.
+    Io {
+        /// The API that was called, or `connect`.
+        api: &'static str,
+        /// The broker's address.
+        broker: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// No answer within the time limit. The connection was dropped; whether the broker acted is unknown.
+    Timeout {
+        /// The API that was called, or `connect`.
+        api: &'static str,
+        /// The broker's address.
+        broker: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The peer announced a frame that is negative, absurdly short or above the limit: most likely it isn't Kafka.
+    Frame {
+        /// The broker's address.
+        broker: String,
+        /// The announced length.
+        length: i32,
+        /// The limit in force.
+        limit: usize,
+    },
+    /// An answer that can't be understood. The connection was dropped.
+    Decode {
+        /// The API that was called.
+        api: &'static str,
+        /// The broker's address.
+        broker: String,
+        /// What was wrong with it.
+        cause: String,
+    },
+    /// The broker speaks no version of this API that this client speaks.
+    UnsupportedVersion {
+        /// The API.
+        api: &'static str,
+        /// The broker's address.
+        broker: String,
+        /// The lowest and highest version this client speaks.
+        spoken: (i16, i16),
+        /// The broker's, or `None` where it does not know the API.
+        offered: Option<(i16, i16)>,
+    },
+    /// Not one of the known addresses could be used. Each is named with its cause.
+    NoBroker {
+        /// One line an address.
+        causes: Vec<String>,
+    },
+    /// The partition has no leader at the moment, or the topic no such partition.
+    NoLeader {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+    },
+    /// [`Interrupt::interrupt`](crate::Interrupt::interrupt) was called. The object can't be used any more.
+    Interrupted,
+    /// The producer must be initialised first: it never was, or its last call left open what the broker has done.
+    NotInitialised,
+    /// Commit was asked for although a send or commit_offset of this transaction had failed. Nothing was committed.
+    TransactionFailed,
+    /// The arguments make no sense; nothing was sent.
+    Invalid(String),
+}
+
+impl Error {
+    /// Who has to act on it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Refused { code, .. } => code.kind(),
+            Error::Io { .. } | Error::Timeout { .. } => ErrorKind::Retriable,
+            Error::NoBroker { .. } | Error::NoLeader { .. } => ErrorKind::Retriable,
+            Error::NotInitialised | Error::TransactionFailed => ErrorKind::Retriable,
+            Error::Frame { .. } | Error::Decode { .. } => ErrorKind::Fatal,
+            Error::UnsupportedVersion { .. } => ErrorKind::Fatal,
+            Error::Interrupted | Error::Invalid(_) => ErrorKind::Fatal,
+        }
+    }
+
+    /// The broker's code, where a broker's answer is the cause.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Error::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// Whether asking again a moment later may succeed, on a new connection, at a new leader or coordinator.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Error::Refused { code, .. } => code.passes(),
+            Error::NotInitialised | Error::TransactionFailed => false,
+            other => other.kind() == ErrorKind::Retriable,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Refused { code, api, broker, detail } => {
+                write!(f, "{code} from {api} at {broker}")?;
+                if detail.is_empty() { Ok(()) } else { write!(f, " ({detail})") }
+            }
+            Error::Io { api, broker, source } => write!(f, "{api} at {broker}: {source}"),
+            Error::Timeout { api, broker, after } => {
+                write!(f, "{api} at {broker}: no answer within {after:?}")
+            }
+            Error::Frame { broker, length, limit } => {
+                write!(f, "{broker} announced a frame of {length} bytes (limit {limit}): is it a Kafka broker?")
+            }
+            Error::Decode { api, broker, cause } => {
+                write!(f, "the answer of {api} from {broker} can't be decoded: {cause}")
+            }
+            Error::UnsupportedVersion { api, broker, spoken, offered } => {
+                write!(f, "{broker} speaks {api} {offered:?}, this client {spoken:?}")
+            }
+            Error::NoBroker { causes } => write!(f, "no broker usable: {}", causes.join("; ")),
+            Error::NoLeader { topic, partition } => write!(f, "no leader for {topic}-{partition}"),
+            Error::Interrupted => f.write_str("interrupted"),
+            Error::NotInitialised => f.write_str("the producer is not initialised"),
+            Error::TransactionFailed => f.write_str("a part of the transaction failed: it can only be aborted"),
+            Error::Invalid(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_shown_under_kafkas_names() {
+        assert_eq!(ErrorCode(6).to_string(), "NOT_LEADER_OR_FOLLOWER");
+        assert_eq!(ErrorCode(10).to_string(), "MESSAGE_TOO_LARGE");
+        assert_eq!(ErrorCode(-1).to_string(), "UNKNOWN_SERVER_ERROR");
+        assert_eq!(ErrorCode(49).to_string(), "INVALID_PRODUCER_ID_MAPPING");
+        assert_eq!(ErrorCode(12345).to_string(), "error code 12345");
+    }
+
+    #[test]
+    fn both_fencing_codes_are_fenced_and_51_is_retriable() {
+        assert_eq!(ErrorCode(47).kind(), ErrorKind::Fenced);
+        assert_eq!(ErrorCode(90).kind(), ErrorKind::Fenced);
+        assert_eq!(ErrorCode(51).kind(), ErrorKind::Retriable);
+        assert_eq!(ErrorCode(10).kind(), ErrorKind::Fatal);
+        assert_eq!(ErrorCode(25).kind(), ErrorKind::Retriable);
+    }
+}

@@ -1,0 +1,332 @@
+//! Membership of a consumer group by the classic protocol (JoinGroup, SyncGroup, Heartbeat, LeaveGroup), which Kafka 3 and
+//! 4 both speak and their tools show.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::join_group_response::JoinGroupResponse;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
+use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_protocol::messages::offset_commit_response::OffsetCommitResponse;
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::sync_group_response::SyncGroupResponse;
+use kafka_protocol::messages::{
+    GroupId, JoinGroupRequest, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitRequest, SyncGroupRequest,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use crate::admin::first_error;
+use crate::assignor::{
+    CONSUMER, Partitions, RANGE, assign_range, decode_assignment, decode_subscription, encode_assignment,
+    encode_subscription,
+};
+use crate::cluster::{Cluster, Coordinated, Repeat, topic_name};
+use crate::config::Config;
+use crate::error::{Error, ErrorCode, Result};
+use crate::heartbeat::{Heartbeat, OnRebalance, Place, Settings, Shared};
+use crate::interrupt::Interrupt;
+use crate::protocol::Request;
+use crate::record::TopicPartition;
+use crate::retry::Retry;
+
+/// How long leaving may take. It belongs to a shutdown; a member that can't leave is dropped by the broker after its session.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a member of a group is.
+pub struct GroupConfig {
+    /// The group's id.
+    pub group_id: String,
+    /// The topics it reads. Those that do not exist are left out of the assignment.
+    pub topics: Vec<String>,
+    /// Without a heartbeat for so long the broker gives the member's partitions to others. The broker has bounds for it
+    /// (`group.min.session.timeout.ms`, 6 s by default).
+    pub session_timeout: Duration,
+    /// So long the broker waits in a rebalance for the members to join again.
+    pub rebalance_timeout: Duration,
+    /// The pause between heartbeats; a third of the session timeout at most.
+    pub heartbeat_interval: Duration,
+    /// The name of the heartbeat thread.
+    pub thread_name: String,
+    /// Called by the heartbeat thread, once each time a rejoin becomes necessary. It must not block.
+    pub on_rebalance: Option<OnRebalance>,
+}
+
+/// What a member was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Which division of the partitions this is: it rises with each rebalance.
+    pub generation: i32,
+    /// The member's id, given by the broker.
+    pub member_id: String,
+    /// The partitions, sorted.
+    pub partitions: Vec<TopicPartition>,
+}
+
+/// A member of a consumer group. It shares the partitions of its topics with the other members, by the assignor "range".
+///
+/// Dropped without [`leave`](Group::leave), its heartbeats end and its partitions go to the others after the session timeout.
+pub struct Group {
+    cluster: Cluster,
+    config: GroupConfig,
+    shared: Arc<Shared>,
+    member_id: StrBytes,
+    heartbeat: Option<Heartbeat>,
+}
+
+impl Group {
+    /// Not a member yet, and without any I/O.
+    pub fn new(config: Config, interrupt: Interrupt, mut group: GroupConfig) -> Group {
+        let shared = Shared::new(group.on_rebalance.take());
+        let cluster = Cluster::new(config, interrupt);
+        Group { cluster, config: group, shared, member_id: StrBytes::default(), heartbeat: None }
+    }
+
+    /// Joins the group, or joins it again, and waits for the share of the partitions. Until it returns, nothing of the former
+    /// share may be worked on. Starts the heartbeat thread at the first time.
+    ///
+    /// Takes up to the rebalance timeout of the slowest member. Errors: `Refused` (INCONSISTENT_GROUP_PROTOCOL,
+    /// INVALID_SESSION_TIMEOUT, GROUP_AUTHORIZATION_FAILED, …), those of the connection, retried for rebalance timeout and request timeout together; `Interrupted`.
+    pub fn join(&mut self) -> Result<Assignment> {
+        let limit = self.config.rebalance_timeout + self.cluster.config().request_timeout;
+        let mut retry = Retry::new(self.cluster.interrupt(), limit);
+        loop {
+            match self.try_join(&mut retry) {
+                Ok(assignment) => return Ok(assignment),
+                Err(error) => self.before_next_try(error, &mut retry)?,
+            }
+        }
+    }
+
+    /// What the group has decided meanwhile makes a new attempt necessary; some answers name what must change for it.
+    fn before_next_try(&mut self, error: Error, retry: &mut Retry) -> Result<()> {
+        match error.code() {
+            Some(ErrorCode::REBALANCE_IN_PROGRESS) => retry.pause_for(error),
+            Some(ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::ILLEGAL_GENERATION) => {
+                self.member_id = StrBytes::default();
+                retry.pause_for(error)
+            }
+            _ => retry.pause(error),
+        }
+    }
+
+    fn try_join(&mut self, retry: &mut Retry) -> Result<Assignment> {
+        let joined = self.send_join(retry)?;
+        self.member_id = joined.member_id.clone();
+        let assignments = if joined.leader == joined.member_id { self.divide(&joined, retry)? } else { Vec::new() };
+        let share = self.send_sync(joined.generation_id, assignments, retry)?;
+        let partitions = self.with_topic_ids(share, retry)?;
+        let place = Place { generation: joined.generation_id, member_id: joined.member_id };
+        self.shared.set_place(Some(place));
+        self.start_heartbeat()?;
+        let member_id = self.member_id.to_string();
+        Ok(Assignment { generation: joined.generation_id, member_id, partitions })
+    }
+
+    /// JoinGroup; a new member is first given an id and told to come again with it (KIP-394).
+    fn send_join(&mut self, retry: &mut Retry) -> Result<JoinGroupResponse> {
+        let whom = self.whom();
+        loop {
+            let request = self.join_request();
+            // The code is judged below: MEMBER_ID_REQUIRED brings something along.
+            let code = |answer: &JoinGroupResponse| match ErrorCode(answer.error_code) {
+                ErrorCode::MEMBER_ID_REQUIRED => ErrorCode::NONE,
+                code => code,
+            };
+            let answer = self.cluster.call_coordinator(&whom, &request, Repeat::Harmless, retry, code)?;
+            if answer.error_code == 0 {
+                return Ok(answer);
+            }
+            self.member_id = answer.member_id;
+        }
+    }
+
+    fn join_request(&self) -> JoinGroupRequest {
+        let protocol = JoinGroupRequestProtocol::default()
+            .with_name(StrBytes::from_static_str(RANGE))
+            .with_metadata(encode_subscription(&self.config.topics));
+        JoinGroupRequest::default()
+            .with_group_id(self.group_id())
+            .with_session_timeout_ms(self.config.session_timeout.as_millis() as i32)
+            .with_rebalance_timeout_ms(self.config.rebalance_timeout.as_millis() as i32)
+            .with_member_id(self.member_id.clone())
+            .with_protocol_type(StrBytes::from_static_str(CONSUMER))
+            .with_protocols(vec![protocol])
+    }
+
+    /// The leader's part: divides the partitions of all the topics that any member subscribes to.
+    fn divide(&mut self, joined: &JoinGroupResponse, retry: &mut Retry) -> Result<Vec<SyncGroupRequestAssignment>> {
+        let mut members = BTreeMap::new();
+        for member in &joined.members {
+            let topics = decode_subscription(&member.metadata).map_err(|cause| self.malformed(cause))?;
+            members.insert(member.member_id.to_string(), topics);
+        }
+        let mut topics: Vec<Arc<str>> = members.values().flatten().map(|topic| topic.as_str().into()).collect();
+        topics.sort();
+        topics.dedup();
+        self.cluster.refresh(&topics, retry.deadline())?;
+        let counted = topics.iter().filter_map(|topic| self.counted(topic)).collect();
+        let divided = assign_range(&members, &counted).into_iter();
+        Ok(divided.map(|(member, share)| sync_assignment(member, &share)).collect())
+    }
+
+    fn counted(&self, topic: &str) -> Option<(String, i32)> {
+        let seen = self.cluster.seen_topic(topic)?;
+        Some((topic.to_owned(), seen.partitions.len() as i32))
+    }
+
+    fn send_sync(
+        &mut self,
+        generation: i32,
+        assignments: Vec<SyncGroupRequestAssignment>,
+        retry: &mut Retry,
+    ) -> Result<Partitions> {
+        let request = SyncGroupRequest::default()
+            .with_group_id(self.group_id())
+            .with_generation_id(generation)
+            .with_member_id(self.member_id.clone())
+            .with_protocol_type(Some(StrBytes::from_static_str(CONSUMER)))
+            .with_protocol_name(Some(StrBytes::from_static_str(RANGE)))
+            .with_assignments(assignments);
+        let code = |answer: &SyncGroupResponse| ErrorCode(answer.error_code);
+        let answer = self.cluster.call_coordinator(&self.whom(), &request, Repeat::Harmless, retry, code)?;
+        decode_assignment(&answer.assignment).map_err(|cause| self.malformed(cause))
+    }
+
+    /// The assignment names topics; what counts for the reader is their ids.
+    fn with_topic_ids(&mut self, share: Partitions, retry: &mut Retry) -> Result<Vec<TopicPartition>> {
+        let topics: Vec<Arc<str>> = share.keys().map(|topic| topic.as_str().into()).collect();
+        if !topics.is_empty() {
+            self.cluster.refresh(&topics, retry.deadline())?;
+        }
+        let mut partitions = Vec::new();
+        for (topic, numbers) in topics.iter().zip(share.into_values()) {
+            // A topic that is gone again is left out; its next maker's partitions come with another rebalance.
+            if let Some(topic_id) = self.cluster.seen_topic(topic).map(|seen| seen.id) {
+                let one = |partition| TopicPartition { topic: topic.clone(), topic_id, partition };
+                partitions.extend(numbers.into_iter().map(one));
+            }
+        }
+        partitions.sort();
+        Ok(partitions)
+    }
+
+    fn start_heartbeat(&mut self) -> Result<()> {
+        if self.heartbeat.is_some() {
+            return Ok(());
+        }
+        let settings = Settings {
+            config: self.cluster.config().clone(),
+            group_id: self.config.group_id.clone(),
+            interval: self.config.heartbeat_interval,
+            session_timeout: self.config.session_timeout,
+            thread_name: self.config.thread_name.clone(),
+        };
+        let started = Heartbeat::start(settings, self.shared.clone());
+        let thread = started.map_err(|cause| Error::Invalid(format!("no thread for heartbeats: {cause}")))?;
+        self.heartbeat = Some(thread);
+        Ok(())
+    }
+
+    /// Whether [`join`](Group::join) has to be called (again): the group changes, or the membership was lost.
+    pub fn rejoin_needed(&self) -> bool {
+        self.shared.rejoin_needed()
+    }
+
+    /// Commits the next offsets to be read, each with a text that is kept beside it.
+    ///
+    /// Errors: `Refused` with UNKNOWN_MEMBER_ID, ILLEGAL_GENERATION or REBALANCE_IN_PROGRESS when the membership is over or
+    /// about to change: then [`rejoin_needed`](Group::rejoin_needed) is set; other refusals; those of the connection, retried until the request timeout.
+    pub fn commit_offsets(&mut self, offsets: &[(TopicPartition, i64, String)]) -> Result<()> {
+        let Some(place) = self.shared.place() else {
+            return Err(Error::Invalid("not a member of the group".to_owned()));
+        };
+        let request = OffsetCommitRequest::default()
+            .with_group_id(self.group_id())
+            .with_generation_id_or_member_epoch(place.generation)
+            .with_member_id(place.member_id.clone())
+            .with_topics(offset_topics(offsets));
+        let mut retry = self.cluster.retry();
+        let done = self.cluster.call_coordinator(&self.whom(), &request, Repeat::Harmless, &mut retry, commit_error);
+        if let Some(code) = done.as_ref().err().and_then(Error::code).filter(|code| code.ends_membership()) {
+            self.shared.need_rejoin(&place, code != ErrorCode::REBALANCE_IN_PROGRESS);
+        }
+        done.map(drop)
+    }
+
+    /// Stops the heartbeat thread, waits for its end, and leaves the group, so that the others get the partitions at once.
+    ///
+    /// Works after an interrupt too: it has a connection of its own, and takes a few seconds at most. Not to be a member is no error. Errors: those of the
+    /// connection; the broker then drops the member after its session timeout.
+    pub fn leave(&mut self) -> Result<()> {
+        if let Some(mut heartbeat) = self.heartbeat.take() {
+            heartbeat.stop();
+        }
+        self.shared.set_place(None);
+        let member_id = std::mem::take(&mut self.member_id);
+        if member_id.is_empty() {
+            return Ok(());
+        }
+        match self.send_leave(member_id) {
+            Err(error) if error.code() == Some(ErrorCode::UNKNOWN_MEMBER_ID) => Ok(()),
+            left => left,
+        }
+    }
+
+    fn send_leave(&self, member_id: StrBytes) -> Result<()> {
+        let mut config = self.cluster.config().clone();
+        config.request_timeout = config.request_timeout.min(LEAVE_TIMEOUT);
+        config.connect_timeout = config.connect_timeout.min(LEAVE_TIMEOUT);
+        let mut cluster = Cluster::new(config, Interrupt::new());
+        let member = MemberIdentity::default().with_member_id(member_id);
+        let request = LeaveGroupRequest::default().with_group_id(self.group_id()).with_members(vec![member]);
+        let mut retry = cluster.retry();
+        cluster.call_coordinator(&self.whom(), &request, Repeat::Harmless, &mut retry, leave_error).map(drop)
+    }
+
+    fn group_id(&self) -> GroupId {
+        GroupId(StrBytes::from_string(self.config.group_id.clone()))
+    }
+
+    fn whom(&self) -> Coordinated {
+        Coordinated::Group(self.config.group_id.clone())
+    }
+
+    fn malformed(&self, cause: &str) -> Error {
+        let (api, broker) = (SyncGroupRequest::API, self.whom().to_string());
+        Error::Decode { api, broker, cause: format!("the consumer protocol's data: {cause}") }
+    }
+}
+
+fn sync_assignment(member: String, share: &Partitions) -> SyncGroupRequestAssignment {
+    SyncGroupRequestAssignment::default()
+        .with_member_id(StrBytes::from_string(member))
+        .with_assignment(encode_assignment(share))
+}
+
+fn offset_topics(offsets: &[(TopicPartition, i64, String)]) -> Vec<OffsetCommitRequestTopic> {
+    let mut topics: BTreeMap<&Arc<str>, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
+    for (partition, offset, metadata) in offsets {
+        let committed = OffsetCommitRequestPartition::default()
+            .with_partition_index(partition.partition)
+            .with_committed_offset(*offset)
+            .with_committed_leader_epoch(-1)
+            .with_committed_metadata(Some(StrBytes::from_string(metadata.clone())));
+        topics.entry(&partition.topic).or_default().push(committed);
+    }
+    let topic = |(name, partitions): (&Arc<str>, Vec<_>)| {
+        OffsetCommitRequestTopic::default().with_name(topic_name(name)).with_partitions(partitions)
+    };
+    topics.into_iter().map(topic).collect()
+}
+
+fn commit_error(answer: &OffsetCommitResponse) -> ErrorCode {
+    let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+    first_error(partitions.map(|partition| partition.error_code))
+}
+
+fn leave_error(answer: &LeaveGroupResponse) -> ErrorCode {
+    let members = answer.members.iter().map(|member| member.error_code);
+    first_error(std::iter::once(answer.error_code).chain(members))
+}

@@ -1,0 +1,191 @@
+//! The heartbeat thread of a group member, with a connection of its own: it keeps the membership alive while the
+//! member's thread is busy, and is the first to hear that the group is changing.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use kafka_protocol::messages::{GroupId, HeartbeatRequest, HeartbeatResponse};
+use kafka_protocol::protocol::StrBytes;
+
+use crate::cluster::{Cluster, Coordinated, Repeat};
+use crate::config::Config;
+use crate::error::{Error, ErrorCode, Result};
+use crate::interrupt::Interrupt;
+use crate::retry::Retry;
+
+/// Called when a rejoin becomes necessary.
+pub(crate) type OnRebalance = Box<dyn Fn() + Send + Sync>;
+
+/// What the member's thread and the heartbeat thread share.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    on_rebalance: Option<OnRebalance>,
+}
+
+struct State {
+    /// The last generation joined; `None`: never joined, or left.
+    place: Option<Place>,
+    /// Heartbeats keep this place.
+    kept: bool,
+    rejoin_needed: bool,
+}
+
+/// A member's place in a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) generation: i32,
+    pub(crate) member_id: StrBytes,
+}
+
+impl Shared {
+    pub(crate) fn new(on_rebalance: Option<OnRebalance>) -> Arc<Shared> {
+        let state = State { place: None, kept: false, rejoin_needed: true };
+        Arc::new(Shared { state: Mutex::new(state), on_rebalance })
+    }
+
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.lock().place.clone()
+    }
+
+    /// The place heartbeats are to be sent for.
+    fn kept_place(&self) -> Option<Place> {
+        let state = self.lock();
+        state.place.clone().filter(|_| state.kept)
+    }
+
+    /// From now on a member of this generation (or not at all).
+    pub(crate) fn set_place(&self, place: Option<Place>) {
+        let member = place.is_some();
+        *self.lock() = State { place, kept: member, rejoin_needed: !member };
+    }
+
+    pub(crate) fn rejoin_needed(&self) -> bool {
+        self.lock().rejoin_needed
+    }
+
+    /// Marks that the holder of this place has to join again, unless it has done so meanwhile; calls the hook the
+    /// first time. A place that is `lost` gets no more heartbeats.
+    pub(crate) fn need_rejoin(&self, place: &Place, lost: bool) {
+        let mut state = self.lock();
+        if state.place.as_ref() != Some(place) {
+            return;
+        }
+        state.kept &= !lost;
+        let told = std::mem::replace(&mut state.rejoin_needed, true);
+        drop(state);
+        if let (false, Some(hook)) = (told, &self.on_rebalance) {
+            hook();
+        }
+    }
+
+    /// The state is valid after every statement, so a panic elsewhere under the lock does no harm.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The running thread.
+pub(crate) struct Heartbeat {
+    stop: Interrupt,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread needs to know.
+pub(crate) struct Settings {
+    pub(crate) config: Config,
+    pub(crate) group_id: String,
+    pub(crate) interval: Duration,
+    pub(crate) session_timeout: Duration,
+    pub(crate) thread_name: String,
+}
+
+impl Heartbeat {
+    /// Starts the thread. The member's own interrupt does not end it: a member that is being stopped stays one until
+    /// it has finished what it holds and leaves.
+    pub(crate) fn start(settings: Settings, shared: Arc<Shared>) -> io::Result<Heartbeat> {
+        let stop = Interrupt::new();
+        let cluster = Cluster::new(patient(&settings), stop.clone());
+        let name = settings.thread_name.clone();
+        let beat = Beat { cluster, settings, shared, stop: stop.clone(), answered: Instant::now() };
+        let thread = thread::Builder::new().name(name).spawn(move || beat.run())?;
+        Ok(Heartbeat { stop, thread: Some(thread) })
+    }
+
+    /// Stops the thread and waits for its end, which is a matter of milliseconds, at most of the connect timeout.
+    pub(crate) fn stop(&mut self) {
+        self.stop.interrupt();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the heartbeat thread panicked");
+        }
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A heartbeat that is not answered within the session is worth nothing.
+fn patient(settings: &Settings) -> Config {
+    let mut config = settings.config.clone();
+    config.request_timeout = config.request_timeout.min(settings.session_timeout);
+    config.connect_timeout = config.connect_timeout.min(settings.session_timeout);
+    config
+}
+
+struct Beat {
+    cluster: Cluster,
+    settings: Settings,
+    shared: Arc<Shared>,
+    stop: Interrupt,
+    answered: Instant,
+}
+
+impl Beat {
+    fn run(mut self) {
+        while self.stop.sleep(self.settings.interval).is_ok() {
+            match self.shared.kept_place() {
+                Some(place) => self.beat(&place),
+                None => self.answered = Instant::now(),
+            }
+        }
+    }
+
+    /// One heartbeat. A rebalance is told and the heartbeats go on, which keeps the place until the rejoin; a lost
+    /// place is told and given up. A session in which no heartbeat was answered counts as lost.
+    fn beat(&mut self, place: &Place) {
+        match self.send(place) {
+            Ok(()) => self.answered = Instant::now(),
+            Err(Error::Interrupted) => {}
+            Err(error) if error.code() == Some(ErrorCode::REBALANCE_IN_PROGRESS) => {
+                self.answered = Instant::now();
+                log::debug!("group {}: {error}", self.settings.group_id);
+                self.shared.need_rejoin(place, false);
+            }
+            Err(error) if error.passes() && self.answered.elapsed() < self.settings.session_timeout => {
+                log::warn!("group {}: heartbeat: {error}", self.settings.group_id);
+            }
+            Err(error) => {
+                log::warn!("group {}: membership lost: {error}", self.settings.group_id);
+                self.shared.need_rejoin(place, true);
+            }
+        }
+    }
+
+    fn send(&mut self, place: &Place) -> Result<()> {
+        let group = self.settings.group_id.clone();
+        let request = HeartbeatRequest::default()
+            .with_group_id(GroupId(StrBytes::from_string(group.clone())))
+            .with_generation_id(place.generation)
+            .with_member_id(place.member_id.clone());
+        let mut retry = Retry::new(&self.stop, self.settings.interval);
+        let code = |answer: &HeartbeatResponse| ErrorCode(answer.error_code);
+        let whom = Coordinated::Group(group);
+        self.cluster.call_coordinator(&whom, &request, Repeat::Harmless, &mut retry, code).map(drop)
+    }
+}

@@ -1,0 +1,56 @@
+//! A blocking Kafka client in pure Rust: no async runtime, no C library.
+//!
+//! It speaks the protocol of Kafka 3.5 to 4.x through the codec crate `kafka-protocol`. Every call has a time limit,
+//! every frame a size limit; every object reconnects by itself and can be stopped from another thread by an
+//! [`Interrupt`]. Errors tell by their [`ErrorKind`] what to do about them.
+//!
+//! | wanted | use |
+//! | --- | --- |
+//! | create, describe, delete topics; read offsets | [`Admin`] |
+//! | write records, all or none | [`Producer::transactional`], [`Transaction`] |
+//! | write records, each once | [`Producer::idempotent`] |
+//! | read partitions, read-committed or not | [`Consumer`] |
+//! | share partitions with other members | [`Group`], then [`Consumer::assign`] |
+//!
+//! The files, from the outside in: `admin`, `producer` and `transaction` (over `produce`, which sends the batches),
+//! `consumer` (over `fetched`, which reads one partition's answer), `group` (over `heartbeat` and `assignor`); `cluster`
+//! (leaders, coordinators, reconnecting), `connection` (frames, versions, deadlines), `stream` (the socket; TLS would go there);
+//! `protocol` (versions spoken and why), `shape` (no answer makes the codec reserve more than it holds), `batch` and
+//! `compression` (records v2), `wire` (primitive types), `partitioner`, `retry`, `interrupt`, `error`, `config`, `record`.
+
+mod admin;
+mod assignor;
+mod batch;
+mod cluster;
+mod compression;
+mod config;
+mod connection;
+mod consumer;
+mod error;
+mod fetched;
+mod group;
+mod heartbeat;
+mod interrupt;
+mod partitioner;
+mod produce;
+mod producer;
+mod protocol;
+mod record;
+mod retry;
+mod shape;
+mod stream;
+mod transaction;
+mod wire;
+
+pub use admin::{Admin, CommittedOffset, Created, ListedOffset, NewTopic, OffsetSpec, TopicDescription};
+pub use bytes::Bytes;
+pub use config::Config;
+pub use consumer::{Consumer, FetchConfig, Isolation, Polled};
+pub use error::{Error, ErrorCode, ErrorKind, Result};
+pub use group::{Assignment, Group, GroupConfig};
+pub use interrupt::Interrupt;
+pub use kafka_protocol::protocol::StrBytes;
+pub use partitioner::partition_for_key;
+pub use producer::{Producer, ProducerIdentity};
+pub use record::{Header, ProducerRecord, Record, TopicPartition};
+pub use transaction::Transaction;

@@ -1,0 +1,392 @@
+//! Getting batches to the leaders of their partitions: one Produce request a broker, all sent before the answers are read.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::produce_response::PartitionProduceResponse;
+use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TransactionalId};
+
+use crate::batch::{Writer, encode, estimated_size};
+use crate::cluster::{Cluster, topic_name};
+use crate::connection::Sent;
+use crate::error::{Error, ErrorCode, Result};
+use crate::partitioner::partition_for_key;
+use crate::protocol::Request;
+use crate::record::ProducerRecord;
+use crate::retry::Retry;
+
+/// Brokers take batches of 1,048,588 bytes unless told otherwise (`message.max.bytes`); this stays below with room for the header.
+const BATCH_BYTES: usize = 900 << 10;
+/// What is sent at once before the answers are read. Brokers take requests of 100 MiB (`socket.request.max.bytes`).
+const ROUND_BYTES: usize = 8 << 20;
+
+/// A partition by its topic's name.
+pub(crate) type Place = (Arc<str>, i32);
+/// Records by partition, each partition's in batches.
+pub(crate) type Queues = BTreeMap<Place, VecDeque<Vec<ProducerRecord>>>;
+
+/// The next sequence number of each partition under one epoch.
+#[derive(Debug, Default)]
+pub(crate) struct Sequences(HashMap<Place, i32>);
+
+impl Sequences {
+    fn next(&self, place: &Place) -> i32 {
+        self.0.get(place).copied().unwrap_or(0)
+    }
+
+    /// They wrap around to 0 (KIP-98).
+    fn advance(&mut self, place: &Place, records: i32) {
+        let next = self.next(place).wrapping_add(records) & i32::MAX;
+        self.0.insert(place.clone(), next);
+    }
+}
+
+/// Sorts records by partition and into batches, keeping their order. `spread` chooses the partition of records without a key.
+///
+/// Errors: `Refused` for a topic that can't be found within the request timeout, `Invalid` for a partition that does not
+/// exist, those of the connection.
+pub(crate) fn split(cluster: &mut Cluster, records: Vec<ProducerRecord>, spread: u32) -> Result<Queues> {
+    let mut retry = cluster.retry();
+    let mut sorted: BTreeMap<Arc<str>, Vec<Queue>> = BTreeMap::new();
+    for record in records {
+        if !sorted.contains_key(&record.topic) {
+            let partitions = partition_count(cluster, &record.topic, &mut retry)?;
+            sorted.insert(record.topic.clone(), (0..partitions).map(|_| Queue::default()).collect());
+        }
+        if let Some(queues) = sorted.get_mut(&record.topic) {
+            let place = partition(&record, queues.len() as i32, spread);
+            let queue = usize::try_from(place).ok().and_then(|place| queues.get_mut(place));
+            queue.ok_or_else(|| no_such_partition(&record, place))?.push(record);
+        }
+    }
+    Ok(flatten(sorted))
+}
+
+/// One partition's batches, the last one still open.
+#[derive(Default)]
+struct Queue {
+    batches: VecDeque<Vec<ProducerRecord>>,
+    open_bytes: usize,
+}
+
+impl Queue {
+    /// A record that is too large for any batch gets one of its own, for the broker to refuse.
+    fn push(&mut self, record: ProducerRecord) {
+        let size = estimated_size(&record);
+        match self.batches.back_mut() {
+            Some(open) if self.open_bytes + size <= BATCH_BYTES => {
+                open.push(record);
+                self.open_bytes += size;
+            }
+            _ => {
+                self.batches.push_back(vec![record]);
+                self.open_bytes = size;
+            }
+        }
+    }
+}
+
+fn partition_count(cluster: &mut Cluster, topic: &Arc<str>, retry: &mut Retry) -> Result<usize> {
+    loop {
+        match cluster.topic(topic, retry.deadline()) {
+            Ok(found) => return Ok(found.partitions.len()),
+            Err(error) => retry.pause(error)?,
+        }
+    }
+}
+
+fn partition(record: &ProducerRecord, partitions: i32, spread: u32) -> i32 {
+    match (record.partition, &record.key) {
+        (Some(given), _) => given,
+        (None, Some(key)) => partition_for_key(key, partitions),
+        (None, None) => (spread % partitions.max(1) as u32) as i32,
+    }
+}
+
+fn no_such_partition(record: &ProducerRecord, partition: i32) -> Error {
+    Error::Invalid(format!("topic {} has no partition {partition}", record.topic))
+}
+
+fn flatten(sorted: BTreeMap<Arc<str>, Vec<Queue>>) -> Queues {
+    let mut queues = Queues::new();
+    for (topic, partitions) in sorted {
+        for (partition, queue) in partitions.into_iter().enumerate() {
+            if !queue.batches.is_empty() {
+                queues.insert((topic.clone(), partition as i32), queue.batches);
+            }
+        }
+    }
+    queues
+}
+
+/// Why not everything was written.
+pub(crate) enum Undelivered {
+    /// What was not acknowledged is certainly not written, so the sequence numbers still hold.
+    Refused(Error),
+    /// Something that was not acknowledged may be written, now or later.
+    Unknown(Error),
+}
+
+/// What it takes to write under one identity.
+pub(crate) struct Delivery<'a> {
+    pub(crate) cluster: &'a mut Cluster,
+    pub(crate) sequences: &'a mut Sequences,
+    pub(crate) writer: Writer,
+    pub(crate) transactional_id: Option<TransactionalId>,
+}
+
+/// An encoded batch on its way.
+struct Outgoing {
+    place: Place,
+    bytes: Bytes,
+    records: i32,
+    /// It was sent before, and that it was not written then is not certain.
+    doubtful: bool,
+}
+
+/// What one attempt left undone.
+#[derive(Default)]
+struct Left {
+    batches: Vec<Outgoing>,
+    /// The last error that may pass.
+    passing: Option<Error>,
+    /// The first error that will not.
+    lasting: Option<Error>,
+}
+
+impl Delivery<'_> {
+    /// Writes all of it, a partition's batches one after the other: at most one is under way, so a refused one leaves
+    /// no hole in the sequence numbers.
+    pub(crate) fn run(&mut self, mut queues: Queues) -> std::result::Result<(), Undelivered> {
+        while !queues.is_empty() {
+            let round = self.next_round(&mut queues);
+            self.deliver(round)?;
+        }
+        Ok(())
+    }
+
+    fn next_round(&self, queues: &mut Queues) -> Vec<Outgoing> {
+        let mut round = Vec::with_capacity(queues.len());
+        let mut size = 0;
+        for (place, queue) in queues.iter_mut() {
+            if size >= ROUND_BYTES {
+                break;
+            }
+            if let Some(records) = queue.pop_front() {
+                let batch = self.encode(place, &records);
+                size += batch.bytes.len();
+                round.push(batch);
+            }
+        }
+        queues.retain(|_, queue| !queue.is_empty());
+        round
+    }
+
+    fn encode(&self, place: &Place, records: &[ProducerRecord]) -> Outgoing {
+        let writer = Writer { base_sequence: self.sequences.next(place), ..self.writer };
+        let (place, count) = (place.clone(), records.len() as i32);
+        Outgoing { place, bytes: encode(records, &writer), records: count, doubtful: false }
+    }
+
+    fn deliver(&mut self, mut round: Vec<Outgoing>) -> std::result::Result<(), Undelivered> {
+        let mut retry = self.cluster.retry();
+        loop {
+            let left = self.attempt(round, retry.deadline());
+            let doubtful = left.batches.iter().any(|batch| batch.doubtful);
+            let end = |error| if doubtful { Undelivered::Unknown(error) } else { Undelivered::Refused(error) };
+            if let Some(error) = left.lasting {
+                return Err(end(error));
+            }
+            let Some(error) = left.passing else {
+                return Ok(());
+            };
+            retry.pause(error).map_err(end)?;
+            round = left.batches;
+            self.look_up_leaders(&round, retry.deadline());
+        }
+    }
+
+    /// Whatever goes wrong here shows again at the next attempt.
+    fn look_up_leaders(&mut self, round: &[Outgoing], deadline: Instant) {
+        let topics: Vec<Arc<str>> = round.iter().map(|batch| batch.place.0.clone()).collect();
+        if let Err(error) = self.cluster.refresh(&topics, deadline) {
+            log::debug!("metadata: {error}");
+        }
+    }
+
+    /// Sends each batch once and reads the answers.
+    fn attempt(&mut self, round: Vec<Outgoing>, deadline: Instant) -> Left {
+        let mut left = Left::default();
+        let mut sent = Vec::new();
+        for (leader, batches) in self.by_leader(round, &mut left) {
+            if let Some(request) = self.send(&leader, &batches, deadline, &mut left) {
+                sent.push((leader, request, batches));
+            } else {
+                left.batches.extend(batches);
+            }
+        }
+        for (leader, request, batches) in sent {
+            match self.cluster.receive(&leader, request) {
+                Ok(answer) => self.settle(&leader, answer, batches, &mut left),
+                Err(error) => self.lost(error, batches, &mut left),
+            }
+        }
+        left
+    }
+
+    fn by_leader(&self, round: Vec<Outgoing>, left: &mut Left) -> BTreeMap<String, Vec<Outgoing>> {
+        let mut by_leader: BTreeMap<String, Vec<Outgoing>> = BTreeMap::new();
+        for batch in round {
+            match self.cluster.leader(&batch.place.0, batch.place.1) {
+                Ok(leader) => by_leader.entry(leader).or_default().push(batch),
+                Err(error) => left.keep(batch, error),
+            }
+        }
+        by_leader
+    }
+
+    /// `None` when it could not be sent. A connection that can't even be made has certainly carried nothing; a request
+    /// that was cut off while it was written counts as lost.
+    fn send(
+        &mut self,
+        leader: &str,
+        batches: &[Outgoing],
+        deadline: Instant,
+        left: &mut Left,
+    ) -> Option<Sent<ProduceRequest>> {
+        if let Err(error) = self.cluster.connection(leader) {
+            left.note(error);
+            return None;
+        }
+        let request = self.request(batches);
+        // A half-written request is never executed: the broker acts on whole frames only.
+        self.cluster.send(leader, &request, deadline).map_err(|error| left.note(error)).ok()
+    }
+
+    fn request(&self, batches: &[Outgoing]) -> ProduceRequest {
+        let mut topics: BTreeMap<&str, Vec<PartitionProduceData>> = BTreeMap::new();
+        for batch in batches {
+            let data =
+                PartitionProduceData::default().with_index(batch.place.1).with_records(Some(batch.bytes.clone()));
+            topics.entry(&batch.place.0).or_default().push(data);
+        }
+        let topic = |(name, partitions): (&str, Vec<_>)| {
+            TopicProduceData::default().with_name(topic_name(name)).with_partition_data(partitions)
+        };
+        ProduceRequest::default()
+            .with_transactional_id(self.transactional_id.clone())
+            .with_acks(-1)
+            .with_timeout_ms(self.cluster.config().request_timeout.as_millis() as i32)
+            .with_topic_data(topics.into_iter().map(topic).collect())
+    }
+
+    /// Without transactions a lost answer is cured by sending the batch again. In a transaction it ends the epoch: the
+    /// lost batch may still arrive, and then must not find a transaction of the same epoch open.
+    fn lost(&self, error: Error, batches: Vec<Outgoing>, left: &mut Left) {
+        left.batches.extend(batches.into_iter().map(|batch| Outgoing { doubtful: true, ..batch }));
+        if self.writer.transactional { left.lasting = Some(error) } else { left.note(error) }
+    }
+
+    fn settle(&mut self, leader: &str, answer: ProduceResponse, batches: Vec<Outgoing>, left: &mut Left) {
+        let mut answers: HashMap<(String, i32), PartitionProduceResponse> = HashMap::new();
+        for topic in answer.responses {
+            for partition in topic.partition_responses {
+                answers.insert((topic.name.0.to_string(), partition.index), partition);
+            }
+        }
+        for batch in batches {
+            let key = (batch.place.0.to_string(), batch.place.1);
+            self.settle_batch(leader, answers.remove(&key), batch, left);
+        }
+    }
+
+    fn settle_batch(
+        &mut self,
+        leader: &str,
+        answer: Option<PartitionProduceResponse>,
+        mut batch: Outgoing,
+        left: &mut Left,
+    ) {
+        let Some(answer) = answer else {
+            let cause = format!("it leaves out {}-{}", batch.place.0, batch.place.1);
+            let error = Error::Decode { api: ProduceRequest::API, broker: leader.to_owned(), cause };
+            return self.lost(error, vec![batch], left);
+        };
+        let code = ErrorCode(answer.error_code);
+        // An attempt whose answer was lost had written it already, more than five batches ago.
+        let known = code == ErrorCode::DUPLICATE_SEQUENCE_NUMBER && batch.doubtful;
+        if code == ErrorCode::NONE || known {
+            self.sequences.advance(&batch.place, batch.records);
+            return;
+        }
+        batch.doubtful |= !refuses_before_writing(code);
+        let error = refused(leader, &batch.place, code, answer);
+        left.keep(batch, error);
+    }
+}
+
+impl Left {
+    fn keep(&mut self, batch: Outgoing, error: Error) {
+        self.batches.push(batch);
+        self.note(error);
+    }
+
+    fn note(&mut self, error: Error) {
+        if error.passes() {
+            self.passing = Some(error);
+        } else if self.lasting.is_none() {
+            self.lasting = Some(error);
+        }
+    }
+}
+
+fn refused(leader: &str, place: &Place, code: ErrorCode, answer: PartitionProduceResponse) -> Error {
+    let words = answer.error_message.map(|words| format!(": {words}")).unwrap_or_default();
+    Error::Refused {
+        code,
+        api: ProduceRequest::API,
+        broker: leader.to_owned(),
+        detail: format!("{}-{}{words}", place.0, place.1),
+    }
+}
+
+/// Whether a broker gives this code only before it writes anything. The others may come after: REQUEST_TIMED_OUT and
+/// NOT_ENOUGH_REPLICAS_AFTER_APPEND say so, NOT_LEADER_OR_FOLLOWER also goes to those who wait for the replicas of a leader that steps down.
+fn refuses_before_writing(code: ErrorCode) -> bool {
+    const CORRUPT_MESSAGE: i16 = 2;
+    const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    const MESSAGE_TOO_LARGE: i16 = 10;
+    const INVALID_TOPIC_EXCEPTION: i16 = 17;
+    const RECORD_LIST_TOO_LARGE: i16 = 18;
+    const NOT_ENOUGH_REPLICAS: i16 = 19;
+    const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
+    const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
+    const INVALID_TIMESTAMP: i16 = 32;
+    const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
+    const POLICY_VIOLATION: i16 = 44;
+    const CONCURRENT_TRANSACTIONS: i16 = 51;
+    const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = 53;
+    const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
+    const INVALID_RECORD: i16 = 87;
+    matches!(
+        code.0,
+        CORRUPT_MESSAGE
+            | UNKNOWN_TOPIC_OR_PARTITION
+            | MESSAGE_TOO_LARGE
+            | INVALID_TOPIC_EXCEPTION
+            | RECORD_LIST_TOO_LARGE
+            | NOT_ENOUGH_REPLICAS
+            | TOPIC_AUTHORIZATION_FAILED
+            | CLUSTER_AUTHORIZATION_FAILED
+            | INVALID_TIMESTAMP
+            | UNSUPPORTED_FOR_MESSAGE_FORMAT
+            | POLICY_VIOLATION
+            | CONCURRENT_TRANSACTIONS
+            | TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+            | UNSUPPORTED_COMPRESSION_TYPE
+            | INVALID_RECORD
+    )
+}

@@ -1,0 +1,216 @@
+//! Producers: idempotent, and transactional with an identity that fences its predecessors.
+
+use std::time::Duration;
+
+use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId};
+use kafka_protocol::protocol::StrBytes;
+
+use crate::batch::Writer;
+use crate::cluster::{Cluster, Coordinated, Repeat};
+use crate::config::Config;
+use crate::error::{Error, ErrorCode, Result};
+use crate::interrupt::Interrupt;
+use crate::produce::{Delivery, Queues, Sequences, Undelivered, split};
+use crate::protocol::Request;
+use crate::record::ProducerRecord;
+use crate::retry::Retry;
+use crate::transaction::Transaction;
+
+/// Writes records, acknowledged by all in-sync replicas (acks=all), each once.
+///
+/// A producer has an identity (an id and an epoch) from [`initialise`](Producer::initialise) on, until a call leaves open
+/// what the broker has done. Then it is *not initialised*, and only `initialise` helps: the broker ends what the old epoch left
+/// open and lets nothing of it in afterwards. To go on under the old epoch would be wrong: a batch that arrives late
+/// would be taken into the next transaction, and that transaction's own batch dropped as its duplicate.
+pub struct Producer {
+    pub(crate) cluster: Cluster,
+    transactional: Option<Transactional>,
+    pub(crate) state: Option<State>,
+    /// Goes up with every send, so that records without a key are spread.
+    sends: u32,
+}
+
+struct Transactional {
+    id: String,
+    timeout: Duration,
+}
+
+/// What an initialised producer knows about itself.
+pub(crate) struct State {
+    pub(crate) identity: ProducerIdentity,
+    pub(crate) sequences: Sequences,
+}
+
+/// The number the brokers know a producer by, and which of its lives this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerIdentity {
+    /// The producer id. For a transactional id it stays, until its epochs are used up.
+    pub id: i64,
+    /// The epoch. Each `initialise` of a transactional id raises it, which fences the ones before.
+    pub epoch: i16,
+}
+
+impl Producer {
+    /// A transactional producer, without any I/O yet: call [`initialise`](Producer::initialise) first.
+    ///
+    /// `transaction_timeout` is how long the broker lets a transaction stay open before it aborts it (`transaction.timeout.ms`; the
+    /// broker refuses more than its `transaction.max.timeout.ms`, 15 minutes by default).
+    pub fn transactional(
+        config: Config,
+        interrupt: Interrupt,
+        transactional_id: impl Into<String>,
+        transaction_timeout: Duration,
+    ) -> Producer {
+        let transactional = Transactional { id: transactional_id.into(), timeout: transaction_timeout };
+        Producer::with(config, interrupt, Some(transactional))
+    }
+
+    /// A producer without transactions, without any I/O yet. It initialises itself at the first send.
+    pub fn idempotent(config: Config, interrupt: Interrupt) -> Producer {
+        Producer::with(config, interrupt, None)
+    }
+
+    fn with(config: Config, interrupt: Interrupt, transactional: Option<Transactional>) -> Producer {
+        Producer { cluster: Cluster::new(config, interrupt), transactional, state: None, sends: 0 }
+    }
+
+    /// Gets an identity (InitProducerId, KIP-98). For a transactional id this aborts what a predecessor with the same id left open,
+    /// waits until that is done, and fences the predecessor: its next call fails with kind `Fenced`.
+    ///
+    /// Errors: `Refused` (INVALID_TRANSACTION_TIMEOUT, TRANSACTIONAL_ID_AUTHORIZATION_FAILED, …; CONCURRENT_TRANSACTIONS and
+    /// coordinator errors only when they last for the whole request timeout), those of the connection, likewise retried.
+    pub fn initialise(&mut self) -> Result<ProducerIdentity> {
+        self.state = None;
+        let mut retry = self.cluster.retry();
+        let answer = match self.coordinator() {
+            Some(whom) => self.init_at_coordinator(&whom, &mut retry)?,
+            None => self.init_anywhere(&mut retry)?,
+        };
+        let identity = ProducerIdentity { id: answer.producer_id.0, epoch: answer.producer_epoch };
+        self.state = Some(State { identity, sequences: Sequences::default() });
+        Ok(identity)
+    }
+
+    fn init_at_coordinator(&mut self, whom: &Coordinated, retry: &mut Retry) -> Result<InitProducerIdResponse> {
+        let request = self.init_request();
+        let code = |answer: &InitProducerIdResponse| ErrorCode(answer.error_code);
+        // Doing it twice raises the epoch twice, which harms nobody.
+        self.cluster.call_coordinator(whom, &request, Repeat::Harmless, retry, code)
+    }
+
+    fn init_anywhere(&mut self, retry: &mut Retry) -> Result<InitProducerIdResponse> {
+        let request = self.init_request();
+        loop {
+            let answered = self.cluster.call_any(&request, retry.deadline());
+            match answered.and_then(|(broker, answer)| init_answer(broker, answer)) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => retry.pause(error)?,
+            }
+        }
+    }
+
+    fn init_request(&self) -> InitProducerIdRequest {
+        let timeout = self.transactional.as_ref().map_or(Duration::ZERO, |settings| settings.timeout);
+        InitProducerIdRequest::default()
+            .with_transactional_id(self.transactional_id())
+            .with_transaction_timeout_ms(timeout.as_millis().min(i32::MAX as u128) as i32)
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1)
+    }
+
+    /// Its identity, or `None` while it is not initialised.
+    pub fn identity(&self) -> Option<ProducerIdentity> {
+        self.state.as_ref().map(|state| state.identity)
+    }
+
+    /// Begins a transaction. Nothing is sent until the first record or offset.
+    ///
+    /// Errors: `NotInitialised`, also after every call that left open what the broker has done; `Invalid` for an idempotent producer.
+    pub fn begin(&mut self) -> Result<Transaction<'_>> {
+        if self.transactional.is_none() {
+            return Err(Error::Invalid("this producer has no transactional id".to_owned()));
+        }
+        self.initialised()?;
+        Ok(Transaction::new(self))
+    }
+
+    /// Writes records outside of transactions, each once, as long as this call succeeds: a lost answer is cured by
+    /// sending the same batch again, which the broker knows by its sequence number.
+    ///
+    /// After an error some of the records may be written; sending them again may write those twice. Errors: `Refused`
+    /// (MESSAGE_TOO_LARGE, …), `Invalid` for a partition that does not exist or a transactional producer, what can't be retried or lasted for the request timeout.
+    pub fn send(&mut self, records: Vec<ProducerRecord>) -> Result<()> {
+        if self.transactional.is_some() {
+            return Err(Error::Invalid("a transactional producer sends in a transaction".to_owned()));
+        }
+        if self.state.is_none() {
+            self.initialise()?;
+        }
+        let queues = self.split(records)?;
+        self.deliver(queues)
+    }
+
+    /// Sorts records by partition. Nothing is sent but metadata requests.
+    pub(crate) fn split(&mut self, records: Vec<ProducerRecord>) -> Result<Queues> {
+        self.sends = self.sends.wrapping_add(1);
+        split(&mut self.cluster, records, self.sends)
+    }
+
+    /// Writes sorted records under the current identity. When it is left open what became of them, or the epoch is at
+    /// its end, the producer is not initialised afterwards.
+    pub(crate) fn deliver(&mut self, queues: Queues) -> Result<()> {
+        let transactional_id = self.transactional_id();
+        let state = self.state.as_mut().ok_or(Error::NotInitialised)?;
+        let mut delivery = Delivery {
+            writer: state.writer(transactional_id.is_some()),
+            cluster: &mut self.cluster,
+            sequences: &mut state.sequences,
+            transactional_id,
+        };
+        let delivered = delivery.run(queues);
+        delivered.map_err(|undelivered| match undelivered {
+            Undelivered::Refused(error) => error,
+            Undelivered::Unknown(error) => {
+                self.state = None;
+                error
+            }
+        })
+    }
+
+    /// Gives up the identity after an error of a coordinator's request, where the error leaves no other way.
+    pub(crate) fn judge(&mut self, error: Error) -> Error {
+        let certain = matches!(&error, Error::Refused { code, .. } if !code.ends_epoch());
+        if !certain {
+            self.state = None;
+        }
+        error
+    }
+
+    fn initialised(&self) -> Result<()> {
+        self.state.as_ref().map(drop).ok_or(Error::NotInitialised)
+    }
+
+    pub(crate) fn transactional_id(&self) -> Option<TransactionalId> {
+        let id = self.transactional.as_ref().map(|settings| settings.id.clone());
+        id.map(|id| TransactionalId(StrBytes::from_string(id)))
+    }
+
+    pub(crate) fn coordinator(&self) -> Option<Coordinated> {
+        let id = self.transactional.as_ref().map(|settings| settings.id.clone());
+        id.map(Coordinated::Transaction)
+    }
+}
+
+impl State {
+    fn writer(&self, transactional: bool) -> Writer {
+        let ProducerIdentity { id, epoch } = self.identity;
+        Writer { producer_id: id, epoch, base_sequence: 0, transactional }
+    }
+}
+
+fn init_answer(broker: String, answer: InitProducerIdResponse) -> Result<InitProducerIdResponse> {
+    match ErrorCode(answer.error_code) {
+        ErrorCode::NONE => Ok(answer),
+        code => Err(Error::Refused { code, api: InitProducerIdRequest::API, broker, detail: String::new() }),
+    }
+}

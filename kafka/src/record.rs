@@ -1,0 +1,60 @@
+//! Records and the places they live in.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
+
+/// A partition of one topic, told apart from a topic of the same name that is made later by the topic's id (KIP-516).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The topic's id.
+    pub topic_id: Uuid,
+    /// The partition's number, from 0.
+    pub partition: i32,
+}
+
+impl std::fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// A header's key and its value, which may be null.
+pub type Header = (StrBytes, Option<Bytes>);
+
+/// A record as it was read. Key, value and header values are slices of the fetched batch, not copies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in the partition.
+    pub offset: i64,
+    /// Milliseconds since 1970 (UTC): when it was created, or appended where the topic says so.
+    pub timestamp: i64,
+    /// The key, or null.
+    pub key: Option<Bytes>,
+    /// The value, or null.
+    pub value: Option<Bytes>,
+    /// The headers in their order; a key may occur twice.
+    pub headers: Vec<Header>,
+}
+
+/// A record to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProducerRecord {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The key, or null.
+    pub key: Option<Bytes>,
+    /// The value, or null.
+    pub value: Option<Bytes>,
+    /// The headers, kept in this order.
+    pub headers: Vec<Header>,
+    /// When it was created, in milliseconds since 1970 (UTC).
+    pub timestamp: i64,
+    /// The partition, or `None` for the key's own (murmur2); records without a key then go to one partition a call,
+    /// another one each call.
+    pub partition: Option<i32>,
+}

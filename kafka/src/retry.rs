@@ -1,0 +1,51 @@
+//! How long and in which steps a call is tried again.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+
+/// The first pauses. CONCURRENT_TRANSACTIONS after a commit passes within 2 to 3 ms; a pause of 20 ms costs 22.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
+/// So many pauses are short; then they double.
+const SHORT_PAUSES: u32 = 8;
+/// The longest pause: a broker that restarts is found again soon after it is back.
+const LONG_PAUSE: Duration = Duration::from_millis(100);
+
+/// The patience of one call: a deadline and the pauses until then.
+pub(crate) struct Retry {
+    interrupt: Interrupt,
+    deadline: Instant,
+    pauses: u32,
+}
+
+impl Retry {
+    pub(crate) fn new(interrupt: &Interrupt, limit: Duration) -> Retry {
+        Retry { interrupt: interrupt.clone(), deadline: Instant::now() + limit, pauses: 0 }
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Pauses if `error` may pass and there is time left; otherwise gives it back.
+    pub(crate) fn pause(&mut self, error: Error) -> Result<()> {
+        if error.passes() { self.pause_for(error) } else { Err(error) }
+    }
+
+    /// The same for an error after which the caller does something else than before.
+    pub(crate) fn pause_for(&mut self, error: Error) -> Result<()> {
+        let pause = self.next_pause();
+        if Instant::now() + pause >= self.deadline {
+            return Err(error);
+        }
+        log::trace!("again in {pause:?}: {error}");
+        self.pauses += 1;
+        self.interrupt.sleep(pause)
+    }
+
+    fn next_pause(&self) -> Duration {
+        let doublings = self.pauses.saturating_sub(SHORT_PAUSES).min(10);
+        (SHORT_PAUSE * 2u32.pow(doublings)).min(LONG_PAUSE)
+    }
+}

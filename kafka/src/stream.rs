@@ -1,0 +1,115 @@
+//! The byte stream under a connection: the one file that knows it is a plain TCP socket. TLS goes in here.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::interrupt::{Interrupt, Registration};
+
+/// An open stream to a broker whose every wait has a deadline.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    socket: TcpStream,
+    _registration: Registration,
+}
+
+impl Stream {
+    /// Opens a stream to `host:port` and has the interrupt shut it down.
+    ///
+    /// Each address of the name is tried in turn. Errors are the last one's; `TimedOut` when the deadline passes.
+    pub(crate) fn open(address: &str, deadline: Instant, wakes: &Interrupt) -> io::Result<Stream> {
+        let socket = connect_any(&resolve(address, deadline)?, deadline)?;
+        // Requests are written whole; waiting for more to fill a packet would only add delay.
+        socket.set_nodelay(true)?;
+        let registration = wakes.register(&socket);
+        let registration = registration.ok_or_else(|| io::Error::other("interrupted"))?;
+        Ok(Stream { socket, _registration: registration })
+    }
+
+    /// Writes all of it, or fails with `TimedOut` at the deadline.
+    pub(crate) fn write_all(&mut self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.socket.set_write_timeout(Some(left(deadline)?))?;
+            match self.socket.write(bytes) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(as_timeout(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads exactly `length` bytes, or fails with `TimedOut` at the deadline, `UnexpectedEof` at the stream's end.
+    pub(crate) fn read(&mut self, length: usize, deadline: Instant) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(length);
+        let mut limited = Limited { socket: &self.socket, deadline }.take(length as u64);
+        limited.read_to_end(&mut bytes)?;
+        if bytes.len() < length { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
+    }
+
+    /// Whether the peer has closed the stream already, or sent what nobody asked for: then it is of no use.
+    /// A look without waiting; a close that is still under way is not seen.
+    pub(crate) fn is_stale(&self) -> bool {
+        if self.socket.set_nonblocking(true).is_err() {
+            return true;
+        }
+        let looked = self.socket.peek(&mut [0]);
+        let idle = matches!(&looked, Err(error) if error.kind() == ErrorKind::WouldBlock);
+        self.socket.set_nonblocking(false).is_err() || !idle
+    }
+}
+
+/// A reader that lets each wait end at the deadline. (A socket's own limit holds for one `read`, not for an answer.)
+struct Limited<'a> {
+    socket: &'a TcpStream,
+    deadline: Instant,
+}
+
+impl Read for Limited<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(Some(left(self.deadline)?))?;
+        (&mut &*self.socket).read(buffer).map_err(as_timeout)
+    }
+}
+
+/// The time left, never zero, which a socket would take for "no limit".
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// A socket's passed limit shows as WouldBlock on Unix.
+fn as_timeout(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),
+        _ => error,
+    }
+}
+
+fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(address, left(deadline)?) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The addresses behind `host:port`. The system's resolver knows no deadline, so a name is looked up on a thread of
+/// its own, which is left behind if it takes too long and then ends by itself.
+fn resolve(address: &str, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(literal) = address.parse() {
+        return Ok(vec![literal]);
+    }
+    let (sender, receiver) = mpsc::channel();
+    let name = address.to_owned();
+    thread::Builder::new().name("kafka-resolve".into()).spawn(move || {
+        let _ = sender.send(name.to_socket_addrs().map(Iterator::collect));
+    })?;
+    receiver.recv_timeout(left(deadline)?).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}

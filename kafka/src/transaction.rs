@@ -1,0 +1,244 @@
+//! One transaction of a transactional producer (KIP-98, transaction version 1).
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::{
+    AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse,
+    EndTxnRequest, EndTxnResponse, GroupId, ProducerId, TransactionalId, TxnOffsetCommitRequest,
+    TxnOffsetCommitResponse,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use crate::admin::first_error;
+use crate::cluster::{Coordinated, Repeat, topic_name};
+use crate::error::{Error, ErrorCode, Result};
+use crate::produce::{Place, Queues};
+use crate::producer::{Producer, ProducerIdentity};
+use crate::record::ProducerRecord;
+
+/// An open transaction: what is written in it becomes visible to read-committed readers as a whole, at
+/// [`commit`](Transaction::commit), or never. It borrows its producer, so there is one at a time.
+///
+/// One that is dropped without an end leaves the producer not initialised (unless nothing was sent in it); the next
+/// [`initialise`](Producer::initialise) aborts it.
+pub struct Transaction<'p> {
+    producer: &'p mut Producer,
+    partitions: HashSet<Place>,
+    groups: HashSet<String>,
+    /// The broker may know of this transaction.
+    begun: bool,
+    /// Something of it could not be written: it must not be committed.
+    failed: bool,
+    ended: bool,
+}
+
+impl<'p> Transaction<'p> {
+    pub(crate) fn new(producer: &'p mut Producer) -> Transaction<'p> {
+        let (partitions, groups) = (HashSet::new(), HashSet::new());
+        Transaction { producer, partitions, groups, begun: false, failed: false, ended: false }
+    }
+
+    /// Writes records into the transaction and waits until all in-sync replicas have them.
+    ///
+    /// After an error the transaction can't be committed. If a broker has plainly refused something (`Refused` with MESSAGE_TOO_LARGE, …)
+    /// it can be aborted and the producer goes on; after everything else (`Timeout`, `Io`, kind `Fenced`, …) the producer is not initialised.
+    /// `Invalid`: a partition that does not exist.
+    pub fn send(&mut self, records: Vec<ProducerRecord>) -> Result<()> {
+        let sent = self.try_send(records);
+        self.note(sent)
+    }
+
+    fn try_send(&mut self, records: Vec<ProducerRecord>) -> Result<()> {
+        self.initialised()?;
+        let queues = self.producer.split(records)?;
+        self.add_partitions(&queues)?;
+        self.producer.deliver(queues)
+    }
+
+    /// AddPartitionsToTxn for those that are not in the transaction yet. It is the first request of a transaction, so
+    /// CONCURRENT_TRANSACTIONS, while the markers of the one before are being written, mostly comes here.
+    fn add_partitions(&mut self, queues: &Queues) -> Result<()> {
+        let new: Vec<Place> = queues.keys().filter(|place| !self.partitions.contains(*place)).cloned().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let (id, identity) = self.initialised()?;
+        let request = AddPartitionsToTxnRequest::default()
+            .with_v3_and_below_transactional_id(id)
+            .with_v3_and_below_producer_id(ProducerId(identity.id))
+            .with_v3_and_below_producer_epoch(identity.epoch)
+            .with_v3_and_below_topics(by_topic(&new));
+        // Adding a partition twice is the same as once.
+        self.call(&self.transaction(), &request, Repeat::Harmless, add_partitions_error)?;
+        self.partitions.extend(new);
+        Ok(())
+    }
+
+    /// Commits an offset of a group with the transaction (AddOffsetsToTxn, TxnOffsetCommit), without being a member of
+    /// the group: it becomes readable with the records, or never. `metadata` is kept beside it (4,096 bytes at most by default).
+    ///
+    /// Errors as for [`send`](Transaction::send); OFFSET_METADATA_TOO_LARGE is a plain refusal. Reading it back needs `require_stable`.
+    pub fn commit_offset(
+        &mut self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        metadata: &str,
+    ) -> Result<()> {
+        let added = self.add_group(group);
+        let done = added.and_then(|()| self.send_offset(group, topic, partition, offset, metadata));
+        self.note(done)
+    }
+
+    fn add_group(&mut self, group: &str) -> Result<()> {
+        if self.groups.contains(group) {
+            return Ok(());
+        }
+        let (id, identity) = self.initialised()?;
+        let request = AddOffsetsToTxnRequest::default()
+            .with_transactional_id(id)
+            .with_producer_id(ProducerId(identity.id))
+            .with_producer_epoch(identity.epoch)
+            .with_group_id(group_id(group));
+        let code = |answer: &AddOffsetsToTxnResponse| ErrorCode(answer.error_code);
+        self.call(&self.transaction(), &request, Repeat::Harmless, code)?;
+        self.groups.insert(group.to_owned());
+        Ok(())
+    }
+
+    fn send_offset(&mut self, group: &str, topic: &str, partition: i32, offset: i64, metadata: &str) -> Result<()> {
+        let (id, identity) = self.initialised()?;
+        let at = TxnOffsetCommitRequestPartition::default()
+            .with_partition_index(partition)
+            .with_committed_offset(offset)
+            .with_committed_leader_epoch(-1)
+            .with_committed_metadata(Some(StrBytes::from_string(metadata.to_owned())));
+        let topic = TxnOffsetCommitRequestTopic::default().with_name(topic_name(topic)).with_partitions(vec![at]);
+        // Generation -1 and no member id: not a member, so no generation is checked (KIP-447).
+        let request = TxnOffsetCommitRequest::default()
+            .with_transactional_id(id)
+            .with_group_id(group_id(group))
+            .with_producer_id(ProducerId(identity.id))
+            .with_producer_epoch(identity.epoch)
+            .with_generation_id(-1)
+            .with_topics(vec![topic]);
+        // Like a lost batch, a lost offset may arrive late and must not find a later transaction of this epoch open.
+        self.call(&Coordinated::Group(group.to_owned()), &request, Repeat::Never, offset_error)
+    }
+
+    /// Makes all of it visible. Returns once the broker has decided so; readers may see it a few milliseconds later.
+    ///
+    /// Errors: `TransactionFailed` when a part had failed, kind `Fenced` when another producer took over. After an error the producer is not initialised and it is
+    /// unknown whether the transaction was committed (also when fenced): a position committed with
+    /// [`commit_offset`](Transaction::commit_offset) tells, read after `initialise`.
+    pub fn commit(mut self) -> Result<()> {
+        if self.failed {
+            return Err(Error::TransactionFailed);
+        }
+        self.end(true)
+    }
+
+    /// Drops all of it. The same producer can begin the next one.
+    ///
+    /// Errors: `NotInitialised` when an earlier error has left open what the broker did (then `initialise` aborts it); kind `Fenced`; those of the
+    /// connection. After an error the producer is not initialised, and nothing of the transaction will be visible.
+    pub fn abort(mut self) -> Result<()> {
+        self.end(false)
+    }
+
+    fn end(&mut self, committed: bool) -> Result<()> {
+        let (id, identity) = self.initialised()?;
+        if self.begun {
+            let request = EndTxnRequest::default()
+                .with_transactional_id(id)
+                .with_producer_id(ProducerId(identity.id))
+                .with_producer_epoch(identity.epoch)
+                .with_committed(committed);
+            let code = |answer: &EndTxnResponse| ErrorCode(answer.error_code);
+            let done = self.call(&self.transaction(), &request, Repeat::Never, code);
+            // Any error of an end leaves its fate open, a refusal too: the one before may have been executed.
+            done.inspect_err(|_| self.producer.state = None)?;
+        }
+        self.ended = true;
+        Ok(())
+    }
+
+    /// Whether something failed, after which it can only be aborted.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    fn call<R: crate::protocol::Request>(
+        &mut self,
+        whom: &Coordinated,
+        request: &R,
+        repeat: Repeat,
+        code: impl Fn(&R::Response) -> ErrorCode,
+    ) -> Result<()> {
+        self.begun = true;
+        let mut retry = self.producer.cluster.retry();
+        let answered = self.producer.cluster.call_coordinator(whom, request, repeat, &mut retry, code);
+        answered.map(drop).map_err(|error| self.producer.judge(error))
+    }
+
+    fn note(&mut self, done: Result<()>) -> Result<()> {
+        self.failed |= done.is_err();
+        done
+    }
+
+    fn transaction(&self) -> Coordinated {
+        let id = self.producer.transactional_id().map(|id| id.0.to_string());
+        Coordinated::Transaction(id.unwrap_or_default())
+    }
+
+    fn initialised(&self) -> Result<(TransactionalId, ProducerIdentity)> {
+        let both = self.producer.transactional_id().zip(self.producer.identity());
+        both.ok_or(Error::NotInitialised)
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if self.begun && !self.ended {
+            self.producer.state = None;
+        }
+    }
+}
+
+fn group_id(group: &str) -> GroupId {
+    GroupId(StrBytes::from_string(group.to_owned()))
+}
+
+fn by_topic(places: &[Place]) -> Vec<AddPartitionsToTxnTopic> {
+    let mut topics: BTreeMap<&Arc<str>, Vec<i32>> = BTreeMap::new();
+    for (topic, partition) in places {
+        topics.entry(topic).or_default().push(*partition);
+    }
+    let topic = |(name, partitions): (&Arc<str>, Vec<i32>)| {
+        AddPartitionsToTxnTopic::default().with_name(topic_name(name)).with_partitions(partitions)
+    };
+    topics.into_iter().map(topic).collect()
+}
+
+/// The partition that is to blame; the others of the same request get OPERATION_NOT_ATTEMPTED.
+fn add_partitions_error(answer: &AddPartitionsToTxnResponse) -> ErrorCode {
+    let topics = answer.results_by_topic_v3_and_below.iter();
+    let partitions = topics.flat_map(|topic| &topic.results_by_partition);
+    let codes: Vec<i16> = partitions.map(|partition| partition.partition_error_code).collect();
+    let blamed = codes.iter().copied().filter(|code| *code != ErrorCode::OPERATION_NOT_ATTEMPTED.0);
+    match first_error(blamed) {
+        ErrorCode::NONE => first_error(codes),
+        code => code,
+    }
+}
+
+fn offset_error(answer: &TxnOffsetCommitResponse) -> ErrorCode {
+    let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+    first_error(partitions.map(|partition| partition.error_code))
+}
