@@ -1,0 +1,34 @@
+create table stock_outbox (
+    id        bigint generated always as identity primary key,
+    stored_at timestamptz not null,
+    order_id  uuid        not null,
+    messages  json        not null
+);
+
+-- quantity + the item's COMPLETED reservations = deposited, at every instant (I2). The upper caps are
+-- checked at the door, not here: a release must not be refusable.
+create table item (
+    item_name text   primary key,
+    quantity  bigint not null constraint item_quantity_not_negative check (quantity >= 0),
+    deposited bigint not null
+) with (fillfactor = 50);
+
+-- One row an order, never removed: it is the deduplication (I3). A row is placed NEW and decided within
+-- one transaction; CANCELLED remembers a compensation that came before its request.
+create table reservation (
+    order_id    uuid        primary key,
+    item_name   text,
+    quantity    bigint,
+    status      text        not null default 'NEW',
+    reason_code text,
+    reason_from text,
+    -- the compensation requests that were confirmed: one delivered again is not confirmed again
+    confirmed   uuid[]      not null default '{}',
+    created_at  timestamptz not null default clock_timestamp(),
+    updated_at  timestamptz not null default clock_timestamp(),
+    constraint reservation_status check (status in ('NEW', 'COMPLETED', 'FAILED', 'COMPENSATED', 'CANCELLED')),
+    constraint reservation_effect_is_known check
+        (status not in ('COMPLETED', 'COMPENSATED') or (item_name is not null and quantity > 0)),
+    constraint reservation_reason check
+        ((status = 'FAILED') = (reason_code is not null) and (reason_code is null) = (reason_from is null))
+) with (fillfactor = 50);
