@@ -1,0 +1,342 @@
+//! PostgreSQL sessions: every limit set by the session itself, statements prepared once per connection, a
+//! watchdog over every call.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use postgres::types::ToSql;
+use postgres::{Client, NoTls, Row, Statement, Transaction};
+
+use crate::error::{Error, Result};
+
+/// Parameters of a statement, in the `postgres` crate's form.
+pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// A server that does not answer within this is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Sent data unacknowledged for so long ends the connection (TCP_USER_TIMEOUT).
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The `postgres` crate has no read limit: a call beyond this ends the process, and the restart is safe (I8).
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// The time limits that a session sets for itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `statement_timeout`.
+    pub statement: Duration,
+    /// `lock_timeout`.
+    pub lock: Duration,
+    /// `idle_in_transaction_session_timeout`: cuts off a writer frozen between append and COMMIT.
+    pub idle_in_transaction: Duration,
+    /// `idle_session_timeout`; zero: none.
+    pub idle: Duration,
+}
+
+impl Limits {
+    /// For sessions that handle requests and records.
+    pub const WORK: Limits = Limits {
+        statement: Duration::from_secs(30),
+        lock: Duration::from_secs(5),
+        idle_in_transaction: Duration::from_secs(5),
+        idle: Duration::ZERO,
+    };
+    /// For the relay's leader: a frozen process's kernel keeps answering, so only the server's own limits let a
+    /// successor be elected.
+    pub const LEADER: Limits = Limits {
+        statement: Duration::from_secs(10),
+        lock: Duration::from_secs(3),
+        idle_in_transaction: Duration::from_secs(3),
+        idle: Duration::from_secs(3),
+    };
+
+    fn as_sql(&self) -> String {
+        format!(
+            "set session characteristics as transaction isolation level read committed; set synchronous_commit = on;
+             set statement_timeout = {}; set lock_timeout = {}; set idle_in_transaction_session_timeout = {};
+             set idle_session_timeout = {}",
+            self.statement.as_millis(),
+            self.lock.as_millis(),
+            self.idle_in_transaction.as_millis(),
+            self.idle.as_millis()
+        )
+    }
+}
+
+/// How to open sessions to one database.
+#[derive(Clone)]
+pub struct Connector {
+    config: postgres::Config,
+    limits: Limits,
+}
+
+impl Connector {
+    /// `url` as libpq takes it; `name` shows in `pg_stat_activity`.
+    ///
+    /// # Errors
+    /// When the URL can't be parsed.
+    pub fn new(url: &str, name: &str, limits: Limits) -> Result<Connector> {
+        let mut config: postgres::Config = url.parse()?;
+        config.application_name(name).connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);
+        config
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3);
+        Ok(Connector { config, limits })
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// When the server is away, refuses, or does not know a limit (older than 14).
+    pub fn connect(&self) -> Result<Session> {
+        let mut client = self.config.connect(NoTls)?;
+        client.batch_execute(&self.limits.as_sql())?;
+        let busy = Arc::new(AtomicU64::new(0));
+        SESSIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(Arc::downgrade(&busy));
+        Ok(Session { client, statements: HashMap::new(), busy })
+    }
+}
+
+/// What both a session and a transaction can do.
+pub trait Query {
+    /// Runs a statement, prepared at its first use on this connection.
+    ///
+    /// # Errors
+    /// What PostgreSQL or the connection says.
+    fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>>;
+
+    /// The same for a statement that returns no rows; answers how many it touched.
+    ///
+    /// # Errors
+    /// As [`Query::query`].
+    fn execute(&mut self, sql: &str, params: Params<'_>) -> Result<u64>;
+}
+
+/// A connection with its prepared statements. Each call is a transaction of its own.
+pub struct Session {
+    client: Client,
+    statements: HashMap<String, Statement>,
+    busy: Arc<AtomicU64>,
+}
+
+impl Session {
+    /// Opens a transaction; dropped without [`Tx::commit`], it is rolled back.
+    ///
+    /// # Errors
+    /// What PostgreSQL or the connection says.
+    pub fn transaction(&mut self) -> Result<Tx<'_>> {
+        let busy = Busy::new(&self.busy);
+        let inner = self.client.transaction()?;
+        Ok(Tx { inner, statements: &mut self.statements, busy })
+    }
+
+    /// Runs statements without parameters, as one text.
+    ///
+    /// # Errors
+    /// What PostgreSQL or the connection says.
+    pub fn batch_execute(&mut self, sql: &str) -> Result<()> {
+        let _busy = Busy::new(&self.busy);
+        Ok(self.client.batch_execute(sql)?)
+    }
+
+    /// Whether the connection is known to be broken.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// The underlying client, for what only it can do: notifications, migrations.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Query for Session {
+    fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
+        let _busy = Busy::new(&self.busy);
+        let client = &mut self.client;
+        let statement = cached(&mut self.statements, sql, |sql| client.prepare(sql))?;
+        Ok(self.client.query(&statement, params)?)
+    }
+
+    fn execute(&mut self, sql: &str, params: Params<'_>) -> Result<u64> {
+        let _busy = Busy::new(&self.busy);
+        let client = &mut self.client;
+        let statement = cached(&mut self.statements, sql, |sql| client.prepare(sql))?;
+        Ok(self.client.execute(&statement, params)?)
+    }
+}
+
+/// An open transaction.
+pub struct Tx<'a> {
+    inner: Transaction<'a>,
+    statements: &'a mut HashMap<String, Statement>,
+    busy: Busy,
+}
+
+impl Tx<'_> {
+    /// Commits. Call it only when every statement before said Ok: after a failed one the `postgres` crate's commit
+    /// says Ok although the server rolled back.
+    ///
+    /// # Errors
+    /// What PostgreSQL or the connection says; after a lost connection the outcome is unknown.
+    pub fn commit(self) -> Result<()> {
+        Ok(self.inner.commit()?)
+    }
+}
+
+impl Query for Tx<'_> {
+    fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
+        self.busy.renew();
+        let statement = cached(self.statements, sql, |sql| self.inner.prepare(sql))?;
+        Ok(self.inner.query(&statement, params)?)
+    }
+
+    fn execute(&mut self, sql: &str, params: Params<'_>) -> Result<u64> {
+        self.busy.renew();
+        let statement = cached(self.statements, sql, |sql| self.inner.prepare(sql))?;
+        Ok(self.inner.execute(&statement, params)?)
+    }
+}
+
+/// The cache is bounded by the number of statements in the code.
+fn cached(
+    statements: &mut HashMap<String, Statement>,
+    sql: &str,
+    prepare: impl FnOnce(&str) -> std::result::Result<Statement, postgres::Error>,
+) -> Result<Statement> {
+    if let Some(statement) = statements.get(sql) {
+        return Ok(statement.clone());
+    }
+    let statement = prepare(sql)?;
+    statements.insert(sql.to_string(), statement.clone());
+    Ok(statement)
+}
+
+/// One thread's connection: opened when needed, dropped when broken.
+pub struct Connection {
+    connector: Connector,
+    session: Option<Session>,
+}
+
+impl Connection {
+    /// Opens nothing yet.
+    pub fn new(connector: Connector) -> Connection {
+        Connection { connector, session: None }
+    }
+
+    /// The live session.
+    ///
+    /// # Errors
+    /// When it must be opened and can't.
+    pub fn session(&mut self) -> Result<&mut Session> {
+        if self.session.as_ref().is_some_and(Session::is_closed) {
+            self.session = None;
+        }
+        match &mut self.session {
+            Some(session) => Ok(session),
+            none => Ok(none.insert(self.connector.connect()?)),
+        }
+    }
+
+    /// Runs `work` on the live session, once more on a fresh one if the connection turns out to be broken: for work
+    /// that may be done twice.
+    ///
+    /// # Errors
+    /// Those of `work`, and of opening the session.
+    pub fn with<T>(&mut self, mut work: impl FnMut(&mut Session) -> Result<T>) -> Result<T> {
+        let was_open = self.session.is_some();
+        let result = self.session().and_then(&mut work);
+        let broken = self.session.as_ref().is_some_and(Session::is_closed);
+        if broken && was_open && result.is_err() { self.session().and_then(work) } else { result }
+    }
+}
+
+/// A few connections shared by the threads that answer requests.
+#[derive(Clone)]
+pub struct Pool {
+    idle: Receiver<Connection>,
+    back: Sender<Connection>,
+}
+
+impl Pool {
+    /// `size` connections, opened at their first use.
+    pub fn new(connector: &Connector, size: usize) -> Pool {
+        let (back, idle) = bounded(size);
+        for _ in 0..size {
+            back.try_send(Connection::new(connector.clone())).expect("the channel holds `size`");
+        }
+        Pool { idle, back }
+    }
+
+    /// Waits for a free connection and runs `work` as [`Connection::with`] does.
+    ///
+    /// # Errors
+    /// As [`Connection::with`].
+    pub fn with<T>(&self, work: impl FnMut(&mut Session) -> Result<T>) -> Result<T> {
+        // bounded by the statement limits of those who hold the connections, and by the watchdog
+        let connection = self.idle.recv().expect("the pool keeps a sender");
+        let mut lent = Lent { connection: Some(connection), back: &self.back };
+        lent.connection.as_mut().expect("lent until dropped").with(work)
+    }
+}
+
+/// Gives the connection back also when the work panics.
+struct Lent<'a> {
+    connection: Option<Connection>,
+    back: &'a Sender<Connection>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let _ = self.back.try_send(connection);
+        }
+    }
+}
+
+/// For each session, when its current call began, in milliseconds of [`clock`]; 0: none.
+static SESSIONS: Mutex<Vec<Weak<AtomicU64>>> = Mutex::new(Vec::new());
+
+fn clock() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
+}
+
+/// Marks a session as busy while a call is under way.
+struct Busy(Arc<AtomicU64>);
+
+impl Busy {
+    fn new(since: &Arc<AtomicU64>) -> Busy {
+        since.store(clock(), Ordering::Relaxed);
+        Busy(since.clone())
+    }
+
+    fn renew(&self) {
+        self.0.store(clock(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The longest that any database call of this process has been under way, if longer than a minute: what the watchdog
+/// ends the process for.
+pub fn overdue_call() -> Option<Duration> {
+    let mut sessions = SESSIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    sessions.retain(|session| session.strong_count() > 0);
+    let busy = sessions.iter().filter_map(Weak::upgrade).map(|since| since.load(Ordering::Relaxed));
+    let longest = busy.filter(|since| *since > 0).map(|since| clock().saturating_sub(since)).max()?;
+    Some(Duration::from_millis(longest)).filter(|time| *time > CALL_LIMIT)
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Error {
+        Error::Fatal(error.to_string())
+    }
+}

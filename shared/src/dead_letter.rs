@@ -1,0 +1,293 @@
+//! The records that could not be handled: parked with their story, replayed through the handler. Bytes are kept as
+//! bytes; text is scrubbed of what PostgreSQL's text can't hold.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use kafka::{Bytes, Record, StrBytes, TopicPartition};
+use serde::Serialize;
+
+use crate::consumer::{Handler, Outcome};
+use crate::db::{Query, Session, Tx};
+use crate::error::{Error, Result};
+use crate::event::{self, Service, Topic};
+use crate::outbox;
+
+/// Why a record was parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its bytes are not one of the saga's events.
+    Undecodable,
+    /// Handling it failed by its own fault, in all attempts.
+    GivenUp,
+    /// An answer about an order that does not exist here.
+    UnknownOrder,
+    /// It contradicts what was handled before: a second request with other amounts.
+    Contradiction,
+    /// Records that Kafka no longer has.
+    LogGap,
+}
+
+impl Cause {
+    /// Its name in table and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Undecodable => "UNDECODABLE",
+            Cause::GivenUp => "GIVEN_UP",
+            Cause::UnknownOrder => "UNKNOWN_ORDER",
+            Cause::Contradiction => "CONTRADICTION",
+            Cause::LogGap => "LOG_GAP",
+        }
+    }
+}
+
+/// A record to park.
+pub struct Parked<'a> {
+    /// Why.
+    pub cause: Cause,
+    /// The same for a person.
+    pub detail: String,
+    /// How often it was tried.
+    pub attempts: i32,
+    /// Where it was read.
+    pub partition: &'a TopicPartition,
+    /// What was read; for a gap, its first offset.
+    pub record: &'a Record,
+    /// For a gap: the first offset after it.
+    pub to_offset: Option<i64>,
+}
+
+/// Parks a record, in the transaction that moves the offset past it. A record that is parked already stays as it is.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<()> {
+    let Parked { cause, detail, attempts, partition, record, to_offset } = parked;
+    let names: Vec<String> = record.headers.iter().map(|(name, _)| scrubbed(name)).collect();
+    let values: Vec<Option<&[u8]>> = record.headers.iter().map(|(_, value)| value.as_deref()).collect();
+    tx.execute(
+        "insert into dead_letter (cause, detail, attempts, topic, topic_id, partition, record_offset, to_offset,
+                                  record_key, record_value, header_names, header_values)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict on constraint dead_letter_once do nothing",
+        &[&cause.name(), &scrubbed(detail), attempts, &&*partition.topic, &partition.topic_id, &partition.partition,
+            &record.offset, to_offset, &record.key.as_deref(), &record.value.as_deref(), &names, &values])?;
+    log::error!("parked {}-{}@{} ({}): {detail}", partition.topic, partition.partition, record.offset, cause.name());
+    Ok(())
+}
+
+fn scrubbed(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// A parked record, as the list shows it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// Its number.
+    pub id: i64,
+    /// [`Cause::name`].
+    pub cause: String,
+    /// The cause for a person.
+    pub detail: String,
+    /// How often it was tried.
+    pub attempts: i32,
+    /// Where it was read.
+    pub topic: String,
+    /// Where it was read.
+    pub partition: i32,
+    /// Where it was read; for a gap, its first offset.
+    pub offset: i64,
+    /// For a gap: the first offset after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_offset: Option<i64>,
+    /// RFC 3339.
+    pub parked_at: String,
+    /// RFC 3339; null: never.
+    pub replayed_at: Option<String>,
+    /// What the last replay did.
+    pub replay_result: Option<String>,
+}
+
+/// A parked record with its bytes.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Detail {
+    /// What the list shows.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// The key, as text where it is text.
+    pub key: Option<String>,
+    /// The value, as text; bytes that are not UTF-8 show as U+FFFD.
+    pub value: Option<String>,
+    /// The value's bytes in hexadecimal.
+    pub value_hex: Option<String>,
+    /// Names and values of the headers, as text.
+    pub headers: Vec<(String, Option<String>)>,
+    #[serde(skip)]
+    raw: Option<(TopicPartition, Record)>,
+}
+
+const COLUMNS: &str = r#"id, cause, detail, attempts, topic, partition, record_offset, to_offset,
+    to_char(parked_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    to_char(replayed_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), replay_result"#;
+
+fn summary(row: &postgres::Row) -> Summary {
+    Summary {
+        id: row.get(0),
+        cause: row.get(1),
+        detail: row.get(2),
+        attempts: row.get(3),
+        topic: row.get(4),
+        partition: row.get(5),
+        offset: row.get(6),
+        to_offset: row.get(7),
+        parked_at: row.get(8),
+        replayed_at: row.get(9),
+        replay_result: row.get(10),
+    }
+}
+
+/// The newest parked records before number `before`, `limit` at most.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn list(session: &mut Session, before: Option<i64>, limit: i64) -> Result<Vec<Summary>> {
+    let sql = format!("select {COLUMNS} from dead_letter where id < $1 order by id desc limit $2");
+    let rows = session.query(&sql, &[&before.unwrap_or(i64::MAX), &limit])?;
+    Ok(rows.iter().map(summary).collect())
+}
+
+/// One parked record; none if there is no such number.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn find(session: &mut impl Query, id: i64) -> Result<Option<Detail>> {
+    let sql = format!(
+        "select {COLUMNS}, topic_id, record_key, record_value, header_names, header_values from dead_letter where id = $1"
+    );
+    Ok(session.query(&sql, &[&id])?.first().map(detail))
+}
+
+fn detail(row: &postgres::Row) -> Detail {
+    let summary = summary(row);
+    let (key, value): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(12), row.get(13));
+    let names: Vec<String> = row.get(14);
+    let values: Vec<Option<Vec<u8>>> = row.get(15);
+    let headers: Vec<(String, Option<Bytes>)> =
+        names.into_iter().zip(values.into_iter().map(|v| v.map(Bytes::from))).collect();
+    let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+    let partition =
+        TopicPartition { topic: summary.topic.as_str().into(), topic_id: row.get(11), partition: summary.partition };
+    Detail {
+        key: key.as_ref().map(text),
+        value: value.as_ref().map(text),
+        value_hex: value.as_ref().map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+        headers: headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.as_ref().map(|v| String::from_utf8_lossy(v).into_owned())))
+            .collect(),
+        raw: Some((
+            partition,
+            Record {
+                offset: summary.offset,
+                timestamp: 0,
+                key: key.map(Bytes::from),
+                value: value.map(Bytes::from),
+                headers: headers.into_iter().map(|(name, value)| (StrBytes::from_string(name), value)).collect(),
+            },
+        )),
+        summary,
+    }
+}
+
+/// What a replay came to.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", content = "detail", rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Replay {
+    /// The record had its effect.
+    Applied,
+    /// It changed nothing, and why.
+    Unchanged(String),
+    /// It still can't be handled, and why.
+    Failed(String),
+}
+
+/// Hands a kept record to the handler again, in one transaction with what it causes. Nothing is published twice: the
+/// record itself stays where it is. None if there is no such number.
+///
+/// # Errors
+/// What PostgreSQL says, when it is not the record's fault.
+pub fn replay(
+    session: &mut Session,
+    service: Service,
+    prefix: &str,
+    handler: &mut dyn Handler,
+    id: i64,
+) -> Result<Option<Replay>> {
+    let mut tx = session.transaction()?;
+    if tx.query("select 1 from dead_letter where id = $1 for update", &[&id])?.is_empty() {
+        return Ok(None);
+    }
+    let kept = find(&mut tx, id)?.ok_or(Error::Fatal("locked just now".into()))?;
+    let (events, replay) = match again(&mut tx, prefix, handler, &kept) {
+        Ok(done) => done,
+        Err(error) if error.blame() == crate::error::Blame::Message => {
+            drop(tx);
+            return record_failure(session, id, error.to_string()).map(Some);
+        }
+        Err(error) => return Err(error),
+    };
+    note(&mut tx, id, &replay)?;
+    outbox::append(&mut tx, service, &events)?;
+    tx.commit()?;
+    handler.committed();
+    log::info!("replayed dead letter {id}: {replay:?}");
+    Ok(Some(replay))
+}
+
+fn again(
+    tx: &mut Tx<'_>,
+    prefix: &str,
+    handler: &mut dyn Handler,
+    kept: &Detail,
+) -> Result<(Vec<event::Event>, Replay)> {
+    if kept.summary.cause == Cause::LogGap.name() {
+        return Ok((vec![], Replay::Unchanged("a gap holds no record that could be handled".into())));
+    }
+    let (partition, record) = kept.raw.as_ref().expect("read from the table");
+    let Some(topic) = Topic::from_name(&partition.topic, prefix) else {
+        return Ok((vec![], Replay::Failed(format!("{} is not one of this installation's topics", partition.topic))));
+    };
+    let event = match event::decode(topic, record) {
+        Ok(event) => event,
+        Err(undecodable) => return Ok((vec![], Replay::Failed(undecodable.why))),
+    };
+    let handled =
+        catch_unwind(AssertUnwindSafe(|| handler.handle(tx, &[event]))).map_err(crate::consumer::panic_text)??;
+    let replay = match handled.outcomes.into_iter().next() {
+        Some(Outcome::Unchanged(why)) => Replay::Unchanged(why.into()),
+        Some(Outcome::Refused(_, why)) => Replay::Failed(why),
+        _ => Replay::Applied,
+    };
+    Ok((handled.events, replay))
+}
+
+fn record_failure(session: &mut Session, id: i64, why: String) -> Result<Replay> {
+    let replay = Replay::Failed(why);
+    let mut tx = session.transaction()?;
+    note(&mut tx, id, &replay)?;
+    tx.commit()?;
+    Ok(replay)
+}
+
+fn note(tx: &mut Tx<'_>, id: i64, replay: &Replay) -> Result<()> {
+    let text = match replay {
+        Replay::Applied => "APPLIED".to_string(),
+        Replay::Unchanged(why) => format!("UNCHANGED: {why}"),
+        Replay::Failed(why) => format!("FAILED: {why}"),
+    };
+    tx.execute(
+        "update dead_letter set replayed_at = clock_timestamp(), replay_result = $2 where id = $1",
+        &[&id, &scrubbed(&text)],
+    )?;
+    Ok(())
+}

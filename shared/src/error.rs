@@ -1,0 +1,96 @@
+//! What can go wrong under a handler, sorted by who is to blame.
+
+use postgres::error::SqlState;
+
+/// An error below the services' business.
+#[derive(Debug)]
+pub enum Error {
+    /// PostgreSQL refused, or its connection broke.
+    Database(postgres::Error),
+    /// Kafka refused, or its connection broke.
+    Kafka(kafka::Error),
+    /// Another instance was faster: the offsets moved, or the leadership is lost. Nothing was changed.
+    LostRace(String),
+    /// A handler panicked; the text is what it said.
+    Panic(String),
+    /// Going on would break an invariant: the service must stop and a person must look.
+    Fatal(String),
+}
+
+/// Result with [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Who has to act (question 4 of the design).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The message itself can't be handled: SQLSTATE classes 22 and 23, a caught panic.
+    Message,
+    /// Everything else: retried without end.
+    World,
+    /// A lost race is nobody's fault: read again and go on.
+    Nobody,
+}
+
+impl Error {
+    /// Whose fault the error is.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Error::Panic(_) => Blame::Message,
+            Error::Database(error) => blame_sqlstate(error.code()),
+            Error::LostRace(_) => Blame::Nobody,
+            Error::Kafka(_) | Error::Fatal(_) => Blame::World,
+        }
+    }
+
+    /// Whether PostgreSQL gave up waiting for a lock (SQLSTATE 55P03).
+    pub fn is_lock_timeout(&self) -> bool {
+        matches!(self, Error::Database(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
+    }
+}
+
+/// Class 22 is a data exception, class 23 an integrity constraint violation (PostgreSQL, appendix A).
+fn blame_sqlstate(code: Option<&SqlState>) -> Blame {
+    match code.map(|code| &code.code()[..2]) {
+        Some("22" | "23") => Blame::Message,
+        _ => Blame::World,
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::Database(error) => write!(f, "PostgreSQL: {}", describe_database(error)),
+            Error::Kafka(error) => write!(f, "Kafka: {error}"),
+            Error::LostRace(what) => write!(f, "lost a race: {what}"),
+            Error::Panic(what) => write!(f, "panic: {what}"),
+            Error::Fatal(what) => write!(f, "{what}"),
+        }
+    }
+}
+
+/// The crate's own text says only "db error": the server's message, code and constraint say what it was.
+fn describe_database(error: &postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!(
+            "{} (SQLSTATE {}{})",
+            db.message(),
+            db.code().code(),
+            db.constraint().map(|name| format!(", constraint {name}")).unwrap_or_default()
+        ),
+        None => std::error::Error::source(error).map_or(error.to_string(), |cause| format!("{error}: {cause}")),
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<postgres::Error> for Error {
+    fn from(error: postgres::Error) -> Error {
+        Error::Database(error)
+    }
+}
+
+impl From<kafka::Error> for Error {
+    fn from(error: kafka::Error) -> Error {
+        Error::Kafka(error)
+    }
+}

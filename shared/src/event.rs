@@ -1,0 +1,434 @@
+//! The contract between the services: topics, event types, bodies and headers. Values are plain JSON; metadata
+//! travels in Kafka headers by the CloudEvents Kafka binding, binary mode.
+
+use kafka::{Bytes, StrBytes};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// One of the three services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Takes orders and decides their saga.
+    Order,
+    /// Takes the price from the user's balance.
+    Payment,
+    /// Takes the quantity from the item's stock.
+    Stock,
+}
+
+impl Service {
+    /// Its name in settings, tables, threads and ids.
+    pub fn name(self) -> &'static str {
+        match self {
+            Service::Order => "order",
+            Service::Payment => "payment",
+            Service::Stock => "stock",
+        }
+    }
+
+    /// `ce_source` of what it writes.
+    pub fn source(self) -> &'static str {
+        match self {
+            Service::Order => "/order",
+            Service::Payment => "/payment",
+            Service::Stock => "/stock",
+        }
+    }
+
+    /// Name of its outbox table.
+    pub fn outbox(self) -> String {
+        format!("{}_outbox", self.name())
+    }
+
+    /// The topics it reads.
+    pub fn reads(self) -> Vec<Topic> {
+        Topic::ALL.into_iter().filter(|topic| topic.reader() == self).collect()
+    }
+
+    /// The topic in whose first partition its relay keeps the position.
+    pub fn position_topic(self) -> Topic {
+        match self {
+            Service::Order => Topic(Side::Payment, Channel::Request),
+            Service::Payment => Topic(Side::Payment, Channel::Success),
+            Service::Stock => Topic(Side::Stock, Channel::Success),
+        }
+    }
+}
+
+/// One of an order's two sides. Also used for the participant behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// The user's balance.
+    Payment,
+    /// The item's stock.
+    Stock,
+}
+
+impl Side {
+    /// Its name in topics and types.
+    pub fn name(self) -> &'static str {
+        self.service().name()
+    }
+
+    /// The participant.
+    pub fn service(self) -> Service {
+        match self {
+            Side::Payment => Service::Payment,
+            Side::Stock => Service::Stock,
+        }
+    }
+}
+
+/// What a side's topic carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Channel {
+    /// What order asks for.
+    Request,
+    /// What was done or undone.
+    Success,
+    /// "This part has failed for good."
+    Dlt,
+    /// What order wants undone.
+    Compensation,
+}
+
+/// One of the eight topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Topic(pub Side, pub Channel);
+
+impl Topic {
+    /// All eight.
+    pub const ALL: [Topic; 8] = [
+        Topic(Side::Payment, Channel::Request),
+        Topic(Side::Payment, Channel::Success),
+        Topic(Side::Payment, Channel::Dlt),
+        Topic(Side::Payment, Channel::Compensation),
+        Topic(Side::Stock, Channel::Request),
+        Topic(Side::Stock, Channel::Success),
+        Topic(Side::Stock, Channel::Dlt),
+        Topic(Side::Stock, Channel::Compensation),
+    ];
+
+    /// Its name in Kafka, without the installation's prefix.
+    pub fn name(self) -> &'static str {
+        match (self.0, self.1) {
+            (Side::Payment, Channel::Request) => "payment",
+            (Side::Payment, Channel::Success) => "payment.success",
+            (Side::Payment, Channel::Dlt) => "payment.dlt",
+            (Side::Payment, Channel::Compensation) => "payment.compensation",
+            (Side::Stock, Channel::Request) => "stock",
+            (Side::Stock, Channel::Success) => "stock.success",
+            (Side::Stock, Channel::Dlt) => "stock.dlt",
+            (Side::Stock, Channel::Compensation) => "stock.compensation",
+        }
+    }
+
+    /// The topic of a name that carries the installation's prefix.
+    pub fn from_name(name: &str, prefix: &str) -> Option<Topic> {
+        let bare = name.strip_prefix(prefix)?;
+        Topic::ALL.into_iter().find(|topic| topic.name() == bare)
+    }
+
+    fn reader(self) -> Service {
+        match self.1 {
+            Channel::Request | Channel::Compensation => self.0.service(),
+            Channel::Success | Channel::Dlt => Service::Order,
+        }
+    }
+}
+
+/// Why a part failed. The first reason of an order stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// `INSUFFICIENT_BALANCE`, `UNKNOWN_USER`, `INSUFFICIENT_STOCK`, `UNKNOWN_ITEM`, `DEADLINE`, `UNPROCESSABLE`.
+    pub code: String,
+    /// The service that said so.
+    pub from: String,
+}
+
+impl Reason {
+    /// `code` as said by `from`.
+    pub fn new(code: &str, from: Service) -> Reason {
+        Reason { code: code.to_string(), from: from.name().to_string() }
+    }
+}
+
+/// What an event says, apart from whose side and which order it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// `payment.requested`.
+    PaymentRequested {
+        /// Whose balance.
+        user_name: String,
+        /// The whole amount, in the smallest unit of the currency.
+        price: i64,
+    },
+    /// `stock.requested`.
+    StockRequested {
+        /// Which item.
+        item_name: String,
+        /// How many.
+        quantity: i64,
+    },
+    /// `….completed`.
+    Completed,
+    /// `….compensated`.
+    Compensated {
+        /// Whether there was an effect to undo.
+        undone: bool,
+    },
+    /// `….failed`.
+    Failed {
+        /// Why.
+        reason: Reason,
+        /// How often it was tried.
+        attempts: i32,
+    },
+    /// `….compensation-requested`.
+    CompensationRequested,
+}
+
+impl Body {
+    fn verb(&self) -> &'static str {
+        match self {
+            Body::PaymentRequested { .. } | Body::StockRequested { .. } => "requested",
+            Body::Completed => "completed",
+            Body::Compensated { .. } => "compensated",
+            Body::Failed { .. } => "failed",
+            Body::CompensationRequested => "compensation-requested",
+        }
+    }
+
+    fn channel(&self) -> Channel {
+        match self {
+            Body::PaymentRequested { .. } | Body::StockRequested { .. } => Channel::Request,
+            Body::Completed | Body::Compensated { .. } => Channel::Success,
+            Body::Failed { .. } => Channel::Dlt,
+            Body::CompensationRequested => Channel::Compensation,
+        }
+    }
+}
+
+/// One event about one side of one order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `ce_id`: one per record.
+    pub id: Uuid,
+    /// Whose side.
+    pub side: Side,
+    /// Which order; the record's key.
+    pub order_id: Uuid,
+    /// What it says.
+    pub body: Body,
+    /// W3C trace context of the request that began it all.
+    pub traceparent: Option<String>,
+}
+
+impl Event {
+    /// A new event with an id of its own.
+    pub fn new(side: Side, order_id: Uuid, body: Body, traceparent: Option<String>) -> Event {
+        Event { id: Uuid::now_v7(), side, order_id, body, traceparent }
+    }
+
+    /// The topic it goes to.
+    pub fn topic(&self) -> Topic {
+        Topic(self.side, self.body.channel())
+    }
+
+    /// Its `ce_type`.
+    pub fn type_name(&self) -> String {
+        format!("{}.{}", self.side.name(), self.body.verb())
+    }
+
+    /// The record's value.
+    pub fn data(&self) -> String {
+        let data = Data::from(self);
+        serde_json::to_string(&data).expect("plain data is always JSON")
+    }
+}
+
+/// The union of all bodies' fields, as they stand in JSON.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Data {
+    order_id: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    price: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quantity: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    undone: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Reason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<i32>,
+}
+
+impl From<&Event> for Data {
+    fn from(event: &Event) -> Data {
+        let bare = Data { order_id: event.order_id, ..Data::default() };
+        match event.body.clone() {
+            Body::PaymentRequested { user_name, price } => {
+                Data { user_name: Some(user_name), price: Some(price), ..bare }
+            }
+            Body::StockRequested { item_name, quantity } => {
+                Data { item_name: Some(item_name), quantity: Some(quantity), ..bare }
+            }
+            Body::Compensated { undone } => Data { undone: Some(undone), ..bare },
+            Body::Failed { reason, attempts } => Data { reason: Some(reason), attempts: Some(attempts), ..bare },
+            Body::Completed | Body::CompensationRequested => bare,
+        }
+    }
+}
+
+/// A record that is not one of the saga's events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undecodable {
+    /// The order by the record's key, where the key is usable.
+    pub order_id: Option<Uuid>,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// Reads a record of `topic` as an event.
+///
+/// # Errors
+/// [`Undecodable`] when a needed header is missing or foreign to the topic, the key is no UUID or not that of the
+/// body, or the value is not the JSON of its type. Unknown fields and headers are let pass.
+pub fn decode(topic: Topic, record: &kafka::Record) -> std::result::Result<Event, Undecodable> {
+    let order_id = record.key.as_deref().and_then(|key| Uuid::try_parse_ascii(key).ok());
+    decode_parts(topic, order_id, record).map_err(|why| Undecodable { order_id, why })
+}
+
+fn decode_parts(topic: Topic, order_id: Option<Uuid>, record: &kafka::Record) -> std::result::Result<Event, String> {
+    let order_id = order_id.ok_or("the key is not an order id (UUID)")?;
+    let header = |name: &str| header(record, name).ok_or(format!("header {name} is missing or not text"));
+    if header("ce_specversion")? != "1.0" {
+        return Err("header ce_specversion is not 1.0".into());
+    }
+    let id = Uuid::parse_str(header("ce_id")?).map_err(|_| "header ce_id is not a UUID")?;
+    let value = record.value.as_deref().ok_or("the value is missing")?;
+    let data: Data =
+        serde_json::from_slice(value).map_err(|error| format!("the value is not the expected JSON: {error}"))?;
+    if data.order_id != order_id {
+        return Err("orderId in the value is not the key".into());
+    }
+    let ce_type = header("ce_type")?;
+    let verb = ce_type.strip_prefix(topic.0.name()).and_then(|rest| rest.strip_prefix('.'));
+    let body = body_of(topic, verb.unwrap_or_default(), data)
+        .ok_or(format!("type {ce_type} with these fields does not belong on {}", topic.name()))?;
+    Ok(Event { id, side: topic.0, order_id, body, traceparent: header("traceparent").ok().map(str::to_string) })
+}
+
+fn body_of(topic: Topic, verb: &str, data: Data) -> Option<Body> {
+    let positive = |number: Option<i64>| number.filter(|n| *n > 0);
+    let body = match (verb, topic.0) {
+        ("requested", Side::Payment) => {
+            Body::PaymentRequested { user_name: data.user_name?, price: positive(data.price)? }
+        }
+        ("requested", Side::Stock) => {
+            Body::StockRequested { item_name: data.item_name?, quantity: positive(data.quantity)? }
+        }
+        ("completed", _) => Body::Completed,
+        ("compensated", _) => Body::Compensated { undone: data.undone? },
+        ("failed", _) => Body::Failed { reason: data.reason?, attempts: data.attempts? },
+        ("compensation-requested", _) => Body::CompensationRequested,
+        _ => return None,
+    };
+    (body.channel() == topic.1).then_some(body)
+}
+
+fn header<'a>(record: &'a kafka::Record, name: &str) -> Option<&'a str> {
+    let (_, value) = record.headers.iter().find(|(key, _)| &**key == name)?;
+    std::str::from_utf8(value.as_deref()?).ok()
+}
+
+/// An event as it lies in the outbox: all of the record but what the row's own columns say.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Stored<'a> {
+    /// `ce_id`.
+    pub id: Uuid,
+    /// Topic name without prefix.
+    #[serde(borrow)]
+    pub topic: std::borrow::Cow<'a, str>,
+    /// `ce_type`.
+    #[serde(borrow, rename = "type")]
+    pub type_name: std::borrow::Cow<'a, str>,
+    /// W3C trace context.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<std::borrow::Cow<'a, str>>,
+    /// The value, byte for byte.
+    #[serde(borrow)]
+    pub data: &'a serde_json::value::RawValue,
+}
+
+/// The events of one outbox row, in its column `messages`.
+pub fn to_stored(events: &[Event]) -> String {
+    let stored: Vec<String> = events.iter().map(stored_text).collect();
+    format!("[{}]", stored.join(","))
+}
+
+fn stored_text(event: &Event) -> String {
+    let data = event.data();
+    let stored = Stored {
+        id: event.id,
+        topic: event.topic().name().into(),
+        type_name: event.type_name().into(),
+        traceparent: event.traceparent.as_deref().map(Into::into),
+        data: serde_json::from_str(&data).expect("just written"),
+    };
+    serde_json::to_string(&stored).expect("plain data is always JSON")
+}
+
+/// The record of a stored event: `stored_at` is the row's stored time, RFC 3339 with six digits, and in
+/// milliseconds since 1970.
+pub fn to_record(
+    stored: &Stored<'_>,
+    order_id: Uuid,
+    source: Service,
+    prefix: &str,
+    stored_at: &str,
+    stored_millis: i64,
+) -> kafka::ProducerRecord {
+    let mut headers = Vec::with_capacity(7);
+    let mut header = |name: &'static str, value: &str| {
+        headers.push((StrBytes::from_static_str(name), Some(Bytes::copy_from_slice(value.as_bytes()))));
+    };
+    header("ce_specversion", "1.0");
+    header("ce_id", &stored.id.to_string());
+    header("ce_type", &stored.type_name);
+    header("ce_source", source.source());
+    header("ce_time", stored_at);
+    header("content-type", "application/json");
+    if let Some(traceparent) = &stored.traceparent {
+        header("traceparent", traceparent);
+    }
+    kafka::ProducerRecord {
+        topic: format!("{prefix}{}", stored.topic).into(),
+        partition: None,
+        key: Some(Bytes::from(order_id.to_string())),
+        value: Some(Bytes::copy_from_slice(stored.data.get().as_bytes())),
+        headers,
+        timestamp: stored_millis,
+    }
+}
+
+/// A W3C trace context of our own (<https://www.w3.org/TR/trace-context/>), for a request that brought none.
+pub fn new_traceparent() -> String {
+    format!("00-{}-{:016x}-01", Uuid::now_v7().simple(), Uuid::now_v7().as_u128() as u64)
+}
+
+/// Whether `text` is a version 00 trace context: lowercase hex, trace and parent ids not all zero.
+pub fn is_traceparent(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let set = |part: &str| part.bytes().any(|b| b != b'0');
+    matches!(parts[..], ["00", trace, parent, flags]
+        if hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && set(trace) && set(parent))
+}

@@ -1,0 +1,45 @@
+//! HTTP/1.1 for the services: requests, answers, problems.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | `message` | a request as a handler sees it, and its answer |
+//! | `problem` | every error as `application/problem+json` (RFC 9457) |
+//! | `fields` | a JSON body's fields, checked by hand so that all bad ones are named |
+//! | `params` | what stands in the path, the query and the headers |
+//! | `routes` | method and pattern to handler; 404 and 405 |
+//! | `responder` | the one answer to a request, given from any thread |
+//! | `head` | a request's head, and where its body ends |
+//! | `wire` | bytes to requests, answers to bytes, within limits of size and time |
+//! | `connection` | a connection's life: waiting, busy, ended |
+//! | `server` | accepting, admitting, stopping |
+//!
+//! A thread serves a connection; it parses with `httparse` and blocks with limits. A handler that can't answer at once hands its
+//! [`Responder`] on, and the connection's thread writes what comes back: a slow client never holds up the one who answers.
+//!
+//! It stands on `std::net` because `tiny_http` 0.12 could not be made to hold [measured, with the recipes of DESIGN.md 5.5 applied]:
+//! of 64 keep-alive connections opened at once 45 waited more than 5 s for their first answer; `Content-Length: 10000000000000` aborts the
+//! process when the request is dropped; an endless header line grows the process by as many bytes as are sent (498 MiB in 4 s), a
+//! pipelined flood likewise (1.2 GiB in 4 s); eight bodies that stall, or eight requests pipelined behind a parked one, hold all
+//! eight workers; and a connection can't be closed from outside, neither after a 413 nor at a stop.
+
+mod connection;
+mod fields;
+mod head;
+mod message;
+mod params;
+mod problem;
+mod responder;
+mod routes;
+mod server;
+mod wire;
+
+pub use connection::MAX_CONNECTIONS;
+pub use fields::{Fields, Object, json_object};
+pub use head::HEAD_LIMIT;
+pub use message::{Headers, Method, Query, Request, Response};
+pub use params::{duration, idempotency_key};
+pub use problem::{FieldError, Problem};
+pub use responder::Responder;
+pub use routes::Routes;
+pub use server::{Handler, Server};
+pub use wire::BODY_LIMIT;

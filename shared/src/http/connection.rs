@@ -1,0 +1,222 @@
+//! A connection's life: waiting for a request, busy with one, ended.
+
+use super::head::Head;
+use super::message::{Method, Request, Response};
+use super::problem::Problem;
+use super::responder::Responder;
+use super::server::Service;
+use super::wire::{Incoming, Refusal, RequestReader, read_until, write_head, write_response};
+use std::collections::HashMap;
+use std::net::{Shutdown, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The most connections at once; each has a thread (some 20 KiB of memory while it waits). With more, those that waited longest for a
+/// request are closed.
+pub const MAX_CONNECTIONS: usize = 2_500;
+
+/// How long a request may wait for its answer: longer than the longest wait that the services offer (30 s) and than their own limits on
+/// databases.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a request may wait until one of the running handlers is done.
+const TURN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a refused client may go on sending before the connection is cut; cut at once, the kernel would throw away the answer too.
+const LINGER_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a new connection may wait for the place of the one that was closed for it.
+const ROOM_LIMIT: Duration = Duration::from_secs(1);
+
+/// One client's connection, as its own thread and those who may end it see it.
+pub(super) struct Connection {
+    stream: TcpStream,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    /// For a request's last byte; whoever needs the place may end the connection.
+    Waiting(Instant),
+    /// A request is being answered: not to be disturbed.
+    Busy,
+    Ended,
+}
+
+impl Connection {
+    fn new(stream: TcpStream) -> Self {
+        Connection { stream, state: Mutex::new(State::Waiting(Instant::now())) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// From waiting to busy; false if the connection was ended meanwhile, in which case the request must not be handled.
+    fn begin(&self) -> bool {
+        let mut state = self.state();
+        let open = *state != State::Ended;
+        if open {
+            *state = State::Busy;
+        }
+        open
+    }
+
+    fn wait(&self) {
+        *self.state() = State::Waiting(Instant::now());
+    }
+
+    fn waiting_since(&self) -> Option<Instant> {
+        match *self.state() {
+            State::Waiting(since) => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Ends the connection unless it is busy; the thread that reads from it sees its end. Whether it was ended.
+    fn end_if_waiting(&self) -> bool {
+        let mut state = self.state();
+        let waiting = matches!(*state, State::Waiting(_));
+        if waiting {
+            *state = State::Ended;
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+        waiting
+    }
+
+    fn end(&self) {
+        *self.state() = State::Ended;
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Waits, for a moment, until the client has seen that nothing more is read from it.
+    fn linger(&self) {
+        self.wait();
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let deadline = Instant::now() + LINGER_LIMIT;
+        let mut bytes = [0; 4096];
+        while matches!(read_until(&self.stream, &mut bytes, deadline), Ok(count) if count > 0) {}
+    }
+}
+
+/// Serves a connection until one side closes it or the service stops.
+pub(super) fn serve(connection: &Connection, service: &Service) {
+    let mut reader = RequestReader::new(&connection.stream);
+    // Asked after the state is "waiting" and after the connection is listed: whoever stops the service sees either.
+    while !service.is_stopping() {
+        match reader.next() {
+            Err(Refusal::Gone) => return,
+            Err(Refusal::Problem(problem)) => return refuse(connection, problem),
+            Ok(_) if !connection.begin() => return,
+            Ok(incoming) => {
+                if !answer(connection, service, incoming) {
+                    return connection.linger();
+                }
+            }
+        }
+        connection.wait();
+    }
+}
+
+fn refuse(connection: &Connection, problem: Problem) {
+    log::debug!("refused a request: {problem:?}");
+    if connection.begin() && write_response(&connection.stream, &problem.into(), false).is_ok() {
+        connection.linger();
+    }
+}
+
+/// Answers one request; whether another may follow on the connection.
+fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> bool {
+    let Incoming { head: Head { method, target, headers, keep_alive, .. }, body } = incoming;
+    let request = Request::new(Method::parse(&method), &target, headers, body);
+    let response = request.map_or_else(Response::from, |request| handle(service, request));
+    let keep_alive = keep_alive && !service.is_stopping();
+    let write = if method == "HEAD" { write_head } else { write_response };
+    write(&connection.stream, &response, keep_alive).is_ok() && keep_alive
+}
+
+/// The handler's answer, or one in its place if it panics, can't begin, or takes too long.
+fn handle(service: &Service, request: Request) -> Response {
+    let Some(turn) = service.turns.take(TURN_LIMIT) else {
+        return Problem::unavailable("too many requests are being handled", 1).into();
+    };
+    let (responder, answer) = Responder::pair();
+    if catch_unwind(AssertUnwindSafe(|| service.handler.handle(request, responder))).is_err() {
+        log::error!("a handler panicked; its request is answered with 500");
+    }
+    // A request that is answered later does not count as running.
+    drop(turn);
+    answer.recv_timeout(ANSWER_LIMIT).unwrap_or_else(|_| {
+        Problem::unavailable("no answer was found in time; the request's outcome is unknown", 1).into()
+    })
+}
+
+/// All open connections.
+#[derive(Default)]
+pub(super) struct Connections {
+    open: Mutex<HashMap<u64, Arc<Connection>>>,
+    left: Condvar,
+}
+
+impl Connections {
+    /// Lists a connection for as long as the returned guard lives. `id` is not used twice.
+    pub fn enter(&self, id: u64, stream: TcpStream) -> Entered<'_> {
+        let connection = Arc::new(Connection::new(stream));
+        lock(&self.open).insert(id, connection.clone());
+        Entered { connections: self, id, connection }
+    }
+
+    /// Whether there is room for one more connection, after closing the one that waited longest if need be.
+    pub fn make_room(&self) -> bool {
+        if lock(&self.open).len() < MAX_CONNECTIONS {
+            return true;
+        }
+        let full = |open: &mut HashMap<_, _>| open.len() >= MAX_CONNECTIONS;
+        self.end_longest_waiting() && {
+            let waited = self.left.wait_timeout_while(lock(&self.open), ROOM_LIMIT, full);
+            !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        }
+    }
+
+    /// Closes the connection that has waited longest for a request; false if all are busy.
+    pub fn end_longest_waiting(&self) -> bool {
+        let open = lock(&self.open);
+        let waiting = open.values().filter_map(|connection| Some((connection.waiting_since()?, connection)));
+        let longest = waiting.min_by_key(|(since, _)| *since);
+        longest.is_some_and(|(_, connection)| connection.end_if_waiting())
+    }
+
+    /// Closes all connections on which no request is being answered.
+    pub fn end_waiting(&self) {
+        lock(&self.open).values().for_each(|connection| {
+            connection.end_if_waiting();
+        });
+    }
+
+    /// Closes all connections; returns how many were still open.
+    pub fn end_all(&self) -> usize {
+        let open = lock(&self.open);
+        open.values().for_each(|connection| connection.end());
+        open.len()
+    }
+}
+
+/// A listed connection.
+pub(super) struct Entered<'a> {
+    connections: &'a Connections,
+    id: u64,
+    pub connection: Arc<Connection>,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        lock(&self.connections.open).remove(&self.id);
+        self.connections.left.notify_all();
+    }
+}
+
+/// Each value under these locks is whole at any time, so that a panic elsewhere is no reason to stop.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,75 @@
+//! Every error as `application/problem+json`.
+
+use super::message::{Response, reason};
+use serde::Serialize;
+
+/// An error answer (RFC 9457). `title` is the status's reason phrase.
+#[derive(Clone, Debug, Serialize)]
+pub struct Problem {
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+    #[serde(skip)]
+    headers: Vec<(&'static str, String)>,
+}
+
+/// One bad field of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// The field's name as the client wrote it.
+    pub field: String,
+    /// What is wrong with it, to be read after its name: "is missing".
+    pub detail: String,
+}
+
+impl Problem {
+    /// A problem with an HTTP `status` and a sentence for the client's developer.
+    pub fn new(status: u16, detail: impl Into<String>) -> Self {
+        let (errors, headers) = (Vec::new(), Vec::new());
+        Problem { title: reason(status), status, detail: detail.into(), errors, headers }
+    }
+
+    /// A 422 that blames one field.
+    pub fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Problem::fields(vec![FieldError { field: field.into(), detail: detail.into() }])
+    }
+
+    /// A 422 that blames all of `errors`; the detail repeats them in one sentence.
+    pub fn fields(errors: Vec<FieldError>) -> Self {
+        let sentences: Vec<_> = errors.iter().map(|error| format!("`{}` {}", error.field, error.detail)).collect();
+        Problem { errors, ..Problem::new(422, sentences.join("; ")) }
+    }
+
+    /// The same problem, blaming one more field.
+    pub fn with_error(mut self, field: impl Into<String>, detail: impl Into<String>) -> Self {
+        self.errors.push(FieldError { field: field.into(), detail: detail.into() });
+        self
+    }
+
+    /// The same problem with one more response header, as `Allow` or `Retry-After`.
+    pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// 503: the service can't take the request now; the client may repeat it after so many seconds.
+    pub fn unavailable(detail: impl Into<String>, retry_after_seconds: u32) -> Self {
+        Problem::new(503, detail).with_header("Retry-After", retry_after_seconds.to_string())
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+}
+
+impl From<Problem> for Response {
+    fn from(problem: Problem) -> Self {
+        // A struct of strings and numbers always serializes.
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let response = Response::new(problem.status, "application/problem+json", body);
+        problem.headers.into_iter().fold(response, |response, (name, value)| response.with_header(name, value))
+    }
+}

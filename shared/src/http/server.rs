@@ -1,0 +1,221 @@
+//! Accepting, admitting, stopping.
+
+use super::connection::{Connections, serve};
+use super::message::Request;
+use super::responder::Responder;
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle, Scope, scope, sleep};
+use std::time::Duration;
+
+/// The connections that the kernel holds until they are accepted; more at once than a burst of clients, and than `std` asks for (128),
+/// because the kernel answers what is beyond only when the client tries again, a second later.
+const BACKLOG: i32 = 1024;
+
+/// The pause after `accept` failed: what it lacked (descriptors, memory) comes free when a connection ends.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Address space of a connection's thread; handlers and JSON stay far below, and memory is taken only as it is touched.
+const STACK_SIZE: usize = 1024 * 1024;
+
+/// Too many open files: of this process, of the machine.
+const OUT_OF_DESCRIPTORS: [i32; 2] = [24, 23];
+
+/// What answers requests: [`Routes`](super::Routes), or any closure of this form.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers `request` through `responder`, now or later. Called by many threads at once. A panic is answered with a 500 problem.
+    fn handle(&self, request: Request, responder: Responder);
+}
+
+impl<F: Fn(Request, Responder) + Send + Sync + 'static> Handler for F {
+    fn handle(&self, request: Request, responder: Responder) {
+        self(request, responder);
+    }
+}
+
+/// What all connections share.
+pub(super) struct Service {
+    name: String,
+    pub handler: Box<dyn Handler>,
+    pub turns: Turns,
+    connections: Connections,
+    stopping: AtomicBool,
+}
+
+impl Service {
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+}
+
+/// A running HTTP server. Dropped without [`stop`](Server::stop), it stops too, but nobody waits for it.
+pub struct Server {
+    service: Arc<Service>,
+    listener: Arc<TcpListener>,
+    address: SocketAddr,
+    acceptor: Option<JoinHandle<()>>,
+    ended: Receiver<()>,
+}
+
+impl Server {
+    /// Starts to serve. The threads are named `{name}-http` (it accepts) and `{name}-http-1`, … (one a connection). At most `workers`
+    /// handlers run at the same time; requests that wait for an answer from elsewhere don't count.
+    ///
+    /// # Errors
+    /// If the listener is broken or no thread can be started.
+    pub fn start(name: &str, listener: TcpListener, workers: usize, handler: impl Handler) -> io::Result<Server> {
+        listener.set_nonblocking(false)?;
+        socket2::SockRef::from(&listener).listen(BACKLOG)?;
+        let address = listener.local_addr()?;
+        let service = Arc::new(Service {
+            name: format!("{name}-http"),
+            handler: Box::new(handler),
+            turns: Turns::new(workers.max(1)),
+            connections: Connections::default(),
+            stopping: AtomicBool::new(false),
+        });
+        let listener = Arc::new(listener);
+        let (ending, ended) = bounded(0);
+        let (accepted_for, accepted_from) = (service.clone(), listener.clone());
+        let acceptor = Builder::new().name(service.name.clone()).spawn(move || {
+            accept_all(&accepted_from, &accepted_for);
+            drop(ending);
+        })?;
+        Ok(Server { service, listener, address, acceptor: Some(acceptor), ended })
+    }
+
+    /// The address that clients connect to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops: new connections are refused, those without a request are closed, requests being handled are answered, the threads are
+    /// joined; all within `limit`. Returns how many connections still waited for their answer then and were cut; 0 if all went well.
+    pub fn stop(mut self, limit: Duration) -> usize {
+        self.close();
+        let acceptor = self.acceptor.take();
+        if self.ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            let cut = self.service.connections.end_all();
+            log::error!("{}: {cut} connections without an answer after {limit:?} were cut", self.service.name);
+            return cut;
+        }
+        if acceptor.is_some_and(|acceptor| acceptor.join().is_err()) {
+            log::error!("{}: a thread panicked", self.service.name);
+        }
+        0
+    }
+
+    fn close(&self) {
+        self.service.stopping.store(true, Ordering::SeqCst);
+        // Wakes `accept`, on Linux. Where it doesn't, a connection does.
+        if socket2::SockRef::from(&*self.listener).shutdown(Shutdown::Both).is_err() {
+            let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
+        }
+        self.service.connections.end_waiting();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // After stop() the port may be somebody else's.
+        if self.acceptor.is_some() {
+            self.close();
+        }
+    }
+}
+
+/// Accepts until the service stops; returns when the last connection's thread has ended.
+fn accept_all(listener: &TcpListener, service: &Service) {
+    scope(|scope| {
+        let mut failing = false;
+        for id in 1.. {
+            let accepted = listener.accept();
+            if service.is_stopping() {
+                return;
+            }
+            let failed_before = std::mem::replace(&mut failing, accepted.is_err());
+            match accepted {
+                Ok((stream, _)) => admit(scope, service, id, stream),
+                Err(error) => recover(service, &error, failed_before),
+            }
+        }
+    });
+}
+
+/// Gives a connection its thread, or closes it at once if there is no room.
+fn admit<'scope>(scope: &'scope Scope<'scope, '_>, service: &'scope Service, id: u64, stream: TcpStream) {
+    if !service.connections.make_room() {
+        return log::warn!("{}: a connection was refused, all others are busy", service.name);
+    }
+    // Without it the end of an answer larger than a packet may wait 40 ms for the client's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let entered = service.connections.enter(id, stream);
+    let thread = Builder::new().name(format!("{}-{id}", service.name)).stack_size(STACK_SIZE);
+    if let Err(error) = thread.spawn_scoped(scope, move || serve(&entered.connection, service)) {
+        log::warn!("{}: a connection was refused, no thread could be started: {error}", service.name);
+    }
+}
+
+/// After a failed accept: never an end, and a place is made if descriptors are used up. Logged when it begins.
+fn recover(service: &Service, error: &io::Error, failed_before: bool) {
+    // The client was gone before it was accepted; the next one is fine.
+    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
+        return;
+    }
+    if !failed_before {
+        log::warn!("{}: can't accept a connection, trying again: {error}", service.name);
+    }
+    if error.raw_os_error().is_some_and(|code| OUT_OF_DESCRIPTORS.contains(&code)) {
+        service.connections.end_longest_waiting();
+    }
+    sleep(ACCEPT_PAUSE);
+}
+
+/// How many handlers may still begin.
+pub(super) struct Turns {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Turns {
+    fn new(count: usize) -> Self {
+        Turns { free: Mutex::new(count), freed: Condvar::new() }
+    }
+
+    /// A turn, as soon as there is one; None if there is none within `limit`.
+    pub fn take(&self, limit: Duration) -> Option<Turn<'_>> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.freed.wait_timeout_while(free, limit, |free| *free == 0);
+        let mut free = waited.unwrap_or_else(PoisonError::into_inner).0;
+        *free = free.checked_sub(1)?;
+        Some(Turn(self))
+    }
+}
+
+/// The right to run a handler, given back when it is dropped.
+pub(super) struct Turn<'a>(&'a Turns);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_no_more_turns_than_workers_and_each_is_given_back() {
+        let turns = Turns::new(2);
+        let taken = (turns.take(Duration::ZERO), turns.take(Duration::ZERO));
+        assert!(taken.0.is_some() && taken.1.is_some());
+        assert!(turns.take(Duration::ZERO).is_none());
+        drop(taken.0);
+        assert!(turns.take(Duration::ZERO).is_some());
+    }
+}

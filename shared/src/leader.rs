@@ -1,0 +1,108 @@
+//! One relay per database: a session advisory lock on a connection of its own. All that the relay reads and deletes
+//! goes over this connection, so who lost the lock can't touch the outbox.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::db::{Connector, Query, Session};
+use crate::error::{Error, Result};
+use crate::shutdown::{self, Stop};
+
+/// A third of the session's `idle_session_timeout`: two pings may be late before the server ends the session.
+const PING: Duration = Duration::from_secs(1);
+
+/// Stands for leader; keeps its session between tries.
+pub struct Candidate {
+    connector: Connector,
+    session: Option<Session>,
+}
+
+impl Candidate {
+    /// `connector` must carry [`crate::db::Limits::LEADER`].
+    pub fn new(connector: Connector) -> Candidate {
+        Candidate { connector, session: None }
+    }
+
+    /// One try; none if another session leads. Call it again within `idle_session_timeout`.
+    ///
+    /// # Errors
+    /// When the database is away; the next call connects anew.
+    pub fn stand(&mut self, ping_thread: &str) -> Result<Option<Leadership>> {
+        let mut session = match self.session.take() {
+            Some(session) if !session.is_closed() => session,
+            _ => self.connector.connect()?,
+        };
+        if session.query("select pg_try_advisory_lock(7301, 2)", &[])?[0].get(0) {
+            return Ok(Some(Leadership::begin(session, ping_thread)?));
+        }
+        self.session = Some(session);
+        Ok(None)
+    }
+}
+
+/// The held lock. Dropped, the connection closes and the lock is free.
+pub struct Leadership {
+    session: Arc<Mutex<Option<Session>>>,
+    ping: Option<JoinHandle<()>>,
+    stop: Stop,
+}
+
+impl Leadership {
+    fn begin(session: Session, ping_thread: &str) -> Result<Leadership> {
+        let session = Arc::new(Mutex::new(Some(session)));
+        let (stop, shutdown) = shutdown::channel();
+        let pinged = session.clone();
+        let ping = std::thread::Builder::new()
+            .name(ping_thread.to_string())
+            .spawn(move || while !shutdown.wait(PING) && ping(&pinged) {})?;
+        Ok(Leadership { session, ping: Some(ping), stop })
+    }
+
+    /// Runs `work` on the leader's connection.
+    ///
+    /// # Errors
+    /// Those of `work`; [`Error::LostRace`] once the session was found ended.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
+        match &mut *lock(&self.session) {
+            Some(session) => work(session),
+            None => Err(lost()),
+        }
+    }
+
+    /// Whether the session lives, and so the lock is held: asked of the server.
+    ///
+    /// # Errors
+    /// As [`Leadership::with`].
+    pub fn check(&self) -> Result<()> {
+        self.with(|session| session.query("select 1", &[]).map(drop))
+    }
+}
+
+impl Drop for Leadership {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(ping) = self.ping.take() {
+            let _ = ping.join();
+        }
+    }
+}
+
+/// Keeps the session alive, also while the relay waits for Kafka. A held mutex means that the relay itself is using it.
+fn ping(session: &Mutex<Option<Session>>) -> bool {
+    let Ok(mut guard) = session.try_lock() else { return true };
+    let alive = guard.as_mut().is_some_and(|session| session.query("select 1", &[]).is_ok());
+    if !alive {
+        log::warn!("the leader's session was ended: leadership is lost");
+        *guard = None;
+    }
+    alive
+}
+
+fn lock(session: &Mutex<Option<Session>>) -> MutexGuard<'_, Option<Session>> {
+    session.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn lost() -> Error {
+    Error::LostRace("the leader's session was ended".into())
+}

@@ -1,0 +1,32 @@
+//! What the three services have in common. `shared` knows the messages of the saga ([`event`]) but no
+//! business: what a message does is decided in the services' handlers.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`config`] | settings from the environment, read nowhere else |
+//! | [`logging`], [`error`], [`shutdown`], [`backoff`], [`service`] | a process: its lines, failures, stop, pauses, threads |
+//! | [`db`], [`schema`] | PostgreSQL sessions with limits, cached statements, a watchdog; migrations |
+//! | [`event`] | topics, types, bodies, headers: the contract between the services |
+//! | [`outbox`], [`leader`], [`wake`], [`relay`] | from a committed row to a committed record, once and in stored order |
+//! | [`offsets`], [`consumer`], [`dead_letter`] | from a committed record to its effect, once, or parked |
+//! | [`http`], [`dead_letter_http`] | requests, answers, problems; the parked records over HTTP |
+
+pub mod backoff;
+pub mod config;
+pub mod consumer;
+pub mod db;
+pub mod dead_letter;
+pub mod dead_letter_http;
+pub mod error;
+pub mod event;
+pub mod http;
+pub mod leader;
+pub mod logging;
+pub mod offsets;
+pub mod outbox;
+pub mod relay;
+pub mod schema;
+pub mod service;
+pub mod shutdown;
+pub mod topics;
+pub mod wake;

@@ -1,0 +1,69 @@
+//! Where the consumers are: rows of the service's own database, moved in the transaction of the effects.
+
+use kafka::TopicPartition;
+use uuid::Uuid;
+
+use crate::db::{Query, Session, Tx};
+use crate::error::{Error, Result};
+
+/// A partition's step from the offset that was read to the one after the batch.
+pub struct Move {
+    /// Which partition.
+    pub partition: TopicPartition,
+    /// Where this consumer believes the row to be.
+    pub from: i64,
+    /// Where it goes.
+    pub to: i64,
+}
+
+/// The next offset of each partition; a partition never seen before starts at 0.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn read(session: &mut Session, partitions: &[TopicPartition]) -> Result<Vec<(TopicPartition, i64)>> {
+    let (ids, numbers) = keys(partitions.iter());
+    let names: Vec<&str> = partitions.iter().map(|partition| &*partition.topic).collect();
+    session.execute(
+        "insert into consumer_offset (topic_id, partition, topic, next_offset)
+         select id, partition, topic, 0 from unnest($1::uuid[], $2::int[], $3::text[]) as p (id, partition, topic)
+         order by id, partition on conflict do nothing",
+        &[&ids, &numbers, &names],
+    )?;
+    let rows = session.query(
+        "select o.next_offset from unnest($1::uuid[], $2::int[]) with ordinality as p (id, partition, place)
+           join consumer_offset o on o.topic_id = p.id and o.partition = p.partition order by p.place",
+        &[&ids, &numbers],
+    )?;
+    Ok(partitions.iter().cloned().zip(rows.iter().map(|row| row.get(0))).collect())
+}
+
+/// Moves the offsets by compare-and-set, locked in sorted order. The first statement of a batch: a consumer that lost
+/// its partition stops here.
+///
+/// # Errors
+/// [`Error::LostRace`] when a row is not where the consumer believed: roll back and read again.
+pub fn advance(tx: &mut Tx<'_>, moves: &[Move]) -> Result<()> {
+    let (ids, numbers) = keys(moves.iter().map(|m| &m.partition));
+    let from: Vec<i64> = moves.iter().map(|m| m.from).collect();
+    let to: Vec<i64> = moves.iter().map(|m| m.to).collect();
+    let moved = tx.execute(
+        "with step as (
+             select * from unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[]) as s (topic_id, partition, was, becomes)
+         ), locked as (
+             select o.topic_id, o.partition from consumer_offset o join step using (topic_id, partition)
+              order by o.topic_id, o.partition for update of o
+         )
+         update consumer_offset o set next_offset = s.becomes
+           from step s join locked using (topic_id, partition)
+          where o.topic_id = s.topic_id and o.partition = s.partition and o.next_offset = s.was",
+        &[&ids, &numbers, &from, &to])?;
+    if moved as usize == moves.len() {
+        Ok(())
+    } else {
+        Err(Error::LostRace("another consumer moved the offsets".into()))
+    }
+}
+
+fn keys<'a>(partitions: impl Iterator<Item = &'a TopicPartition>) -> (Vec<Uuid>, Vec<i32>) {
+    partitions.map(|partition| (partition.topic_id, partition.partition)).unzip()
+}

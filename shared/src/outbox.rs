@@ -1,0 +1,81 @@
+//! The outbox: events stored in the transaction that causes them, deleted when they are known to be published.
+
+use uuid::Uuid;
+
+use crate::db::{Query, Session, Tx};
+use crate::error::Result;
+use crate::event::{self, Event, Service};
+
+/// A stored row: the events of one order that go out together.
+pub struct Row {
+    /// Id order = stored time = commit order (I4).
+    pub id: i64,
+    /// The order they are about.
+    pub order_id: Uuid,
+    /// RFC 3339, UTC, six digits.
+    pub stored_at: String,
+    /// The same in milliseconds since 1970.
+    pub stored_millis: i64,
+    /// JSON, as [`event::to_stored`] wrote it.
+    pub messages: String,
+}
+
+/// Stores events, each a row of its own, in the order given. The append lock is held from here on: COMMIT follows at
+/// once, without work between. Nothing to append, no lock.
+///
+/// # Errors
+/// What PostgreSQL says; on a lock timeout see [`end_hanging_writer`].
+pub fn append(tx: &mut Tx<'_>, service: Service, events: &[Event]) -> Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
+    let messages: Vec<String> = events.iter().map(|event| event::to_stored(std::slice::from_ref(event))).collect();
+    tx.execute("select append_outbox($1, $2, $3)", &[&service.outbox(), &order_ids, &messages])?;
+    Ok(())
+}
+
+/// The oldest rows, `limit` at most, by id.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn next_batch(session: &mut Session, service: Service, limit: usize) -> Result<Vec<Row>> {
+    let sql = format!(
+        r#"select id, order_id, to_char(stored_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                  (extract(epoch from stored_at) * 1000)::bigint, messages::text
+             from {} order by id limit $1"#,
+        service.outbox()
+    );
+    let rows = session.query(&sql, &[&(limit as i64)])?;
+    Ok(rows.iter().map(row).collect())
+}
+
+fn row(row: &postgres::Row) -> Row {
+    Row { id: row.get(0), order_id: row.get(1), stored_at: row.get(2), stored_millis: row.get(3), messages: row.get(4) }
+}
+
+/// Deletes the rows with ids from `first` to `last`; answers their orders.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn delete(tx: &mut Tx<'_>, service: Service, first: i64, last: i64) -> Result<Vec<Uuid>> {
+    let sql = format!("delete from {} where id between $1 and $2 returning order_id", service.outbox());
+    Ok(tx.query(&sql, &[&first, &last])?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Ends the session that has held the append lock for longer than a waiter's `lock_timeout`: it hangs, and every writer
+/// of the database waits behind it. Called by a waiter whose time limit passed. Answers how many were ended.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn end_hanging_writer(session: &mut Session) -> Result<usize> {
+    let sql = "select pg_terminate_backend(l.pid) from pg_locks l join pg_stat_activity a using (pid)
+                where l.locktype = 'advisory' and l.classid = 7301 and l.objid = 1 and l.granted
+                  and l.database = (select oid from pg_database where datname = current_database())
+                  and a.xact_start < clock_timestamp() - current_setting('lock_timeout')::interval";
+    let ended = session.query(sql, &[])?.len();
+    if ended > 0 {
+        log::warn!("ended a session that held the append lock beyond the lock timeout");
+    }
+    Ok(ended)
+}

@@ -1,0 +1,309 @@
+//! The relay: outbox rows into Kafka, in stored order, each seen once by a read-committed reader.
+//!
+//! A turn is one Kafka transaction with the records and a *position* (a group offset whose metadata names the rows),
+//! then one database transaction that deletes the rows. Rows are deleted only after a plain success of EndTxn or on
+//! finding their position. Every other end of a turn goes through the door of a new leader ([`Relay::relay_once`]
+//! recovers first): InitProducerId ends what is open, and then the position alone tells what was committed.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam_channel::select;
+use kafka::{Admin, ErrorKind, Interrupt, Producer, ProducerRecord};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::backoff;
+use crate::config::Config;
+use crate::db::{Connector, Limits, Tx};
+use crate::error::{Error, Result};
+use crate::event::{self, Service, Stored};
+use crate::leader::{Candidate, Leadership};
+use crate::outbox::{self, Row};
+use crate::shutdown::Shutdown;
+use crate::wake::Wakeups;
+
+/// The safety net under lost wake-ups.
+const SLOW_POLL: Duration = Duration::from_secs(1);
+/// How often a follower stands: a dead leader's place is taken within it, and `idle_session_timeout` is 3 s.
+const STAND_AGAIN: Duration = Duration::from_millis(500);
+/// The broker aborts what a dead relay left open after this, so that readers wait no longer.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the service does with the orders of rows that are now published, in the transaction that deletes the rows.
+pub type OnPublished = Box<dyn FnMut(&mut Tx<'_>, &[Uuid]) -> Result<()> + Send>;
+
+/// What one turn did.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Another instance leads.
+    Standby,
+    /// The outbox is empty.
+    Empty,
+    /// So many rows were published and deleted.
+    Published(usize),
+}
+
+/// The relay of one service instance.
+pub struct Relay {
+    service: Service,
+    prefix: String,
+    install_id: Uuid,
+    batch_limit: usize,
+    batch: usize,
+    candidate: Candidate,
+    leadership: Option<Leadership>,
+    /// Whether the fate of all earlier transactions is known.
+    recovered: bool,
+    producer: Producer,
+    admin: Admin,
+    on_published: OnPublished,
+}
+
+/// The position: what the last committed transaction published.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Position {
+    install: Uuid,
+    first: i64,
+    last: i64,
+    count: usize,
+    message: Option<Uuid>,
+}
+
+impl Relay {
+    /// Connects to nothing yet. `interrupt` ends its Kafka calls.
+    ///
+    /// # Errors
+    /// When the database URL can't be parsed.
+    pub fn new(config: &Config, install_id: Uuid, interrupt: Interrupt, on_published: OnPublished) -> Result<Relay> {
+        let name = format!("{}-relay", config.service.name());
+        let kafka = kafka::Config::new(config.brokers.clone(), &name);
+        let transactional_id = format!("{}{name}", config.topic_prefix);
+        Ok(Relay {
+            service: config.service,
+            prefix: config.topic_prefix.clone(),
+            install_id,
+            batch_limit: config.relay_batch,
+            batch: config.relay_batch,
+            candidate: Candidate::new(Connector::new(&config.database_url, &name, Limits::LEADER)?),
+            leadership: None,
+            recovered: false,
+            producer: Producer::transactional(kafka.clone(), interrupt.clone(), transactional_id, TRANSACTION_TIMEOUT),
+            admin: Admin::new(kafka, interrupt),
+            on_published,
+        })
+    }
+
+    /// Turns until it is time to stop.
+    ///
+    /// # Errors
+    /// [`Error::Fatal`] when going on would break an invariant.
+    pub fn run(&mut self, wakeups: &Wakeups, shutdown: &Shutdown) -> Result<()> {
+        let mut failures = 0;
+        while !shutdown.is_set() {
+            let turn = self.relay_once();
+            wakeups.leads.store(self.leadership.is_some(), Ordering::Relaxed);
+            let pause = match turn {
+                Ok(Turn::Published(_)) => Duration::ZERO,
+                Ok(Turn::Empty) => SLOW_POLL,
+                Ok(Turn::Standby) => STAND_AGAIN / 2 + backoff::jitter(STAND_AGAIN / 2),
+                Err(Error::Fatal(why)) => return Err(Error::Fatal(why)),
+                Err(Error::Kafka(kafka::Error::Interrupted)) => return Ok(()),
+                Err(_) => backoff::delay(failures + 1),
+            };
+            failures = if turn.is_ok() { 0 } else { failures + 1 };
+            self.report(&turn, failures, pause);
+            if turn.is_err() {
+                shutdown.wait(pause);
+            } else {
+                wait(wakeups, shutdown, pause);
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, turn: &Result<Turn>, attempt: u32, pause: Duration) {
+        match turn {
+            Ok(_) => {}
+            Err(Error::LostRace(what)) => log::debug!("{what}"),
+            Err(error) => log::warn!("a relay turn failed (attempt {attempt}, next in {pause:?}): {error}"),
+        }
+    }
+
+    /// One turn: stand for leader if need be, recover if need be, publish the next rows.
+    ///
+    /// # Errors
+    /// After any error the next turn recovers first. [`Error::Fatal`]: the position contradicts the outbox, or is
+    /// another installation's.
+    pub fn relay_once(&mut self) -> Result<Turn> {
+        let result = self.turn();
+        if let Err(error) = &result {
+            self.recovered = false;
+            // a fenced or broken leader closes its connection: the lock is free for whoever is alive
+            let keeps_lock = matches!(error, Error::Kafka(cause) if cause.kind() != ErrorKind::Fenced);
+            if !keeps_lock {
+                self.leadership = None;
+            }
+        }
+        result
+    }
+
+    fn turn(&mut self) -> Result<Turn> {
+        if self.leadership.is_none() {
+            self.leadership = self.candidate.stand(&format!("{}-leader-ping", self.service.name()))?;
+            self.recovered = false;
+        }
+        if self.leadership.is_none() {
+            return Ok(Turn::Standby);
+        }
+        if !self.recovered {
+            self.recover()?;
+        }
+        let rows = self.leader()?.with(|session| outbox::next_batch(session, self.service, self.batch))?;
+        if rows.is_empty() {
+            return Ok(Turn::Empty);
+        }
+        let position = self.publish(&rows)?;
+        self.remove(&position)?;
+        self.batch = (self.batch * 2).min(self.batch_limit);
+        Ok(Turn::Published(rows.len()))
+    }
+
+    /// The door of a new leader: under the lock, end whatever any predecessor left open, then learn from the position
+    /// what it had committed but not deleted.
+    fn recover(&mut self) -> Result<()> {
+        let identity = self.producer.initialise()?;
+        self.leader()?.check()?;
+        if let Some(position) = read_position(&mut self.admin, self.service, &self.prefix)? {
+            self.require_own(&position)?;
+            self.remove(&position)?;
+        }
+        self.recovered = true;
+        log::info!("leading: producer {} epoch {}", identity.id, identity.epoch);
+        Ok(())
+    }
+
+    fn require_own(&self, position: &Position) -> Result<()> {
+        if position.install == self.install_id {
+            Ok(())
+        } else {
+            Err(foreign(position, self.install_id, self.service, &self.prefix))
+        }
+    }
+
+    /// One Kafka transaction with the rows' records and their position. A record that Kafka refuses is never skipped:
+    /// the batch is halved until the rows before it are out, and then it is tried again without end (I4).
+    fn publish(&mut self, rows: &[Row]) -> Result<Position> {
+        let (records, position) = self.records(rows)?;
+        let metadata = serde_json::to_string(&position).expect("plain data is always JSON");
+        let group = position_group(self.service, &self.prefix);
+        let topic = position_topic(self.service, &self.prefix);
+        let mut transaction = self.producer.begin()?;
+        if let Err(error) = transaction.send(records) {
+            self.batch = (rows.len() / 2).max(1);
+            // an answer, not a lost one: the transaction may be ended plainly
+            if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
+                log::error!(
+                    "Kafka refuses outbox rows {} to {} (first order {}): {error}",
+                    position.first,
+                    position.last,
+                    rows[0].order_id
+                );
+                transaction.abort()?;
+            }
+            return Err(error.into());
+        }
+        transaction.commit_offset(&group, &topic, 0, position.last, &metadata)?;
+        transaction.commit()?;
+        Ok(position)
+    }
+
+    fn records(&self, rows: &[Row]) -> Result<(Vec<ProducerRecord>, Position)> {
+        let mut records = Vec::with_capacity(rows.len() * 2);
+        let mut message = None;
+        for row in rows {
+            let stored: Vec<Stored<'_>> = serde_json::from_str(&row.messages)
+                .map_err(|error| Error::Fatal(format!("outbox row {} can't be read: {error}", row.id)))?;
+            message = stored.last().map(|stored| stored.id);
+            records.extend(stored.iter().map(|stored| {
+                event::to_record(stored, row.order_id, self.service, &self.prefix, &row.stored_at, row.stored_millis)
+            }));
+        }
+        let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
+        Ok((records, Position { install: self.install_id, first, last, count: rows.len(), message }))
+    }
+
+    /// Deletes what the position names. All rows gone: the predecessor's delete won. Anything between: stop.
+    fn remove(&mut self, position: &Position) -> Result<()> {
+        let service = self.service;
+        let on_published = &mut self.on_published;
+        let Some(leadership) = &self.leadership else { return Err(Error::LostRace("not leading".into())) };
+        leadership.with(|session| {
+            let mut tx = session.transaction()?;
+            let order_ids = outbox::delete(&mut tx, service, position.first, position.last)?;
+            if order_ids.is_empty() {
+                return Ok(());
+            }
+            if order_ids.len() != position.count {
+                return Err(Error::Fatal(format!(
+                    "the position in Kafka names {} outbox rows ({} to {}), the outbox holds {} of them: nothing was deleted; compare them by hand",
+                    position.count, position.first, position.last, order_ids.len())));
+            }
+            on_published(&mut tx, &order_ids)?;
+            tx.commit()
+        })
+    }
+
+    fn leader(&self) -> Result<&Leadership> {
+        self.leadership.as_ref().ok_or(Error::LostRace("not leading".into()))
+    }
+}
+
+fn wait(wakeups: &Wakeups, shutdown: &Shutdown, limit: Duration) {
+    if limit.is_zero() {
+        return;
+    }
+    select! {
+        recv(wakeups.relay) -> _ => {}
+        recv(shutdown.receiver()) -> _ => {}
+        default(limit) => {}
+    }
+}
+
+/// Refuses, at start, a Kafka that holds another installation's position under our ids.
+///
+/// # Errors
+/// [`Error::Fatal`] with what to do; Kafka's errors.
+pub fn require_own_position(admin: &mut Admin, service: Service, prefix: &str, install_id: Uuid) -> Result<()> {
+    match read_position(admin, service, prefix)? {
+        Some(position) if position.install != install_id => Err(foreign(&position, install_id, service, prefix)),
+        _ => Ok(()),
+    }
+}
+
+fn foreign(position: &Position, install_id: Uuid, service: Service, prefix: &str) -> Error {
+    Error::Fatal(format!(
+        "Kafka holds the position of another {} database (installation {}, ours is {install_id}) in group {}: \
+         set TOPIC_PREFIX to a prefix of this installation's own, or delete that group and the topics if that database is gone for good",
+        service.name(),
+        position.install,
+        position_group(service, prefix)
+    ))
+}
+
+fn read_position(admin: &mut Admin, service: Service, prefix: &str) -> Result<Option<Position>> {
+    let partition = (position_topic(service, prefix), 0);
+    let offsets = admin.committed_offsets(&position_group(service, prefix), &[partition], true)?;
+    let Some(committed) = offsets.first().filter(|committed| committed.offset >= 0) else { return Ok(None) };
+    serde_json::from_str(&committed.metadata).map(Some).map_err(|error| {
+        Error::Fatal(format!("the position in group {} can't be read: {error}", position_group(service, prefix)))
+    })
+}
+
+fn position_group(service: Service, prefix: &str) -> String {
+    format!("{prefix}{}-relay", service.name())
+}
+
+fn position_topic(service: Service, prefix: &str) -> String {
+    format!("{prefix}{}", service.position_topic().name())
+}

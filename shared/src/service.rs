@@ -1,0 +1,247 @@
+//! The life of a service process: settings, servers waited for, schema and topics made ready, named threads started,
+//! stopped and joined.
+
+use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use kafka::{Admin, Interrupt};
+use refinery::Runner;
+use uuid::Uuid;
+
+use crate::backoff;
+use crate::config::Config;
+use crate::consumer::{Consumer, Handler, panic_text};
+use crate::db::{self, Connector, Limits, Query};
+use crate::error::{Error, Result};
+use crate::event::Service;
+use crate::http::Server;
+use crate::relay::{self, OnPublished, Relay};
+use crate::shutdown::{self, Shutdown, Stop};
+use crate::wake::{self, Waker};
+use crate::{logging, schema, topics};
+
+/// A stop ends within ten seconds; what is not done by then is safe to cut off (I8).
+const STOP_LIMIT: Duration = Duration::from_millis(9_000);
+/// The share of it in which requests under way are answered and the relay may finish its turn.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// What `main` does: settings, log, signals, `run`. Exit code 2: bad settings; 1: stopped by an error.
+pub fn main(service: Service, run: impl FnOnce(Config, Stop, Shutdown) -> Result<()>) -> ExitCode {
+    let config = match Config::from_env(service) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{}: {error}", service.name());
+            return ExitCode::from(2);
+        }
+    };
+    logging::init(config.log_level);
+    let (stop, shutdown) = shutdown::channel();
+    let outcome = stop.on_signals().map_err(Error::from).and_then(|()| run(config, stop, shutdown));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("stopped: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Takes the service's port, before anything else is done.
+///
+/// # Errors
+/// [`Error::Fatal`], naming the variable.
+pub fn listen(config: &Config) -> Result<TcpListener> {
+    TcpListener::bind((config.bind, config.port)).map_err(|error| {
+        let name = config.service.name().to_uppercase();
+        Error::Fatal(format!(
+            "can't listen on {}:{} ({error}): set {name}_PORT or BIND to a free address",
+            config.bind, config.port
+        ))
+    })
+}
+
+/// A service whose servers are there, and whose schema and topics are ready.
+pub struct Ready {
+    /// The database's installation.
+    pub install_id: Uuid,
+    /// For sessions that work.
+    pub connector: Connector,
+}
+
+/// Waits for PostgreSQL and Kafka, up to the start-up limit; brings the schema up to date, creates missing topics,
+/// refuses a Kafka that holds another installation's position.
+///
+/// # Errors
+/// [`Error::Fatal`], saying what is missing and what to do.
+pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Result<Ready> {
+    let connector = Connector::new(&config.database_url, config.service.name(), Limits::WORK)?;
+    let until = Instant::now() + config.startup_limit;
+    let mut session = wait_for("PostgreSQL", until, shutdown, || connector.connect())?;
+    schema::migrate(&mut session, config.service, migrations)?;
+    let mut session = connector.connect()?;
+    let install_id = session.query("select install_id from install", &[])?[0].get(0);
+    let mut admin = Admin::new(kafka::Config::new(config.brokers.clone(), config.service.name()), Interrupt::new());
+    wait_for("Kafka", until, shutdown, || topics::create(&mut admin, config))?;
+    relay::require_own_position(&mut admin, config.service, &config.topic_prefix, install_id)?;
+    Ok(Ready { install_id, connector })
+}
+
+fn wait_for<T>(what: &str, until: Instant, shutdown: &Shutdown, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    for number in 1.. {
+        let error = match attempt() {
+            Ok(done) => return Ok(done),
+            Err(Error::Fatal(why)) => return Err(Error::Fatal(why)),
+            Err(error) => error,
+        };
+        let pause = backoff::delay(number);
+        if Instant::now() + pause >= until {
+            return Err(Error::Fatal(format!("{what} is not there: {error}; check its address and that it runs")));
+        }
+        log::warn!("waiting for {what}: {error}");
+        if shutdown.wait(pause) {
+            break;
+        }
+    }
+    Err(Error::Fatal(format!("stopped while waiting for {what}")))
+}
+
+/// The named threads of a service. One that ends by an error or a panic stops them all.
+pub struct Threads {
+    stop: Stop,
+    shutdown: Shutdown,
+    failed: Arc<AtomicBool>,
+    handles: Vec<std::thread::JoinHandle<()>>,
+    done: (Sender<()>, Receiver<()>),
+    /// Ends the consumers' Kafka calls at the stop.
+    poll: Interrupt,
+    /// Ends the relay's, when its turn takes too long.
+    turn: Interrupt,
+}
+
+impl Threads {
+    /// No thread yet but the watchdog over the database calls.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn new(stop: Stop, shutdown: Shutdown) -> Result<Threads> {
+        let mut threads = Threads {
+            stop,
+            shutdown,
+            failed: Arc::default(),
+            handles: Vec::new(),
+            done: unbounded(),
+            poll: Interrupt::new(),
+            turn: Interrupt::new(),
+        };
+        threads.spawn("db-watchdog".into(), watch_database_calls)?;
+        Ok(threads)
+    }
+
+    /// Starts a thread. `work` ends soon after the shutdown it is given.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn spawn(&mut self, name: String, work: impl FnOnce(&Shutdown) -> Result<()> + Send + 'static) -> Result<()> {
+        let (stop, shutdown, failed, done) =
+            (self.stop.clone(), self.shutdown.clone(), self.failed.clone(), self.done.0.clone());
+        let body = move || {
+            let outcome =
+                catch_unwind(AssertUnwindSafe(|| work(&shutdown))).unwrap_or_else(|panic| Err(panic_text(panic)));
+            if let Err(error) = outcome {
+                log::error!("{error}");
+                failed.store(true, Ordering::Relaxed);
+                stop.stop();
+            }
+            let _ = done.send(());
+        };
+        self.handles.push(std::thread::Builder::new().name(name).spawn(body)?);
+        Ok(())
+    }
+
+    /// Starts the relay with its listener and notifier; answers what wakes it.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn spawn_relay(&mut self, config: &Config, ready: &Ready, on_published: OnPublished) -> Result<Waker> {
+        let (waker, wakeups) = wake::channel();
+        let (wakeups, service) = (Arc::new(wakeups), config.service);
+        let mut relay = Relay::new(config, ready.install_id, self.turn.clone(), on_published)?;
+        let (ours, theirs) = (wakeups.clone(), wakeups.clone());
+        let (listen, notify) = (ready.connector.clone(), ready.connector.clone());
+        self.spawn(format!("{}-listener", service.name()), move |shutdown| {
+            ours.run_listener(service, &listen, shutdown);
+            Ok(())
+        })?;
+        self.spawn(format!("{}-notifier", service.name()), move |shutdown| {
+            theirs.run_notifier(service, notify, shutdown);
+            Ok(())
+        })?;
+        self.spawn(format!("{}-relay", service.name()), move |shutdown| relay.run(&wakeups, shutdown))?;
+        Ok(waker)
+    }
+
+    /// Starts the consumer threads, each with a handler of its own.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn spawn_consumers(
+        &mut self,
+        config: &Config,
+        waker: &Waker,
+        handler: impl Fn() -> Box<dyn Handler>,
+    ) -> Result<()> {
+        for number in 1..=config.consumers {
+            let name = format!("{}-consumer-{number}", config.service.name());
+            let mut consumer = Consumer::new(config, &name, self.poll.clone(), handler(), waker.clone())?;
+            self.spawn(name, move |shutdown| consumer.run(shutdown))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the stop, answers what is under way, joins every thread.
+    ///
+    /// # Errors
+    /// [`Error::Fatal`] when a thread had ended by an error.
+    pub fn run_until_stopped(self, server: Server) -> Result<()> {
+        let _ = self.shutdown.receiver().recv();
+        let begun = Instant::now();
+        self.poll.interrupt();
+        server.stop(GRACE);
+        let mut left = self.wait_for_threads(begun + GRACE, self.handles.len());
+        self.turn.interrupt();
+        left = self.wait_for_threads(begun + STOP_LIMIT, left);
+        if left > 0 {
+            log::warn!("{left} threads did not end in time and are cut off, which is safe");
+        } else {
+            self.handles.into_iter().for_each(|handle| drop(handle.join()));
+        }
+        if self.failed.load(Ordering::Relaxed) {
+            Err(Error::Fatal("a thread failed; its error is logged above".into()))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn wait_for_threads(&self, until: Instant, mut left: usize) -> usize {
+        while left > 0 && self.done.1.recv_deadline(until).is_ok() {
+            left -= 1;
+        }
+        left
+    }
+}
+
+/// A call that hangs past every other limit ends the process: the only way out of a blocking read without a limit.
+fn watch_database_calls(shutdown: &Shutdown) -> Result<()> {
+    while !shutdown.wait(Duration::from_secs(5)) {
+        if let Some(time) = db::overdue_call() {
+            log::error!("a database call has not returned for {time:?}: ending the process, the restart is safe");
+            std::process::exit(70);
+        }
+    }
+    Ok(())
+}
