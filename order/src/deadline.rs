@@ -1,0 +1,115 @@
+//! The deadlines: sides that were not heard of in time, compensations that were not confirmed for a while.
+
+use std::time::Duration;
+
+use shared::backoff;
+use shared::config::Config;
+use shared::db::{Connection, Connector, Limits};
+use shared::error::Result;
+use shared::event::Service;
+use shared::outbox;
+use shared::shutdown::Shutdown;
+use shared::wake::Waker;
+
+use crate::handlers::Batch;
+use crate::order::Happening;
+use crate::store;
+use crate::waiters::Waiters;
+
+/// How late a deadline may be noticed.
+const TICK: Duration = Duration::from_millis(500);
+/// A compensation is asked for again at least this often.
+const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
+
+/// The scan over the table `deadline`; any number of instances may run it at once.
+pub struct DeadlineScan {
+    connection: Connection,
+    compensation_retry: Duration,
+    waker: Waker,
+    waiters: Waiters,
+}
+
+impl DeadlineScan {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the database URL can't be parsed.
+    pub fn new(config: &Config, waker: Waker, waiters: Waiters) -> Result<DeadlineScan> {
+        let connector = Connector::new(&config.database_url, "order-deadline", Limits::WORK)?;
+        Ok(DeadlineScan {
+            connection: Connection::new(connector),
+            compensation_retry: config.compensation_retry,
+            waker,
+            waiters,
+        })
+    }
+
+    /// Scans until it is time to stop.
+    ///
+    /// # Errors
+    /// None; a failed turn is logged and tried again.
+    pub fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
+        let mut failures = 0;
+        while !shutdown.is_set() {
+            let pause = match self.scan_once() {
+                Ok(true) => Duration::ZERO,
+                Ok(false) => TICK,
+                Err(error) => {
+                    failures += 1;
+                    log::warn!("a deadline scan failed (attempt {failures}): {error}");
+                    backoff::delay(failures)
+                }
+            };
+            failures = if pause <= TICK { 0 } else { failures };
+            shutdown.wait(pause);
+        }
+        Ok(())
+    }
+
+    /// Handles one row that is due; false if there is none.
+    ///
+    /// # Errors
+    /// What PostgreSQL says; the row stays due.
+    pub fn scan_once(&mut self) -> Result<bool> {
+        let mut tx = self.connection.session()?.transaction()?;
+        let Some(due) = store::take_due(&mut tx)? else { return Ok(false) };
+        let happening = if due.round == 0 { Happening::DeadlinePassed } else { Happening::Unconfirmed };
+        let mut order_ids = due.order_ids;
+        order_ids.sort();
+        let mut batch = Batch { orders: store::lock(&mut tx, &order_ids)?, changed: Default::default(), sent: vec![] };
+        for order_id in &order_ids {
+            if batch.apply(*order_id, &happening) == Some(true) {
+                log::info!(
+                    "order {order_id}: {}",
+                    if due.round == 0 { "its deadline has passed" } else { "asked again to compensate" }
+                );
+            }
+        }
+        batch.write(&mut tx, due.round + 1, wait(self.compensation_retry, due.round))?;
+        outbox::append(&mut tx, Service::Order, &batch.sent)?;
+        tx.commit()?;
+        if !batch.sent.is_empty() {
+            self.waker.wake();
+        }
+        self.waiters.look();
+        Ok(true)
+    }
+}
+
+/// Doubles with each round, up to an hour.
+fn wait(first: Duration, round: i32) -> Duration {
+    first.saturating_mul(1 << round.clamp(0, 20)).min(LONGEST_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_for_a_confirmation_doubles_up_to_an_hour() {
+        let minute = Duration::from_secs(60);
+        for (round, seconds) in [(0, 60), (1, 120), (5, 1_920), (6, 3_600), (i32::MAX, 3_600)] {
+            assert_eq!(wait(minute, round), Duration::from_secs(seconds), "round {round}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The order service's calls.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use shared::db::Pool;
+use shared::dead_letter_http::problem;
+use shared::event::{self, Reason};
+use shared::http::{Fields, Method, Problem, Request, Responder, Response, Routes, idempotency_key, json_object};
+use uuid::Uuid;
+
+use crate::order::{OrderStatus, Saga};
+use crate::store::{self, NewOrder, Order};
+use crate::waiters::Waiters;
+use crate::writer::{Placed, Queue};
+
+/// The largest price.
+const PRICE: i64 = 1_000_000_000_000_000;
+/// The largest quantity of one order.
+const QUANTITY: i64 = 1_000_000_000;
+/// The longest `?wait`.
+const WAIT: Duration = Duration::from_secs(30);
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OrderView<'a> {
+    order_id: Uuid,
+    user_name: &'a str,
+    item_name: &'a str,
+    price: i64,
+    quantity: i64,
+    order_status: &'static str,
+    payment_status: &'static str,
+    stock_status: &'static str,
+    reason: Option<Reason>,
+    settled: bool,
+    created_at: &'a str,
+    updated_at: &'a str,
+}
+
+#[derive(Serialize)]
+struct PageView<'a> {
+    orders: Vec<OrderView<'a>>,
+    next: Option<Uuid>,
+}
+
+impl<'a> From<&'a Order> for OrderView<'a> {
+    fn from(order: &'a Order) -> OrderView<'a> {
+        OrderView {
+            order_id: order.order_id,
+            user_name: &order.user_name,
+            item_name: &order.item_name,
+            price: order.price,
+            quantity: order.quantity,
+            order_status: order.saga.status().name(),
+            payment_status: order.saga.payment.name(),
+            stock_status: order.saga.stock.name(),
+            reason: order.reason(),
+            settled: order.saga.is_settled(),
+            created_at: &order.created_at,
+            updated_at: &order.updated_at,
+        }
+    }
+}
+
+/// `POST /orders`, `GET /orders/{orderId}`, `GET /orders`.
+pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters) -> Routes {
+    let listed = pool.clone();
+    routes
+        .hand_over(Method::Post, "/orders", move |request, responder| place(&queue, &request, responder))
+        .hand_over(Method::Get, "/orders/{orderId}", move |request, responder| {
+            get(&pool, &waiters, &request, responder)
+        })
+        .answer(Method::Get, "/orders", move |request| list(&listed, request))
+}
+
+fn place(queue: &Queue, request: &Request, responder: Responder) {
+    let order = match new_order(request) {
+        Ok(order) => order,
+        Err(problem) => return responder.send(problem),
+    };
+    let asked = order.clone();
+    let (responder, mine) = shared_responder(responder);
+    if queue.place(order, move |placed| mine(answer(&asked, placed))).is_err() {
+        responder(Problem::unavailable("too many orders are waiting to be stored; nothing was changed", 1).into());
+    }
+}
+
+/// Two ends for one answer: whichever is used first counts.
+fn shared_responder(responder: Responder) -> (impl FnOnce(Response), impl FnOnce(Response) + Send) {
+    let slot = std::sync::Arc::new(std::sync::Mutex::new(Some(responder)));
+    let other = slot.clone();
+    let send = |slot: &std::sync::Mutex<Option<Responder>>, response: Response| {
+        if let Some(responder) = slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take() {
+            responder.send(response);
+        }
+    };
+    (move |response| send(&slot, response), move |response| send(&other, response))
+}
+
+fn new_order(request: &Request) -> Result<NewOrder, Problem> {
+    request.query.only(&[])?;
+    let key = idempotency_key(request)?.map(str::to_string);
+    let mut fields = Fields::new(json_object(request)?);
+    let (user_name, item_name) = (fields.name("userName"), fields.name("itemName"));
+    let (price, quantity) = (fields.integer("price", 1..=PRICE), fields.integer("quantity", 1..=QUANTITY));
+    let traceparent = request.headers.get("traceparent").filter(|text| event::is_traceparent(text));
+    let traceparent = traceparent.map_or_else(event::new_traceparent, str::to_string);
+    fields.finish(|| {
+        Some(NewOrder {
+            order_id: Uuid::now_v7(),
+            user_name: user_name?,
+            item_name: item_name?,
+            price: price?,
+            quantity: quantity?,
+            key,
+            traceparent,
+        })
+    })
+}
+
+fn answer(asked: &NewOrder, placed: Placed) -> Response {
+    match placed {
+        Placed::Stands(order) if is_same(asked, &order) => accepted(*order),
+        Placed::Stands(order) => Problem::new(422, format!(
+            "this Idempotency-Key was used for order {} with another body; use a new key", order.order_id)).into(),
+        Placed::Refused(why) => Problem::new(500, format!("the order could not be stored: {why}; nothing was changed")).into(),
+        Placed::Unknown => Problem::unavailable(format!(
+            "order {}: outcome unknown, the database did not answer in time; repeat the request with the same Idempotency-Key",
+            asked.order_id), 2).into(),
+    }
+}
+
+fn is_same(asked: &NewOrder, order: &Order) -> bool {
+    (&asked.user_name, &asked.item_name, asked.price, asked.quantity)
+        == (&order.user_name, &order.item_name, order.price, order.quantity)
+}
+
+/// The order as it was when it was stored: a repeated request gets the first answer, byte for byte.
+fn accepted(order: Order) -> Response {
+    let first = Order { saga: Saga::new(), updated_at: order.created_at.clone(), ..order };
+    Response::json(202, &OrderView::from(&first)).with_header("Location", format!("/orders/{}", first.order_id))
+}
+
+fn get(pool: &Pool, waiters: &Waiters, request: &Request, responder: Responder) {
+    let (order, wait) = match find(pool, request) {
+        Ok(found) => found,
+        Err(problem) => return responder.send(problem),
+    };
+    let Some(wait) = wait.filter(|_| !order.saga.is_settled()) else {
+        return responder.send(Response::json(200, &OrderView::from(&order)));
+    };
+    let order_id = order.order_id;
+    let (responder, mine) = shared_responder(responder);
+    let reply = move |later: Option<Order>| mine(Response::json(200, &OrderView::from(&later.unwrap_or(order))));
+    if waiters.park(order_id, wait, reply).is_err() {
+        responder(Problem::unavailable("too many requests are waiting; ask without ?wait", 1).into());
+    }
+}
+
+fn find(pool: &Pool, request: &Request) -> Result<(Order, Option<Duration>), Problem> {
+    request.query.only(&["wait"])?;
+    let order_id = request.uuid_param("orderId")?;
+    let wait = request.query.duration("wait", WAIT)?;
+    let found = pool.with(|session| store::find(session, &[order_id])).map_err(problem)?;
+    let order = found.into_values().next().ok_or_else(|| Problem::new(404, format!("there is no order {order_id}")))?;
+    Ok((order, wait))
+}
+
+fn list(pool: &Pool, request: &Request) -> Result<Response, Problem> {
+    request.query.only(&["status", "limit", "after"])?;
+    let status = request.query.get("status").map(status).transpose()?;
+    let limit = request.query.integer("limit", 1..=200)?.unwrap_or(50);
+    let after = request.query.uuid("after")?;
+    let page = pool.with(|session| store::list(session, status, limit, after)).map_err(problem)?;
+    let orders = page.orders.iter().map(OrderView::from).collect();
+    Ok(Response::json(200, &PageView { orders, next: page.next }))
+}
+
+fn status(name: &str) -> Result<OrderStatus, Problem> {
+    OrderStatus::from_name(name).ok_or_else(|| Problem::field("status", "must be IN_PROGRESS, COMPLETED or FAILED"))
+}

@@ -1,0 +1,75 @@
+//! The order service: takes orders, asks payment and stock for their parts, decides what their answers make of an order.
+//!
+//! One order's path here: [`http`] → [`writer`] → [`store`] and the outbox → the relay; then the participants' answers →
+//! [`handlers`] → [`order`] (the decision) → [`store`]. [`deadline`] ends what is not heard of; [`waiters`] hold requests
+//! that wait for the end.
+
+pub mod deadline;
+pub mod handlers;
+pub mod http;
+pub mod order;
+pub mod store;
+pub mod waiters;
+pub mod writer;
+
+use std::sync::Arc;
+
+use shared::config::Config;
+use shared::consumer::Handler;
+use shared::db::Pool;
+use shared::error::Result;
+use shared::http::{Routes, Server};
+use shared::relay::OnPublished;
+use shared::service::{self, Threads};
+use shared::shutdown::{Shutdown, Stop};
+use shared::{dead_letter_http, wake::Waker};
+
+mod migrations {
+    refinery::embed_migrations!("../sql/order");
+}
+
+/// Runs one instance until it is stopped.
+///
+/// # Errors
+/// When it can't start, or a thread failed.
+pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
+    let listener = service::listen(&config)?;
+    let ready = service::prepare(&config, migrations::migrations::runner(), &shutdown)?;
+    let mut threads = Threads::new(stop, shutdown)?;
+    let waker = threads.spawn_relay(&config, &ready, mark_published(&config))?;
+
+    let (waiters, mut room) = waiters::new(ready.connector.clone());
+    threads.spawn("order-waiters".into(), move |shutdown| {
+        room.run(shutdown);
+        Ok(())
+    })?;
+    let (queue, mut writer) = writer::new(&config, waker.clone())?;
+    threads.spawn("order-writer".into(), move |_| {
+        writer.run();
+        Ok(())
+    })?;
+    let mut scan = deadline::DeadlineScan::new(&config, waker.clone(), waiters.clone())?;
+    threads.spawn("order-deadline".into(), move |shutdown| scan.run(shutdown))?;
+    threads.spawn_consumers(&config, &waker, || answers(&config, &waiters))?;
+
+    let pool = Pool::new(&ready.connector, config.http_workers);
+    let routes = http::routes(Routes::new(), pool.clone(), queue, waiters.clone());
+    let routes = dead_letters(routes, pool, &config, waker, waiters);
+    let server = Server::start("order", listener, config.http_workers, routes)?;
+    log::info!("order listens on {}", server.local_addr());
+    threads.run_until_stopped(server)
+}
+
+fn mark_published(config: &Config) -> OnPublished {
+    let deadline = config.order_deadline;
+    Box::new(move |tx, order_ids| store::mark_published(tx, order_ids, deadline))
+}
+
+fn answers(config: &Config, waiters: &waiters::Waiters) -> Box<dyn Handler> {
+    Box::new(handlers::Answers::new(config.compensation_retry, waiters.clone()))
+}
+
+fn dead_letters(routes: Routes, pool: Pool, config: &Config, waker: Waker, waiters: waiters::Waiters) -> Routes {
+    let (service, prefix, config) = (config.service, config.topic_prefix.clone(), config.clone());
+    dead_letter_http::routes(routes, pool, service, prefix, waker, Arc::new(move || answers(&config, &waiters)))
+}

@@ -1,0 +1,236 @@
+//! The order: its two sides, and the one function that decides what an event makes of them. No I/O, no clock.
+
+use shared::event::{Reason, Service, Side};
+
+/// The order as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OrderStatus {
+    /// Not decided.
+    InProgress,
+    /// Both sides succeeded.
+    Completed,
+    /// A side failed, or its deadline passed.
+    Failed,
+}
+
+/// The order's view of one side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SideStatus {
+    /// Its request is stored, not yet known to be published.
+    Ready,
+    /// Its request is published.
+    InProgress,
+    /// It succeeded.
+    Completed,
+    /// It failed for good.
+    Failed,
+    /// It was asked to compensate.
+    Compensating,
+    /// It confirmed the compensation.
+    Compensated,
+}
+
+impl OrderStatus {
+    /// All statuses.
+    pub const ALL: [OrderStatus; 3] = [OrderStatus::InProgress, OrderStatus::Completed, OrderStatus::Failed];
+
+    /// Its name in table and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            OrderStatus::InProgress => "IN_PROGRESS",
+            OrderStatus::Completed => "COMPLETED",
+            OrderStatus::Failed => "FAILED",
+        }
+    }
+
+    /// The status of a name.
+    pub fn from_name(name: &str) -> Option<OrderStatus> {
+        OrderStatus::ALL.into_iter().find(|status| status.name() == name)
+    }
+}
+
+impl SideStatus {
+    /// All statuses.
+    pub const ALL: [SideStatus; 6] = [
+        SideStatus::Ready,
+        SideStatus::InProgress,
+        SideStatus::Completed,
+        SideStatus::Failed,
+        SideStatus::Compensating,
+        SideStatus::Compensated,
+    ];
+
+    /// Its name in table and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            SideStatus::Ready => "READY",
+            SideStatus::InProgress => "IN_PROGRESS",
+            SideStatus::Completed => "COMPLETED",
+            SideStatus::Failed => "FAILED",
+            SideStatus::Compensating => "COMPENSATING",
+            SideStatus::Compensated => "COMPENSATED",
+        }
+    }
+
+    /// The status of a name.
+    pub fn from_name(name: &str) -> Option<SideStatus> {
+        SideStatus::ALL.into_iter().find(|status| status.name() == name)
+    }
+
+    fn is_undecided(self) -> bool {
+        matches!(self, SideStatus::Ready | SideStatus::InProgress)
+    }
+
+    /// Whether the order can't be completed with a side like this.
+    fn is_fatal(self) -> bool {
+        matches!(self, SideStatus::Failed | SideStatus::Compensating | SideStatus::Compensated)
+    }
+}
+
+/// The state of one order's saga. The order's own status follows from its sides.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Saga {
+    /// The user's balance.
+    pub payment: SideStatus,
+    /// The item's stock.
+    pub stock: SideStatus,
+    /// Why the order failed; the first reason stays.
+    pub reason: Option<(String, String)>,
+}
+
+/// What can happen to an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// Its requests are published.
+    Published,
+    /// A side succeeded.
+    Completed(Side),
+    /// A side failed for good.
+    Failed(Side, Reason),
+    /// A side confirmed its compensation.
+    Compensated(Side),
+    /// The sides' time is over.
+    DeadlinePassed,
+    /// A compensation has not been confirmed for a while.
+    Unconfirmed,
+}
+
+/// What a happening makes of a saga.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The saga from now on.
+    pub saga: Saga,
+    /// The sides to be asked to compensate, by a message each.
+    pub ask: Vec<Side>,
+}
+
+impl Saga {
+    /// An order just stored.
+    pub fn new() -> Saga {
+        Saga { payment: SideStatus::Ready, stock: SideStatus::Ready, reason: None }
+    }
+
+    /// The order as a whole.
+    pub fn status(&self) -> OrderStatus {
+        match (self.payment, self.stock) {
+            (SideStatus::Completed, SideStatus::Completed) => OrderStatus::Completed,
+            (payment, stock) if payment.is_fatal() || stock.is_fatal() => OrderStatus::Failed,
+            _ => OrderStatus::InProgress,
+        }
+    }
+
+    /// Whether nothing is left to happen. Once settled, always settled.
+    pub fn is_settled(&self) -> bool {
+        let is_open = |side: SideStatus| side.is_undecided() || side == SideStatus::Compensating;
+        !is_open(self.payment) && !is_open(self.stock)
+    }
+
+    /// The saga after `happening`, and what to send. A happening that is too late or a duplicate changes nothing and
+    /// sends nothing.
+    pub fn transition(&self, happening: &Happening) -> Step {
+        let mut step = Step { saga: self.clone(), ask: vec![] };
+        match happening {
+            Happening::Published => step.publish(),
+            Happening::Completed(side) => step.complete(*side),
+            Happening::Failed(side, reason) => step.fail(*side, reason),
+            Happening::Compensated(side) => step.confirm(*side),
+            Happening::DeadlinePassed => step.end_waiting(),
+            Happening::Unconfirmed => step.ask = self.sides_that_are(SideStatus::Compensating),
+        }
+        step
+    }
+
+    fn side(&mut self, side: Side) -> &mut SideStatus {
+        match side {
+            Side::Payment => &mut self.payment,
+            Side::Stock => &mut self.stock,
+        }
+    }
+
+    fn sides_that_are(&self, status: SideStatus) -> Vec<Side> {
+        let sides = [(Side::Payment, self.payment), (Side::Stock, self.stock)];
+        sides.into_iter().filter(|(_, side)| *side == status).map(|(side, _)| side).collect()
+    }
+}
+
+impl Default for Saga {
+    fn default() -> Saga {
+        Saga::new()
+    }
+}
+
+impl Step {
+    fn publish(&mut self) {
+        for side in self.saga.sides_that_are(SideStatus::Ready) {
+            *self.saga.side(side) = SideStatus::InProgress;
+        }
+    }
+
+    fn complete(&mut self, side: Side) {
+        if self.saga.side(side).is_undecided() {
+            *self.saga.side(side) = SideStatus::Completed;
+            self.compensate_if_failed();
+        }
+    }
+
+    fn fail(&mut self, side: Side, reason: &Reason) {
+        if self.saga.side(side).is_undecided() {
+            *self.saga.side(side) = SideStatus::Failed;
+            self.blame(reason);
+            self.compensate_if_failed();
+        }
+    }
+
+    fn confirm(&mut self, side: Side) {
+        if *self.saga.side(side) == SideStatus::Compensating {
+            *self.saga.side(side) = SideStatus::Compensated;
+        }
+    }
+
+    /// The deadline belongs to a side: one still in progress is asked to compensate, and the order fails with it.
+    fn end_waiting(&mut self) {
+        let late = self.saga.sides_that_are(SideStatus::InProgress);
+        for side in &late {
+            *self.saga.side(*side) = SideStatus::Compensating;
+        }
+        if !late.is_empty() {
+            self.ask.extend(late);
+            self.blame(&Reason::new("DEADLINE", Service::Order));
+            self.compensate_if_failed();
+        }
+    }
+
+    fn blame(&mut self, reason: &Reason) {
+        self.saga.reason.get_or_insert_with(|| (reason.code.clone(), reason.from.clone()));
+    }
+
+    /// A failed order asks back whatever has succeeded.
+    fn compensate_if_failed(&mut self) {
+        if self.saga.status() == OrderStatus::Failed {
+            for side in self.saga.sides_that_are(SideStatus::Completed) {
+                *self.saga.side(side) = SideStatus::Compensating;
+                self.ask.push(side);
+            }
+        }
+    }
+}

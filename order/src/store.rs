@@ -1,0 +1,268 @@
+//! All SQL of the tables `orders`, `idempotency_key` and `deadline`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use postgres::Row;
+use shared::db::{Query, Session, Tx};
+use shared::error::Result;
+use shared::event::Reason;
+use uuid::Uuid;
+
+use crate::order::{OrderStatus, Saga, SideStatus};
+
+/// An order to be stored.
+#[derive(Clone, Debug)]
+pub struct NewOrder {
+    /// Version 7, so that ids sort by time.
+    pub order_id: Uuid,
+    /// Whose balance.
+    pub user_name: String,
+    /// Which item.
+    pub item_name: String,
+    /// The whole amount, in the smallest unit of the currency.
+    pub price: i64,
+    /// How many items.
+    pub quantity: i64,
+    /// `Idempotency-Key`.
+    pub key: Option<String>,
+    /// W3C trace context, kept to the end.
+    pub traceparent: String,
+}
+
+/// A stored order.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Its id.
+    pub order_id: Uuid,
+    /// Whose balance.
+    pub user_name: String,
+    /// Which item.
+    pub item_name: String,
+    /// The whole amount, in the smallest unit of the currency.
+    pub price: i64,
+    /// How many items.
+    pub quantity: i64,
+    /// Its two sides.
+    pub saga: Saga,
+    /// RFC 3339, UTC, six digits.
+    pub created_at: String,
+    /// RFC 3339, UTC, six digits.
+    pub updated_at: String,
+}
+
+/// An order locked for a decision.
+pub struct Locked {
+    /// Its two sides.
+    pub saga: Saga,
+    /// W3C trace context of the request that made it.
+    pub traceparent: String,
+}
+
+/// Stores orders with their outbox rows in one call. `messages`: each order's outbox row. Answers, for each, the id of the
+/// order that stands for it: its own, or that of an earlier request with its idempotency key. A call repeated with the
+/// same ids after a lost answer changes nothing; a concurrent call with one of the keys is waited for.
+///
+/// # Errors
+/// What PostgreSQL says: nothing was stored, or (connection lost) it is unknown.
+pub fn place(session: &mut Session, orders: &[&NewOrder], messages: &[String]) -> Result<Vec<Uuid>> {
+    let order_ids: Vec<Uuid> = orders.iter().map(|order| order.order_id).collect();
+    let user_names: Vec<&str> = orders.iter().map(|order| order.user_name.as_str()).collect();
+    let item_names: Vec<&str> = orders.iter().map(|order| order.item_name.as_str()).collect();
+    let prices: Vec<i64> = orders.iter().map(|order| order.price).collect();
+    let quantities: Vec<i64> = orders.iter().map(|order| order.quantity).collect();
+    let keys: Vec<Option<&str>> = orders.iter().map(|order| order.key.as_deref()).collect();
+    let traceparents: Vec<&str> = orders.iter().map(|order| order.traceparent.as_str()).collect();
+    let rows = session.query(
+        "select place_orders($1, $2, $3, $4, $5, $6, $7, $8)",
+        &[&order_ids, &user_names, &item_names, &prices, &quantities, &keys, &traceparents, &messages],
+    )?;
+    Ok(rows[0].get(0))
+}
+
+const COLUMNS: &str = r#"o.order_id, o.user_name, o.item_name, o.price, o.quantity, o.payment_status, o.stock_status,
+    o.reason_code, o.reason_from,
+    to_char(o.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    to_char(o.updated_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#;
+
+fn order(row: &Row) -> Order {
+    Order {
+        order_id: row.get(0),
+        user_name: row.get(1),
+        item_name: row.get(2),
+        price: row.get(3),
+        quantity: row.get(4),
+        saga: saga(row, 5),
+        created_at: row.get(9),
+        updated_at: row.get(10),
+    }
+}
+
+/// The four columns from `at`: both statuses, then the reason.
+fn saga(row: &Row, at: usize) -> Saga {
+    let status = |index: usize| SideStatus::from_name(row.get(index)).expect("the table checks the names");
+    let reason: Option<String> = row.get(at + 2);
+    Saga { payment: status(at), stock: status(at + 1), reason: reason.map(|code| (code, row.get(at + 3))) }
+}
+
+/// The orders of `order_ids` that exist, by id.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn find(session: &mut Session, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Order>> {
+    let sql = format!("select {COLUMNS} from unnest($1::uuid[]) as wanted (order_id) join orders o using (order_id)");
+    let rows = session.query(&sql, &[&order_ids])?;
+    Ok(rows.iter().map(order).map(|order| (order.order_id, order)).collect())
+}
+
+/// One page of the orders, newest first.
+pub struct Page {
+    /// Those that fit.
+    pub orders: Vec<Order>,
+    /// Where the next page begins; none at the end.
+    pub next: Option<Uuid>,
+}
+
+/// Orders looked at for one page, so that a rare status costs no scan of the whole history.
+const SCAN: i64 = 10_000;
+
+/// The orders of `status` (or all) older than `after`, newest first. At most [`SCAN`] orders are looked at: a page may
+/// hold fewer than `limit` and still have a `next`.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn list(session: &mut Session, status: Option<OrderStatus>, limit: i64, after: Option<Uuid>) -> Result<Page> {
+    let sql = format!(
+        "with seen as materialized (select * from orders where order_id < $1 order by order_id desc limit $2)
+         select {COLUMNS} from seen o where $3::text is null or order_status = $3 order by o.order_id desc limit $4"
+    );
+    let after = after.unwrap_or(Uuid::max());
+    // without a filter nothing is passed over: look at the page's own rows only
+    let scan = if status.is_some() { SCAN } else { limit };
+    let orders: Vec<Order> =
+        session.query(&sql, &[&after, &scan, &status.map(OrderStatus::name), &limit])?.iter().map(order).collect();
+    let next = match orders.last() {
+        Some(last) if orders.len() as i64 == limit => Some(last.order_id),
+        _ => end_of_scan(session, after, scan)?,
+    };
+    Ok(Page { orders, next })
+}
+
+/// The last of the `scan` orders after `after`; none if there are fewer.
+fn end_of_scan(session: &mut Session, after: Uuid, scan: i64) -> Result<Option<Uuid>> {
+    let sql = "select order_id from orders where order_id < $1 order by order_id desc offset $2 limit 1";
+    Ok(session.query(sql, &[&after, &(scan - 1)])?.first().map(|row| row.get(0)))
+}
+
+/// Locks the orders of `order_ids` that exist, in id order.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Locked>> {
+    let rows = tx.query(
+        "select o.order_id, o.payment_status, o.stock_status, o.reason_code, o.reason_from, o.traceparent
+           from unnest($1::uuid[]) as wanted (order_id) join orders o using (order_id)
+          order by o.order_id for update of o",
+        &[&order_ids],
+    )?;
+    Ok(rows.iter().map(|row| (row.get(0), Locked { saga: saga(row, 1), traceparent: row.get(5) })).collect())
+}
+
+/// Writes the sagas of locked orders.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)]) -> Result<()> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let order_ids: Vec<Uuid> = changed.iter().map(|(order_id, _)| *order_id).collect();
+    let statuses: Vec<&str> = changed.iter().map(|(_, saga)| saga.status().name()).collect();
+    let payments: Vec<&str> = changed.iter().map(|(_, saga)| saga.payment.name()).collect();
+    let stocks: Vec<&str> = changed.iter().map(|(_, saga)| saga.stock.name()).collect();
+    let codes: Vec<Option<&str>> =
+        changed.iter().map(|(_, saga)| saga.reason.as_ref().map(|(code, _)| &**code)).collect();
+    let froms: Vec<Option<&str>> =
+        changed.iter().map(|(_, saga)| saga.reason.as_ref().map(|(_, from)| &**from)).collect();
+    tx.execute(
+        "update orders o set order_status = c.status, payment_status = c.payment, stock_status = c.stock,
+                reason_code = c.code, reason_from = c.reason_from, updated_at = clock_timestamp()
+           from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
+                as c (order_id, status, payment, stock, code, reason_from)
+          where o.order_id = c.order_id",
+        &[&order_ids, &statuses, &payments, &stocks, &codes, &froms],
+    )?;
+    Ok(())
+}
+
+/// Sides that are still READY become IN_PROGRESS, and the deadline of their orders starts: the set-based form of
+/// [`crate::order::Happening::Published`]. Rows are locked in id order first.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn mark_published(tx: &mut Tx<'_>, order_ids: &[Uuid], deadline: Duration) -> Result<()> {
+    tx.execute(
+        "with ready as (
+             select o.order_id from unnest($1::uuid[]) as p (order_id) join orders o using (order_id)
+              where o.payment_status = 'READY' or o.stock_status = 'READY'
+              order by o.order_id for update of o
+         ), marked as (
+             update orders o
+                set payment_status = case when o.payment_status = 'READY' then 'IN_PROGRESS' else o.payment_status end,
+                    stock_status = case when o.stock_status = 'READY' then 'IN_PROGRESS' else o.stock_status end,
+                    updated_at = clock_timestamp()
+               from ready where o.order_id = ready.order_id
+             returning o.order_id
+         )
+         insert into deadline (due_at, round, order_ids)
+         select clock_timestamp() + $2 * interval '1 millisecond', 0, array_agg(order_id) from marked having count(*) > 0",
+        &[&order_ids, &(deadline.as_millis() as f64)],
+    )?;
+    Ok(())
+}
+
+/// Orders to look at again.
+pub struct Due {
+    /// Its row.
+    pub id: i64,
+    /// 0: the sides' deadline; above: how often the compensation was asked.
+    pub round: i32,
+    /// Which orders.
+    pub order_ids: Vec<Uuid>,
+}
+
+/// Has the orders looked at again after `wait`.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn look_again(tx: &mut Tx<'_>, order_ids: &[Uuid], round: i32, wait: Duration) -> Result<()> {
+    if order_ids.is_empty() {
+        return Ok(());
+    }
+    tx.execute(
+        "insert into deadline (due_at, round, order_ids) values (clock_timestamp() + $1 * interval '1 millisecond', $2, $3)",
+        &[&(wait.as_millis() as f64), &round, &order_ids],
+    )?;
+    Ok(())
+}
+
+/// Takes the earliest row that is due and that no other instance is working on.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn take_due(tx: &mut Tx<'_>) -> Result<Option<Due>> {
+    let rows = tx.query(
+        "delete from deadline where id = (
+             select id from deadline where due_at <= clock_timestamp() order by due_at limit 1 for update skip locked)
+         returning id, round, order_ids",
+        &[],
+    )?;
+    Ok(rows.first().map(|row| Due { id: row.get(0), round: row.get(1), order_ids: row.get(2) }))
+}
+
+impl Order {
+    /// Why it failed, as events and JSON carry it.
+    pub fn reason(&self) -> Option<Reason> {
+        self.saga.reason.clone().map(|(code, from)| Reason { code, from })
+    }
+}

@@ -1,0 +1,130 @@
+//! Requests that wait for an order to settle: parked, not held by a worker. One query answers all of them.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use shared::backoff;
+use shared::db::{Connection, Connector};
+use shared::shutdown::Shutdown;
+use uuid::Uuid;
+
+use crate::store::{self, Order};
+
+/// Requests that may wait at once.
+const PARKED: usize = 1_000;
+/// How often the waiting orders are looked at when nothing here settles: another instance may have settled them.
+const LOOK: Duration = Duration::from_millis(100);
+
+type Reply = Box<dyn FnOnce(Option<Order>) + Send>;
+
+struct Waiter {
+    order_id: Uuid,
+    until: Instant,
+    reply: Reply,
+}
+
+/// Parks requests, and has them looked at.
+#[derive(Clone)]
+pub struct Waiters {
+    park: Sender<Waiter>,
+    look: Sender<()>,
+}
+
+/// The ends that the waiting room's thread holds.
+pub struct WaitingRoom {
+    parked: Receiver<Waiter>,
+    look: Receiver<()>,
+    connection: Connection,
+    waiting: Vec<Waiter>,
+}
+
+/// The waiters and their room.
+pub fn new(connector: Connector) -> (Waiters, WaitingRoom) {
+    let (park, parked) = bounded(PARKED);
+    let (look_sender, look) = bounded(1);
+    let room = WaitingRoom { parked, look, connection: Connection::new(connector), waiting: Vec::new() };
+    (Waiters { park, look: look_sender }, room)
+}
+
+/// Too many requests wait already.
+#[derive(Debug)]
+pub struct TooMany;
+
+impl Waiters {
+    /// Calls `reply` with the order as soon as it is settled, or as it stands after `wait`; with none when it could not
+    /// be read.
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub fn park(
+        &self,
+        order_id: Uuid,
+        wait: Duration,
+        reply: impl FnOnce(Option<Order>) + Send + 'static,
+    ) -> Result<(), TooMany> {
+        let waiter = Waiter { order_id, until: Instant::now() + wait, reply: Box::new(reply) };
+        self.park.try_send(waiter).map_err(|_| TooMany)
+    }
+
+    /// Has the waiting orders looked at: some may have settled. Never blocks.
+    pub fn look(&self) {
+        let _ = self.look.try_send(());
+    }
+}
+
+impl WaitingRoom {
+    /// Answers until it is time to stop; then answers all who still wait with what is known.
+    pub fn run(&mut self, shutdown: &Shutdown) {
+        let mut failures = 0;
+        while !shutdown.is_set() {
+            self.gather(shutdown);
+            if self.waiting.is_empty() {
+                continue;
+            }
+            failures = if self.answer_settled(shutdown.is_set()) { 0 } else { failures + 1 };
+            if failures > 0 {
+                shutdown.wait(backoff::delay(failures));
+            }
+        }
+        self.waiting.extend(self.parked.try_iter());
+        self.answer_settled(true);
+    }
+
+    /// Waits for the next reason to look. The queue and the room together hold [`PARKED`] requests twice over at most.
+    fn gather(&mut self, shutdown: &Shutdown) {
+        let room = if self.waiting.len() < PARKED { self.parked.clone() } else { crossbeam_channel::never() };
+        let next =
+            self.waiting.iter().map(|waiter| waiter.until).min().unwrap_or(Instant::now() + Duration::from_secs(3_600));
+        let limit = if self.waiting.is_empty() { Duration::from_secs(3_600) } else { LOOK };
+        select! {
+            recv(room) -> waiter => self.waiting.extend(waiter),
+            recv(self.look) -> _ => {}
+            recv(shutdown.receiver()) -> _ => {}
+            default(limit.min(next.saturating_duration_since(Instant::now()))) => {}
+        }
+        let free = PARKED.saturating_sub(self.waiting.len());
+        self.waiting.extend(self.parked.try_iter().take(free));
+    }
+
+    /// False when the orders could not be read.
+    fn answer_settled(&mut self, all: bool) -> bool {
+        let order_ids: Vec<Uuid> = self.waiting.iter().map(|waiter| waiter.order_id).collect();
+        let found = self.connection.with(|session| store::find(session, &order_ids));
+        let readable = found.is_ok();
+        if let Err(error) = &found {
+            log::warn!("the waiting orders could not be read: {error}");
+        }
+        let found: HashMap<Uuid, Order> = found.unwrap_or_default();
+        let now = Instant::now();
+        for waiter in std::mem::take(&mut self.waiting) {
+            let order = found.get(&waiter.order_id);
+            if all || waiter.until <= now || order.is_some_and(|order| order.saga.is_settled()) {
+                (waiter.reply)(order.cloned());
+            } else {
+                self.waiting.push(waiter);
+            }
+        }
+        readable
+    }
+}

@@ -1,0 +1,164 @@
+//! The group-committing writer: one thread stores the orders of many requests in one call. A lone order is stored at
+//! once; while a call is under way the next batch gathers.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use shared::backoff;
+use shared::config::Config;
+use shared::db::{Connection, Connector, Limits};
+use shared::error::{Blame, Error, Result};
+use shared::event::{self, Body, Event, Side};
+use shared::outbox;
+use shared::wake::Waker;
+use uuid::Uuid;
+
+use crate::store::{self, NewOrder, Order};
+
+/// Orders in one call: beyond this the commits/s no longer grow.
+const BATCH: usize = 300;
+/// Orders that may wait for the writer: a second's worth at saturation.
+const QUEUE: usize = 4_096;
+/// An order is tried to be stored for so long; then its outcome is given up as unknown.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What became of a request to place an order.
+pub enum Placed {
+    /// The order that stands for the request: stored now, or earlier under the same idempotency key.
+    Stands(Box<Order>),
+    /// The order can't be stored, by its own fault. Nothing was changed.
+    Refused(String),
+    /// The database did not answer in time: the order may be stored or not.
+    Unknown,
+}
+
+type Reply = Box<dyn FnOnce(Placed) + Send>;
+
+struct Request {
+    order: NewOrder,
+    arrived: Instant,
+    reply: Reply,
+}
+
+/// Hands orders to the writer.
+#[derive(Clone)]
+pub struct Queue(Sender<Request>);
+
+/// The writer's end.
+pub struct Writer {
+    queue: Receiver<Request>,
+    connection: Connection,
+    waker: Waker,
+}
+
+/// The queue and its writer.
+///
+/// # Errors
+/// When the database URL can't be parsed.
+pub fn new(config: &Config, waker: Waker) -> Result<(Queue, Writer)> {
+    let (sender, queue) = bounded(QUEUE);
+    let connector = Connector::new(&config.database_url, "order-writer", Limits::WORK)?;
+    Ok((Queue(sender), Writer { queue, connection: Connection::new(connector), waker }))
+}
+
+impl Queue {
+    /// Queues an order; `reply` is called once, by the writer's thread, and must not block.
+    ///
+    /// # Errors
+    /// The order and its reply again, when the queue is full or the service is stopping.
+    pub fn place(
+        &self,
+        order: NewOrder,
+        reply: impl FnOnce(Placed) + Send + 'static,
+    ) -> std::result::Result<(), QueueFull> {
+        let request = Request { order, arrived: Instant::now(), reply: Box::new(reply) };
+        self.0.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) | TrySendError::Disconnected(_) => QueueFull,
+        })
+    }
+}
+
+/// The writer can't take an order now; nothing was changed.
+#[derive(Debug)]
+pub struct QueueFull;
+
+impl Writer {
+    /// Writes until every [`Queue`] is gone: requests under way at a stop are answered.
+    pub fn run(&mut self) {
+        while let Ok(first) = self.queue.recv() {
+            let mut batch = vec![first];
+            batch.extend(self.queue.try_iter().take(BATCH - 1));
+            self.write(batch);
+        }
+    }
+
+    /// Stores a batch and answers its requests. A batch that fails by an order's fault is stored one by one.
+    fn write(&mut self, batch: Vec<Request>) {
+        match self.store(&batch) {
+            Ok(orders) => {
+                self.waker.wake();
+                for (request, order) in batch.into_iter().zip(orders) {
+                    (request.reply)(Placed::Stands(Box::new(order)));
+                }
+            }
+            Err(error) if error.blame() == Blame::Message && batch.len() > 1 => {
+                batch.into_iter().for_each(|request| self.write(vec![request]));
+            }
+            Err(error) => give_up(batch, &error),
+        }
+    }
+
+    /// Tries, and after a lost answer tries again with the same ids, until the oldest request has waited too long.
+    fn store(&mut self, batch: &[Request]) -> Result<Vec<Order>> {
+        let until = batch[0].arrived + PATIENCE;
+        let orders: Vec<&NewOrder> = batch.iter().map(|request| &request.order).collect();
+        let messages: Vec<String> = orders.iter().map(|order| event::to_stored(&requests(order))).collect();
+        for attempt in 1.. {
+            let error = match self.connection.with(|session| place(session, &orders, &messages)) {
+                Err(error) if error.blame() != Blame::Message => error,
+                done => return done,
+            };
+            self.end_hanging_writer(&error);
+            let pause = backoff::delay(attempt);
+            if Instant::now() + pause >= until {
+                return Err(error);
+            }
+            log::warn!("{} orders are not stored yet (attempt {attempt}, next in {pause:?}): {error}", batch.len());
+            std::thread::sleep(pause);
+        }
+        unreachable!("the loop ends by its limit")
+    }
+
+    fn end_hanging_writer(&mut self, error: &Error) {
+        if error.is_lock_timeout() {
+            let _ = self.connection.session().and_then(outbox::end_hanging_writer);
+        }
+    }
+}
+
+fn place(session: &mut shared::db::Session, orders: &[&NewOrder], messages: &[String]) -> Result<Vec<Order>> {
+    let standing: Vec<Uuid> = store::place(session, orders, messages)?;
+    let found = store::find(session, &standing)?;
+    let order =
+        |id: &Uuid| found.get(id).cloned().ok_or_else(|| Error::Fatal(format!("order {id} was stored and is gone")));
+    standing.iter().map(order).collect()
+}
+
+/// An order's two messages: one outbox row.
+fn requests(order: &NewOrder) -> [Event; 2] {
+    let traceparent = Some(order.traceparent.clone());
+    let payment = Body::PaymentRequested { user_name: order.user_name.clone(), price: order.price };
+    let stock = Body::StockRequested { item_name: order.item_name.clone(), quantity: order.quantity };
+    [
+        Event::new(Side::Payment, order.order_id, payment, traceparent.clone()),
+        Event::new(Side::Stock, order.order_id, stock, traceparent),
+    ]
+}
+
+fn give_up(batch: Vec<Request>, error: &Error) {
+    log::error!("{} orders could not be stored: {error}", batch.len());
+    let refused = error.blame() == Blame::Message;
+    for request in batch {
+        (request.reply)(if refused { Placed::Refused(error.to_string()) } else { Placed::Unknown });
+    }
+}
