@@ -1,0 +1,46 @@
+//! What order's requests do to payments and balances.
+
+use std::collections::BTreeSet;
+
+use shared::consumer::{Handled, Handler};
+use shared::db::Tx;
+use shared::error::Result;
+use shared::event::{Body, Event};
+use uuid::Uuid;
+
+use crate::payment::Books;
+use crate::store;
+
+/// Handles `payment` and `payment.compensation`.
+pub struct Requests;
+
+impl Handler for Requests {
+    fn handle(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Handled> {
+        let order_ids: BTreeSet<Uuid> = events.iter().map(|event| event.order_id).collect();
+        let mut books = open(tx, &order_ids.into_iter().collect::<Vec<_>>(), events)?;
+        let outcomes = events.iter().map(|event| books.decide(event)).collect();
+        store::write(tx, &books)?;
+        Ok(Handled { outcomes, events: books.sent })
+    }
+
+    fn give_up(&mut self, tx: &mut Tx<'_>, order_id: Uuid, attempts: u32) -> Result<Vec<Event>> {
+        let mut books = open(tx, &[order_id], &[])?;
+        books.give_up(order_id, attempts as i32);
+        store::write(tx, &books)?;
+        Ok(books.sent)
+    }
+}
+
+/// Locks all that the decisions will read: the payments, then the accounts that requests name or completed payments were
+/// taken from.
+fn open(tx: &mut Tx<'_>, order_ids: &[Uuid], events: &[Event]) -> Result<Books> {
+    let payments = store::place_and_lock(tx, order_ids)?;
+    let asked = events.iter().filter_map(|event| match &event.body {
+        Body::PaymentRequested { user_name, .. } => Some(user_name.as_str()),
+        _ => None,
+    });
+    let known = payments.values().filter_map(|payment| payment.terms.as_ref().map(|(user_name, _)| user_name.as_str()));
+    let user_names: BTreeSet<&str> = asked.chain(known).collect();
+    let balances = store::lock_balances(tx, &user_names.into_iter().collect::<Vec<_>>())?;
+    Ok(Books::new(payments, balances))
+}

@@ -1,0 +1,148 @@
+//! All SQL of the tables `account` and `payment`.
+
+use std::collections::HashMap;
+
+use postgres::Row;
+use shared::db::{Query, Session, Tx};
+use shared::error::Result;
+use shared::event::Reason;
+use uuid::Uuid;
+
+use crate::payment::{Books, Payment, Status};
+
+/// Places a payment for each order that has none, then locks them all; `order_ids` must be sorted.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn place_and_lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Payment>> {
+    tx.execute(
+        "insert into payment (order_id) select order_id from unnest($1::uuid[]) as p (order_id) order by order_id
+         on conflict do nothing",
+        &[&order_ids],
+    )?;
+    let rows = tx.query(
+        "select p.order_id, p.user_name, p.amount, p.status, p.reason_code, p.reason_from, p.confirmed
+           from unnest($1::uuid[]) as wanted (order_id) join payment p using (order_id)
+          order by p.order_id for update of p",
+        &[&order_ids],
+    )?;
+    Ok(rows.iter().map(|row| (row.get(0), payment(row))).collect())
+}
+
+fn payment(row: &Row) -> Payment {
+    let user_name: Option<String> = row.get(1);
+    let code: Option<String> = row.get(4);
+    Payment {
+        terms: user_name.map(|user_name| (user_name, row.get(2))),
+        status: Status::from_name(row.get(3)).expect("the table checks the names"),
+        reason: code.map(|code| Reason { code, from: row.get(5) }),
+        confirmed: row.get(6),
+    }
+}
+
+/// Locks the accounts of `user_names` (sorted) that exist; answers their balances.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn lock_balances(tx: &mut Tx<'_>, user_names: &[&str]) -> Result<HashMap<String, i64>> {
+    let rows = tx.query(
+        "select a.user_name, a.balance from unnest($1::text[]) as wanted (user_name) join account a using (user_name)
+          order by a.user_name for update of a",
+        &[&user_names],
+    )?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Writes what changed in the books.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn write(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
+    write_payments(tx, books)?;
+    write_balances(tx, books)
+}
+
+fn write_payments(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
+    if books.changed_payments.is_empty() {
+        return Ok(());
+    }
+    let order_ids: Vec<Uuid> = books.changed_payments.iter().copied().collect();
+    let changed: Vec<&Payment> = order_ids.iter().map(|order_id| &books.payments[order_id]).collect();
+    let user_names: Vec<Option<&str>> =
+        changed.iter().map(|p| p.terms.as_ref().map(|(user, _)| user.as_str())).collect();
+    let amounts: Vec<Option<i64>> = changed.iter().map(|p| p.terms.as_ref().map(|(_, amount)| *amount)).collect();
+    let statuses: Vec<&str> = changed.iter().map(|p| p.status.name()).collect();
+    let codes: Vec<Option<&str>> =
+        changed.iter().map(|p| p.reason.as_ref().map(|reason| reason.code.as_str())).collect();
+    let froms: Vec<Option<&str>> =
+        changed.iter().map(|p| p.reason.as_ref().map(|reason| reason.from.as_str())).collect();
+    let confirmed: Vec<String> = changed.iter().map(|p| array_text(&p.confirmed)).collect();
+    tx.execute(
+        "update payment p set user_name = c.user_name, amount = c.amount, status = c.status, reason_code = c.code,
+                reason_from = c.reason_from, confirmed = c.confirmed::uuid[], updated_at = clock_timestamp()
+           from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
+                as c (order_id, user_name, amount, status, code, reason_from, confirmed)
+          where p.order_id = c.order_id",
+        &[&order_ids, &user_names, &amounts, &statuses, &codes, &froms, &confirmed],
+    )?;
+    Ok(())
+}
+
+/// PostgreSQL's text form of an array: `unnest` would flatten an array of arrays.
+fn array_text(ids: &[Uuid]) -> String {
+    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    format!("{{{}}}", ids.join(","))
+}
+
+fn write_balances(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
+    if books.changed_balances.is_empty() {
+        return Ok(());
+    }
+    let user_names: Vec<&str> = books.changed_balances.iter().map(String::as_str).collect();
+    let balances: Vec<i64> = user_names.iter().map(|user_name| books.balances[*user_name]).collect();
+    tx.execute(
+        "update account a set balance = c.balance from unnest($1::text[], $2::bigint[]) as c (user_name, balance)
+          where a.user_name = c.user_name",
+        &[&user_names, &balances],
+    )?;
+    Ok(())
+}
+
+/// Sets an account's balance; the difference counts as deposited. True if the account is new.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn set_balance(session: &mut Session, user_name: &str, balance: i64) -> Result<bool> {
+    let rows = session.query(
+        "insert into account as a (user_name, balance, deposited) values ($1, $2, $2)
+         on conflict (user_name) do update
+            set deposited = a.deposited + excluded.balance - a.balance, balance = excluded.balance
+         returning xmax = 0",
+        &[&user_name, &balance],
+    )?;
+    Ok(rows[0].get(0))
+}
+
+/// An account's balance; none if there is no such account.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn balance(session: &mut Session, user_name: &str) -> Result<Option<i64>> {
+    let rows = session.query("select balance from account where user_name = $1", &[&user_name])?;
+    Ok(rows.first().map(|row| row.get(0)))
+}
+
+/// A payment with its times (RFC 3339, UTC); none if the order is unknown here.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<(Payment, String, String)>> {
+    let rows = session.query(
+        r#"select order_id, user_name, amount, status, reason_code, reason_from, confirmed,
+                  to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                  to_char(updated_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+             from payment where order_id = $1"#,
+        &[&order_id],
+    )?;
+    Ok(rows.first().map(|row| (payment(row), row.get(7), row.get(8))))
+}
