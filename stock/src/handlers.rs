@@ -1,0 +1,48 @@
+//! What order's requests do to reservations and quantities.
+
+use std::collections::BTreeSet;
+
+use shared::consumer::{Handled, Handler};
+use shared::db::Tx;
+use shared::error::Result;
+use shared::event::{Body, Event};
+use uuid::Uuid;
+
+use crate::reservation::Books;
+use crate::store;
+
+/// Handles `stock` and `stock.compensation`.
+pub struct Requests;
+
+impl Handler for Requests {
+    fn handle(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Handled> {
+        let order_ids: BTreeSet<Uuid> = events.iter().map(|event| event.order_id).collect();
+        let mut books = open(tx, &order_ids.into_iter().collect::<Vec<_>>(), events)?;
+        let outcomes = events.iter().map(|event| books.decide(event)).collect();
+        store::write(tx, &books)?;
+        Ok(Handled { outcomes, events: books.sent })
+    }
+
+    fn give_up(&mut self, tx: &mut Tx<'_>, order_id: Uuid, attempts: u32) -> Result<Vec<Event>> {
+        let mut books = open(tx, &[order_id], &[])?;
+        books.give_up(order_id, attempts as i32);
+        store::write(tx, &books)?;
+        Ok(books.sent)
+    }
+}
+
+/// Locks all that the decisions will read: the reservations, then the items that requests name or completed reservations were
+/// taken from.
+fn open(tx: &mut Tx<'_>, order_ids: &[Uuid], events: &[Event]) -> Result<Books> {
+    let reservations = store::place_and_lock(tx, order_ids)?;
+    let asked = events.iter().filter_map(|event| match &event.body {
+        Body::StockRequested { item_name, .. } => Some(item_name.as_str()),
+        _ => None,
+    });
+    let known = reservations
+        .values()
+        .filter_map(|reservation| reservation.terms.as_ref().map(|(item_name, _)| item_name.as_str()));
+    let item_names: BTreeSet<&str> = asked.chain(known).collect();
+    let quantities = store::lock_quantities(tx, &item_names.into_iter().collect::<Vec<_>>())?;
+    Ok(Books::new(reservations, quantities))
+}

@@ -1,0 +1,73 @@
+//! The stock service's calls.
+
+use serde::Serialize;
+use shared::db::Pool;
+use shared::dead_letter_http::problem;
+use shared::event::Reason;
+use shared::http::{Fields, Method, Problem, Request, Response, Routes, json_object};
+use uuid::Uuid;
+
+use crate::store;
+
+/// The largest quantity. Checked here, not by the table: a release must not be refusable.
+const QUANTITY: i64 = 1_000_000_000_000_000;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ItemView {
+    item_name: String,
+    quantity: i64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReservationView {
+    order_id: Uuid,
+    item_name: Option<String>,
+    quantity: Option<i64>,
+    status: &'static str,
+    reason: Option<Reason>,
+    created_at: String,
+    updated_at: String,
+}
+
+/// `PUT` and `GET /items/{itemName}`, `GET /reservations/{orderId}`.
+pub fn routes(routes: Routes, pool: Pool) -> Routes {
+    let (put, get) = (pool.clone(), pool.clone());
+    routes
+        .answer(Method::Put, "/items/{itemName}", move |request| set_quantity(&put, request))
+        .answer(Method::Get, "/items/{itemName}", move |request| quantity(&get, request))
+        .answer(Method::Get, "/reservations/{orderId}", move |request| reservation(&pool, request))
+}
+
+fn set_quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
+    request.query.only(&[])?;
+    let item_name = request.name_param("itemName")?;
+    let mut fields = Fields::new(json_object(request)?);
+    let quantity = fields.integer("quantity", 0..=QUANTITY);
+    let quantity = fields.finish(|| quantity)?;
+    let created = pool.with(|session| store::set_quantity(session, &item_name, quantity)).map_err(problem)?;
+    Ok(Response::json(if created { 201 } else { 200 }, &ItemView { item_name, quantity }))
+}
+
+fn quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
+    request.query.only(&[])?;
+    let item_name = request.name_param("itemName")?;
+    let found = pool.with(|session| store::quantity(session, &item_name)).map_err(problem)?;
+    let quantity = found.ok_or_else(|| Problem::new(404, format!("there is no item {item_name}")))?;
+    Ok(Response::json(200, &ItemView { item_name, quantity }))
+}
+
+fn reservation(pool: &Pool, request: &Request) -> Result<Response, Problem> {
+    request.query.only(&[])?;
+    let order_id = request.uuid_param("orderId")?;
+    let found = pool.with(|session| store::find(session, order_id)).map_err(problem)?;
+    let (reservation, created_at, updated_at) =
+        found.ok_or_else(|| Problem::new(404, format!("stock has not heard of order {order_id}")))?;
+    let (item_name, quantity) = reservation.terms.unzip();
+    let status = reservation.status.name();
+    Ok(Response::json(
+        200,
+        &ReservationView { order_id, item_name, quantity, status, reason: reservation.reason, created_at, updated_at },
+    ))
+}

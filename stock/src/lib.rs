@@ -1,0 +1,42 @@
+//! The stock service: takes an order's quantity from its item's stock, and gives it back when asked.
+//!
+//! One request's path here: the consumer → [`handlers`] → [`reservation`] (the decision) → [`store`] → the outbox → the relay.
+
+pub mod handlers;
+pub mod http;
+pub mod reservation;
+pub mod store;
+
+use std::sync::Arc;
+
+use shared::config::Config;
+use shared::db::Pool;
+use shared::dead_letter_http;
+use shared::error::Result;
+use shared::http::{Routes, Server};
+use shared::service::{self, Threads};
+use shared::shutdown::{Shutdown, Stop};
+
+mod migrations {
+    refinery::embed_migrations!("../sql/stock");
+}
+
+/// Runs one instance until it is stopped.
+///
+/// # Errors
+/// When it can't start, or a thread failed.
+pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
+    let listener = service::listen(&config)?;
+    let ready = service::prepare(&config, migrations::migrations::runner(), &shutdown)?;
+    let mut threads = Threads::new(stop, shutdown)?;
+    let waker = threads.spawn_relay(&config, &ready, Box::new(|_, _| Ok(())))?;
+    threads.spawn_consumers(&config, &waker, || Box::new(handlers::Requests))?;
+
+    let pool = Pool::new(&ready.connector, config.http_workers);
+    let routes = http::routes(Routes::new(), pool.clone());
+    let handler = Arc::new(|| Box::new(handlers::Requests) as _);
+    let routes = dead_letter_http::routes(routes, pool, config.service, config.topic_prefix.clone(), waker, handler);
+    let server = Server::start("stock", listener, config.http_workers, routes)?;
+    log::info!("stock listens on {}", server.local_addr());
+    threads.run_until_stopped(server)
+}

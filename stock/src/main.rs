@@ -1,0 +1,5 @@
+//! The stock service's process.
+
+fn main() -> std::process::ExitCode {
+    shared::service::main(shared::event::Service::Stock, stock::run)
+}

@@ -1,0 +1,149 @@
+//! All SQL of the tables `item` and `reservation`.
+
+use std::collections::HashMap;
+
+use postgres::Row;
+use shared::db::{Query, Session, Tx};
+use shared::error::Result;
+use shared::event::Reason;
+use uuid::Uuid;
+
+use crate::reservation::{Books, Reservation, Status};
+
+/// Places a reservation for each order that has none, then locks them all; `order_ids` must be sorted.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn place_and_lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation>> {
+    tx.execute(
+        "insert into reservation (order_id) select order_id from unnest($1::uuid[]) as p (order_id) order by order_id
+         on conflict do nothing",
+        &[&order_ids],
+    )?;
+    let rows = tx.query(
+        "select r.order_id, r.item_name, r.quantity, r.status, r.reason_code, r.reason_from, r.confirmed
+           from unnest($1::uuid[]) as wanted (order_id) join reservation r using (order_id)
+          order by r.order_id for update of r",
+        &[&order_ids],
+    )?;
+    Ok(rows.iter().map(|row| (row.get(0), reservation(row))).collect())
+}
+
+fn reservation(row: &Row) -> Reservation {
+    let item_name: Option<String> = row.get(1);
+    let code: Option<String> = row.get(4);
+    Reservation {
+        terms: item_name.map(|item_name| (item_name, row.get(2))),
+        status: Status::from_name(row.get(3)).expect("the table checks the names"),
+        reason: code.map(|code| Reason { code, from: row.get(5) }),
+        confirmed: row.get(6),
+    }
+}
+
+/// Locks the items of `item_names` (sorted) that exist; answers their quantities.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn lock_quantities(tx: &mut Tx<'_>, item_names: &[&str]) -> Result<HashMap<String, i64>> {
+    let rows = tx.query(
+        "select i.item_name, i.quantity from unnest($1::text[]) as wanted (item_name) join item i using (item_name)
+          order by i.item_name for update of i",
+        &[&item_names],
+    )?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Writes what changed in the books.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn write(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
+    write_reservations(tx, books)?;
+    write_quantities(tx, books)
+}
+
+fn write_reservations(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
+    if books.changed_reservations.is_empty() {
+        return Ok(());
+    }
+    let order_ids: Vec<Uuid> = books.changed_reservations.iter().copied().collect();
+    let changed: Vec<&Reservation> = order_ids.iter().map(|order_id| &books.reservations[order_id]).collect();
+    let item_names: Vec<Option<&str>> =
+        changed.iter().map(|r| r.terms.as_ref().map(|(item, _)| item.as_str())).collect();
+    let quantities: Vec<Option<i64>> =
+        changed.iter().map(|r| r.terms.as_ref().map(|(_, quantity)| *quantity)).collect();
+    let statuses: Vec<&str> = changed.iter().map(|r| r.status.name()).collect();
+    let codes: Vec<Option<&str>> =
+        changed.iter().map(|r| r.reason.as_ref().map(|reason| reason.code.as_str())).collect();
+    let froms: Vec<Option<&str>> =
+        changed.iter().map(|r| r.reason.as_ref().map(|reason| reason.from.as_str())).collect();
+    let confirmed: Vec<String> = changed.iter().map(|r| array_text(&r.confirmed)).collect();
+    tx.execute(
+        "update reservation r set item_name = c.item_name, quantity = c.quantity, status = c.status, reason_code = c.code,
+                reason_from = c.reason_from, confirmed = c.confirmed::uuid[], updated_at = clock_timestamp()
+           from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
+                as c (order_id, item_name, quantity, status, code, reason_from, confirmed)
+          where r.order_id = c.order_id",
+        &[&order_ids, &item_names, &quantities, &statuses, &codes, &froms, &confirmed],
+    )?;
+    Ok(())
+}
+
+/// PostgreSQL's text form of an array: `unnest` would flatten an array of arrays.
+fn array_text(ids: &[Uuid]) -> String {
+    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    format!("{{{}}}", ids.join(","))
+}
+
+fn write_quantities(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
+    if books.changed_quantities.is_empty() {
+        return Ok(());
+    }
+    let item_names: Vec<&str> = books.changed_quantities.iter().map(String::as_str).collect();
+    let quantities: Vec<i64> = item_names.iter().map(|item_name| books.quantities[*item_name]).collect();
+    tx.execute(
+        "update item i set quantity = c.quantity from unnest($1::text[], $2::bigint[]) as c (item_name, quantity)
+          where i.item_name = c.item_name",
+        &[&item_names, &quantities],
+    )?;
+    Ok(())
+}
+
+/// Sets an item's quantity; the difference counts as deposited. True if the item is new.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn set_quantity(session: &mut Session, item_name: &str, quantity: i64) -> Result<bool> {
+    let rows = session.query(
+        "insert into item as i (item_name, quantity, deposited) values ($1, $2, $2)
+         on conflict (item_name) do update
+            set deposited = i.deposited + excluded.quantity - i.quantity, quantity = excluded.quantity
+         returning xmax = 0",
+        &[&item_name, &quantity],
+    )?;
+    Ok(rows[0].get(0))
+}
+
+/// An item's quantity; none if there is no such item.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn quantity(session: &mut Session, item_name: &str) -> Result<Option<i64>> {
+    let rows = session.query("select quantity from item where item_name = $1", &[&item_name])?;
+    Ok(rows.first().map(|row| row.get(0)))
+}
+
+/// A reservation with its times (RFC 3339, UTC); none if the order is unknown here.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<(Reservation, String, String)>> {
+    let rows = session.query(
+        r#"select order_id, item_name, quantity, status, reason_code, reason_from, confirmed,
+                  to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                  to_char(updated_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+             from reservation where order_id = $1"#,
+        &[&order_id],
+    )?;
+    Ok(rows.first().map(|row| (reservation(row), row.get(7), row.get(8))))
+}
