@@ -3,11 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use shared::consumer::{Handled, Handler, Outcome};
 use shared::db::Tx;
-use shared::dead_letter::Cause;
 use shared::error::Result;
 use shared::event::{Body, Event, Side};
+use shared::handler::{Cause, Handled, Handler, Outcome};
 use uuid::Uuid;
 
 use crate::order::{Happening, Saga};

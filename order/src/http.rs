@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::order::{OrderStatus, Saga};
 use crate::store::{self, NewOrder, Order};
-use crate::waiters::Waiters;
+use crate::waiters::{Waited, Waiters};
 use crate::writer::{Placed, Queue};
 
 /// The largest price.
@@ -80,22 +80,7 @@ fn place(queue: &Queue, request: &Request, responder: Responder) {
         Err(problem) => return responder.send(problem),
     };
     let asked = order.clone();
-    let (responder, mine) = shared_responder(responder);
-    if queue.place(order, move |placed| mine(answer(&asked, placed))).is_err() {
-        responder(Problem::unavailable("too many orders are waiting to be stored; nothing was changed", 1).into());
-    }
-}
-
-/// Two ends for one answer: whichever is used first counts.
-fn shared_responder(responder: Responder) -> (impl FnOnce(Response), impl FnOnce(Response) + Send) {
-    let slot = std::sync::Arc::new(std::sync::Mutex::new(Some(responder)));
-    let other = slot.clone();
-    let send = |slot: &std::sync::Mutex<Option<Responder>>, response: Response| {
-        if let Some(responder) = slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take() {
-            responder.send(response);
-        }
-    };
-    (move |response| send(&slot, response), move |response| send(&other, response))
+    queue.place(order, move |placed| responder.send(answer(&asked, placed)));
 }
 
 fn new_order(request: &Request) -> Result<NewOrder, Problem> {
@@ -124,6 +109,7 @@ fn answer(asked: &NewOrder, placed: Placed) -> Response {
         Placed::Stands(order) if is_same(asked, &order) => accepted(*order),
         Placed::Stands(order) => Problem::new(422, format!(
             "this Idempotency-Key was used for order {} with another body; use a new key", order.order_id)).into(),
+        Placed::QueueFull => Problem::unavailable("too many orders are waiting to be stored; nothing was changed", 1).into(),
         Placed::Refused(why) => Problem::new(500, format!("the order could not be stored: {why}; nothing was changed")).into(),
         Placed::Unknown => Problem::unavailable(format!(
             "order {}: outcome unknown, the database did not answer in time; repeat the request with the same Idempotency-Key",
@@ -150,12 +136,12 @@ fn get(pool: &Pool, waiters: &Waiters, request: &Request, responder: Responder) 
     let Some(wait) = wait.filter(|_| !order.saga.is_settled()) else {
         return responder.send(Response::json(200, &OrderView::from(&order)));
     };
-    let order_id = order.order_id;
-    let (responder, mine) = shared_responder(responder);
-    let reply = move |later: Option<Order>| mine(Response::json(200, &OrderView::from(&later.unwrap_or(order))));
-    if waiters.park(order_id, wait, reply).is_err() {
-        responder(Problem::unavailable("too many requests are waiting; ask without ?wait", 1).into());
-    }
+    waiters.park(order.order_id, wait, move |waited| {
+        responder.send(match waited {
+            Waited::Over(later) => Response::json(200, &OrderView::from(&later.unwrap_or(order))),
+            Waited::TooMany => Problem::unavailable("too many requests are waiting; ask without ?wait", 1).into(),
+        });
+    });
 }
 
 fn find(pool: &Pool, request: &Request) -> Result<(Order, Option<Duration>), Problem> {

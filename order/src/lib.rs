@@ -15,9 +15,9 @@ pub mod writer;
 use std::sync::Arc;
 
 use shared::config::Config;
-use shared::consumer::Handler;
 use shared::db::Pool;
 use shared::error::Result;
+use shared::handler::Handler;
 use shared::http::{Routes, Server};
 use shared::relay::OnPublished;
 use shared::service::{self, Threads};

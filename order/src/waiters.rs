@@ -16,7 +16,15 @@ const PARKED: usize = 1_000;
 /// How often the waiting orders are looked at when nothing here settles: another instance may have settled them.
 const LOOK: Duration = Duration::from_millis(100);
 
-type Reply = Box<dyn FnOnce(Option<Order>) + Send>;
+/// What a waiting request is answered with.
+pub enum Waited {
+    /// The order: settled, or as it stands when the time is over. None when it could not be read.
+    Over(Option<Order>),
+    /// Too many requests wait already.
+    TooMany,
+}
+
+type Reply = Box<dyn FnOnce(Waited) + Send>;
 
 struct Waiter {
     order_id: Uuid,
@@ -47,24 +55,14 @@ pub fn new(connector: Connector) -> (Waiters, WaitingRoom) {
     (Waiters { park, look: look_sender }, room)
 }
 
-/// Too many requests wait already.
-#[derive(Debug)]
-pub struct TooMany;
-
 impl Waiters {
-    /// Calls `reply` with the order as soon as it is settled, or as it stands after `wait`; with none when it could not
-    /// be read.
-    ///
-    /// # Errors
-    /// [`TooMany`].
-    pub fn park(
-        &self,
-        order_id: Uuid,
-        wait: Duration,
-        reply: impl FnOnce(Option<Order>) + Send + 'static,
-    ) -> Result<(), TooMany> {
+    /// Parks a request. `reply` is called once and must not block: as soon as the order is settled, after `wait`, or at
+    /// once when too many wait.
+    pub fn park(&self, order_id: Uuid, wait: Duration, reply: impl FnOnce(Waited) + Send + 'static) {
         let waiter = Waiter { order_id, until: Instant::now() + wait, reply: Box::new(reply) };
-        self.park.try_send(waiter).map_err(|_| TooMany)
+        if let Err(refused) = self.park.try_send(waiter) {
+            (refused.into_inner().reply)(Waited::TooMany);
+        }
     }
 
     /// Has the waiting orders looked at: some may have settled. Never blocks.
@@ -120,7 +118,7 @@ impl WaitingRoom {
         for waiter in std::mem::take(&mut self.waiting) {
             let order = found.get(&waiter.order_id);
             if all || waiter.until <= now || order.is_some_and(|order| order.saga.is_settled()) {
-                (waiter.reply)(order.cloned());
+                (waiter.reply)(Waited::Over(order.cloned()));
             } else {
                 self.waiting.push(waiter);
             }

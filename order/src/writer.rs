@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use shared::backoff;
 use shared::config::Config;
 use shared::db::{Connection, Connector, Limits};
@@ -30,6 +30,8 @@ pub enum Placed {
     Refused(String),
     /// The database did not answer in time: the order may be stored or not.
     Unknown,
+    /// Too many orders wait to be stored. Nothing was changed.
+    QueueFull,
 }
 
 type Reply = Box<dyn FnOnce(Placed) + Send>;
@@ -62,25 +64,15 @@ pub fn new(config: &Config, waker: Waker) -> Result<(Queue, Writer)> {
 }
 
 impl Queue {
-    /// Queues an order; `reply` is called once, by the writer's thread, and must not block.
-    ///
-    /// # Errors
-    /// The order and its reply again, when the queue is full or the service is stopping.
-    pub fn place(
-        &self,
-        order: NewOrder,
-        reply: impl FnOnce(Placed) + Send + 'static,
-    ) -> std::result::Result<(), QueueFull> {
+    /// Queues an order. `reply` is called once and must not block: by the writer's thread, or at once when the queue is
+    /// full.
+    pub fn place(&self, order: NewOrder, reply: impl FnOnce(Placed) + Send + 'static) {
         let request = Request { order, arrived: Instant::now(), reply: Box::new(reply) };
-        self.0.try_send(request).map_err(|error| match error {
-            TrySendError::Full(_) | TrySendError::Disconnected(_) => QueueFull,
-        })
+        if let Err(refused) = self.0.try_send(request) {
+            (refused.into_inner().reply)(Placed::QueueFull);
+        }
     }
 }
-
-/// The writer can't take an order now; nothing was changed.
-#[derive(Debug)]
-pub struct QueueFull;
 
 impl Writer {
     /// Writes until every [`Queue`] is gone: requests under way at a stop are answered.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use shared::consumer::{Handled, Handler};
 use shared::db::Tx;
 use shared::error::Result;
 use shared::event::{Body, Event};
+use shared::handler::{Handled, Handler};
 use uuid::Uuid;
 
 use crate::payment::Books;

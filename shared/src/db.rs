@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use postgres::types::ToSql;
 use postgres::{Client, NoTls, Row, Statement, Transaction};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Parameters of a statement, in the `postgres` crate's form.
 pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -333,10 +333,4 @@ pub fn overdue_call() -> Option<Duration> {
     let busy = sessions.iter().filter_map(Weak::upgrade).map(|since| since.load(Ordering::Relaxed));
     let longest = busy.filter(|since| *since > 0).map(|since| clock().saturating_sub(since)).max()?;
     Some(Duration::from_millis(longest)).filter(|time| *time > CALL_LIMIT)
-}
-
-impl From<std::io::Error> for Error {
-    fn from(error: std::io::Error) -> Error {
-        Error::Fatal(error.to_string())
-    }
 }

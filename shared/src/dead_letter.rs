@@ -1,44 +1,12 @@
-//! The records that could not be handled: parked with their story, replayed through the handler. Bytes are kept as
-//! bytes; text is scrubbed of what PostgreSQL's text can't hold.
-
-use std::panic::{AssertUnwindSafe, catch_unwind};
+//! All SQL of the table `dead_letter`: the records that could not be handled, with their story. Bytes are kept as bytes;
+//! text is scrubbed of what PostgreSQL's text can't hold.
 
 use kafka::{Bytes, Record, StrBytes, TopicPartition};
 use serde::Serialize;
 
-use crate::consumer::{Handler, Outcome};
 use crate::db::{Query, Session, Tx};
-use crate::error::{Error, Result};
-use crate::event::{self, Service, Topic};
-use crate::outbox;
-
-/// Why a record was parked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// Its bytes are not one of the saga's events.
-    Undecodable,
-    /// Handling it failed by its own fault, in all attempts.
-    GivenUp,
-    /// An answer about an order that does not exist here.
-    UnknownOrder,
-    /// It contradicts what was handled before: a second request with other amounts.
-    Contradiction,
-    /// Records that Kafka no longer has.
-    LogGap,
-}
-
-impl Cause {
-    /// Its name in table and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Cause::Undecodable => "UNDECODABLE",
-            Cause::GivenUp => "GIVEN_UP",
-            Cause::UnknownOrder => "UNKNOWN_ORDER",
-            Cause::Contradiction => "CONTRADICTION",
-            Cause::LogGap => "LOG_GAP",
-        }
-    }
-}
+use crate::error::Result;
+use crate::handler::Cause;
 
 /// A record to park.
 pub struct Parked<'a> {
@@ -54,6 +22,13 @@ pub struct Parked<'a> {
     pub record: &'a Record,
     /// For a gap: the first offset after it.
     pub to_offset: Option<i64>,
+}
+
+impl<'a> Parked<'a> {
+    /// A record that was tried once.
+    pub fn new(cause: Cause, detail: String, partition: &'a TopicPartition, record: &'a Record) -> Parked<'a> {
+        Parked { cause, detail, attempts: 1, partition, record, to_offset: None }
+    }
 }
 
 /// Parks a record, in the transaction that moves the offset past it. A record that is parked already stays as it is.
@@ -122,8 +97,9 @@ pub struct Detail {
     pub value_hex: Option<String>,
     /// Names and values of the headers, as text.
     pub headers: Vec<(String, Option<String>)>,
+    /// Where it was read, and what.
     #[serde(skip)]
-    raw: Option<(TopicPartition, Record)>,
+    pub raw: (TopicPartition, Record),
 }
 
 const COLUMNS: &str = r#"id, cause, detail, attempts, topic, partition, record_offset, to_offset,
@@ -167,6 +143,25 @@ pub fn find(session: &mut impl Query, id: i64) -> Result<Option<Detail>> {
     Ok(session.query(&sql, &[&id])?.first().map(detail))
 }
 
+/// The same, locked for a replay.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn lock(tx: &mut Tx<'_>, id: i64) -> Result<Option<Detail>> {
+    tx.query("select 1 from dead_letter where id = $1 for update", &[&id])?;
+    find(tx, id)
+}
+
+/// Records that a parked record was replayed, and what came of it.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn note_replay(tx: &mut Tx<'_>, id: i64, result: &str) -> Result<()> {
+    let sql = "update dead_letter set replayed_at = clock_timestamp(), replay_result = $2 where id = $1";
+    tx.execute(sql, &[&id, &scrubbed(result)])?;
+    Ok(())
+}
+
 fn detail(row: &postgres::Row) -> Detail {
     let summary = summary(row);
     let (key, value): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(12), row.get(13));
@@ -185,7 +180,7 @@ fn detail(row: &postgres::Row) -> Detail {
             .iter()
             .map(|(name, value)| (name.clone(), value.as_ref().map(|v| String::from_utf8_lossy(v).into_owned())))
             .collect(),
-        raw: Some((
+        raw: (
             partition,
             Record {
                 offset: summary.offset,
@@ -194,100 +189,7 @@ fn detail(row: &postgres::Row) -> Detail {
                 value: value.map(Bytes::from),
                 headers: headers.into_iter().map(|(name, value)| (StrBytes::from_string(name), value)).collect(),
             },
-        )),
+        ),
         summary,
     }
-}
-
-/// What a replay came to.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "result", content = "detail", rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Replay {
-    /// The record had its effect.
-    Applied,
-    /// It changed nothing, and why.
-    Unchanged(String),
-    /// It still can't be handled, and why.
-    Failed(String),
-}
-
-/// Hands a kept record to the handler again, in one transaction with what it causes. Nothing is published twice: the
-/// record itself stays where it is. None if there is no such number.
-///
-/// # Errors
-/// What PostgreSQL says, when it is not the record's fault.
-pub fn replay(
-    session: &mut Session,
-    service: Service,
-    prefix: &str,
-    handler: &mut dyn Handler,
-    id: i64,
-) -> Result<Option<Replay>> {
-    let mut tx = session.transaction()?;
-    if tx.query("select 1 from dead_letter where id = $1 for update", &[&id])?.is_empty() {
-        return Ok(None);
-    }
-    let kept = find(&mut tx, id)?.ok_or(Error::Fatal("locked just now".into()))?;
-    let (events, replay) = match again(&mut tx, prefix, handler, &kept) {
-        Ok(done) => done,
-        Err(error) if error.blame() == crate::error::Blame::Message => {
-            drop(tx);
-            return record_failure(session, id, error.to_string()).map(Some);
-        }
-        Err(error) => return Err(error),
-    };
-    note(&mut tx, id, &replay)?;
-    outbox::append(&mut tx, service, &events)?;
-    tx.commit()?;
-    handler.committed();
-    log::info!("replayed dead letter {id}: {replay:?}");
-    Ok(Some(replay))
-}
-
-fn again(
-    tx: &mut Tx<'_>,
-    prefix: &str,
-    handler: &mut dyn Handler,
-    kept: &Detail,
-) -> Result<(Vec<event::Event>, Replay)> {
-    if kept.summary.cause == Cause::LogGap.name() {
-        return Ok((vec![], Replay::Unchanged("a gap holds no record that could be handled".into())));
-    }
-    let (partition, record) = kept.raw.as_ref().expect("read from the table");
-    let Some(topic) = Topic::from_name(&partition.topic, prefix) else {
-        return Ok((vec![], Replay::Failed(format!("{} is not one of this installation's topics", partition.topic))));
-    };
-    let event = match event::decode(topic, record) {
-        Ok(event) => event,
-        Err(undecodable) => return Ok((vec![], Replay::Failed(undecodable.why))),
-    };
-    let handled =
-        catch_unwind(AssertUnwindSafe(|| handler.handle(tx, &[event]))).map_err(crate::consumer::panic_text)??;
-    let replay = match handled.outcomes.into_iter().next() {
-        Some(Outcome::Unchanged(why)) => Replay::Unchanged(why.into()),
-        Some(Outcome::Refused(_, why)) => Replay::Failed(why),
-        _ => Replay::Applied,
-    };
-    Ok((handled.events, replay))
-}
-
-fn record_failure(session: &mut Session, id: i64, why: String) -> Result<Replay> {
-    let replay = Replay::Failed(why);
-    let mut tx = session.transaction()?;
-    note(&mut tx, id, &replay)?;
-    tx.commit()?;
-    Ok(replay)
-}
-
-fn note(tx: &mut Tx<'_>, id: i64, replay: &Replay) -> Result<()> {
-    let text = match replay {
-        Replay::Applied => "APPLIED".to_string(),
-        Replay::Unchanged(why) => format!("UNCHANGED: {why}"),
-        Replay::Failed(why) => format!("FAILED: {why}"),
-    };
-    tx.execute(
-        "update dead_letter set replayed_at = clock_timestamp(), replay_result = $2 where id = $1",
-        &[&id, &scrubbed(&text)],
-    )?;
-    Ok(())
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use postgres::error::SqlState;
 use serde::Serialize;
 
-use crate::consumer::Handler;
 use crate::db::Pool;
-use crate::dead_letter::{self, Replay, Summary};
+use crate::dead_letter::{self, Summary};
 use crate::error::Error;
 use crate::event::Service;
+use crate::handler::Handler;
 use crate::http::{Method, Problem, Response, Routes};
+use crate::replay::{self, Replay};
 use crate::wake::Waker;
 
 /// Seconds after which a client may repeat what failed for want of the database.
@@ -50,7 +51,7 @@ pub fn routes(
         })
         .answer(Method::Post, "/dead-letters/{id}/replay", move |request| {
             let id = request.integer_param("id", 1..=i64::MAX)?;
-            let replayed = pool.with(|session| dead_letter::replay(session, service, &prefix, &mut *handler(), id));
+            let replayed = pool.with(|session| replay::replay(session, service, &prefix, &mut *handler(), id));
             let replay = replayed.map_err(problem)?.ok_or_else(|| unknown(id))?;
             if replay == Replay::Applied {
                 waker.wake();

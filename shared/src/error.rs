@@ -94,3 +94,9 @@ impl From<kafka::Error> for Error {
         Error::Kafka(error)
     }
 }
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Error {
+        Error::Fatal(error.to_string())
+    }
+}

@@ -8,7 +8,8 @@
 //! | [`db`], [`schema`] | PostgreSQL sessions with limits, cached statements, a watchdog; migrations |
 //! | [`event`] | topics, types, bodies, headers: the contract between the services |
 //! | [`outbox`], [`leader`], [`wake`], [`relay`] | from a committed row to a committed record, once and in stored order |
-//! | [`offsets`], [`consumer`], [`dead_letter`] | from a committed record to its effect, once, or parked |
+//! | [`consumer`], [`progress`], [`slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
+//! | [`dead_letter`], [`replay`] | what could not be handled: parked, replayed |
 //! | [`http`], [`dead_letter_http`] | requests, answers, problems; the parked records over HTTP |
 
 pub mod backoff;
@@ -17,16 +18,21 @@ pub mod consumer;
 pub mod db;
 pub mod dead_letter;
 pub mod dead_letter_http;
+pub mod effects;
 pub mod error;
 pub mod event;
+pub mod handler;
 pub mod http;
 pub mod leader;
 pub mod logging;
 pub mod offsets;
 pub mod outbox;
+pub mod progress;
 pub mod relay;
+pub mod replay;
 pub mod schema;
 pub mod service;
 pub mod shutdown;
+pub mod slice;
 pub mod topics;
 pub mod wake;

@@ -15,10 +15,11 @@ use uuid::Uuid;
 
 use crate::backoff;
 use crate::config::Config;
-use crate::consumer::{Consumer, Handler, panic_text};
+use crate::consumer::Consumer;
 use crate::db::{self, Connector, Limits, Query};
 use crate::error::{Error, Result};
 use crate::event::Service;
+use crate::handler::{Handler, panic_text};
 use crate::http::Server;
 use crate::relay::{self, OnPublished, Relay};
 use crate::shutdown::{self, Shutdown, Stop};

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use shared::consumer::Outcome;
-use shared::dead_letter::Cause;
 use shared::event::{Body, Event, Reason, Service};
+use shared::handler::{Cause, Outcome};
 use uuid::Uuid;
 
 /// Where a reservation stands.

@@ -1,0 +1,156 @@
+//! One batch's transaction: offsets, effects, what is parked, what is sent, in this order, for correctness and against
+//! deadlocks.
+
+use kafka::{Record, TopicPartition};
+
+use crate::db::{Connection, Tx};
+use crate::dead_letter::{self, Parked};
+use crate::error::{Error, Result};
+use crate::event::{Channel, Event, Service, Topic, Undecodable};
+use crate::handler::{self, Cause, Handler, Outcome};
+use crate::offsets::{self, Move};
+use crate::outbox;
+use crate::slice::{Input, Slice};
+use crate::wake::Waker;
+
+/// Turns slices into effects, on one connection.
+pub struct Effects {
+    /// Whose outbox the answers go to.
+    pub service: Service,
+    /// The topics' prefix.
+    pub prefix: String,
+    /// Opened when needed.
+    pub connection: Connection,
+    /// What the service does with an event.
+    pub handler: Box<dyn Handler>,
+    /// Called after a commit that appended.
+    pub waker: Waker,
+}
+
+impl Effects {
+    /// Where each partition's offset is.
+    ///
+    /// # Errors
+    /// What PostgreSQL says.
+    pub fn read_offsets(&mut self, partitions: &[TopicPartition]) -> Result<Vec<(TopicPartition, i64)>> {
+        offsets::read(self.connection.session()?, partitions)
+    }
+
+    /// Handles the slices in one transaction.
+    ///
+    /// # Errors
+    /// Nothing was changed; [`Error::blame`] says whose fault it was.
+    pub fn commit(&mut self, slices: &[Slice]) -> Result<()> {
+        let steps: Vec<Move> = slices.iter().map(Slice::step).collect();
+        let mut tx = self.connection.session()?.transaction()?;
+        offsets::advance(&mut tx, &steps)?;
+        let sent = handle(&mut tx, &self.prefix, &mut *self.handler, slices)?;
+        outbox::append(&mut tx, self.service, &sent)?;
+        tx.commit()?;
+        self.handler.committed();
+        self.wake(&sent);
+        Ok(())
+    }
+
+    /// Gives a lone record up for good: a request is recorded FAILED where it was undecided and its answer sent; the
+    /// record is parked; the partition moves on.
+    ///
+    /// # Errors
+    /// What PostgreSQL says; nothing was changed.
+    pub fn give_up(&mut self, slice: &Slice, attempts: u32, why: &str) -> Result<()> {
+        let Input { record, event } = &slice.inputs[0];
+        let mut tx = self.connection.session()?.transaction()?;
+        offsets::advance(&mut tx, &[slice.step()])?;
+        let sent = match event {
+            Ok(event) if event.topic().1 == Channel::Request => {
+                self.handler.give_up(&mut tx, event.order_id, attempts)?
+            }
+            _ => vec![],
+        };
+        let story = Parked::new(Cause::GivenUp, why.to_string(), &slice.partition, record);
+        dead_letter::park(&mut tx, &Parked { attempts: attempts as i32, ..story })?;
+        outbox::append(&mut tx, self.service, &sent)?;
+        tx.commit()?;
+        self.wake(&sent);
+        Ok(())
+    }
+
+    /// Parks what is no record that could be handled, and moves the offset.
+    ///
+    /// # Errors
+    /// What PostgreSQL says; nothing was changed.
+    pub fn park(&mut self, step: Move, cause: Cause, detail: String, record: &Record) -> Result<()> {
+        let partition = step.partition.clone();
+        let to_offset = (cause == Cause::LogGap).then_some(step.to);
+        let mut tx = self.connection.session()?.transaction()?;
+        offsets::advance(&mut tx, &[step])?;
+        let story = Parked::new(cause, detail, &partition, record);
+        dead_letter::park(&mut tx, &Parked { to_offset, ..story })?;
+        tx.commit()
+    }
+
+    /// After a lock timeout: ends the session that holds the append lock for too long, if there is one.
+    pub fn end_hanging_writer(&mut self, error: &Error) {
+        if error.is_lock_timeout() {
+            let ended = self.connection.session().and_then(outbox::end_hanging_writer);
+            if let Err(error) = ended {
+                log::warn!("can't end the session that holds the append lock: {error}");
+            }
+        }
+    }
+
+    fn wake(&self, sent: &[Event]) {
+        if !sent.is_empty() {
+            self.waker.wake();
+        }
+    }
+}
+
+/// Hands the events to the handler and parks what it refuses; answers what is to be sent.
+fn handle(tx: &mut Tx<'_>, prefix: &str, handler: &mut dyn Handler, slices: &[Slice]) -> Result<Vec<Event>> {
+    let inputs = || slices.iter().flat_map(|slice| slice.inputs.iter().map(|input| (&slice.partition, input)));
+    let events: Vec<Event> = inputs().filter_map(|(_, input)| input.event.as_ref().ok().cloned()).collect();
+    let handled = handler::handle(handler, tx, &events)?;
+    let mut sent = handled.events;
+    let mut outcomes = handled.outcomes.into_iter();
+    for (partition, Input { record, event }) in inputs() {
+        let refusal = match event {
+            Ok(event) => refused(event, outcomes.next()),
+            Err(undecodable) => {
+                sent.extend(answer(tx, handler, prefix, partition, undecodable)?);
+                Some((Cause::Undecodable, undecodable.why.clone()))
+            }
+        };
+        if let Some((cause, why)) = refusal {
+            dead_letter::park(tx, &Parked::new(cause, why, partition, record))?;
+        }
+    }
+    Ok(sent)
+}
+
+fn refused(event: &Event, outcome: Option<Outcome>) -> Option<(Cause, String)> {
+    match outcome? {
+        Outcome::Changed => None,
+        Outcome::Unchanged(why) => {
+            log::debug!("order {}: {} changed nothing: {why}", event.order_id, event.type_name());
+            None
+        }
+        Outcome::Refused(cause, why) => Some((cause, why)),
+    }
+}
+
+/// Decoding can't end otherwise a second time, so it has one attempt. A request whose key is usable still gets its
+/// answer.
+fn answer(
+    tx: &mut Tx<'_>,
+    handler: &mut dyn Handler,
+    prefix: &str,
+    partition: &TopicPartition,
+    undecodable: &Undecodable,
+) -> Result<Vec<Event>> {
+    let is_request = Topic::from_name(&partition.topic, prefix).is_some_and(|topic| topic.1 == Channel::Request);
+    match undecodable.order_id.filter(|_| is_request) {
+        Some(order_id) => handler.give_up(tx, order_id, 1),
+        None => Ok(vec![]),
+    }
+}

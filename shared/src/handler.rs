@@ -1,0 +1,91 @@
+//! What a service does with the events it reads, and how it ends.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use uuid::Uuid;
+
+use crate::db::Tx;
+use crate::error::{Error, Result};
+use crate::event::Event;
+
+/// Why a record was parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its bytes are not one of the saga's events.
+    Undecodable,
+    /// Handling it failed by its own fault, in all attempts.
+    GivenUp,
+    /// An answer about an order that does not exist here.
+    UnknownOrder,
+    /// It contradicts what was handled before: a second request with other amounts.
+    Contradiction,
+    /// Records that Kafka no longer has.
+    LogGap,
+}
+
+impl Cause {
+    /// Its name in table and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Undecodable => "UNDECODABLE",
+            Cause::GivenUp => "GIVEN_UP",
+            Cause::UnknownOrder => "UNKNOWN_ORDER",
+            Cause::Contradiction => "CONTRADICTION",
+            Cause::LogGap => "LOG_GAP",
+        }
+    }
+}
+
+/// What a handler made of one event.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It had its effect.
+    Changed,
+    /// It changed nothing, and why: a duplicate, or too late.
+    Unchanged(&'static str),
+    /// It must be parked, with the reason.
+    Refused(Cause, String),
+}
+
+/// What a handler made of a batch.
+#[derive(Default)]
+pub struct Handled {
+    /// One for each event, in order.
+    pub outcomes: Vec<Outcome>,
+    /// What is to be sent, in order.
+    pub events: Vec<Event>,
+}
+
+/// What a service does with the events it reads.
+pub trait Handler: Send {
+    /// Handles a batch in the open transaction: place, lock, decide, update. It must not append or commit.
+    ///
+    /// # Errors
+    /// The whole batch is rolled back.
+    fn handle(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Handled>;
+
+    /// Records that a request has failed for good (only where it was undecided); answers the `….failed` to send.
+    ///
+    /// # Errors
+    /// What PostgreSQL says.
+    fn give_up(&mut self, tx: &mut Tx<'_>, order_id: Uuid, attempts: u32) -> Result<Vec<Event>>;
+
+    /// Called after the commit of what [`Handler::handle`] did.
+    fn committed(&mut self) {}
+}
+
+/// Calls [`Handler::handle`] and turns a panic into an error; the transaction is then to be rolled back.
+///
+/// # Errors
+/// The handler's; [`Error::Panic`].
+pub fn handle(handler: &mut dyn Handler, tx: &mut Tx<'_>, events: &[Event]) -> Result<Handled> {
+    catch_unwind(AssertUnwindSafe(|| handler.handle(tx, events))).map_err(panic_text)?
+}
+
+/// What a caught panic said.
+pub fn panic_text(panic: Box<dyn Any + Send>) -> Error {
+    let text =
+        panic.downcast_ref::<&str>().map(|text| text.to_string()).or_else(|| panic.downcast_ref::<String>().cloned());
+    Error::Panic(text.unwrap_or_else(|| "no text".into()))
+}

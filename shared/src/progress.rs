@@ -1,0 +1,114 @@
+//! Where a consumer is in each of its partitions, and which of them wait before their next attempt.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use kafka::TopicPartition;
+
+use crate::backoff;
+use crate::slice::Slice;
+
+/// The assigned partitions.
+#[derive(Default)]
+pub struct Progress(HashMap<TopicPartition, Partition>);
+
+struct Partition {
+    next: i64,
+    /// What Kafka was told last, for lag tools.
+    told: i64,
+    trouble: Option<Trouble>,
+}
+
+struct Trouble {
+    attempts: u32,
+    /// The record that stands alone as the culprit; none while the world is to blame.
+    culprit: Option<i64>,
+    retry_at: Instant,
+    paused: bool,
+}
+
+impl Progress {
+    /// Partitions at the offsets that the database holds.
+    pub fn new(offsets: Vec<(TopicPartition, i64)>) -> Progress {
+        let partition = |next| Partition { next, told: -1, trouble: None };
+        Progress(offsets.into_iter().map(|(name, next)| (name, partition(next))).collect())
+    }
+
+    /// The next offset; none if the partition is not assigned.
+    pub fn next(&self, partition: &TopicPartition) -> Option<i64> {
+        self.0.get(partition).map(|partition| partition.next)
+    }
+
+    /// False once the slice's partition was put off or moved elsewhere, earlier in the same pass.
+    pub fn expects(&self, slice: &Slice) -> bool {
+        let partition = self.0.get(&slice.partition);
+        partition.is_some_and(|p| p.next == slice.from && p.trouble.as_ref().is_none_or(|trouble| !trouble.paused))
+    }
+
+    /// Whether nothing has failed since the last success.
+    pub fn is_untroubled(&self, slice: &Slice) -> bool {
+        self.trouble(&slice.partition).is_none()
+    }
+
+    /// The record known to fail by its own fault.
+    pub fn culprit(&self, partition: &TopicPartition) -> Option<i64> {
+        self.trouble(partition).and_then(|trouble| trouble.culprit)
+    }
+
+    /// The failed attempts so far of `culprit`, or of the world's.
+    pub fn attempts(&self, partition: &TopicPartition, culprit: Option<i64>) -> u32 {
+        self.trouble(partition).filter(|trouble| trouble.culprit == culprit).map_or(0, |trouble| trouble.attempts)
+    }
+
+    /// The partition waits; answers its next offset.
+    pub fn postpone(&mut self, partition: &TopicPartition, attempts: u32, culprit: Option<i64>) -> Option<i64> {
+        let retry_at = Instant::now() + backoff::delay(attempts);
+        let partition = self.0.get_mut(partition)?;
+        partition.trouble = Some(Trouble { attempts, culprit, retry_at, paused: true });
+        Some(partition.next)
+    }
+
+    /// The partition's records before `next` are done with.
+    pub fn moved(&mut self, partition: &TopicPartition, next: i64) {
+        if let Some(partition) = self.0.get_mut(partition) {
+            partition.next = next;
+            partition.trouble = None;
+        }
+    }
+
+    /// Ends the pauses that are over; answers whose.
+    pub fn end_pauses(&mut self) -> Vec<TopicPartition> {
+        let now = Instant::now();
+        let mut ended = Vec::new();
+        for (name, partition) in &mut self.0 {
+            let over = partition.trouble.as_mut().filter(|trouble| trouble.paused && trouble.retry_at <= now);
+            if let Some(trouble) = over {
+                trouble.paused = false;
+                ended.push(name.clone());
+            }
+        }
+        ended
+    }
+
+    /// None while there is something to poll; else when the first pause ends (none of none).
+    pub fn all_paused_until(&self) -> Option<Option<Instant>> {
+        let pause = |partition: &Partition| partition.trouble.as_ref().filter(|t| t.paused).map(|t| t.retry_at);
+        let pauses: Option<Vec<Instant>> = self.0.values().map(pause).collect();
+        pauses.map(|pauses| pauses.into_iter().min())
+    }
+
+    /// The offsets that Kafka was not told yet, with their metadata.
+    pub fn untold(&self) -> Vec<(TopicPartition, i64, String)> {
+        let untold = self.0.iter().filter(|(_, partition)| partition.next != partition.told);
+        untold.map(|(name, partition)| (name.clone(), partition.next, String::new())).collect()
+    }
+
+    /// Kafka was told all offsets.
+    pub fn told(&mut self) {
+        self.0.values_mut().for_each(|partition| partition.told = partition.next);
+    }
+
+    fn trouble(&self, partition: &TopicPartition) -> Option<&Trouble> {
+        self.0.get(partition)?.trouble.as_ref()
+    }
+}

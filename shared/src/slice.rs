@@ -1,0 +1,113 @@
+//! What was polled, cut into pieces for transactions.
+
+use kafka::{Record, TopicPartition};
+
+use crate::event::{self, Event, Topic, Undecodable};
+use crate::offsets::Move;
+
+/// Records in one transaction: a participant's batch of this size takes 20 to 30 ms, short enough for those who wait
+/// for its row locks.
+const BATCH: usize = 500;
+
+/// A record and what it says.
+pub struct Input {
+    /// As it was read.
+    pub record: Record,
+    /// As one of the saga's events.
+    pub event: Result<Event, Undecodable>,
+}
+
+/// A run of one partition's records.
+pub struct Slice {
+    /// Which partition.
+    pub partition: TopicPartition,
+    /// Where the partition's offset is believed to be.
+    pub from: i64,
+    /// Where it goes: behind the records and what the reader passed over.
+    pub to: i64,
+    /// In offset order, at least one.
+    pub inputs: Vec<Input>,
+}
+
+impl Slice {
+    /// Decodes what was polled from `topic`.
+    pub fn new(topic: Topic, partition: TopicPartition, from: i64, to: i64, records: Vec<Record>) -> Slice {
+        let decode = |record| Input { event: event::decode(topic, &record), record };
+        Slice { partition, from, to, inputs: records.into_iter().map(decode).collect() }
+    }
+
+    /// The first `at` records, and the rest; both must have some.
+    pub fn split(mut self, at: usize) -> (Slice, Slice) {
+        let right = self.inputs.split_off(at);
+        let middle = right[0].record.offset;
+        let right = Slice { partition: self.partition.clone(), from: middle, to: self.to, inputs: right };
+        (Slice { to: middle, ..self }, right)
+    }
+
+    /// Offset of the first record.
+    pub fn first_offset(&self) -> i64 {
+        self.inputs[0].record.offset
+    }
+
+    /// The step of the partition's offset.
+    pub fn step(&self) -> Move {
+        Move { partition: self.partition.clone(), from: self.from, to: self.to }
+    }
+}
+
+/// Cuts slices into transactions of [`BATCH`] records at most; each partition's order is kept.
+pub fn batches(slices: Vec<Slice>) -> Vec<Vec<Slice>> {
+    let mut batches = Vec::new();
+    let mut batch: Vec<Slice> = Vec::new();
+    let mut room = BATCH;
+    for mut rest in slices {
+        while rest.inputs.len() > room {
+            let (now, later) = rest.split(room);
+            batch.push(now);
+            batches.push(std::mem::take(&mut batch));
+            (rest, room) = (later, BATCH);
+        }
+        room -= rest.inputs.len();
+        batch.push(rest);
+        if room == 0 {
+            batches.push(std::mem::take(&mut batch));
+            room = BATCH;
+        }
+    }
+    batches.push(batch);
+    batches.retain(|batch| !batch.is_empty());
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Channel, Side};
+
+    fn slice(partition: i32, from: i64, count: i64) -> Slice {
+        let partition = TopicPartition { topic: "payment".into(), topic_id: uuid::Uuid::nil(), partition };
+        let record = |offset| Record { offset, timestamp: 0, key: None, value: None, headers: vec![] };
+        let records = (from..from + count).map(record).collect();
+        // one control record behind the last
+        Slice::new(Topic(Side::Payment, Channel::Request), partition, from, from + count + 1, records)
+    }
+
+    fn steps(batch: &[Slice]) -> Vec<(i32, i64, i64, usize)> {
+        batch.iter().map(|slice| (slice.partition.partition, slice.from, slice.to, slice.inputs.len())).collect()
+    }
+
+    #[test]
+    fn a_batch_ends_at_its_limit_and_the_next_goes_on_where_it_ended() {
+        let batches = batches(vec![slice(0, 10, 300), slice(1, 0, 900)]);
+        assert_eq!(batches.len(), 3);
+        assert_eq!(steps(&batches[0]), [(0, 10, 311, 300), (1, 0, 200, 200)]);
+        assert_eq!(steps(&batches[1]), [(1, 200, 700, 500)]);
+        assert_eq!(steps(&batches[2]), [(1, 700, 901, 200)]);
+    }
+
+    #[test]
+    fn nothing_polled_is_no_batch() {
+        assert!(batches(vec![]).is_empty());
+        assert_eq!(batches(vec![slice(0, 0, 500)]).len(), 1);
+    }
+}
