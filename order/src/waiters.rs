@@ -86,7 +86,9 @@ impl WaitingRoom {
             }
         }
         self.waiting.extend(self.parked.try_iter());
-        self.answer_settled(true);
+        if !self.waiting.is_empty() {
+            self.answer_settled(true);
+        }
     }
 
     /// Waits for the next reason to look. The queue and the room together hold [`PARKED`] requests twice over at most.

@@ -86,7 +86,9 @@ impl Wakeups {
         session.batch_execute(&format!("listen {}", service.outbox()))?;
         *attempt = 0;
         while !shutdown.is_set() {
-            if session.client().notifications().timeout_iter(SLICE).next()?.is_some() {
+            let heard = session.client().notifications().timeout_iter(SLICE).next()?.is_some();
+            // a follower has nothing to do for a commit
+            if heard && self.leads.load(Ordering::Relaxed) {
                 let _ = self.feed.try_send(());
             }
         }

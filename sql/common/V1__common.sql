@@ -76,5 +76,5 @@ create table dead_letter (
     replayed_at   timestamptz,
     replay_result text,
     -- the same record parked again (a topic replayed from its beginning) changes nothing
-    constraint dead_letter_once unique (topic_id, partition, record_offset)
+    constraint dead_letter_once unique (topic_id, partition, record_offset, cause)
 );

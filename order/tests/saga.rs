@@ -1,0 +1,368 @@
+//! The saga function, exhaustively: every reachable state x everything that can happen. What is expected is typed in.
+//!
+//! 1. the whole function as a table of 20 states x 9 happenings;
+//! 2. what holds in every reachable state and of every step;
+//! 3. the eight rows of DESIGN.md section 2, by every order of arrival, with duplicates and late events.
+//!
+//! A saga is written as two letters, payment then stock: `R` READY, `I` IN_PROGRESS, `C` COMPLETED, `F` FAILED,
+//! `X` COMPENSATING, `Z` COMPENSATED. `+p`, `+s`, `+ps`: who is asked to compensate.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use order::order::{Happening, OrderStatus, Saga, SideStatus, Step};
+use shared::event::{Reason, Service, Side};
+
+// ---- the language of the tables
+
+/// The columns of [`TABLE`].
+const HAPPENINGS: [&str; 9] = ["pub", "p ok", "p no", "p undone", "s ok", "s no", "s undone", "deadline", "unconfirmed"];
+
+fn happening(name: &str) -> Happening {
+    let payment = Reason { code: "INSUFFICIENT_BALANCE".into(), from: "payment".into() };
+    let stock = Reason { code: "INSUFFICIENT_STOCK".into(), from: "stock".into() };
+    match name {
+        "pub" => Happening::Published,
+        "p ok" => Happening::Completed(Side::Payment),
+        "p no" => Happening::Failed(Side::Payment, payment),
+        "p undone" => Happening::Compensated(Side::Payment),
+        "s ok" => Happening::Completed(Side::Stock),
+        "s no" => Happening::Failed(Side::Stock, stock),
+        "s undone" => Happening::Compensated(Side::Stock),
+        "deadline" => Happening::DeadlinePassed,
+        "unconfirmed" => Happening::Unconfirmed,
+        other => panic!("no happening {other}"),
+    }
+}
+
+fn letter(side: SideStatus) -> char {
+    match side {
+        SideStatus::Ready => 'R',
+        SideStatus::InProgress => 'I',
+        SideStatus::Completed => 'C',
+        SideStatus::Failed => 'F',
+        SideStatus::Compensating => 'X',
+        SideStatus::Compensated => 'Z',
+    }
+}
+
+fn sides(saga: &Saga) -> String {
+    [letter(saga.payment), letter(saga.stock)].iter().collect()
+}
+
+fn asked(step: &Step) -> String {
+    let mut letters: Vec<char> = step.ask.iter().map(|side| if *side == Side::Payment { 'p' } else { 's' }).collect();
+    letters.sort();
+    if letters.is_empty() { String::new() } else { format!("+{}", letters.iter().collect::<String>()) }
+}
+
+/// A step in the tables' words; `.` if it changes nothing and sends nothing.
+fn told(before: &Saga, step: &Step) -> String {
+    let told = format!("{}{}", sides(&step.saga), asked(step));
+    if step.saga == *before && step.ask.is_empty() { ".".into() } else { told }
+}
+
+/// All that can be reached from a new order, whatever happens and however often, with every reason.
+fn reachable() -> Vec<Saga> {
+    let mut found = vec![Saga::new()];
+    let mut seen: HashSet<Saga> = found.iter().cloned().collect();
+    let mut next = 0;
+    while next < found.len() {
+        for name in HAPPENINGS {
+            let saga = found[next].transition(&happening(name)).saga;
+            if seen.insert(saga.clone()) {
+                found.push(saga);
+            }
+        }
+        next += 1;
+    }
+    found
+}
+
+// ---- 1. the whole function
+
+/// State and order; then what each happening makes of it.
+#[rustfmt::skip]
+const TABLE: [(&str, &str, [&str; 9]); 20] = [
+    //                     pub   p ok    p no    undone  s ok    s no    undone  deadline unconfirmed
+    ("RR", "IN_PROGRESS", ["II", "CR",   "FR",   ".",    "RC",   "RF",   ".",    ".",     "."]),
+    ("RC", "IN_PROGRESS", ["IC", "CC",   "FX+s", ".",    ".",    ".",    ".",    ".",     "."]),
+    ("RF", "FAILED",      ["IF", "XF+p", "FF",   ".",    ".",    ".",    ".",    ".",     "."]),
+    ("CR", "IN_PROGRESS", ["CI", ".",    ".",    ".",    "CC",   "XF+p", ".",    ".",     "."]),
+    ("FR", "FAILED",      ["FI", ".",    ".",    ".",    "FX+s", "FF",   ".",    ".",     "."]),
+    ("II", "IN_PROGRESS", [".",  "CI",   "FI",   ".",    "IC",   "IF",   ".",    "XX+ps", "."]),
+    ("IC", "IN_PROGRESS", [".",  "CC",   "FX+s", ".",    ".",    ".",    ".",    "XX+ps", "."]),
+    ("IF", "FAILED",      [".",  "XF+p", "FF",   ".",    ".",    ".",    ".",    "XF+p",  "."]),
+    ("CI", "IN_PROGRESS", [".",  ".",    ".",    ".",    "CC",   "XF+p", ".",    "XX+ps", "."]),
+    ("FI", "FAILED",      [".",  ".",    ".",    ".",    "FX+s", "FF",   ".",    "FX+s",  "."]),
+    ("CC", "COMPLETED",   [".",  ".",    ".",    ".",    ".",    ".",    ".",    ".",     "."]),
+    ("FF", "FAILED",      [".",  ".",    ".",    ".",    ".",    ".",    ".",    ".",     "."]),
+    ("FX", "FAILED",      [".",  ".",    ".",    ".",    ".",    ".",    "FZ",   ".",     "FX+s"]),
+    ("XF", "FAILED",      [".",  ".",    ".",    "ZF",   ".",    ".",    ".",    ".",     "XF+p"]),
+    ("FZ", "FAILED",      [".",  ".",    ".",    ".",    ".",    ".",    ".",    ".",     "."]),
+    ("ZF", "FAILED",      [".",  ".",    ".",    ".",    ".",    ".",    ".",    ".",     "."]),
+    ("XX", "FAILED",      [".",  ".",    ".",    "ZX",   ".",    ".",    "XZ",   ".",     "XX+ps"]),
+    ("XZ", "FAILED",      [".",  ".",    ".",    "ZZ",   ".",    ".",    ".",    ".",     "XZ+p"]),
+    ("ZX", "FAILED",      [".",  ".",    ".",    ".",    ".",    ".",    "ZZ",   ".",     "ZX+s"]),
+    ("ZZ", "FAILED",      [".",  ".",    ".",    ".",    ".",    ".",    ".",    ".",     "."]),
+];
+
+#[test]
+fn exactly_the_states_of_the_table_are_reachable() {
+    let found: BTreeSet<String> = reachable().iter().map(sides).collect();
+    let typed: BTreeSet<String> = TABLE.iter().map(|(state, ..)| state.to_string()).collect();
+    assert_eq!(found, typed);
+}
+
+#[test]
+fn every_happening_does_to_every_state_what_the_table_says() {
+    let rows: BTreeMap<&str, _> = TABLE.iter().map(|(state, status, cells)| (*state, (*status, cells))).collect();
+    for saga in reachable() {
+        let (status, cells) = rows[sides(&saga).as_str()];
+        assert_eq!(saga.status().name(), status, "the order in {saga:?}");
+        for (name, expected) in HAPPENINGS.iter().zip(cells) {
+            let step = saga.transition(&happening(name));
+            assert_eq!(told(&saga, &step), *expected, "{name} in {saga:?}");
+        }
+    }
+}
+
+// ---- 2. what always holds
+
+/// Calls `check` with every reachable state, everything that can happen there, and what comes of it.
+fn every_step(check: impl Fn(&Saga, &str, &Step)) {
+    for saga in reachable() {
+        for name in HAPPENINGS {
+            check(&saga, name, &saga.transition(&happening(name)));
+        }
+    }
+}
+
+#[test]
+fn once_settled_always_settled_and_nothing_is_sent_any_more() {
+    let settled: BTreeSet<String> = reachable().iter().filter(|saga| saga.is_settled()).map(sides).collect();
+    assert_eq!(settled, ["CC", "FF", "FZ", "ZF", "ZZ"].map(String::from).into());
+    every_step(|saga, name, step| {
+        if saga.is_settled() {
+            assert_eq!(told(saga, step), ".", "{name} in {saga:?}");
+        }
+    });
+}
+
+#[test]
+fn compensating_is_left_only_by_the_confirmation() {
+    every_step(|before, name, step| {
+        let pairs = [(before.payment, step.saga.payment, "p undone"), (before.stock, step.saga.stock, "s undone")];
+        for (was, is, confirmation) in pairs {
+            if was == SideStatus::Compensating {
+                let expected = if name == confirmation { 'Z' } else { 'X' };
+                assert_eq!(letter(is), expected, "{name} in {before:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_first_reason_stays() {
+    every_step(|before, name, step| {
+        if before.reason.is_some() {
+            assert_eq!(step.saga.reason, before.reason, "{name} in {before:?}");
+        }
+    });
+    let reason = |names: &[&str]| {
+        let end = names.iter().fold(Saga::new(), |saga, name| saga.transition(&happening(name)).saga);
+        let (code, from) = end.reason.expect("it failed");
+        format!("{code} from {from}")
+    };
+    assert_eq!(reason(&["p no", "s no"]), "INSUFFICIENT_BALANCE from payment");
+    assert_eq!(reason(&["s no", "p no"]), "INSUFFICIENT_STOCK from stock");
+    assert_eq!(reason(&["pub", "deadline", "p no", "s no"]), "DEADLINE from order");
+    assert_eq!(reason(&["pub", "s no", "deadline"]), "INSUFFICIENT_STOCK from stock");
+    let undecodable = Happening::Failed(Side::Stock, Reason::new("UNPROCESSABLE", Service::Stock));
+    let end = Saga::new().transition(&undecodable).saga.transition(&happening("p no")).saga;
+    assert_eq!(end.reason, Some(("UNPROCESSABLE".into(), "stock".into())));
+}
+
+#[test]
+fn an_order_is_failed_if_and_only_if_a_side_is_failed_compensating_or_compensated() {
+    let failed: BTreeSet<String> =
+        reachable().iter().filter(|saga| saga.status() == OrderStatus::Failed).map(sides).collect();
+    let typed =
+        ["RF", "FR", "IF", "FI", "FF", "FX", "XF", "FZ", "ZF", "XX", "XZ", "ZX", "ZZ"].map(String::from).into();
+    assert_eq!(failed, typed);
+}
+
+/// The conditions of the table `orders` in sql/order/V1__order.sql, said again: orders_completed_by_both,
+/// orders_failed_by_a_side, orders_reason. (The names that a status may have are in the types.)
+#[test]
+fn every_reachable_state_may_stand_in_the_table_orders() {
+    let bad = ["FAILED", "COMPENSATING", "COMPENSATED"];
+    for saga in reachable() {
+        let (order, payment, stock) = (saga.status().name(), saga.payment.name(), saga.stock.name());
+        assert_eq!(order == "COMPLETED", payment == "COMPLETED" && stock == "COMPLETED", "{saga:?}");
+        assert_eq!(order == "FAILED", bad.contains(&payment) || bad.contains(&stock), "{saga:?}");
+        assert_eq!(order == "FAILED", saga.reason.is_some(), "{saga:?}");
+    }
+}
+
+#[test]
+fn only_a_side_that_became_compensating_or_is_unconfirmed_is_asked_and_once() {
+    every_step(|before, name, step| {
+        let payment = (Side::Payment, before.payment, step.saga.payment);
+        let stock = (Side::Stock, before.stock, step.saga.stock);
+        for (side, was, is) in [payment, stock] {
+            let asked = step.ask.iter().filter(|asked| **asked == side).count();
+            let became = was != SideStatus::Compensating && is == SideStatus::Compensating;
+            let again = was == SideStatus::Compensating && name == "unconfirmed";
+            assert_eq!(asked, usize::from(became || again), "{name} in {before:?}");
+        }
+    });
+}
+
+// ---- 3. the eight rows
+
+/// A row of DESIGN.md section 2 as a play: what happens, in this order, the state after each, and the reason at the end.
+struct Row {
+    name: &'static str,
+    play: &'static [(&'static str, &'static str)],
+    reason: Option<&'static str>,
+}
+
+#[rustfmt::skip]
+const ROWS: [Row; 10] = [
+    Row { name: "1: FAILED, FAILED, COMPLETED: stock, at order's request",
+          play: &[("pub", "II"), ("s ok", "IC"), ("p no", "FX+s"), ("s undone", "FZ")], reason: Some("INSUFFICIENT_BALANCE") },
+    Row { name: "2: FAILED, FAILED, IN_PROGRESS then COMPLETED: stock, when its success arrives late",
+          play: &[("pub", "II"), ("p no", "FI"), ("s ok", "FX+s"), ("s undone", "FZ")], reason: Some("INSUFFICIENT_BALANCE") },
+    Row { name: "3: FAILED, FAILED, IN_PROGRESS then FAILED: nothing",
+          play: &[("pub", "II"), ("p no", "FI"), ("s no", "FF")], reason: Some("INSUFFICIENT_BALANCE") },
+    Row { name: "4: FAILED, COMPLETED, FAILED: payment, at order's request",
+          play: &[("pub", "II"), ("p ok", "CI"), ("s no", "XF+p"), ("p undone", "ZF")], reason: Some("INSUFFICIENT_STOCK") },
+    Row { name: "5: FAILED, IN_PROGRESS then FAILED, FAILED: nothing",
+          play: &[("pub", "II"), ("s no", "IF"), ("p no", "FF")], reason: Some("INSUFFICIENT_STOCK") },
+    Row { name: "6: FAILED, IN_PROGRESS then COMPLETED, FAILED: payment, when its success arrives late",
+          play: &[("pub", "II"), ("s no", "IF"), ("p ok", "XF+p"), ("p undone", "ZF")], reason: Some("INSUFFICIENT_STOCK") },
+    // both notices lie on the topics: they may be read in either order, even before publication is noted
+    Row { name: "7: FAILED, FAILED, FAILED: nothing (payment's notice read first)",
+          play: &[("p no", "FR"), ("s no", "FF")], reason: Some("INSUFFICIENT_BALANCE") },
+    Row { name: "7: FAILED, FAILED, FAILED: nothing (stock's notice read first)",
+          play: &[("s no", "RF"), ("p no", "FF")], reason: Some("INSUFFICIENT_STOCK") },
+    Row { name: "8: COMPLETED, COMPLETED, COMPLETED: nothing (payment first)",
+          play: &[("pub", "II"), ("p ok", "CI"), ("s ok", "CC")], reason: None },
+    Row { name: "8: COMPLETED, COMPLETED, COMPLETED: nothing (stock first)",
+          play: &[("pub", "II"), ("s ok", "IC"), ("p ok", "CC")], reason: None },
+];
+
+#[test]
+fn the_eight_rows_are_played_as_written() {
+    for row in ROWS {
+        let mut saga = Saga::new();
+        for (name, expected) in row.play {
+            let step = saga.transition(&happening(name));
+            assert_eq!(told(&saga, &step), *expected, "{name}, row {}", row.name);
+            saga = step.saga;
+        }
+        assert!(saga.is_settled(), "row {}", row.name);
+        assert_eq!(saga.reason.map(|(code, _)| code).as_deref(), row.reason, "row {}", row.name);
+    }
+}
+
+#[test]
+fn what_has_happened_once_changes_nothing_when_it_comes_again() {
+    for row in ROWS {
+        let mut saga = Saga::new();
+        for (place, (name, _)) in row.play.iter().enumerate() {
+            saga = saga.transition(&happening(name)).saga;
+            for (again, _) in &row.play[..=place] {
+                let step = saga.transition(&happening(again));
+                assert_eq!(told(&saga, &step), ".", "{again} again after {name}, row {}", row.name);
+            }
+        }
+    }
+}
+
+/// The participants' answers by which of them comes first: the end, who was asked, and the reason.
+#[rustfmt::skip]
+const ENDS: [(&str, &str, &str, &str, Option<&str>); 8] = [
+    // first  second  end   asked  reason
+    ("p ok", "s ok", "CC", "",   None),
+    ("s ok", "p ok", "CC", "",   None),
+    ("p no", "s ok", "FZ", "+s", Some("INSUFFICIENT_BALANCE")),
+    ("s ok", "p no", "FZ", "+s", Some("INSUFFICIENT_BALANCE")),
+    ("p ok", "s no", "ZF", "+p", Some("INSUFFICIENT_STOCK")),
+    ("s no", "p ok", "ZF", "+p", Some("INSUFFICIENT_STOCK")),
+    ("p no", "s no", "FF", "",   Some("INSUFFICIENT_BALANCE")),
+    ("s no", "p no", "FF", "",   Some("INSUFFICIENT_STOCK")),
+];
+
+/// Publication is noted twice and each answer comes three times, in every order; what is asked is confirmed at once, or
+/// at the very end. The outcome depends on nothing but the answers, the reason on which of them came first.
+#[test]
+fn every_order_of_arrival_with_duplicates_ends_as_typed() {
+    for (first, second, end, asked, reason) in ENDS {
+        for arrivals in orders_of(&["pub", "pub", first, first, first, second, second, second]) {
+            let came = |name: &str| arrivals.iter().position(|arrival| *arrival == name);
+            if came(first) > came(second) {
+                continue; // that is another line of ENDS
+            }
+            for confirm_at_once in [true, false] {
+                let (saga, sent) = play(&arrivals, confirm_at_once);
+                assert_eq!((sides(&saga).as_str(), sent.as_str()), (end, asked), "{arrivals:?}");
+                assert_eq!(saga.reason.map(|(code, _)| code).as_deref(), reason, "{arrivals:?}");
+            }
+        }
+    }
+}
+
+/// A deadline that passes at any moment between the messages, and messages that come after it.
+#[test]
+fn a_deadline_ends_every_order_that_was_not_settled() {
+    // the end if it passes after the first answer: a side that succeeded or has not answered is asked back
+    let after_first = [("p ok", "ZZ"), ("s ok", "ZZ"), ("p no", "FZ"), ("s no", "ZF")];
+    for (first, second, end, ..) in ENDS {
+        let (_, one_answer) = after_first.iter().find(|(name, _)| *name == first).unwrap();
+        let plays = [
+            (["pub", "deadline", first, second], "ZZ"),
+            (["pub", first, "deadline", second], *one_answer),
+            (["pub", first, second, "deadline"], end),
+            // not yet known to be published: it has not begun
+            (["deadline", "pub", first, second], end),
+        ];
+        for (arrivals, expected) in plays {
+            for confirm_at_once in [true, false] {
+                assert_eq!(sides(&play(&arrivals, confirm_at_once).0), expected, "{arrivals:?}");
+            }
+        }
+    }
+}
+
+/// The saga at the end, and all that was asked.
+fn play(arrivals: &[&str], confirm_at_once: bool) -> (Saga, String) {
+    let (mut saga, mut sent) = (Saga::new(), String::new());
+    for name in arrivals {
+        let step = saga.transition(&happening(name));
+        sent += &asked(&step);
+        saga = if confirm_at_once { confirm(step.saga, &sent) } else { step.saga };
+    }
+    (confirm(saga, &sent), sent)
+}
+
+/// The confirmations of all that was asked; each comes twice.
+fn confirm(saga: Saga, sent: &str) -> Saga {
+    let confirmations = [('p', "p undone"), ('s', "s undone")];
+    let confirmed = confirmations.iter().filter(|(side, _)| sent.contains(*side)).map(|(_, name)| happening(name));
+    confirmed.flat_map(|happening| [happening.clone(), happening]).fold(saga, |saga, h| saga.transition(&h).saga)
+}
+
+/// All different orders of these names.
+fn orders_of<'a>(names: &[&'a str]) -> BTreeSet<Vec<&'a str>> {
+    if names.is_empty() {
+        return [vec![]].into();
+    }
+    let mut orders = BTreeSet::new();
+    for first in names.iter().collect::<BTreeSet<_>>() {
+        let mut rest = names.to_vec();
+        rest.remove(names.iter().position(|name| name == first).expect("it is one of them"));
+        orders.extend(orders_of(&rest).into_iter().map(|order| [vec![*first], order].concat()));
+    }
+    orders
+}
