@@ -16,7 +16,7 @@
 //! A thread serves a connection; it parses with `httparse` and blocks with limits. A handler that can't answer at once hands its
 //! [`Responder`] on, and the connection's thread writes what comes back: a slow client never holds up the one who answers.
 //!
-//! It stands on `std::net` because `tiny_http` 0.12 could not be made to hold [measured, with the recipes of DESIGN.md 5.5 applied]:
+//! It stands on `std::net` because `tiny_http` 0.12 could not be made to hold (ARCHITECTURE.md has the measurements):
 //! of 64 keep-alive connections opened at once 45 waited more than 5 s for their first answer; `Content-Length: 10000000000000` aborts the
 //! process when the request is dropped; an endless header line grows the process by as many bytes as are sent (498 MiB in 4 s), a
 //! pipelined flood likewise (1.2 GiB in 4 s); eight bodies that stall, or eight requests pipelined behind a parked one, hold all
