@@ -115,8 +115,7 @@ impl Consumer {
     /// Joins the group if need be, polls once, handles what came.
     ///
     /// # Errors
-    /// Kafka's, and the database's while offsets are read or moved past a gap; failures of handling stay with their
-    /// partition instead.
+    /// Kafka's, and the database's while offsets are read; failures of handling stay with their partition instead.
     pub fn consume_once(&mut self) -> Result<Consumed> {
         if !self.joined || self.group.rejoin_needed() {
             self.join()?;
@@ -124,12 +123,12 @@ impl Consumer {
         for partition in self.progress.end_pauses() {
             self.fetcher.resume(&partition);
         }
-        let polled = self.fetcher.poll()?;
-        let mut slices = Vec::new();
-        for polled in polled {
-            slices.extend(self.sort(polled)?);
-        }
         let mut consumed = Consumed::default();
+        let mut slices = Vec::new();
+        // from here on nothing may leave early: what was polled and not handled would be passed over
+        for polled in self.fetcher.poll()? {
+            slices.extend(self.sort(polled, &mut consumed));
+        }
         for batch in batches(slices) {
             self.handle_batch(batch, &mut consumed);
         }
@@ -170,24 +169,25 @@ impl Consumer {
     }
 
     /// Records to handle, or something else that is dealt with at once.
-    fn sort(&mut self, polled: Polled) -> Result<Option<Slice>> {
+    fn sort(&mut self, polled: Polled, consumed: &mut Consumed) -> Option<Slice> {
         match polled {
             Polled::Records { partition, records, next_offset, .. } => {
-                return Ok(self.slice(partition, records, next_offset));
+                return self.slice(partition, records, next_offset);
             }
             Polled::OutOfRange { partition, offset, log_start, high_watermark } => {
-                self.record_gap(partition, offset, log_start, high_watermark)?;
+                let gap = gap(offset, log_start, high_watermark);
+                self.park(partition, bare_record(offset), log_start, (Cause::LogGap, gap), consumed);
             }
             Polled::Corrupt { partition, base_offset, last_offset, bytes, cause } => {
                 let batch = Record { value: Some(bytes), ..bare_record(base_offset) };
-                self.park(partition, batch, last_offset + 1, Cause::Undecodable, cause)?;
+                self.park(partition, batch, last_offset + 1, (Cause::Undecodable, cause), consumed);
             }
             Polled::UnknownTopic { partition } => {
                 log::error!("topic {} is gone or was made anew: joining the group again", partition.topic);
                 self.joined = false;
             }
         }
-        Ok(None)
+        None
     }
 
     fn slice(&self, partition: TopicPartition, records: Vec<Record>, next_offset: i64) -> Option<Slice> {
@@ -222,7 +222,7 @@ impl Consumer {
         }
         match self.effects.commit(std::slice::from_ref(&slice)) {
             Ok(()) => self.moved(&slice, consumed),
-            Err(error) if error.blame() != Blame::Message => self.put_off(&slice, &error, consumed),
+            Err(error) if error.blame() != Blame::Message => self.put_off(&slice.partition, &error, consumed),
             Err(_) if count > 1 => self.handle_halves(slice.split(count / 2), consumed),
             Err(error) => self.strike(&slice, &error, consumed),
         }
@@ -251,8 +251,7 @@ impl Consumer {
     }
 
     /// Nobody's fault: read the offsets anew. The world's: try again later, without end.
-    fn put_off(&mut self, slice: &Slice, error: &Error, consumed: &mut Consumed) {
-        let partition = &slice.partition;
+    fn put_off(&mut self, partition: &TopicPartition, error: &Error, consumed: &mut Consumed) {
         if error.blame() == Blame::Nobody {
             log::debug!("{partition}: {error}");
             self.joined = false;
@@ -280,23 +279,23 @@ impl Consumer {
         consumed.handled += slice.inputs.len();
     }
 
-    /// Offsets never move silently. Before the log's start: the records between are lost. Beyond its end: the log was
-    /// cut, and is handled again from its start, where what was handled before changes nothing.
-    fn record_gap(&mut self, partition: TopicPartition, offset: i64, start: i64, end: i64) -> Result<()> {
-        let detail = if offset < start {
-            format!("offsets {offset} to {} are no longer in Kafka", start - 1)
-        } else {
-            format!("the offset {offset} is beyond the log's end {end}: the log was cut; handled again from {start}")
-        };
-        self.park(partition, bare_record(offset), start, Cause::LogGap, detail)
-    }
-
-    fn park(&mut self, partition: TopicPartition, record: Record, to: i64, cause: Cause, detail: String) -> Result<()> {
-        let Some(from) = self.progress.next(&partition) else { return Ok(()) };
-        self.effects.park(Move { partition: partition.clone(), from, to }, cause, detail, &record)?;
-        self.progress.moved(&partition, to);
-        self.fetcher.seek(&partition, to);
-        Ok(())
+    /// Parks what is no record that could be handled and moves past it; if that fails, the partition waits.
+    fn park(
+        &mut self,
+        partition: TopicPartition,
+        record: Record,
+        to: i64,
+        (cause, detail): (Cause, String),
+        consumed: &mut Consumed,
+    ) {
+        let Some(from) = self.progress.next(&partition) else { return };
+        match self.effects.park(Move { partition: partition.clone(), from, to }, cause, detail, &record) {
+            Ok(()) => {
+                self.progress.moved(&partition, to);
+                self.fetcher.seek(&partition, to);
+            }
+            Err(error) => self.put_off(&partition, &error, consumed),
+        }
     }
 
     /// Tells Kafka where we are. Only lag tools read it, so a failure is no more than worth a line.
@@ -326,6 +325,16 @@ fn group_config(config: &Config, name: &str, nudge: crossbeam_channel::Sender<()
         heartbeat_interval: SESSION_TIMEOUT / 4,
         thread_name: format!("{name}-heartbeat"),
         on_rebalance: Some(Box::new(move || _ = nudge.try_send(()))),
+    }
+}
+
+/// Offsets never move silently. Before the log's start: the records between are lost. Beyond its end: the log was cut, and
+/// is handled again from its start, where what was handled before changes nothing.
+fn gap(offset: i64, start: i64, end: i64) -> String {
+    if offset < start {
+        format!("offsets {offset} to {} are no longer in Kafka", start - 1)
+    } else {
+        format!("the offset {offset} is beyond the log's end {end}: the log was cut; handled again from {start}")
     }
 }
 

@@ -1,0 +1,53 @@
+//! The schema at start: brought up to date by whoever comes first, newer ones used or refused.
+
+use harness::{Service, World};
+
+const NEWER: &str = "insert into schema_history_common (version, name, applied_on, checksum)
+    values (99, 'from_the_future', '2030-01-01T00:00:00Z', '1')";
+
+/// A database that was migrated once, its service stopped again.
+fn migrated(name: &str) -> World {
+    let world = World::new(name);
+    assert!(world.start(Service::Payment).stop().success());
+    world
+}
+
+#[test]
+fn instances_started_at_once_migrate_an_empty_database_once() {
+    let world = World::new("schema_race");
+    let instances = [(); 3].map(|()| world.launch(Service::Stock, &[]));
+    instances.iter().for_each(|instance| instance.wait_until_ready());
+    let applied = world.db(Service::Stock).query("select 1 from schema_history_stock", &[]).unwrap();
+    assert_eq!(applied.len(), 1);
+}
+
+#[test]
+fn a_schema_that_is_newer_but_additive_is_warned_of_and_used() {
+    let world = migrated("schema_newer");
+    world.db(Service::Payment).batch_execute(NEWER).unwrap();
+    let payment = world.start(Service::Payment);
+    payment.wait_for_log("newer than this binary's");
+    payment.api().put_balance("ann", 5);
+    assert_eq!(payment.api().balance("ann"), 5);
+}
+
+#[test]
+fn a_schema_that_needs_a_newer_binary_stops_the_service_and_is_left_alone() {
+    let world = migrated("schema_incompatible");
+    let mut db = world.db(Service::Payment);
+    db.batch_execute(NEWER).unwrap();
+    db.batch_execute("update schema_compat set min_version = 2; drop table payment").unwrap();
+    let payment = world.launch(Service::Payment, &[]);
+    assert_eq!(payment.process().exit_within(harness::LIMIT).code(), Some(1));
+    assert!(payment.log().contains("needs a binary of schema version 2 or newer; this one is 1"), "{}", payment.log());
+    assert!(db.query("select 1 from payment", &[]).is_err(), "a table was made anew");
+}
+
+#[test]
+fn a_migration_that_was_changed_after_it_was_applied_is_refused() {
+    let world = migrated("schema_divergent");
+    world.db(Service::Payment).batch_execute("update schema_history_payment set checksum = '1'").unwrap();
+    let payment = world.launch(Service::Payment, &[]);
+    assert_eq!(payment.process().exit_within(harness::LIMIT).code(), Some(1));
+    assert!(payment.log().contains("the schema (payment) can't be brought up to date"), "{}", payment.log());
+}
