@@ -384,15 +384,15 @@ fn stored_text(event: &Event) -> String {
     serde_json::to_string(&stored).expect("plain data is always JSON")
 }
 
-/// The record of a stored event: `stored_at` is the row's stored time, RFC 3339 with six digits, and in
-/// milliseconds since 1970.
+/// The record of a stored event: `stored_at` is the row's stored time, RFC 3339 with six digits; `timestamp` the
+/// record's own, in milliseconds since 1970.
 pub fn to_record(
     stored: &Stored<'_>,
     order_id: Uuid,
     source: Service,
     prefix: &str,
     stored_at: &str,
-    stored_millis: i64,
+    timestamp: i64,
 ) -> kafka::ProducerRecord {
     let mut headers = Vec::with_capacity(7);
     let mut header = |name: &'static str, value: &str| {
@@ -413,7 +413,7 @@ pub fn to_record(
         key: Some(Bytes::from(order_id.to_string())),
         value: Some(Bytes::copy_from_slice(stored.data.get().as_bytes())),
         headers,
-        timestamp: stored_millis,
+        timestamp,
     }
 }
 

@@ -14,8 +14,6 @@ pub struct Row {
     pub order_id: Uuid,
     /// RFC 3339, UTC, six digits.
     pub stored_at: String,
-    /// The same in milliseconds since 1970.
-    pub stored_millis: i64,
     /// JSON, as [`event::to_stored`] wrote it.
     pub messages: String,
 }
@@ -41,8 +39,7 @@ pub fn append(tx: &mut Tx<'_>, service: Service, events: &[Event]) -> Result<()>
 /// What PostgreSQL says.
 pub fn next_batch(session: &mut Session, service: Service, limit: usize) -> Result<Vec<Row>> {
     let sql = format!(
-        r#"select id, order_id, to_char(stored_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-                  (extract(epoch from stored_at) * 1000)::bigint, messages::text
+        r#"select id, order_id, to_char(stored_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), messages::text
              from {} order by id limit $1"#,
         service.outbox()
     );
@@ -51,7 +48,7 @@ pub fn next_batch(session: &mut Session, service: Service, limit: usize) -> Resu
 }
 
 fn row(row: &postgres::Row) -> Row {
-    Row { id: row.get(0), order_id: row.get(1), stored_at: row.get(2), stored_millis: row.get(3), messages: row.get(4) }
+    Row { id: row.get(0), order_id: row.get(1), stored_at: row.get(2), messages: row.get(3) }
 }
 
 /// Deletes the rows with ids from `first` to `last`; answers their orders.

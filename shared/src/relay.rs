@@ -6,7 +6,7 @@
 //! recovers first): InitProducerId ends what is open, and then the position alone tells what was committed.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::select;
 use kafka::{Admin, ErrorKind, Interrupt, Producer, ProducerRecord};
@@ -172,9 +172,11 @@ impl Relay {
     /// The door of a new leader: under the lock, end whatever any predecessor left open, then learn from the position
     /// what it had committed but not deleted.
     fn recover(&mut self) -> Result<()> {
+        // before: an ex-leader must not fence its successor; after: the epoch drawn must be the lock holder's
+        self.leader()?.check()?;
         let identity = self.producer.initialise()?;
         self.leader()?.check()?;
-        if let Some(position) = read_position(&mut self.admin, self.service, &self.prefix)? {
+        if let Some(position) = read_position(&mut self.admin, self.service, &self.prefix, true)? {
             self.require_own(&position)?;
             self.remove(&position)?;
         }
@@ -221,13 +223,16 @@ impl Relay {
     fn records(&self, rows: &[Row]) -> Result<(Vec<ProducerRecord>, Position)> {
         let mut records = Vec::with_capacity(rows.len() * 2);
         let mut message = None;
+        let now = unix_millis();
         for row in rows {
             let stored: Vec<Stored<'_>> = serde_json::from_str(&row.messages)
                 .map_err(|error| Error::Fatal(format!("outbox row {} can't be read: {error}", row.id)))?;
             message = stored.last().map(|stored| stored.id);
-            records.extend(stored.iter().map(|stored| {
-                event::to_record(stored, row.order_id, self.service, &self.prefix, &row.stored_at, row.stored_millis)
-            }));
+            records.extend(
+                stored.iter().map(|stored| {
+                    event::to_record(stored, row.order_id, self.service, &self.prefix, &row.stored_at, now)
+                }),
+            );
         }
         let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
         Ok((records, Position { install: self.install_id, first, last, count: rows.len(), message }))
@@ -259,6 +264,12 @@ impl Relay {
     }
 }
 
+/// The records' timestamp is when they are published: Kafka refuses one that lies ahead of its clock, as a stored time
+/// may after the database's clock has jumped, and removes by age what carries an old one.
+fn unix_millis() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64)
+}
+
 fn wait(wakeups: &Wakeups, shutdown: &Shutdown, limit: Duration) {
     if limit.is_zero() {
         return;
@@ -275,7 +286,8 @@ fn wait(wakeups: &Wakeups, shutdown: &Shutdown, limit: Duration) {
 /// # Errors
 /// [`Error::Fatal`] with what to do; Kafka's errors.
 pub fn require_own_position(admin: &mut Admin, service: Service, prefix: &str, install_id: Uuid) -> Result<()> {
-    match read_position(admin, service, prefix)? {
+    // any position tells whose it is: no need to wait for what a killed relay left open
+    match read_position(admin, service, prefix, false)? {
         Some(position) if position.install != install_id => Err(foreign(&position, install_id, service, prefix)),
         _ => Ok(()),
     }
@@ -291,9 +303,9 @@ fn foreign(position: &Position, install_id: Uuid, service: Service, prefix: &str
     ))
 }
 
-fn read_position(admin: &mut Admin, service: Service, prefix: &str) -> Result<Option<Position>> {
+fn read_position(admin: &mut Admin, service: Service, prefix: &str, stable: bool) -> Result<Option<Position>> {
     let partition = (position_topic(service, prefix), 0);
-    let offsets = admin.committed_offsets(&position_group(service, prefix), &[partition], true)?;
+    let offsets = admin.committed_offsets(&position_group(service, prefix), &[partition], stable)?;
     let Some(committed) = offsets.first().filter(|committed| committed.offset >= 0) else { return Ok(None) };
     serde_json::from_str(&committed.metadata).map(Some).map_err(|error| {
         Error::Fatal(format!("the position in group {} can't be read: {error}", position_group(service, prefix)))
