@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::order::{OrderStatus, Saga};
 use crate::store::{self, NewOrder, Order};
 use crate::waiters::{Waited, Waiters};
-use crate::writer::{Placed, Queue};
+use crate::writer::{PATIENCE, Placed, Queue};
 
 /// The largest price.
 const PRICE: i64 = 1_000_000_000_000_000;
@@ -80,6 +80,8 @@ fn place(queue: &Queue, request: &Request, responder: Responder) {
         Err(problem) => return responder.send(problem),
     };
     let asked = order.clone();
+    // the writer may hang in a call to a silent database; its own patience ends before
+    responder.or_after(PATIENCE + Duration::from_secs(2), outcome_unknown(&asked));
     queue.place(order, move |placed| responder.send(answer(&asked, placed)));
 }
 
@@ -107,14 +109,24 @@ fn new_order(request: &Request) -> Result<NewOrder, Problem> {
 fn answer(asked: &NewOrder, placed: Placed) -> Response {
     match placed {
         Placed::Stands(order) if is_same(asked, &order) => accepted(*order),
-        Placed::Stands(order) => Problem::new(422, format!(
-            "this Idempotency-Key was used for order {} with another body; use a new key", order.order_id)).into(),
-        Placed::QueueFull => Problem::unavailable("too many orders are waiting to be stored; nothing was changed", 1).into(),
-        Placed::Refused(why) => Problem::new(500, format!("the order could not be stored: {why}; nothing was changed")).into(),
-        Placed::Unknown => Problem::unavailable(format!(
-            "order {}: outcome unknown, the database did not answer in time; repeat the request with the same Idempotency-Key",
-            asked.order_id), 2).into(),
+        Placed::Stands(order) => Problem::new(
+            422,
+            format!("this Idempotency-Key was used for order {} with another body; use a new key", order.order_id),
+        )
+        .into(),
+        Placed::QueueFull => {
+            Problem::unavailable("too many orders are waiting to be stored; nothing was changed", 1).into()
+        }
+        Placed::Refused(why) => {
+            Problem::new(500, format!("the order could not be stored: {why}; nothing was changed")).into()
+        }
+        Placed::Unknown => outcome_unknown(asked).into(),
     }
+}
+
+fn outcome_unknown(asked: &NewOrder) -> Problem {
+    let what = "outcome unknown, the database did not answer in time; repeat the request with the same Idempotency-Key";
+    Problem::unavailable(format!("order {}: {what}", asked.order_id), 2)
 }
 
 fn is_same(asked: &NewOrder, order: &Order) -> bool {

@@ -39,7 +39,7 @@ pub use head::HEAD_LIMIT;
 pub use message::{Headers, Method, Query, Request, Response};
 pub use params::{duration, idempotency_key};
 pub use problem::{FieldError, Problem};
-pub use responder::Responder;
+pub use responder::{Awaited, Responder};
 pub use routes::Routes;
 pub use server::{Handler, Server};
 pub use wire::BODY_LIMIT;

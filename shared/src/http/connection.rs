@@ -16,10 +16,6 @@ use std::time::{Duration, Instant};
 /// request are closed.
 pub const MAX_CONNECTIONS: usize = 2_500;
 
-/// How long a request may wait for its answer: longer than the longest wait that the services offer (30 s) and than their own limits on
-/// databases.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
-
 /// How long a request may wait until one of the running handlers is done.
 const TURN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -141,15 +137,13 @@ fn handle(service: &Service, request: Request) -> Response {
     let Some(turn) = service.turns.take(TURN_LIMIT) else {
         return Problem::unavailable("too many requests are being handled", 1).into();
     };
-    let (responder, answer) = Responder::pair();
+    let (responder, awaited) = Responder::pair();
     if catch_unwind(AssertUnwindSafe(|| service.handler.handle(request, responder))).is_err() {
         log::error!("a handler panicked; its request is answered with 500");
     }
     // A request that is answered later does not count as running.
     drop(turn);
-    answer.recv_timeout(ANSWER_LIMIT).unwrap_or_else(|_| {
-        Problem::unavailable("no answer was found in time; the request's outcome is unknown", 1).into()
-    })
+    awaited.wait()
 }
 
 /// All open connections.

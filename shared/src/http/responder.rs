@@ -1,24 +1,48 @@
 //! The one answer to a request, given from any thread.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use super::message::Response;
 use super::problem::Problem;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// Answers one request, once, from any thread and at any later time (within a minute).
+/// How long a request that was handed on waits for its answer: longer than the longest `?wait`, and shorter than a database call may
+/// hang before the process is ended.
+const ANSWER_LIMIT: Duration = Duration::from_secs(40);
+
+/// Answers one request, once, from any thread and at any later time within its limit (40 s).
 ///
 /// Sending never blocks: the connection's own thread writes to the client. Dropped without an answer, by a panic for instance, it
 /// sends a 500 problem.
 #[derive(Debug)]
 pub struct Responder {
     answer: Option<Sender<Response>>,
+    late: Late,
 }
+
+/// Where a request's answer arrives.
+#[derive(Debug)]
+pub struct Awaited {
+    answer: Receiver<Response>,
+    late: Late,
+}
+
+/// When the waiting ends, and what is answered then.
+type Late = Arc<Mutex<(Duration, Option<Response>)>>;
 
 impl Responder {
     /// A responder and where its answer arrives. Tests of handlers use it as well.
-    pub fn pair() -> (Self, Receiver<Response>) {
+    pub fn pair() -> (Self, Awaited) {
         // One place: there is one answer, so that sending it never waits.
         let (sender, receiver) = bounded(1);
-        (Responder { answer: Some(sender) }, receiver)
+        let late = Late::new(Mutex::new((ANSWER_LIMIT, None)));
+        (Responder { answer: Some(sender), late: late.clone() }, Awaited { answer: receiver, late })
+    }
+
+    /// Has `response` sent if there is no other after `limit`. To be called before the handler returns.
+    pub fn or_after(&self, limit: Duration, response: impl Into<Response>) {
+        *self.late.lock().unwrap_or_else(PoisonError::into_inner) = (limit, Some(response.into()));
     }
 
     /// Answers the request. If nobody waits any more (the answer came too late), it is dropped.
@@ -38,5 +62,34 @@ impl Drop for Responder {
         if self.answer.is_some() {
             self.deliver(Problem::new(500, "the request was dropped without an answer; its outcome is unknown").into());
         }
+    }
+}
+
+impl Awaited {
+    /// Waits for the answer, or for the end of the request's limit.
+    pub fn wait(self) -> Response {
+        let (limit, late) = std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
+        self.answer.recv_timeout(limit).unwrap_or_else(|_| {
+            late.unwrap_or_else(|| {
+                Problem::unavailable("no answer was found in time; the request's outcome is unknown", 1).into()
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_does_not_come_is_replaced_by_the_one_for_late() {
+        let (responder, awaited) = Responder::pair();
+        responder.or_after(Duration::from_millis(1), Problem::unavailable("late", 1));
+        assert_eq!(awaited.wait().status, 503);
+        drop(responder);
+        let (responder, awaited) = Responder::pair();
+        responder.or_after(Duration::from_secs(60), Problem::unavailable("late", 1));
+        responder.send(Response::json(200, &1));
+        assert_eq!(awaited.wait().status, 200);
     }
 }
