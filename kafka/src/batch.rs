@@ -290,3 +290,153 @@ fn header_key(key: Bytes) -> StrBytes {
     StrBytes::from_utf8(key.clone())
         .unwrap_or_else(|_| StrBytes::from_string(String::from_utf8_lossy(&key).into_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LONGEST: usize = 1 << 20;
+    const WRITER: Writer = Writer { producer_id: 7, epoch: 1, base_sequence: 0, transactional: true };
+
+    fn record(value: &str) -> ProducerRecord {
+        ProducerRecord {
+            topic: "t".into(),
+            key: Some(Bytes::from_static(b"k")),
+            value: Some(Bytes::from(value.to_owned())),
+            headers: vec![("h".into(), None)],
+            timestamp: 1000,
+            partition: None,
+        }
+    }
+
+    fn batch(values: &[&str]) -> Bytes {
+        let records: Vec<_> = values.iter().map(|value| record(value)).collect();
+        encode(&records, &WRITER)
+    }
+
+    /// The checksum made right again after a change.
+    fn resealed(mut bytes: Vec<u8>) -> Bytes {
+        let sum = crc32c::crc32c(&bytes[SUMMED_FROM..]);
+        bytes[SUMMED_FROM - 4..SUMMED_FROM].copy_from_slice(&sum.to_be_bytes());
+        Bytes::from(bytes)
+    }
+
+    fn cause(bytes: Bytes) -> String {
+        match next_batch(&mut bytes.clone(), LONGEST) {
+            Next::Corrupt(corrupt) => corrupt.cause,
+            Next::Batch(batch) => batch.decode(0, &mut Vec::new()).expect_err("it should be corrupt").cause,
+            Next::End => "end".to_owned(),
+        }
+    }
+
+    #[test]
+    fn records_are_read_back_from_the_offset_asked_for() {
+        let Next::Batch(raw) = next_batch(&mut batch(&["a", "b", "c"]), LONGEST) else { panic!("no batch") };
+        assert!(raw.is_transactional() && !raw.is_control());
+        assert_eq!((raw.base_offset, raw.last_offset, raw.producer_id), (0, 2, 7));
+        let mut records = Vec::new();
+        raw.decode(1, &mut records).unwrap();
+        let values: Vec<_> = records.iter().map(|record| record.value.clone().unwrap()).collect();
+        assert_eq!(values, ["b", "c"]);
+        assert_eq!((records[0].offset, records[0].timestamp), (1, 1000));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found_by_the_checksum() {
+        let mut bytes = batch(&["a"]).to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        assert!(cause(Bytes::from(bytes)).contains("checksum"));
+    }
+
+    #[test]
+    fn a_batch_cut_off_anywhere_is_the_end_and_no_error() {
+        let whole = batch(&["a", "b"]);
+        for length in 0..whole.len() {
+            assert!(matches!(next_batch(&mut whole.slice(..length), LONGEST), Next::End), "{length}");
+        }
+    }
+
+    #[test]
+    fn absurd_lengths_and_old_formats_are_corrupt() {
+        for length in [-1i32, i32::MAX, i32::MIN] {
+            let mut bytes = batch(&["a"]).to_vec();
+            bytes[8..12].copy_from_slice(&length.to_be_bytes());
+            assert_eq!(cause(Bytes::from(bytes)), format!("it claims {length} bytes"));
+        }
+        let mut bytes = batch(&["a"]).to_vec();
+        bytes[16] = 1;
+        assert_eq!(cause(Bytes::from(bytes)), "message format version 1 is not supported");
+        assert_eq!(cause(Bytes::from(vec![0; 12])), "message format version 0 is not supported");
+    }
+
+    #[test]
+    fn a_count_beyond_the_records_is_corrupt_and_reserves_nothing() {
+        let mut bytes = batch(&["a"]).to_vec();
+        bytes[57..61].copy_from_slice(&i32::MAX.to_be_bytes());
+        assert_eq!(cause(resealed(bytes)), "it ends too early");
+    }
+
+    #[test]
+    fn an_unknown_codec_is_named() {
+        let mut bytes = batch(&["a"]).to_vec();
+        bytes[22] |= 7;
+        assert_eq!(cause(resealed(bytes)), "compression codec 7 is unknown");
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut bytes = Bytes::from(bytes);
+            if let Next::Batch(batch) = next_batch(&mut bytes, LONGEST) {
+                let _ = batch.decode(0, &mut Vec::new());
+            }
+        }
+
+        /// Bytes that a broken or hostile peer has sealed with the right checksum, in every codec.
+        #[test]
+        fn changed_and_resealed_bytes_never_panic(
+            codec in 0u8..8,
+            changes in prop::collection::vec((SUMMED_FROM..100usize, any::<u8>()), 0..6)
+        ) {
+            let mut bytes = batch(&["some value", "another value"]).to_vec();
+            bytes[22] |= codec;
+            for (at, byte) in changes {
+                if let Some(place) = bytes.get_mut(at) { *place = byte }
+            }
+            if let Next::Batch(batch) = next_batch(&mut resealed(bytes), LONGEST) {
+                let _ = batch.decode(0, &mut Vec::new());
+                let _ = batch.is_abort_marker();
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read_back(
+            records in prop::collection::vec(
+                (any::<Option<Vec<u8>>>(), any::<Option<Vec<u8>>>(),
+                 prop::collection::vec((".{0,5}", any::<Option<Vec<u8>>>()), 0..4), 0i64..1 << 42),
+                1..20)
+        ) {
+            let sent: Vec<ProducerRecord> = records.into_iter().map(|(key, value, headers, timestamp)| ProducerRecord {
+                topic: "t".into(),
+                key: key.map(Bytes::from),
+                value: value.map(Bytes::from),
+                headers: headers.into_iter().map(|(key, value)| (key.into(), value.map(Bytes::from))).collect(),
+                timestamp,
+                partition: None,
+            }).collect();
+            let encoded = encode(&sent, &WRITER);
+            let estimate: usize = sent.iter().map(estimated_size).sum();
+            prop_assert!(encoded.len() <= HEADER + estimate);
+            let Next::Batch(raw) = next_batch(&mut encoded.clone(), LONGEST) else { panic!("no batch") };
+            let mut read = Vec::new();
+            raw.decode(0, &mut read).unwrap();
+            prop_assert_eq!(read.len(), sent.len());
+            for (at, (read, sent)) in read.into_iter().zip(sent).enumerate() {
+                prop_assert_eq!(read.offset, at as i64);
+                prop_assert_eq!(read.timestamp, sent.timestamp);
+                prop_assert_eq!((read.key, read.value, read.headers), (sent.key, sent.value, sent.headers));
+            }
+        }
+    }
+}

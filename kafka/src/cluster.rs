@@ -156,9 +156,7 @@ impl Cluster {
         for address in self.addresses() {
             match self.call(&address, request, deadline, Repeat::Harmless) {
                 Ok(answer) => return Ok((address, answer)),
-                Err(error) if error.passes() && Instant::now() < deadline => {
-                    causes.push(format!("{address}: {error}"));
-                }
+                Err(error) if error.passes() => causes.push(error.to_string()),
                 // Not a broker, or one that speaks something else: worth a try elsewhere, but worth telling too.
                 Err(error @ (Error::Frame { .. } | Error::Decode { .. })) => causes.push(error.to_string()),
                 Err(error) => return Err(error),

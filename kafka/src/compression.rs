@@ -69,3 +69,39 @@ fn snappy_block(block: &[u8]) -> Result<Vec<u8>, String> {
     let plain = snap::raw::Decoder::new().decompress_vec(block);
     plain.map_err(|error| format!("snappy: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_snappy_block_that_claims_gigabytes_is_refused() {
+        // The length is a varint: 4,294,967,295.
+        let told = decompress(2, Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0])).unwrap_err();
+        assert!(told.contains("claim to hold 4294967295"), "{told}");
+    }
+
+    #[test]
+    fn a_gzip_bomb_is_refused_at_the_limit() {
+        use std::io::Write;
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let zeros = vec![0u8; 1 << 20];
+        (0..=LIMIT >> 20).for_each(|_| packed.write_all(&zeros).unwrap());
+        let told = decompress(1, Bytes::from(packed.finish().unwrap())).unwrap_err();
+        assert!(told.contains("more than"), "{told}");
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic_in_any_codec(codec in 0i16..8, bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = decompress(codec, Bytes::from(bytes));
+        }
+
+        #[test]
+        fn random_xerial_blocks_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let framed = [XERIAL, &[0, 0, 0, 1, 0, 0, 0, 1], &bytes[..]].concat();
+            let _ = decompress(2, Bytes::from(framed));
+        }
+    }
+}

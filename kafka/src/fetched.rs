@@ -88,3 +88,99 @@ impl Aborted {
         self.open.contains(&producer_id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Writer, encode};
+    use crate::record::ProducerRecord;
+    use kafka_protocol::messages::ProducerId;
+
+    const LONGEST: usize = 1 << 20;
+
+    /// A batch of one record at this offset.
+    fn batch(offset: i64, producer_id: i64, transactional: bool, key: &[u8]) -> Vec<u8> {
+        let record = ProducerRecord {
+            topic: "t".into(),
+            key: Some(Bytes::copy_from_slice(key)),
+            value: None,
+            headers: Vec::new(),
+            timestamp: 0,
+            partition: None,
+        };
+        let mut bytes = encode(&[record], &Writer { producer_id, epoch: 0, base_sequence: 0, transactional }).to_vec();
+        // The base offset is not part of the checksum: the broker sets it.
+        bytes[..8].copy_from_slice(&offset.to_be_bytes());
+        bytes
+    }
+
+    /// A control batch: its record's key is version 0 and the type, 0 ABORT or 1 COMMIT.
+    fn marker(offset: i64, producer_id: i64, kind: u8) -> Vec<u8> {
+        let mut bytes = batch(offset, producer_id, true, &[0, 0, 0, kind]);
+        bytes[22] |= 1 << 5;
+        let sum = crc32c::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    fn aborted(producer_id: i64, first_offset: i64) -> AbortedTransaction {
+        AbortedTransaction::default().with_producer_id(ProducerId(producer_id)).with_first_offset(first_offset)
+    }
+
+    fn keys(fetched: &Fetched) -> Vec<Bytes> {
+        fetched.records.iter().map(|record| record.key.clone().unwrap()).collect()
+    }
+
+    #[test]
+    fn an_aborted_transaction_is_left_out_up_to_its_marker_and_no_further() {
+        let log = [
+            batch(0, 1, true, b"aborted"),
+            batch(1, 2, true, b"of another"),
+            batch(2, 1, true, b"aborted too"),
+            marker(3, 1, 0),
+            batch(4, 1, true, b"next of the first"),
+            marker(5, 1, 1),
+            marker(6, 2, 1),
+        ];
+        let fetched = read_fetched(Bytes::from(log.concat()), 0, Some(vec![aborted(1, 0)]), LONGEST);
+        assert_eq!(keys(&fetched), ["of another", "next of the first"]);
+        assert_eq!(fetched.next_offset, 7);
+    }
+
+    #[test]
+    fn markers_alone_move_the_position() {
+        let fetched = read_fetched(Bytes::from(marker(9, 1, 1)), 9, None, LONGEST);
+        assert!(fetched.records.is_empty());
+        assert_eq!(fetched.next_offset, 10);
+    }
+
+    #[test]
+    fn a_truncated_last_batch_waits_for_the_next_fetch() {
+        let mut bytes = [batch(0, -1, false, b"a"), batch(1, -1, false, b"b")].concat();
+        bytes.pop();
+        let fetched = read_fetched(Bytes::from(bytes), 0, None, LONGEST);
+        assert_eq!(keys(&fetched), ["a"]);
+        assert_eq!(fetched.next_offset, 1);
+        assert!(fetched.corrupt.is_none());
+    }
+
+    #[test]
+    fn what_lies_before_a_corrupt_batch_is_read_and_the_position_stays_at_it() {
+        let mut broken = batch(1, -1, false, b"b");
+        *broken.last_mut().unwrap() ^= 0xff;
+        let bytes = [batch(0, -1, false, b"a"), broken.clone(), batch(2, -1, false, b"c")].concat();
+        let fetched = read_fetched(Bytes::from(bytes), 0, None, LONGEST);
+        assert_eq!(keys(&fetched), ["a"]);
+        assert_eq!(fetched.next_offset, 1);
+        let corrupt = fetched.corrupt.unwrap();
+        assert_eq!((corrupt.base_offset, corrupt.last_offset), (1, 1));
+        assert_eq!(corrupt.bytes, broken);
+    }
+
+    #[test]
+    fn batches_before_the_position_are_skipped() {
+        let bytes = [batch(0, -1, false, b"a"), batch(1, -1, false, b"b")].concat();
+        let fetched = read_fetched(Bytes::from(bytes), 1, None, LONGEST);
+        assert_eq!(keys(&fetched), ["b"]);
+    }
+}

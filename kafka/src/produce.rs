@@ -322,7 +322,7 @@ impl Delivery<'_> {
             self.sequences.advance(&batch.place, batch.records);
             return;
         }
-        batch.doubtful |= !refuses_before_writing(code);
+        batch.doubtful |= may_be_written(code, answer.base_offset);
         let error = refused(leader, &batch.place, code, answer);
         left.keep(batch, error);
     }
@@ -353,8 +353,18 @@ fn refused(leader: &str, place: &Place, code: ErrorCode, answer: PartitionProduc
     }
 }
 
-/// Whether a broker gives this code only before it writes anything. The others may come after: REQUEST_TIMED_OUT and
-/// NOT_ENOUGH_REPLICAS_AFTER_APPEND say so, NOT_LEADER_OR_FOLLOWER also goes to those who wait for the replicas of a leader that steps down.
+/// Whether a batch that got this error may be in the log all the same. REQUEST_TIMED_OUT and NOT_ENOUGH_REPLICAS_AFTER_APPEND
+/// say so. NOT_LEADER_OR_FOLLOWER comes before writing, as from a topic that was just made, but also goes to those who wait
+/// for the replicas of a leader that steps down; the offset, which a broker fills in once it has written, tells the two apart.
+fn may_be_written(code: ErrorCode, base_offset: i64) -> bool {
+    const NOT_LEADER_OR_FOLLOWER: ErrorCode = ErrorCode(6);
+    match code {
+        NOT_LEADER_OR_FOLLOWER => base_offset >= 0,
+        code => !refuses_before_writing(code),
+    }
+}
+
+/// Whether a broker gives this code only before it writes anything.
 fn refuses_before_writing(code: ErrorCode) -> bool {
     const CORRUPT_MESSAGE: i16 = 2;
     const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
@@ -389,4 +399,28 @@ fn refuses_before_writing(code: ErrorCode) -> bool {
             | UNSUPPORTED_COMPRESSION_TYPE
             | INVALID_RECORD
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_plain_refusal_leaves_the_sequence_numbers_as_they_were() {
+        assert!(!may_be_written(ErrorCode(10), -1), "MESSAGE_TOO_LARGE");
+        assert!(!may_be_written(ErrorCode(6), -1), "NOT_LEADER_OR_FOLLOWER of one that never was");
+        assert!(may_be_written(ErrorCode(6), 17), "NOT_LEADER_OR_FOLLOWER of one that stepped down");
+        assert!(may_be_written(ErrorCode(7), 17), "REQUEST_TIMED_OUT");
+        assert!(may_be_written(ErrorCode(20), -1), "NOT_ENOUGH_REPLICAS_AFTER_APPEND");
+        assert!(may_be_written(ErrorCode(-1), -1), "UNKNOWN_SERVER_ERROR");
+    }
+
+    #[test]
+    fn sequence_numbers_wrap_around_to_zero() {
+        let (mut sequences, place) = (Sequences::default(), ("t".into(), 0));
+        sequences.advance(&place, i32::MAX);
+        assert_eq!(sequences.next(&place), i32::MAX);
+        sequences.advance(&place, 3);
+        assert_eq!(sequences.next(&place), 2);
+    }
 }

@@ -1,0 +1,296 @@
+//! Real brokers for the tests: private, on free ports, one of each line a test file, gone with the test process.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+pub mod proxy;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use kafka::{
+    Admin, Bytes, Config, Consumer, FetchConfig, Interrupt, Isolation, NewTopic, Polled, ProducerRecord, Record,
+    TopicPartition,
+};
+
+use proxy::Proxy;
+
+/// How long a condition may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Runs every claim against both lines, each in a module named after it.
+#[macro_export]
+macro_rules! on_both_lines {
+    ($($claim:ident)*) => {
+        mod kafka_3_9 {
+            $(#[test] fn $claim() { super::$claim($crate::common::shared($crate::common::Line::Kafka39)); })*
+        }
+        mod kafka_4 {
+            $(#[test] fn $claim() { super::$claim($crate::common::shared($crate::common::Line::Kafka4)); })*
+        }
+    };
+}
+
+/// The broker lines this client is proven on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    Kafka39,
+    Kafka4,
+}
+
+impl Line {
+    /// The folder of this line's jars.
+    fn libs(self) -> PathBuf {
+        let variable = match self {
+            Line::Kafka39 => "KAFKA_LIBS_39",
+            Line::Kafka4 => "KAFKA_LIBS_4",
+        };
+        match std::env::var_os(variable) {
+            Some(folder) => PathBuf::from(folder),
+            None => panic!("{variable} is not set: these tests need Kafka's jars, run `./run.sh test`"),
+        }
+    }
+
+    /// A JVM that starts fast and stays small.
+    fn java(self) -> Command {
+        let mut java = Command::new("java");
+        java.args(["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]);
+        java.arg(self.libs().join("*"));
+        java
+    }
+}
+
+/// The one broker of a line that the claims of a test file share. Each claim uses topics and ids of its own.
+pub fn shared(line: Line) -> &'static Broker {
+    static KAFKA39: OnceLock<Broker> = OnceLock::new();
+    static KAFKA4: OnceLock<Broker> = OnceLock::new();
+    match line {
+        Line::Kafka39 => KAFKA39.get_or_init(|| Broker::start(line)),
+        Line::Kafka4 => KAFKA4.get_or_init(|| Broker::start(line)),
+    }
+}
+
+/// A name that nobody else uses in this test process.
+pub fn unique(stem: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{stem}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A single node, broker and controller in one.
+pub struct Broker {
+    pub line: Line,
+    pub proxy: Proxy,
+    folder: PathBuf,
+    port: u16,
+    running: Option<Child>,
+    _cleaner: Child,
+}
+
+impl Broker {
+    /// Starts one and waits until it answers.
+    pub fn start(line: Line) -> Broker {
+        let folder = std::env::temp_dir().join(format!("kafka-test-{}-{}", std::process::id(), unique("broker")));
+        fs::create_dir_all(&folder).unwrap();
+        let cleaner = on_end(&format!("rm -rf '{}'", folder.display()));
+        let (port, controller, behind_proxy) = (free_port(), free_port(), free_port());
+        let proxy = Proxy::start(behind_proxy);
+        let settings = settings(&folder, port, controller, behind_proxy, proxy.port());
+        fs::write(folder.join("server.properties"), settings).unwrap();
+        let mut broker = Broker { line, proxy, folder, port, running: None, _cleaner: cleaner };
+        broker.format();
+        broker.resume();
+        broker
+    }
+
+    fn format(&self) {
+        let formatted = self
+            .line
+            .java()
+            .args(["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c"])
+            .arg(self.folder.join("server.properties"))
+            .output()
+            .unwrap();
+        assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
+    }
+
+    /// Starts it again on the same ports and data, and waits until it answers.
+    pub fn resume(&mut self) {
+        let java = self.line.java();
+        let arguments: Vec<_> = java.get_args().map(|argument| format!("'{}'", argument.to_string_lossy())).collect();
+        let folder = self.folder.display();
+        // The shell outlives this process by a moment only: its input ends with us, even by SIGKILL.
+        let script = format!(
+            "java {} kafka.Kafka '{folder}/server.properties' >>'{folder}/log' 2>&1 </dev/null & \
+             broker=$!; read _; kill -9 $broker; wait $broker",
+            arguments.join(" ")
+        );
+        self.running = Some(shell(&script));
+        self.wait_until_ready();
+    }
+
+    /// Kills it with SIGKILL; what it has answered for is in its log.
+    pub fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            drop(running.stdin.take());
+            running.wait().unwrap();
+        }
+    }
+
+    fn wait_until_ready(&self) {
+        let mut admin = self.admin();
+        let what = format!("the broker in {}", self.folder.display());
+        wait_until(&what, || admin.describe_topics(&["none".to_owned()]).is_ok());
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Settings that reach it directly.
+    pub fn config(&self) -> Config {
+        Config::new(vec![self.address()], "test")
+    }
+
+    /// Settings that reach it through the proxy only; the proxy's rules go by the client id.
+    pub fn proxied(&self, client_id: &str) -> Config {
+        let mut config = Config::new(vec![format!("127.0.0.1:{}", self.proxy.port())], client_id);
+        config.request_timeout = Duration::from_secs(3);
+        config
+    }
+
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.config(), Interrupt::new())
+    }
+
+    /// A new topic of that many partitions.
+    pub fn topic(&self, stem: &str, partitions: i32) -> Vec<TopicPartition> {
+        self.topic_with(stem, partitions, &[])
+    }
+
+    pub fn topic_with(&self, stem: &str, partitions: i32, configs: &[(&str, &str)]) -> Vec<TopicPartition> {
+        let name = unique(stem);
+        let configs = configs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        self.admin().create_topics(&[NewTopic { name: name.clone(), partitions, replication: None, configs }]).unwrap();
+        self.partitions(&name)
+    }
+
+    /// The partitions of a topic that is there.
+    pub fn partitions(&self, name: &str) -> Vec<TopicPartition> {
+        let described = self.admin().describe_topics(&[name.to_owned()]).unwrap().remove(0);
+        let partition = |partition| TopicPartition { topic: name.into(), topic_id: described.id, partition };
+        (0..described.partitions).map(partition).collect()
+    }
+
+    /// A reader of all of these from their beginning.
+    pub fn reader(&self, partitions: &[TopicPartition], isolation: Isolation) -> Consumer {
+        let fetch = FetchConfig { isolation, max_wait: Duration::from_millis(100), ..FetchConfig::default() };
+        let mut consumer = Consumer::new(self.config(), Interrupt::new(), fetch);
+        let from_start: Vec<_> = partitions.iter().map(|partition| (partition.clone(), 0)).collect();
+        consumer.assign(&from_start);
+        consumer
+    }
+
+    /// The values a read-committed reader sees, once it has seen `last` (write that one last).
+    pub fn committed_values(&self, partitions: &[TopicPartition], last: &str) -> Vec<String> {
+        let mut reader = self.reader(partitions, Isolation::ReadCommitted);
+        let mut seen = Vec::new();
+        wait_until(&format!("the record {last}"), || {
+            seen.extend(records(reader.poll().unwrap()).iter().map(value_of));
+            seen.iter().any(|value| value == last)
+        });
+        seen
+    }
+
+    /// Runs one of Kafka's own tools and returns what it printed.
+    pub fn tool(&self, class: &str, arguments: &[&str], input: &str) -> String {
+        let mut tool = self.line.java();
+        tool.arg(class).args(["--bootstrap-server", &self.address()]).args(arguments);
+        let input_file = self.folder.join(unique("input"));
+        fs::write(&input_file, input).unwrap();
+        let done = tool.stdin(fs::File::open(&input_file).unwrap()).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{class} failed:\n{out}\n{err}");
+        format!("{out}\n{err}")
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn settings(folder: &Path, port: u16, controller: u16, behind_proxy: u16, proxy: u16) -> String {
+    format!(
+        "process.roles=broker,controller\n\
+         node.id=1\n\
+         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         controller.listener.names=CONTROLLER\n\
+         listeners=DIRECT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind_proxy},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=DIRECT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy}\n\
+         inter.broker.listener.name=DIRECT\n\
+         listener.security.protocol.map=DIRECT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         log.dirs={}/data\n\
+         auto.create.topics.enable=false\n\
+         offsets.topic.num.partitions=2\n\
+         offsets.topic.replication.factor=1\n\
+         transaction.state.log.num.partitions=2\n\
+         transaction.state.log.replication.factor=1\n\
+         transaction.state.log.min.isr=1\n\
+         group.initial.rebalance.delay.ms=0\n\
+         group.min.session.timeout.ms=1000\n",
+        folder.display()
+    )
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A shell that does this when the test process ends, however it ends.
+fn on_end(command: &str) -> Child {
+    // A little later than the broker's own end, which still writes to its folder.
+    shell(&format!("read _; sleep 1; {command}"))
+}
+
+fn shell(script: &str) -> Child {
+    // A session of its own, so that a Ctrl-C at the terminal does not kill the shell before it has cleaned up.
+    let mut shell = Command::new("setsid");
+    shell.args(["sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Waits until it is so, and fails with `what` if that takes too long.
+pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !so() {
+        assert!(since.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A record without headers, at the partition of its key.
+pub fn record(topic: &str, key: &str, value: &str) -> ProducerRecord {
+    ProducerRecord {
+        topic: topic.into(),
+        key: Some(Bytes::from(key.to_owned())),
+        value: Some(Bytes::from(value.to_owned())),
+        headers: Vec::new(),
+        timestamp: 1_700_000_000_000,
+        partition: None,
+    }
+}
+
+pub fn records(polled: Vec<Polled>) -> Vec<Record> {
+    let one = |polled| match polled {
+        Polled::Records { records, .. } => records,
+        other => panic!("records expected, not {other:?}"),
+    };
+    polled.into_iter().flat_map(one).collect()
+}
+
+pub fn value_of(record: &Record) -> String {
+    String::from_utf8(record.value.clone().unwrap().to_vec()).unwrap()
+}

@@ -1,0 +1,254 @@
+//! Consumer groups on real brokers, with Kafka's own tool as the witness.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Broker, unique, wait_until};
+use kafka::{Assignment, ErrorCode, ErrorKind, Group, GroupConfig, Interrupt, TopicPartition};
+
+on_both_lines! {
+    two_members_share_the_partitions_and_hand_over_when_one_leaves
+    the_partitions_of_a_member_that_dies_go_to_the_others
+    a_member_that_is_slow_to_rejoin_keeps_its_place_by_its_heartbeats
+    committed_offsets_are_shown_by_kafkas_tool
+    a_commit_of_a_former_generation_is_refused_and_asks_for_a_rejoin
+    a_member_leaves_at_once_even_after_an_interrupt
+    an_interrupt_ends_a_join_that_waits_for_others
+    members_with_different_topics_get_only_their_own
+    a_topic_that_does_not_exist_is_left_out
+}
+
+const SESSION: Duration = Duration::from_secs(3);
+
+fn settings(group: &str, topics: &[&str]) -> GroupConfig {
+    GroupConfig {
+        group_id: group.to_owned(),
+        topics: topics.iter().map(|topic| topic.to_string()).collect(),
+        session_timeout: SESSION,
+        rebalance_timeout: Duration::from_secs(20),
+        heartbeat_interval: Duration::from_millis(100),
+        thread_name: "heartbeat".to_owned(),
+        on_rebalance: None,
+    }
+}
+
+fn member(broker: &Broker, group: &str, topics: &[&str]) -> Group {
+    Group::new(broker.config(), Interrupt::new(), settings(group, topics))
+}
+
+fn interruptible(broker: &Broker, group: &str, topic: &str, interrupt: &Interrupt) -> Group {
+    Group::new(broker.config(), interrupt.clone(), settings(group, &[topic]))
+}
+
+/// A member that counts the calls of its hook.
+fn counting(broker: &Broker, group: &str, topic: &str, calls: &Arc<AtomicUsize>) -> Group {
+    let calls = Arc::clone(calls);
+    let hook = move || {
+        calls.fetch_add(1, Ordering::SeqCst);
+    };
+    let config = GroupConfig { on_rebalance: Some(Box::new(hook)), ..settings(group, &[topic]) };
+    Group::new(broker.config(), Interrupt::new(), config)
+}
+
+fn wait_for_rebalance(group: &Group) {
+    wait_until("the heartbeat to tell of a rebalance", || group.rejoin_needed());
+}
+
+/// Has `second` join while `first`, a member already, is told of it and joins again.
+fn join_second(first: &mut Group, second: &mut Group) -> (Assignment, Assignment) {
+    thread::scope(|scope| {
+        let joining = scope.spawn(|| second.join().unwrap());
+        wait_for_rebalance(first);
+        (first.join().unwrap(), joining.join().unwrap())
+    })
+}
+
+fn numbers(assignment: &Assignment) -> Vec<i32> {
+    assignment.partitions.iter().map(|partition| partition.partition).collect()
+}
+
+/// The lines of `--describe` about this topic, as (partition, offset, consumer id).
+fn described(broker: &Broker, group: &str, topic: &str) -> Vec<(i32, String, String)> {
+    let tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+    let out = broker.tool(tool, &["--describe", "--group", group], "");
+    let mut lines = Vec::new();
+    // GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG CONSUMER-ID HOST CLIENT-ID
+    for words in out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()) {
+        if words.len() > 6 && words[0] == group && words[1] == topic {
+            lines.push((words[2].parse().unwrap(), words[3].to_owned(), words[6].to_owned()));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+fn two_members_share_the_partitions_and_hand_over_when_one_leaves(broker: &Broker) {
+    let partitions = broker.topic("shared", 3);
+    let topic = &*partitions[0].topic;
+    let group = unique("sharing");
+    let told = Arc::new(AtomicUsize::new(0));
+    let mut first = counting(broker, &group, topic, &told);
+    let mut second = member(broker, &group, &[topic]);
+    assert!(first.rejoin_needed());
+    assert_eq!(first.join().unwrap().partitions, partitions);
+    assert!(!first.rejoin_needed());
+    assert_eq!(told.load(Ordering::SeqCst), 0);
+
+    let (one, two) = join_second(&mut first, &mut second);
+    assert_eq!(told.load(Ordering::SeqCst), 1);
+    assert_eq!(one.generation, two.generation);
+    let mut shares = [numbers(&one), numbers(&two)];
+    shares.sort();
+    assert_eq!(shares, [vec![0, 1], vec![2]]);
+
+    let shown = described(broker, &group, topic);
+    let holder = |partition: i32| {
+        let one_holds = one.partitions.iter().any(|held| held.partition == partition);
+        if one_holds { one.member_id.clone() } else { two.member_id.clone() }
+    };
+    let expected: Vec<_> = (0..3).map(|partition| (partition, "-".to_owned(), holder(partition))).collect();
+    assert_eq!(shown, expected);
+
+    second.leave().unwrap();
+    wait_for_rebalance(&first);
+    assert_eq!(first.join().unwrap().partitions, partitions);
+    assert!(described(broker, &group, topic).iter().all(|(_, _, holder)| *holder == one.member_id));
+    first.leave().unwrap();
+    let tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+    let members = broker.tool(tool, &["--describe", "--group", &group, "--members"], "");
+    assert!(members.contains("has no active members") || members.contains("does not exist"), "{members}");
+}
+
+fn the_partitions_of_a_member_that_dies_go_to_the_others(broker: &Broker) {
+    let partitions = broker.topic("dying", 2);
+    let topic = &*partitions[0].topic;
+    let group = unique("dying");
+    let (mut first, mut second) = (member(broker, &group, &[topic]), member(broker, &group, &[topic]));
+    first.join().unwrap();
+    assert_eq!(join_second(&mut first, &mut second).0.partitions.len(), 1);
+    let died = Instant::now();
+    drop(second);
+    wait_for_rebalance(&first);
+    assert!(died.elapsed() < SESSION * 4, "{:?}", died.elapsed());
+    assert_eq!(first.join().unwrap().partitions, partitions);
+    first.leave().unwrap();
+}
+
+fn a_member_that_is_slow_to_rejoin_keeps_its_place_by_its_heartbeats(broker: &Broker) {
+    let partitions = broker.topic("slow", 2);
+    let topic = &*partitions[0].topic;
+    let group = unique("slow");
+    let (mut first, mut second) = (member(broker, &group, &[topic]), member(broker, &group, &[topic]));
+    let before = first.join().unwrap();
+    thread::scope(|scope| {
+        let joining = scope.spawn(|| second.join().unwrap());
+        wait_for_rebalance(&first);
+        // Its batch takes longer than the session, yet the group waits for it.
+        thread::sleep(SESSION + Duration::from_secs(1));
+        assert!(!joining.is_finished());
+        let after = first.join().unwrap();
+        assert_eq!(after.member_id, before.member_id);
+        assert_eq!((after.partitions.len(), joining.join().unwrap().partitions.len()), (1, 1));
+    });
+    second.leave().unwrap();
+    first.leave().unwrap();
+}
+
+fn committed_offsets_are_shown_by_kafkas_tool(broker: &Broker) {
+    let partitions = broker.topic("committing", 2);
+    let topic = &*partitions[0].topic;
+    let group = unique("committing");
+    let mut only = member(broker, &group, &[topic]);
+    let assigned = only.join().unwrap();
+    let offsets: Vec<_> =
+        assigned.partitions.iter().map(|held| (held.clone(), i64::from(held.partition) + 5, "text".into())).collect();
+    only.commit_offsets(&offsets).unwrap();
+    let shown: Vec<_> = described(broker, &group, topic).into_iter().map(|(at, offset, _)| (at, offset)).collect();
+    assert_eq!(shown, [(0, "5".to_owned()), (1, "6".to_owned())]);
+    let found = broker.admin().committed_offsets(&group, &[(topic.to_owned(), 1)], true).unwrap();
+    assert_eq!((found[0].offset, found[0].metadata.as_str()), (6, "text"));
+    only.leave().unwrap();
+}
+
+fn a_commit_of_a_former_generation_is_refused_and_asks_for_a_rejoin(broker: &Broker) {
+    let partitions = broker.topic("stale", 2);
+    let topic = &*partitions[0].topic;
+    let group = unique("stale");
+    // Heartbeats so rare that the broker drops it and only its own commit can tell.
+    let silent = GroupConfig { heartbeat_interval: Duration::from_secs(600), ..settings(&group, &[topic]) };
+    let mut stale = Group::new(broker.config(), Interrupt::new(), silent);
+    let held = stale.join().unwrap().partitions.remove(0);
+    let mut other = member(broker, &group, &[topic]);
+    assert_eq!(other.join().unwrap().partitions, partitions);
+    assert!(!stale.rejoin_needed());
+    let refused = stale.commit_offsets(&[(held, 1, String::new())]).unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode(25)), "UNKNOWN_MEMBER_ID, not {refused}");
+    assert_eq!(refused.kind(), ErrorKind::Retriable);
+    assert!(stale.rejoin_needed());
+    other.leave().unwrap();
+    assert_eq!(stale.join().unwrap().partitions, partitions);
+    stale.leave().unwrap();
+}
+
+fn a_member_leaves_at_once_even_after_an_interrupt(broker: &Broker) {
+    let partitions = broker.topic("leaving", 2);
+    let topic = &*partitions[0].topic;
+    let group = unique("leaving");
+    let interrupt = Interrupt::new();
+    let mut first = interruptible(broker, &group, topic, &interrupt);
+    let mut second = member(broker, &group, &[topic]);
+    first.join().unwrap();
+    interrupt.interrupt();
+    assert!(matches!(first.join(), Err(kafka::Error::Interrupted)));
+    let since = Instant::now();
+    first.leave().unwrap();
+    assert!(since.elapsed() < SESSION, "{:?}", since.elapsed());
+    // Had it not left, this join would have to wait for its session to end.
+    assert_eq!(second.join().unwrap().partitions, partitions);
+    assert!(since.elapsed() < SESSION, "{:?}", since.elapsed());
+    second.leave().unwrap();
+}
+
+fn an_interrupt_ends_a_join_that_waits_for_others(broker: &Broker) {
+    let partitions = broker.topic("waiting", 1);
+    let topic = &*partitions[0].topic;
+    let group = unique("waiting");
+    let interrupt = Interrupt::new();
+    let mut first = member(broker, &group, &[topic]);
+    let mut second = interruptible(broker, &group, topic, &interrupt);
+    first.join().unwrap();
+    thread::scope(|scope| {
+        let joining = scope.spawn(|| second.join());
+        // Now the second one's JoinGroup waits for the first, which does not come.
+        wait_for_rebalance(&first);
+        let since = Instant::now();
+        interrupt.interrupt();
+        assert!(matches!(joining.join().unwrap(), Err(kafka::Error::Interrupted)));
+        assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    });
+    second.leave().unwrap();
+    first.leave().unwrap();
+}
+
+fn members_with_different_topics_get_only_their_own(broker: &Broker) {
+    let (a, b) = (broker.topic("own-a", 2), broker.topic("own-b", 2));
+    let group = unique("own");
+    let mut first = member(broker, &group, &[&a[0].topic]);
+    let mut second = member(broker, &group, &[&b[0].topic]);
+    first.join().unwrap();
+    let (one, two) = join_second(&mut first, &mut second);
+    assert_eq!((one.partitions, two.partitions), (a, b));
+    second.leave().unwrap();
+    first.leave().unwrap();
+}
+
+fn a_topic_that_does_not_exist_is_left_out(broker: &Broker) {
+    let partitions: Vec<TopicPartition> = broker.topic("there", 2);
+    let mut only = member(broker, &unique("absent"), &[&partitions[0].topic, "not-there"]);
+    assert_eq!(only.join().unwrap().partitions, partitions);
+    only.leave().unwrap();
+}

@@ -1,0 +1,297 @@
+//! Transactions on real brokers: visible as a whole or never, whatever gets lost.
+
+mod common;
+
+use std::time::Duration;
+
+use common::proxy::{END_TXN, Loss, PRODUCE, TXN_OFFSET_COMMIT};
+use common::{Broker, record, records, unique, value_of, wait_until};
+use kafka::{Bytes, CommittedOffset, Config, Error, ErrorCode, ErrorKind, Interrupt, Isolation, OffsetSpec, Producer};
+
+on_both_lines! {
+    what_is_committed_is_seen_and_what_is_aborted_never
+    a_refused_record_rolls_its_sibling_back_and_the_same_producer_goes_on
+    a_transaction_with_a_failed_part_can_not_be_committed
+    a_second_producer_with_the_same_id_fences_the_first
+    a_dropped_transaction_is_never_seen
+    a_position_is_read_back_exactly_with_its_transaction
+    a_committed_transaction_whose_answer_was_lost_is_told_by_its_position
+    an_open_transaction_whose_position_answer_was_lost_is_never_seen
+    after_a_lost_produce_answer_only_a_new_epoch_goes_on
+    without_transactions_a_lost_produce_answer_neither_loses_nor_repeats
+    a_send_larger_than_a_batch_arrives_whole_and_in_order
+    an_empty_transaction_leaves_nothing_behind
+    transactions_back_to_back_are_all_there
+}
+
+fn producer(config: Config) -> Producer {
+    let mut producer = Producer::transactional(config, Interrupt::new(), unique("id"), Duration::from_secs(60));
+    producer.initialise().unwrap();
+    producer
+}
+
+fn commit(producer: &mut Producer, topic: &str, value: &str) {
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(vec![record(topic, "k", value)]).unwrap();
+    transaction.commit().unwrap();
+}
+
+fn committed(broker: &Broker, group: &str, topic: &str) -> CommittedOffset {
+    broker.admin().committed_offsets(group, &[(topic.to_owned(), 0)], true).unwrap().remove(0)
+}
+
+fn what_is_committed_is_seen_and_what_is_aborted_never(broker: &Broker) {
+    let partitions = broker.topic("seen", 3);
+    let topic = &partitions[0].topic;
+    let mut producer = producer(broker.config());
+    for round in 0..5 {
+        let mut aborted = producer.begin().unwrap();
+        aborted.send((0..20).map(|n| record(topic, &format!("k{n}"), "aborted")).collect()).unwrap();
+        aborted.abort().unwrap();
+        let mut kept = producer.begin().unwrap();
+        kept.send((0..20).map(|n| record(topic, &format!("k{n}"), &format!("{round}/{n}"))).collect()).unwrap();
+        kept.commit().unwrap();
+    }
+    commit(&mut producer, topic, "last");
+    let mut reader = broker.reader(&partitions, Isolation::ReadCommitted);
+    let mut seen = Vec::new();
+    wait_until("all committed records", || {
+        seen.extend(records(reader.poll().unwrap()).iter().map(value_of));
+        seen.len() >= 101
+    });
+    seen.sort();
+    let mut expected: Vec<String> = (0..5).flat_map(|round| (0..20).map(move |n| format!("{round}/{n}"))).collect();
+    expected.push("last".to_owned());
+    expected.sort();
+    assert_eq!(seen, expected);
+    let mut all = broker.reader(&partitions, Isolation::ReadUncommitted);
+    let mut read = 0;
+    wait_until("the aborted ones, read-uncommitted", || {
+        read += records(all.poll().unwrap()).len();
+        read >= 201
+    });
+}
+
+fn a_refused_record_rolls_its_sibling_back_and_the_same_producer_goes_on(broker: &Broker) {
+    let payment = broker.topic("payment", 3);
+    let stock = broker.topic_with("stock", 3, &[("max.message.bytes", "2000")]);
+    let mut producer = producer(broker.config());
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(vec![record(&payment[0].topic, "order", "half an order")]).unwrap();
+    let refused = transaction.send(vec![record(&stock[0].topic, "order", &"x".repeat(5000))]).unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::MESSAGE_TOO_LARGE), "{refused}");
+    assert_eq!(refused.kind(), ErrorKind::Fatal);
+    transaction.abort().unwrap();
+    let mut next = producer.begin().unwrap();
+    next.send(vec![record(&payment[0].topic, "order", "p"), record(&stock[0].topic, "order", "s")]).unwrap();
+    next.commit().unwrap();
+    assert_eq!(broker.committed_values(&payment, "p"), ["p"]);
+    assert_eq!(broker.committed_values(&stock, "s"), ["s"]);
+}
+
+fn a_transaction_with_a_failed_part_can_not_be_committed(broker: &Broker) {
+    let small = broker.topic_with("small", 1, &[("max.message.bytes", "2000")]);
+    let topic = &small[0].topic;
+    let mut producer = producer(broker.config());
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(vec![record(topic, "k", "sibling")]).unwrap();
+    transaction.send(vec![record(topic, "k", &"x".repeat(5000))]).unwrap_err();
+    assert!(matches!(transaction.commit(), Err(Error::TransactionFailed)));
+    assert!(matches!(producer.begin().err(), Some(Error::NotInitialised)));
+    producer.initialise().unwrap();
+    commit(&mut producer, topic, "after");
+    assert_eq!(broker.committed_values(&small, "after"), ["after"]);
+}
+
+fn a_second_producer_with_the_same_id_fences_the_first(broker: &Broker) {
+    let partitions = broker.topic("fenced", 1);
+    let topic = &partitions[0].topic;
+    let id = unique("same-id");
+    let new = || Producer::transactional(broker.config(), Interrupt::new(), id.clone(), Duration::from_secs(60));
+    let (mut first, mut second) = (new(), new());
+    let before = first.initialise().unwrap();
+    let mut open = first.begin().unwrap();
+    open.send(vec![record(topic, "k", "of the fenced one")]).unwrap();
+    let after = second.initialise().unwrap();
+    assert_eq!(after.id, before.id);
+    assert!(after.epoch > before.epoch);
+    let told = open.send(vec![record(topic, "k", "too late")]).unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Fenced, "{told}");
+    drop(open);
+    assert!(matches!(first.begin().err(), Some(Error::NotInitialised)));
+    commit(&mut second, topic, "of the second");
+    assert_eq!(broker.committed_values(&partitions, "of the second"), ["of the second"]);
+
+    // The other way to notice it: at the commit.
+    let mut open = second.begin().unwrap();
+    open.send(vec![record(topic, "k", "never either")]).unwrap();
+    first.initialise().unwrap();
+    let told = open.commit().unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Fenced, "{told}");
+    commit(&mut first, topic, "of the first");
+    assert_eq!(broker.committed_values(&partitions, "of the first"), ["of the second", "of the first"]);
+}
+
+fn a_dropped_transaction_is_never_seen(broker: &Broker) {
+    let partitions = broker.topic("dropped", 1);
+    let topic = &partitions[0].topic;
+    let mut producer = producer(broker.config());
+    let mut dropped = producer.begin().unwrap();
+    dropped.send(vec![record(topic, "k", "dropped")]).unwrap();
+    drop(dropped);
+    assert!(matches!(producer.begin().err(), Some(Error::NotInitialised)));
+    producer.initialise().unwrap();
+    commit(&mut producer, topic, "kept");
+    assert_eq!(broker.committed_values(&partitions, "kept"), ["kept"]);
+}
+
+fn a_position_is_read_back_exactly_with_its_transaction(broker: &Broker) {
+    let partitions = broker.topic("position", 6);
+    let topic = &*partitions[0].topic;
+    let group = unique("position-group");
+    let mut producer = producer(broker.config());
+    let mut admin = broker.admin();
+    let mut found = || admin.committed_offsets(&group, &[(topic.to_owned(), 0)], true).unwrap().remove(0);
+    assert_eq!((found().offset, found().metadata.as_str()), (-1, ""));
+    for turn in 1..=100 {
+        let mut transaction = producer.begin().unwrap();
+        transaction.send((0..50).map(|n| record(topic, &format!("{n}"), "v")).collect()).unwrap();
+        transaction.commit_offset(&group, topic, 0, turn, &format!("turn {turn}")).unwrap();
+        transaction.commit().unwrap();
+        // Right after the commit and over a warm connection, where an unstable read is mostly the one before.
+        let found = found();
+        assert_eq!((found.offset, found.metadata), (turn, format!("turn {turn}")));
+    }
+    let mut aborted = producer.begin().unwrap();
+    aborted.send(vec![record(topic, "k", "v")]).unwrap();
+    aborted.commit_offset(&group, topic, 0, 999, "aborted").unwrap();
+    aborted.abort().unwrap();
+    assert_eq!(found().metadata, "turn 100");
+}
+
+fn a_committed_transaction_whose_answer_was_lost_is_told_by_its_position(broker: &Broker) {
+    let partitions = broker.topic("lost-end", 1);
+    let topic = &partitions[0].topic;
+    let (group, client) = (unique("lost-end-group"), unique("client"));
+    let mut producer = producer(broker.proxied(&client));
+    for (turn, loss) in [(1, Loss::Silence), (2, Loss::Cut)] {
+        let mut transaction = producer.begin().unwrap();
+        transaction.send(vec![record(topic, "k", &format!("turn {turn}"))]).unwrap();
+        transaction.commit_offset(&group, topic, 0, turn, &format!("turn {turn}")).unwrap();
+        broker.proxy.lose_answer(&client, END_TXN, loss);
+        let lost = transaction.commit().unwrap_err();
+        assert!(broker.proxy.has_lost(&client, END_TXN));
+        assert!(matches!(lost, Error::Timeout { .. } | Error::Io { .. }), "{lost}");
+        assert_eq!(lost.kind(), ErrorKind::Retriable);
+        assert!(matches!(producer.begin().err(), Some(Error::NotInitialised)));
+        producer.initialise().unwrap();
+        assert_eq!(committed(broker, &group, topic).metadata, format!("turn {turn}"));
+    }
+    assert_eq!(broker.committed_values(&partitions, "turn 2"), ["turn 1", "turn 2"]);
+}
+
+fn an_open_transaction_whose_position_answer_was_lost_is_never_seen(broker: &Broker) {
+    let partitions = broker.topic("lost-position", 1);
+    let topic = &partitions[0].topic;
+    let (group, client) = (unique("lost-position-group"), unique("client"));
+    let mut producer = producer(broker.proxied(&client));
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(vec![record(topic, "k", "never")]).unwrap();
+    broker.proxy.lose_answer(&client, TXN_OFFSET_COMMIT, Loss::Cut);
+    transaction.commit_offset(&group, topic, 0, 1, "never").unwrap_err();
+    assert!(matches!(transaction.abort(), Err(Error::NotInitialised)));
+    producer.initialise().unwrap();
+    assert_eq!(committed(broker, &group, topic).offset, -1);
+    commit(&mut producer, topic, "next");
+    assert_eq!(broker.committed_values(&partitions, "next"), ["next"]);
+}
+
+fn after_a_lost_produce_answer_only_a_new_epoch_goes_on(broker: &Broker) {
+    let partitions = broker.topic("lost-produce", 1);
+    let topic = &partitions[0].topic;
+    let client = unique("client");
+    let mut producer = producer(broker.proxied(&client));
+    for (turn, loss) in [Loss::Silence, Loss::Cut].into_iter().enumerate() {
+        let before = producer.identity().unwrap();
+        let mut transaction = producer.begin().unwrap();
+        broker.proxy.lose_answer(&client, PRODUCE, loss);
+        let lost = transaction.send(vec![record(topic, "k", "lost")]).unwrap_err();
+        assert!(broker.proxy.has_lost(&client, PRODUCE));
+        assert_eq!(lost.kind(), ErrorKind::Retriable, "{lost}");
+        assert!(matches!(transaction.abort(), Err(Error::NotInitialised)));
+        assert!(matches!(producer.begin().err(), Some(Error::NotInitialised)));
+        let after = producer.initialise().unwrap();
+        assert!(after.epoch > before.epoch);
+        commit(&mut producer, topic, &format!("kept {turn}"));
+    }
+    assert_eq!(broker.committed_values(&partitions, "kept 1"), ["kept 0", "kept 1"]);
+}
+
+fn without_transactions_a_lost_produce_answer_neither_loses_nor_repeats(broker: &Broker) {
+    let partitions = broker.topic("idempotent", 1);
+    let topic = &partitions[0].topic;
+    let client = unique("client");
+    let mut config = broker.proxied(&client);
+    config.request_timeout = Duration::from_secs(20);
+    let mut producer = Producer::idempotent(config, Interrupt::new());
+    for turn in 0..4 {
+        broker.proxy.lose_answer(&client, PRODUCE, Loss::Cut);
+        producer.send(vec![record(topic, "k", &format!("{turn}"))]).unwrap();
+        assert!(broker.proxy.has_lost(&client, PRODUCE));
+    }
+    producer.send(vec![record(topic, "k", "last")]).unwrap();
+    assert_eq!(broker.committed_values(&partitions, "last"), ["0", "1", "2", "3", "last"]);
+}
+
+fn a_send_larger_than_a_batch_arrives_whole_and_in_order(broker: &Broker) {
+    let partitions = broker.topic("large", 2);
+    let topic = &partitions[0].topic;
+    let mut producer = producer(broker.config());
+    let mut transaction = producer.begin().unwrap();
+    let padding = "x".repeat(10_000);
+    let sent = (0..500)
+        .map(|n| kafka::ProducerRecord { partition: Some(n % 2), ..record(topic, "k", &format!("{n} {padding}")) });
+    transaction.send(sent.collect()).unwrap();
+    transaction.commit().unwrap();
+    for partition in &partitions {
+        let last = format!("{} {padding}", 498 + partition.partition);
+        let seen = broker.committed_values(std::slice::from_ref(partition), &last);
+        let numbers: Vec<i32> = seen.iter().map(|value| value.split(' ').next().unwrap().parse().unwrap()).collect();
+        let expected: Vec<i32> = (0..250).map(|n| 2 * n + partition.partition).collect();
+        assert_eq!(numbers, expected);
+    }
+    let too_large = kafka::ProducerRecord { value: Some(Bytes::from(vec![0; 2 << 20])), ..record(topic, "k", "") };
+    let mut transaction = producer.begin().unwrap();
+    let refused = transaction.send(vec![too_large]).unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::MESSAGE_TOO_LARGE), "{refused}");
+    transaction.abort().unwrap();
+}
+
+fn an_empty_transaction_leaves_nothing_behind(broker: &Broker) {
+    let partitions = broker.topic("empty", 1);
+    let mut producer = producer(broker.config());
+    producer.begin().unwrap().commit().unwrap();
+    producer.begin().unwrap().abort().unwrap();
+    drop(producer.begin().unwrap());
+    let mut transaction = producer.begin().unwrap();
+    let wrong = kafka::ProducerRecord { partition: Some(7), ..record(&partitions[0].topic, "k", "v") };
+    assert!(matches!(transaction.send(vec![wrong]), Err(Error::Invalid(_))));
+    transaction.abort().unwrap();
+    commit(&mut producer, &partitions[0].topic, "only");
+    assert_eq!(broker.committed_values(&partitions, "only"), ["only"]);
+}
+
+fn transactions_back_to_back_are_all_there(broker: &Broker) {
+    let partitions = broker.topic("back-to-back", 2);
+    let topic = &partitions[0].topic;
+    let mut producer = producer(broker.config());
+    for turn in 0..100 {
+        commit(&mut producer, topic, &format!("{turn}"));
+    }
+    let expected: Vec<String> = (0..100).map(|turn| turn.to_string()).collect();
+    assert_eq!(broker.committed_values(&partitions, "99"), expected);
+    let places: Vec<_> = partitions.iter().map(|one| (topic.to_string(), one.partition)).collect();
+    let ends = broker.admin().list_offsets(&places, OffsetSpec::Latest, Isolation::ReadCommitted).unwrap();
+    // Every transaction has one record and one marker, all of them in the partition of the key.
+    assert_eq!(ends.iter().map(|end| end.offset).sum::<i64>(), 200);
+}
