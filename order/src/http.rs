@@ -6,7 +6,7 @@ use serde::Serialize;
 use shared::db::Pool;
 use shared::dead_letter_http::problem;
 use shared::event::{self, Reason};
-use shared::http::{Fields, Method, Problem, Request, Responder, Response, Routes, idempotency_key, json_object};
+use shared::http::{Fields, Method, Problem, Request, Responder, Response, Routes, both, idempotency_key, json_object};
 use uuid::Uuid;
 
 use crate::order::{OrderStatus, Saga};
@@ -157,20 +157,20 @@ fn get(pool: &Pool, waiters: &Waiters, request: &Request, responder: Responder) 
 }
 
 fn find(pool: &Pool, request: &Request) -> Result<(Order, Option<Duration>), Problem> {
-    request.query.only(&["wait"])?;
-    let order_id = request.uuid_param("orderId")?;
-    let wait = request.query.duration("wait", WAIT)?;
+    let query = both(request.query.only(&["wait"]), request.query.duration("wait", WAIT));
+    let (order_id, (_, wait)) = both(request.uuid_param("orderId"), query)?;
     let found = pool.with(|session| store::find(session, &[order_id])).map_err(problem)?;
     let order = found.into_values().next().ok_or_else(|| Problem::new(404, format!("there is no order {order_id}")))?;
     Ok((order, wait))
 }
 
 fn list(pool: &Pool, request: &Request) -> Result<Response, Problem> {
-    request.query.only(&["status", "limit", "after"])?;
-    let status = request.query.get("status").map(status).transpose()?;
-    let limit = request.query.integer("limit", 1..=200)?.unwrap_or(50);
-    let after = request.query.uuid("after")?;
-    let page = pool.with(|session| store::list(session, status, limit, after)).map_err(problem)?;
+    let query = &request.query;
+    let known = query.only(&["status", "limit", "after"]);
+    let status = query.get("status").map(status).transpose();
+    let page = both(query.integer("limit", 1..=200), query.uuid("after"));
+    let (_, (status, (limit, after))) = both(known, both(status, page))?;
+    let page = pool.with(|session| store::list(session, status, limit.unwrap_or(50), after)).map_err(problem)?;
     let orders = page.orders.iter().map(OrderView::from).collect();
     Ok(Response::json(200, &PageView { orders, next: page.next }))
 }

@@ -15,7 +15,8 @@ use shared::event::{Reason, Service, Side};
 // ---- the language of the tables
 
 /// The columns of [`TABLE`].
-const HAPPENINGS: [&str; 9] = ["pub", "p ok", "p no", "p undone", "s ok", "s no", "s undone", "deadline", "unconfirmed"];
+const HAPPENINGS: [&str; 9] =
+    ["pub", "p ok", "p no", "p undone", "s ok", "s no", "s undone", "deadline", "unconfirmed"];
 
 fn happening(name: &str) -> Happening {
     let payment = Reason { code: "INSUFFICIENT_BALANCE".into(), from: "payment".into() };
@@ -186,8 +187,7 @@ fn the_first_reason_stays() {
 fn an_order_is_failed_if_and_only_if_a_side_is_failed_compensating_or_compensated() {
     let failed: BTreeSet<String> =
         reachable().iter().filter(|saga| saga.status() == OrderStatus::Failed).map(sides).collect();
-    let typed =
-        ["RF", "FR", "IF", "FI", "FF", "FX", "XF", "FZ", "ZF", "XX", "XZ", "ZX", "ZZ"].map(String::from).into();
+    let typed = ["RF", "FR", "IF", "FI", "FF", "FX", "XF", "FZ", "ZF", "XX", "XZ", "ZX", "ZZ"].map(String::from).into();
     assert_eq!(failed, typed);
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 use shared::db::Pool;
 use shared::dead_letter_http::problem;
 use shared::event::Reason;
-use shared::http::{Fields, Method, Problem, Request, Response, Routes, json_object};
+use shared::http::{Fields, Method, Problem, Request, Response, Routes, both, json_object};
 use uuid::Uuid;
 
 use crate::store;
@@ -42,12 +42,15 @@ pub fn routes(routes: Routes, pool: Pool) -> Routes {
 
 fn set_balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
-    let user_name = request.name_param("userName")?;
-    let mut fields = Fields::new(json_object(request)?);
-    let balance = fields.integer("balance", 0..=BALANCE);
-    let balance = fields.finish(|| balance)?;
+    let (user_name, balance) = both(request.name_param("userName"), new_balance(request))?;
     let created = pool.with(|session| store::set_balance(session, &user_name, balance)).map_err(problem)?;
     Ok(Response::json(if created { 201 } else { 200 }, &AccountView { user_name, balance }))
+}
+
+fn new_balance(request: &Request) -> Result<i64, Problem> {
+    let mut fields = Fields::new(json_object(request)?);
+    let balance = fields.integer("balance", 0..=BALANCE);
+    fields.finish(|| balance)
 }
 
 fn balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {

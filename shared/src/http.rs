@@ -38,7 +38,7 @@ pub use fields::{Fields, Object, json_object};
 pub use head::HEAD_LIMIT;
 pub use message::{Headers, Method, Query, Request, Response};
 pub use params::{duration, idempotency_key};
-pub use problem::{FieldError, Problem};
+pub use problem::{FieldError, Problem, both};
 pub use responder::{Awaited, Responder};
 pub use routes::Routes;
 pub use server::{Handler, Server};

@@ -4,7 +4,7 @@ use serde::Serialize;
 use shared::db::Pool;
 use shared::dead_letter_http::problem;
 use shared::event::Reason;
-use shared::http::{Fields, Method, Problem, Request, Response, Routes, json_object};
+use shared::http::{Fields, Method, Problem, Request, Response, Routes, both, json_object};
 use uuid::Uuid;
 
 use crate::store;
@@ -42,12 +42,15 @@ pub fn routes(routes: Routes, pool: Pool) -> Routes {
 
 fn set_quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
-    let item_name = request.name_param("itemName")?;
-    let mut fields = Fields::new(json_object(request)?);
-    let quantity = fields.integer("quantity", 0..=QUANTITY);
-    let quantity = fields.finish(|| quantity)?;
+    let (item_name, quantity) = both(request.name_param("itemName"), new_quantity(request))?;
     let created = pool.with(|session| store::set_quantity(session, &item_name, quantity)).map_err(problem)?;
     Ok(Response::json(if created { 201 } else { 200 }, &ItemView { item_name, quantity }))
+}
+
+fn new_quantity(request: &Request) -> Result<i64, Problem> {
+    let mut fields = Fields::new(json_object(request)?);
+    let quantity = fields.integer("quantity", 0..=QUANTITY);
+    fields.finish(|| quantity)
 }
 
 fn quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {

@@ -65,6 +65,21 @@ impl Problem {
     }
 }
 
+/// Two checks of one request, so that the bad fields of both are named.
+///
+/// # Errors
+/// What is wrong beyond a bad field, if there is such; else a 422 with the fields of both.
+pub fn both<A, B>(first: Result<A, Problem>, second: Result<B, Problem>) -> Result<(A, B), Problem> {
+    match (first, second) {
+        (Ok(first), Ok(second)) => Ok((first, second)),
+        (Err(first), Err(second)) if !first.errors.is_empty() && !second.errors.is_empty() => {
+            Err(Problem::fields([first.errors, second.errors].concat()))
+        }
+        (Err(fields), Err(other)) if !fields.errors.is_empty() => Err(other),
+        (Err(problem), _) | (_, Err(problem)) => Err(problem),
+    }
+}
+
 impl From<Problem> for Response {
     fn from(problem: Problem) -> Self {
         // A struct of strings and numbers always serializes.
