@@ -6,12 +6,13 @@ use std::sync::Arc;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponse;
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, GroupId, ListOffsetsRequest, ListOffsetsResponse,
-    OffsetFetchRequest,
+    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, GroupId, ListOffsetsRequest,
+    ListOffsetsResponse, OffsetFetchRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -101,6 +102,9 @@ pub struct CommittedOffset {
     pub metadata: String,
 }
 
+/// A topic, among the kinds of resources that have settings (KIP-133).
+const TOPIC_RESOURCE: i8 = 2;
+
 impl Admin {
     /// Without any I/O yet.
     pub fn new(config: Config, interrupt: Interrupt) -> Admin {
@@ -187,6 +191,49 @@ impl Admin {
             partitions: topic.partitions.len() as i32,
             replication: replication as i16,
         })
+    }
+
+    /// The values in force of one setting (`cleanup.policy`, `max.message.bytes`, …) for each of these topics, in their order.
+    ///
+    /// Errors: `Refused` (UNKNOWN_TOPIC_OR_PARTITION, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried until the
+    /// request timeout.
+    pub fn topic_config(&mut self, names: &[String], key: &str) -> Result<Vec<String>> {
+        let mut retry = self.cluster.retry();
+        let resource = |name: &String| {
+            DescribeConfigsResource::default()
+                .with_resource_type(TOPIC_RESOURCE)
+                .with_resource_name(StrBytes::from_string(name.clone()))
+                .with_configuration_keys(Some(vec![StrBytes::from_string(key.to_owned())]))
+        };
+        let request = DescribeConfigsRequest::default().with_resources(names.iter().map(resource).collect());
+        loop {
+            match self.try_topic_config(&request, names, &retry) {
+                Ok(values) => return Ok(values),
+                Err(error) => retry.pause(error)?,
+            }
+        }
+    }
+
+    fn try_topic_config(
+        &mut self,
+        request: &DescribeConfigsRequest,
+        names: &[String],
+        retry: &Retry,
+    ) -> Result<Vec<String>> {
+        let (broker, answer) = self.cluster.call_any(request, retry.deadline())?;
+        let api = DescribeConfigsRequest::API;
+        let value = |name: &String| {
+            let result = answer.results.iter().find(|result| *result.resource_name == **name);
+            let code = result.map_or(0, |result| result.error_code);
+            if code != 0 {
+                let (code, broker) = (ErrorCode(code), broker.clone());
+                return Err(Error::Refused { code, api, broker, detail: format!("topic {name}") });
+            }
+            let value = result.and_then(|result| result.configs.first()?.value.as_ref());
+            let missing = || Error::Decode { api, broker: broker.clone(), cause: format!("it leaves out {name}") };
+            value.map(|value| value.to_string()).ok_or_else(missing)
+        };
+        names.iter().map(value).collect()
     }
 
     /// Deletes these topics; those that do not exist count as deleted. The broker removes their data a little later.

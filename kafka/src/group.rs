@@ -25,7 +25,7 @@ use crate::assignor::{
 use crate::cluster::{Cluster, Coordinated, Repeat, topic_name};
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
-use crate::heartbeat::{Heartbeat, OnRebalance, Place, Settings, Shared};
+use crate::heartbeat::{Heartbeat, OnRebalance, Place, Settings, Shared, look_up};
 use crate::interrupt::Interrupt;
 use crate::protocol::Request;
 use crate::record::TopicPartition;
@@ -38,7 +38,8 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct GroupConfig {
     /// The group's id.
     pub group_id: String,
-    /// The topics it reads. Those that do not exist are left out of the assignment.
+    /// The topics it reads. Those that do not exist are left out of the assignment. A topic that appears, is made anew or gets
+    /// more partitions makes a rejoin necessary; it is noticed within ten seconds or so.
     pub topics: Vec<String>,
     /// Without a heartbeat for so long the broker gives the member's partitions to others. The broker has bounds for it
     /// (`group.min.session.timeout.ms`, 6 s by default).
@@ -112,13 +113,15 @@ impl Group {
     }
 
     fn try_join(&mut self, retry: &mut Retry) -> Result<Assignment> {
+        // before the join: whatever changes from here on is noticed by the heartbeat thread
+        let topics = look_up(&mut self.cluster, &subscribed(&self.config), retry.deadline())?;
         let joined = self.send_join(retry)?;
         self.member_id = joined.member_id.clone();
         let assignments = if joined.leader == joined.member_id { self.divide(&joined, retry)? } else { Vec::new() };
         let share = self.send_sync(joined.generation_id, assignments, retry)?;
         let partitions = self.with_topic_ids(share, retry)?;
         let place = Place { generation: joined.generation_id, member_id: joined.member_id };
-        self.shared.set_place(Some(place));
+        self.shared.joined(place, topics);
         self.start_heartbeat()?;
         let member_id = self.member_id.to_string();
         Ok(Assignment { generation: joined.generation_id, member_id, partitions })
@@ -219,6 +222,7 @@ impl Group {
         let settings = Settings {
             config: self.cluster.config().clone(),
             group_id: self.config.group_id.clone(),
+            topics: subscribed(&self.config),
             interval: self.config.heartbeat_interval,
             session_timeout: self.config.session_timeout,
             thread_name: self.config.thread_name.clone(),
@@ -263,7 +267,7 @@ impl Group {
         if let Some(mut heartbeat) = self.heartbeat.take() {
             heartbeat.stop();
         }
-        self.shared.set_place(None);
+        self.shared.left();
         let member_id = std::mem::take(&mut self.member_id);
         if member_id.is_empty() {
             return Ok(());
@@ -297,6 +301,10 @@ impl Group {
         let (api, broker) = (SyncGroupRequest::API, self.whom().to_string());
         Error::Decode { api, broker, cause: format!("the consumer protocol's data: {cause}") }
     }
+}
+
+fn subscribed(config: &GroupConfig) -> Vec<Arc<str>> {
+    config.topics.iter().map(|topic| topic.as_str().into()).collect()
 }
 
 fn sync_assignment(member: String, share: &Partitions) -> SyncGroupRequestAssignment {

@@ -8,12 +8,19 @@ use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::{GroupId, HeartbeatRequest, HeartbeatResponse};
 use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
 
 use crate::cluster::{Cluster, Coordinated, Repeat};
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
 use crate::retry::Retry;
+
+/// How often the group's topics are looked up: one that was made anew, or has more partitions, must be divided again.
+const TOPICS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Each topic's id and number of partitions, as far as it exists.
+pub(crate) type Topics = Vec<Option<(Uuid, usize)>>;
 
 /// Called when a rejoin becomes necessary.
 pub(crate) type OnRebalance = Box<dyn Fn() + Send + Sync>;
@@ -29,6 +36,8 @@ struct State {
     place: Option<Place>,
     /// Heartbeats keep this place.
     kept: bool,
+    /// The topics as they were before that join.
+    topics: Topics,
     rejoin_needed: bool,
 }
 
@@ -41,7 +50,7 @@ pub(crate) struct Place {
 
 impl Shared {
     pub(crate) fn new(on_rebalance: Option<OnRebalance>) -> Arc<Shared> {
-        let state = State { place: None, kept: false, rejoin_needed: true };
+        let state = State { place: None, kept: false, topics: Topics::new(), rejoin_needed: true };
         Arc::new(Shared { state: Mutex::new(state), on_rebalance })
     }
 
@@ -55,10 +64,18 @@ impl Shared {
         state.place.clone().filter(|_| state.kept)
     }
 
-    /// From now on a member of this generation (or not at all).
-    pub(crate) fn set_place(&self, place: Option<Place>) {
-        let member = place.is_some();
-        *self.lock() = State { place, kept: member, rejoin_needed: !member };
+    /// From now on a member of this generation, joined when the topics were like this.
+    pub(crate) fn joined(&self, place: Place, topics: Topics) {
+        *self.lock() = State { place: Some(place), kept: true, topics, rejoin_needed: false };
+    }
+
+    /// From now on no member.
+    pub(crate) fn left(&self) {
+        *self.lock() = State { place: None, kept: false, topics: Topics::new(), rejoin_needed: true };
+    }
+
+    fn divided_other_topics(&self, topics: &Topics) -> bool {
+        self.lock().topics != *topics
     }
 
     pub(crate) fn rejoin_needed(&self) -> bool {
@@ -96,6 +113,7 @@ pub(crate) struct Heartbeat {
 pub(crate) struct Settings {
     pub(crate) config: Config,
     pub(crate) group_id: String,
+    pub(crate) topics: Vec<Arc<str>>,
     pub(crate) interval: Duration,
     pub(crate) session_timeout: Duration,
     pub(crate) thread_name: String,
@@ -108,7 +126,8 @@ impl Heartbeat {
         let stop = Interrupt::new();
         let cluster = Cluster::new(patient(&settings), stop.clone());
         let name = settings.thread_name.clone();
-        let beat = Beat { cluster, settings, shared, stop: stop.clone(), answered: Instant::now() };
+        let now = Instant::now();
+        let beat = Beat { cluster, settings, shared, stop: stop.clone(), answered: now, looked: now };
         let thread = thread::Builder::new().name(name).spawn(move || beat.run())?;
         Ok(Heartbeat { stop, thread: Some(thread) })
     }
@@ -144,13 +163,18 @@ struct Beat {
     shared: Arc<Shared>,
     stop: Interrupt,
     answered: Instant,
+    /// When the topics were looked up last.
+    looked: Instant,
 }
 
 impl Beat {
     fn run(mut self) {
         while self.stop.sleep(self.settings.interval).is_ok() {
             match self.shared.kept_place() {
-                Some(place) => self.beat(&place),
+                Some(place) => {
+                    self.beat(&place);
+                    self.look_at_topics(&place);
+                }
                 None => self.answered = Instant::now(),
             }
         }
@@ -177,6 +201,23 @@ impl Beat {
         }
     }
 
+    /// Any member may see the change; the rejoin of the group's leader makes the others join again. Whatever goes wrong
+    /// here is tried again at the next time.
+    fn look_at_topics(&mut self, place: &Place) {
+        if self.looked.elapsed() < TOPICS_INTERVAL {
+            return;
+        }
+        self.looked = Instant::now();
+        match look_up(&mut self.cluster, &self.settings.topics, self.looked + self.settings.interval) {
+            Ok(topics) if self.shared.divided_other_topics(&topics) => {
+                log::info!("group {}: its topics have changed", self.settings.group_id);
+                self.shared.need_rejoin(place, false);
+            }
+            Ok(_) => {}
+            Err(error) => log::debug!("group {}: metadata: {error}", self.settings.group_id),
+        }
+    }
+
     fn send(&mut self, place: &Place) -> Result<()> {
         let group = self.settings.group_id.clone();
         let request = HeartbeatRequest::default()
@@ -188,4 +229,11 @@ impl Beat {
         let whom = Coordinated::Group(group);
         self.cluster.call_coordinator(&whom, &request, Repeat::Harmless, &mut retry, code).map(drop)
     }
+}
+
+/// The topics as they are now.
+pub(crate) fn look_up(cluster: &mut Cluster, topics: &[Arc<str>], deadline: Instant) -> Result<Topics> {
+    cluster.refresh(topics, deadline)?;
+    let seen = |topic: &Arc<str>| cluster.seen_topic(topic).map(|seen| (seen.id, seen.partitions.len()));
+    Ok(topics.iter().map(seen).collect())
 }

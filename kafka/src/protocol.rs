@@ -59,6 +59,8 @@ requests! {
          Array(&[Compact, Compact, Fixed(3), END]), END]), END];
     DeleteTopics: DeleteTopicsRequest -> DeleteTopicsResponse, 6..=6,
         [Fixed(4), Array(&[Compact, Fixed(16 + 2), Compact, END]), END];
+    DescribeConfigs: DescribeConfigsRequest -> DescribeConfigsResponse, 4..=4,
+        [Fixed(4), Array(&[Fixed(2), Compact, Fixed(1), Compact, Array(&CONFIG), END]), END];
     ListOffsets: ListOffsetsRequest -> ListOffsetsResponse, 7..=7,
         [Fixed(4), Array(&[Compact, Array(&[Fixed(4 + 2 + 8 + 8 + 4), END]), END]), END];
     // From 4 on a fenced producer is told PRODUCER_FENCED (KIP-588).
@@ -90,6 +92,9 @@ requests! {
         [Fixed(4 + 2), Array(&[Compact, Compact, Fixed(2), END]), END];
 }
 
+/// Name, value; read-only, source, sensitive; synonyms; type; documentation.
+const CONFIG: [Shape; 7] =
+    [Compact, Compact, Fixed(3), Array(&[Compact, Compact, Fixed(1), END]), Fixed(1), Compact, END];
 /// Error, number, leader, leader's epoch; replicas, those in sync, those offline.
 const METADATA_PARTITION: [Shape; 5] =
     [Fixed(2 + 4 + 4 + 4), Array(&[Fixed(4)]), Array(&[Fixed(4)]), Array(&[Fixed(4)]), END];
@@ -120,6 +125,7 @@ mod tests {
         decode::<m::FindCoordinatorRequest>(body);
         decode::<m::CreateTopicsRequest>(body);
         decode::<m::DeleteTopicsRequest>(body);
+        decode::<m::DescribeConfigsRequest>(body);
         decode::<m::ListOffsetsRequest>(body);
         decode::<m::InitProducerIdRequest>(body);
         decode::<m::AddPartitionsToTxnRequest>(body);

@@ -20,6 +20,8 @@ on_both_lines! {
     an_interrupt_ends_a_join_that_waits_for_others
     members_with_different_topics_get_only_their_own
     a_topic_that_does_not_exist_is_left_out
+    a_topic_that_appears_or_grows_is_divided_again
+    the_settings_of_a_topic_are_told
 }
 
 const SESSION: Duration = Duration::from_secs(3);
@@ -251,4 +253,27 @@ fn a_topic_that_does_not_exist_is_left_out(broker: &Broker) {
     let mut only = member(broker, &unique("absent"), &[&partitions[0].topic, "not-there"]);
     assert_eq!(only.join().unwrap().partitions, partitions);
     only.leave().unwrap();
+}
+
+fn a_topic_that_appears_or_grows_is_divided_again(broker: &Broker) {
+    let topic = unique("later");
+    let mut member = member(broker, &unique("group"), &[&topic]);
+    assert!(member.join().unwrap().partitions.is_empty());
+    let tool = "org.apache.kafka.tools.TopicCommand";
+    broker.tool(tool, &["--create", "--topic", &topic, "--partitions", "1"], "");
+    wait_for_rebalance(&member);
+    assert_eq!(numbers(&member.join().unwrap()), [0]);
+    broker.tool(tool, &["--alter", "--topic", &topic, "--partitions", "3"], "");
+    wait_for_rebalance(&member);
+    assert_eq!(numbers(&member.join().unwrap()), [0, 1, 2]);
+}
+
+fn the_settings_of_a_topic_are_told(broker: &Broker) {
+    let compacted = broker.topic_with("settings", 1, &[("cleanup.policy", "compact")]);
+    let names = [compacted[0].topic.to_string()];
+    let mut admin = broker.admin();
+    assert_eq!(admin.topic_config(&names, "cleanup.policy").unwrap(), ["compact"]);
+    assert_eq!(admin.topic_config(&names, "max.message.bytes").unwrap(), ["1048588"]);
+    let missing = admin.topic_config(&[unique("missing")], "cleanup.policy").unwrap_err();
+    assert!(missing.to_string().contains("UNKNOWN_TOPIC_OR_PARTITION"), "{missing}");
 }
