@@ -51,6 +51,15 @@ fn row(row: &postgres::Row) -> Row {
     Row { id: row.get(0), order_id: row.get(1), stored_at: row.get(2), messages: row.get(3) }
 }
 
+/// The id of a row's last message; none if there is no such row.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn last_message(session: &mut Session, service: Service, id: i64) -> Result<Option<Uuid>> {
+    let sql = format!("select (messages -> -1 ->> 'id')::uuid from {} where id = $1", service.outbox());
+    Ok(session.query(&sql, &[&id])?.first().map(|row| row.get(0)))
+}
+
 /// Deletes the rows with ids from `first` to `last`; answers their orders.
 ///
 /// # Errors

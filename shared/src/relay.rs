@@ -178,11 +178,23 @@ impl Relay {
         self.leader()?.check()?;
         if let Some(position) = read_position(&mut self.admin, self.service, &self.prefix, true)? {
             self.require_own(&position)?;
-            self.remove(&position)?;
+            if self.is_of_this_life(&position)? {
+                self.remove(&position)?;
+            }
         }
         self.recovered = true;
         log::info!("leading: producer {} epoch {}", identity.id, identity.epoch);
         Ok(())
+    }
+
+    /// A restored database draws row ids again. Then the position names rows that were never published: go on without it.
+    fn is_of_this_life(&self, position: &Position) -> Result<bool> {
+        let last = self.leader()?.with(|session| outbox::last_message(session, self.service, position.last))?;
+        let same = last.is_none() || last == position.message;
+        if !same {
+            log::error!("the position in Kafka is of an earlier life of this database; its rows are published again");
+        }
+        Ok(same)
     }
 
     fn require_own(&self, position: &Position) -> Result<()> {
