@@ -51,16 +51,16 @@ impl DeadlineScan {
     pub fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
         let mut failures = 0;
         while !shutdown.is_set() {
-            let pause = match self.scan_once() {
+            let turn = self.scan_once();
+            failures = if turn.is_ok() { 0 } else { failures + 1 };
+            let pause = match turn {
                 Ok(true) => Duration::ZERO,
                 Ok(false) => TICK,
-                Err(error) => {
-                    failures += 1;
-                    log::warn!("a deadline scan failed (attempt {failures}): {error}");
-                    backoff::delay(failures)
-                }
+                Err(_) => backoff::delay(failures),
             };
-            failures = if pause <= TICK { 0 } else { failures };
+            if let Err(error) = turn {
+                log::warn!("a deadline scan failed (attempt {failures}, next in {pause:?}): {error}");
+            }
             shutdown.wait(pause);
         }
         Ok(())
