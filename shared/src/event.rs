@@ -321,7 +321,9 @@ fn decode_parts(topic: Topic, order_id: Option<Uuid>, record: &kafka::Record) ->
     let verb = ce_type.strip_prefix(topic.0.name()).and_then(|rest| rest.strip_prefix('.'));
     let body = body_of(topic, verb.unwrap_or_default(), data)
         .ok_or(format!("type {ce_type} with these fields does not belong on {}", topic.name()))?;
-    Ok(Event { id, side: topic.0, order_id, body, traceparent: header("traceparent").ok().map(str::to_string) })
+    // checked, because the answers carry it on: an outbox row must not grow by what comes from outside
+    let traceparent = header("traceparent").ok().filter(|text| is_traceparent(text)).map(str::to_string);
+    Ok(Event { id, side: topic.0, order_id, body, traceparent })
 }
 
 fn body_of(topic: Topic, verb: &str, data: Data) -> Option<Body> {
@@ -431,4 +433,69 @@ pub fn is_traceparent(text: &str) -> bool {
     let set = |part: &str| part.bytes().any(|b| b != b'0');
     matches!(parts[..], ["00", trace, parent, flags]
         if hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && set(trace) && set(parent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDER: &str = "01a207b0-6c61-7300-bac7-ad7255aed1b3";
+    const TRACE: &str = "00-01a207b06c617300bac7ad707dc8e76f-bac7ad71a665737d-01";
+
+    fn record(ce_type: &'static str, value: &'static str, traceparent: &str) -> kafka::Record {
+        let header =
+            |name, value: &str| (StrBytes::from_static_str(name), Some(Bytes::copy_from_slice(value.as_bytes())));
+        let headers = vec![
+            header("ce_specversion", "1.0"),
+            header("ce_id", "01a207b0-6c85-711f-941c-898f27171165"),
+            header("ce_type", ce_type),
+            header("traceparent", traceparent),
+        ];
+        let (key, value) = (Some(Bytes::from_static(ORDER.as_bytes())), Some(Bytes::from_static(value.as_bytes())));
+        kafka::Record { offset: 0, timestamp: 0, key, value, headers }
+    }
+
+    #[test]
+    fn a_record_is_read_back_as_the_event_it_was_made_of() {
+        let body = Body::PaymentRequested { user_name: "ann \u{0}\"ü".into(), price: 12 };
+        let event = Event::new(Side::Payment, ORDER.parse().unwrap(), body, Some(TRACE.into()));
+        let text = to_stored(std::slice::from_ref(&event));
+        let stored: Vec<Stored<'_>> = serde_json::from_str(&text).unwrap();
+        let produced = to_record(&stored[0], event.order_id, Service::Order, "p-", "2026-01-02T03:04:05.678901Z", 7);
+        assert_eq!(&*produced.topic, "p-payment");
+        let kafka::ProducerRecord { key, value, headers, timestamp, .. } = produced;
+        let read = decode(event.topic(), &kafka::Record { offset: 3, timestamp, key, value, headers });
+        assert_eq!(read, Ok(event));
+    }
+
+    #[test]
+    fn what_does_not_belong_on_the_topic_is_undecodable_and_names_its_order() {
+        let topic = Topic(Side::Stock, Channel::Request);
+        let good = r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3","itemName":"pen","quantity":1}"#;
+        let none = r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3","itemName":"pen","quantity":0}"#;
+        let other = r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b4","itemName":"pen","quantity":1}"#;
+        assert!(decode(topic, &record("stock.requested", good, TRACE)).is_ok());
+        for (ce_type, value) in [
+            ("stock.requested", none),
+            ("stock.requested", other),
+            ("stock.requested", "{"),
+            ("stock.completed", good),
+            ("payment.requested", good),
+            ("stock", good),
+        ] {
+            let undecodable = decode(topic, &record(ce_type, value, TRACE)).unwrap_err();
+            assert_eq!(undecodable.order_id, ORDER.parse().ok(), "{ce_type} {value}");
+        }
+    }
+
+    #[test]
+    fn a_trace_context_that_is_none_is_not_carried_on() {
+        let topic = Topic(Side::Payment, Channel::Compensation);
+        let value = r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3"}"#;
+        let traced =
+            |text: &str| decode(topic, &record("payment.compensation-requested", value, text)).unwrap().traceparent;
+        assert_eq!(traced(TRACE), Some(TRACE.into()));
+        assert_eq!(traced(&"x".repeat(1_000_000)), None);
+        assert_eq!(traced("00-00000000000000000000000000000000-bac7ad71a665737d-01"), None);
+    }
 }
