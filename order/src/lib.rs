@@ -35,7 +35,7 @@ mod migrations {
 pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let listener = service::listen(&config)?;
     let ready = service::prepare(&config, migrations::migrations::runner(), &shutdown)?;
-    let mut threads = Threads::new(stop, shutdown)?;
+    let mut threads = Threads::new(stop, shutdown);
     let waker = threads.spawn_relay(&config, &ready, mark_published(&config))?;
 
     let (waiters, mut room) = waiters::new(ready.connector.clone());

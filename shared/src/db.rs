@@ -19,6 +19,8 @@ pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Sent data unacknowledged for so long ends the connection (TCP_USER_TIMEOUT).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The same with what comes before the first statement: a server that accepts and is silent is away too.
+const OPEN_LIMIT: Duration = Duration::from_secs(15);
 /// The `postgres` crate has no read limit: a call beyond this ends the process, and the restart is safe (I8).
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -92,10 +94,12 @@ impl Connector {
     /// # Errors
     /// When the server is away, refuses, or does not know a limit (older than 14).
     pub fn connect(&self) -> Result<Session> {
-        let mut client = self.config.connect(NoTls)?;
-        client.batch_execute(&self.limits.as_sql())?;
         let busy = Arc::new(AtomicU64::new(0));
         SESSIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(Arc::downgrade(&busy));
+        let opening = Busy::new(&busy, OPEN_LIMIT);
+        let mut client = self.config.connect(NoTls)?;
+        client.batch_execute(&self.limits.as_sql())?;
+        drop(opening);
         Ok(Session { client, statements: HashMap::new(), busy })
     }
 }
@@ -128,7 +132,7 @@ impl Session {
     /// # Errors
     /// What PostgreSQL or the connection says.
     pub fn transaction(&mut self) -> Result<Tx<'_>> {
-        let busy = Busy::new(&self.busy);
+        let busy = Busy::new(&self.busy, CALL_LIMIT);
         let inner = self.client.transaction()?;
         Ok(Tx { inner, statements: &mut self.statements, busy })
     }
@@ -138,7 +142,7 @@ impl Session {
     /// # Errors
     /// What PostgreSQL or the connection says.
     pub fn batch_execute(&mut self, sql: &str) -> Result<()> {
-        let _busy = Busy::new(&self.busy);
+        let _busy = Busy::new(&self.busy, CALL_LIMIT);
         Ok(self.client.batch_execute(sql)?)
     }
 
@@ -155,14 +159,14 @@ impl Session {
 
 impl Query for Session {
     fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
-        let _busy = Busy::new(&self.busy);
+        let _busy = Busy::new(&self.busy, CALL_LIMIT);
         let client = &mut self.client;
         let statement = cached(&mut self.statements, sql, |sql| client.prepare(sql))?;
         Ok(self.client.query(&statement, params)?)
     }
 
     fn execute(&mut self, sql: &str, params: Params<'_>) -> Result<u64> {
-        let _busy = Busy::new(&self.busy);
+        let _busy = Busy::new(&self.busy, CALL_LIMIT);
         let client = &mut self.client;
         let statement = cached(&mut self.statements, sql, |sql| client.prepare(sql))?;
         Ok(self.client.execute(&statement, params)?)
@@ -189,13 +193,13 @@ impl Tx<'_> {
 
 impl Query for Tx<'_> {
     fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
-        self.busy.renew();
+        self.busy.renew(CALL_LIMIT);
         let statement = cached(self.statements, sql, |sql| self.inner.prepare(sql))?;
         Ok(self.inner.query(&statement, params)?)
     }
 
     fn execute(&mut self, sql: &str, params: Params<'_>) -> Result<u64> {
-        self.busy.renew();
+        self.busy.renew(CALL_LIMIT);
         let statement = cached(self.statements, sql, |sql| self.inner.prepare(sql))?;
         Ok(self.inner.execute(&statement, params)?)
     }
@@ -297,25 +301,26 @@ impl Drop for Lent<'_> {
     }
 }
 
-/// For each session, when its current call began, in milliseconds of [`clock`]; 0: none.
+/// For each session, when its current call is overdue, in milliseconds of [`clock`]; 0: there is none.
 static SESSIONS: Mutex<Vec<Weak<AtomicU64>>> = Mutex::new(Vec::new());
 
 fn clock() -> u64 {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
+    START.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
 
 /// Marks a session as busy while a call is under way.
 struct Busy(Arc<AtomicU64>);
 
 impl Busy {
-    fn new(since: &Arc<AtomicU64>) -> Busy {
-        since.store(clock(), Ordering::Relaxed);
-        Busy(since.clone())
+    fn new(overdue: &Arc<AtomicU64>, limit: Duration) -> Busy {
+        let busy = Busy(overdue.clone());
+        busy.renew(limit);
+        busy
     }
 
-    fn renew(&self) {
-        self.0.store(clock(), Ordering::Relaxed);
+    fn renew(&self, limit: Duration) {
+        self.0.store(clock() + limit.as_millis() as u64, Ordering::Relaxed);
     }
 }
 
@@ -325,12 +330,11 @@ impl Drop for Busy {
     }
 }
 
-/// The longest that any database call of this process has been under way, if longer than a minute: what the watchdog
-/// ends the process for.
-pub fn overdue_call() -> Option<Duration> {
+/// Whether a database call of this process has been under way for longer than any limit allows: what the watchdog ends
+/// the process for.
+pub fn has_overdue_call() -> bool {
     let mut sessions = SESSIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     sessions.retain(|session| session.strong_count() > 0);
-    let busy = sessions.iter().filter_map(Weak::upgrade).map(|since| since.load(Ordering::Relaxed));
-    let longest = busy.filter(|since| *since > 0).map(|since| clock().saturating_sub(since)).max()?;
-    Some(Duration::from_millis(longest)).filter(|time| *time > CALL_LIMIT)
+    let mut overdue = sessions.iter().filter_map(Weak::upgrade).map(|overdue| overdue.load(Ordering::Relaxed));
+    overdue.any(|overdue| overdue > 0 && overdue < clock())
 }

@@ -42,7 +42,10 @@ pub fn main(service: Service, run: impl FnOnce(Config, Stop, Shutdown) -> Result
     };
     logging::init(config.log_level);
     let (stop, shutdown) = shutdown::channel();
-    let outcome = stop.on_signals().map_err(Error::from).and_then(|()| run(config, stop, shutdown));
+    let watched = shutdown.clone();
+    let watchdog = std::thread::Builder::new().name("watchdog".into()).spawn(move || watch(&watched));
+    let ready = watchdog.and_then(|_| stop.on_signals());
+    let outcome = ready.map_err(Error::from).and_then(|()| run(config, stop, shutdown));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -125,12 +128,9 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// No thread yet but the watchdog over the database calls.
-    ///
-    /// # Errors
-    /// When the operating system gives no thread.
-    pub fn new(stop: Stop, shutdown: Shutdown) -> Result<Threads> {
-        let mut threads = Threads {
+    /// No thread yet.
+    pub fn new(stop: Stop, shutdown: Shutdown) -> Threads {
+        Threads {
             stop,
             shutdown,
             failed: Arc::default(),
@@ -138,9 +138,7 @@ impl Threads {
             done: unbounded(),
             poll: Interrupt::new(),
             turn: Interrupt::new(),
-        };
-        threads.spawn("db-watchdog".into(), watch_database_calls)?;
-        Ok(threads)
+        }
     }
 
     /// Starts a thread. `work` ends soon after the shutdown it is given.
@@ -236,13 +234,16 @@ impl Threads {
     }
 }
 
-/// A call that hangs past every other limit ends the process: the only way out of a blocking read without a limit.
-fn watch_database_calls(shutdown: &Shutdown) -> Result<()> {
-    while !shutdown.wait(Duration::from_secs(5)) {
-        if let Some(time) = db::overdue_call() {
-            log::error!("a database call has not returned for {time:?}: ending the process, the restart is safe");
+/// Ends the process when a database call hangs past every limit, the only way out of a blocking read without one, and
+/// when a stop does.
+fn watch(shutdown: &Shutdown) {
+    while !shutdown.wait(Duration::from_secs(1)) {
+        if db::has_overdue_call() {
+            log::error!("the database does not answer a call: ending the process, the restart is safe");
             std::process::exit(70);
         }
     }
-    Ok(())
+    std::thread::sleep(STOP_LIMIT + Duration::from_millis(500));
+    log::warn!("the stop took too long: cut off, which is safe");
+    std::process::exit(0);
 }
