@@ -26,7 +26,7 @@ use crate::wake::Waker;
 pub const ATTEMPTS: u32 = 5;
 /// A long poll's end; also the longest time until a rebalance is noticed.
 const MAX_WAIT: Duration = Duration::from_millis(500);
-/// How often Kafka is told of our offsets, for lag tools.
+/// How often Kafka is told of our offsets, for lag tools, and offsets are moved past what holds no records.
 const COMMIT_OFFSETS: Duration = Duration::from_secs(1);
 /// Without a heartbeat for so long a member's partitions go to others: longer than a collection pause of the broker.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -132,12 +132,15 @@ impl Consumer {
         for batch in batches(slices) {
             self.handle_batch(batch, &mut consumed);
         }
-        self.tell_offsets(COMMIT_OFFSETS);
+        if self.offsets_told.elapsed() >= COMMIT_OFFSETS {
+            self.pass_over();
+            self.tell_offsets();
+        }
         Ok(consumed)
     }
 
     fn join(&mut self) -> Result<()> {
-        self.tell_offsets(Duration::ZERO);
+        self.tell_offsets();
         self.joined = false;
         let assignment = self.group.join()?;
         let offsets = self.effects.read_offsets(&assignment.partitions)?;
@@ -150,7 +153,7 @@ impl Consumer {
     }
 
     fn leave(&mut self) {
-        self.tell_offsets(Duration::ZERO);
+        self.tell_offsets();
         if let Err(error) = self.group.leave() {
             log::debug!("leaving the group: {error}");
         }
@@ -298,9 +301,25 @@ impl Consumer {
         }
     }
 
+    /// Nothing that was polled is left to handle here, so what the reader is beyond holds no records. Without this, the
+    /// end of an aborted transaction would look like a gap once Kafka has removed it.
+    fn pass_over(&mut self) {
+        let steps = self.progress.passed_over(|partition| self.fetcher.position(partition));
+        if steps.is_empty() || !self.joined {
+            return;
+        }
+        match self.effects.pass_over(&steps) {
+            Ok(()) => steps.iter().for_each(|step| self.progress.moved(&step.partition, step.to)),
+            Err(error) => {
+                log::debug!("the offsets stay before what holds no records: {error}");
+                self.joined &= error.blame() != Blame::Nobody;
+            }
+        }
+    }
+
     /// Tells Kafka where we are. Only lag tools read it, so a failure is no more than worth a line.
-    fn tell_offsets(&mut self, every: Duration) {
-        if !self.joined || self.offsets_told.elapsed() < every {
+    fn tell_offsets(&mut self) {
+        if !self.joined {
             return;
         }
         self.offsets_told = Instant::now();

@@ -75,6 +75,16 @@ impl Effects {
         Ok(())
     }
 
+    /// Moves offsets past what holds no records: control batches, aborted transactions.
+    ///
+    /// # Errors
+    /// What PostgreSQL says; nothing was changed.
+    pub fn pass_over(&mut self, steps: &[Move]) -> Result<()> {
+        let mut tx = self.connection.session()?.transaction()?;
+        offsets::advance(&mut tx, steps)?;
+        tx.commit()
+    }
+
     /// Parks what is no record that could be handled, and moves the offset.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::time::Instant;
 use kafka::TopicPartition;
 
 use crate::backoff;
+use crate::offsets::Move;
 use crate::slice::Slice;
 
 /// The assigned partitions.
@@ -95,6 +96,16 @@ impl Progress {
         let pause = |partition: &Partition| partition.trouble.as_ref().filter(|t| t.paused).map(|t| t.retry_at);
         let pauses: Option<Vec<Instant>> = self.0.values().map(pause).collect();
         pauses.map(|pauses| pauses.into_iter().min())
+    }
+
+    /// The steps of partitions that the reader is beyond, by `position`, without having met a record.
+    pub fn passed_over(&self, position: impl Fn(&TopicPartition) -> Option<i64>) -> Vec<Move> {
+        let idle = self.0.iter().filter(|(_, partition)| partition.trouble.is_none());
+        let step = |(name, partition): (&TopicPartition, &Partition)| {
+            let to = position(name).filter(|position| *position > partition.next)?;
+            Some(Move { partition: name.clone(), from: partition.next, to })
+        };
+        idle.filter_map(step).collect()
     }
 
     /// The offsets that Kafka was not told yet, with their metadata.
