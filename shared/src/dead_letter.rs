@@ -42,9 +42,22 @@ pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<()> {
     tx.execute(
         "insert into dead_letter (cause, detail, attempts, topic, topic_id, partition, record_offset, to_offset,
                                   record_key, record_value, header_names, header_values)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict on constraint dead_letter_once do nothing",
-        &[&cause.name(), &scrubbed(detail), attempts, &&*partition.topic, &partition.topic_id, &partition.partition,
-            &record.offset, to_offset, &record.key.as_deref(), &record.value.as_deref(), &names, &values])?;
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing",
+        &[
+            &cause.name(),
+            &scrubbed(detail),
+            attempts,
+            &&*partition.topic,
+            &partition.topic_id,
+            &partition.partition,
+            &record.offset,
+            to_offset,
+            &record.key.as_deref(),
+            &record.value.as_deref(),
+            &names,
+            &values,
+        ],
+    )?;
     log::error!("parked {}-{}@{} ({}): {detail}", partition.topic, partition.partition, record.offset, cause.name());
     Ok(())
 }

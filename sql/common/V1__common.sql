@@ -74,7 +74,9 @@ create table dead_letter (
     header_values bytea[]     not null default '{}',
     parked_at     timestamptz not null default clock_timestamp(),
     replayed_at   timestamptz,
-    replay_result text,
-    -- the same record parked again (a topic replayed from its beginning) changes nothing
-    constraint dead_letter_once unique (topic_id, partition, record_offset, cause)
+    replay_result text
 );
+-- The same record parked again (a topic replayed from its beginning) changes nothing. Its bytes tell it from another one
+-- at the same offset (a log that was cut and has grown again).
+create unique index dead_letter_once on dead_letter
+    (topic_id, partition, record_offset, cause, md5(coalesce(record_value, '')), coalesce(to_offset, -1));
