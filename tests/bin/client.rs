@@ -1,0 +1,76 @@
+//! Calls to the running services, for demo and bench: blocking, by keep-alive connections.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serde_json::Value;
+use shared::config::Config;
+use ureq::Agent;
+
+/// No call takes longer: the order service answers within 10 s that the database is away, `?wait` is 30 s at most.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// One service, by connections of its own.
+pub struct Client {
+    base: String,
+    agent: Agent,
+}
+
+impl Client {
+    /// The service of these settings, on this machine or where it is bound to. Connects to nothing yet.
+    pub fn new(config: &Config) -> Client {
+        let host = match config.bind {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            address => address,
+        };
+        let agent = Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(LIMIT)).build();
+        Client { base: format!("http://{}", SocketAddr::new(host, config.port)), agent: agent.new_agent() }
+    }
+
+    /// What `path` answers with 200.
+    ///
+    /// # Errors
+    /// Any other answer, or none.
+    pub fn get(&self, path: &str) -> Result<Value, String> {
+        let url = format!("{}{path}", self.base);
+        self.read("GET", &url, self.agent.get(&url).call(), &[200])
+    }
+
+    /// Sets an account or an item.
+    ///
+    /// # Errors
+    /// Any answer but 200 and 201, or none.
+    pub fn put(&self, path: &str, body: &Value) -> Result<Value, String> {
+        let url = format!("{}{path}", self.base);
+        let request = self.agent.put(&url).header("content-type", "application/json");
+        self.read("PUT", &url, request.send(body.to_string()), &[200, 201])
+    }
+
+    /// Places an order.
+    ///
+    /// # Errors
+    /// Any answer but 202, or none.
+    pub fn place(&self, order: &Value) -> Result<Value, String> {
+        let url = format!("{}/orders", self.base);
+        let request = self.agent.post(&url).header("content-type", "application/json");
+        self.read("POST", &url, request.send(order.to_string()), &[202])
+    }
+
+    fn read(
+        &self,
+        method: &str,
+        url: &str,
+        answered: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        wanted: &[u16],
+    ) -> Result<Value, String> {
+        let mut response = answered.map_err(|error| format!("{method} {url}: {error}"))?;
+        let status = response.status().as_u16();
+        // to its end, also if it is an error: else the connection can't be kept
+        let text = response.body_mut().read_to_string().map_err(|error| format!("{method} {url}: {error}"))?;
+        if !wanted.contains(&status) {
+            return Err(format!("{method} {url}: {status} {text}"));
+        }
+        serde_json::from_str(&text).map_err(|error| format!("{method} {url}: {error}: {text}"))
+    }
+}
