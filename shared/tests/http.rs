@@ -674,6 +674,8 @@ fn a_body_whose_length_is_in_doubt_is_refused() {
         (400, "Content-Length: -5\r\n"),
         (400, "Content-Length: 0x5\r\n"),
         (400, "Content-Length:\r\n"),
+        (400, "Content-Length: \u{a0}5\r\n"),
+        (501, "Transfer-Encoding: \u{a0}chunked\r\n"),
         (400, "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
         (400, "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
         (400, "Transfer-Encoding : chunked\r\n"),
@@ -689,7 +691,19 @@ fn a_body_whose_length_is_in_doubt_is_refused() {
 #[test]
 fn broken_chunks_are_refused() {
     let service = start();
-    for chunks in ["\r\n", "x\r\n", "-1\r\n", "+1\r\n", "0x1\r\n", "1\r\nab\r\n", ";a\r\n", &"1".repeat(2000)] {
+    for chunks in [
+        "\r\n",
+        "x\r\n",
+        " 1\r\n",
+        "1\n\r\n",
+        "\u{a0}1\r\n",
+        "-1\r\n",
+        "+1\r\n",
+        "0x1\r\n",
+        "1\r\nab\r\n",
+        ";a\r\n",
+        &"1".repeat(2000),
+    ] {
         is_refused(&service, 400, chunked(chunks));
     }
     is_refused(&service, 431, chunked(&format!("0\r\n{}", "a: b\r\n".repeat(100))));

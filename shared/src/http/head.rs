@@ -41,7 +41,8 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Problem>
 fn head_of(request: &httparse::Request) -> Result<Head, Problem> {
     let mut headers = Headers::default();
     for field in request.headers.iter() {
-        headers.push(field.name, String::from_utf8_lossy(field.value).trim());
+        // only these two count as space (RFC 9110, 5.6.3): what else a trim would take off, a proxy in front may not
+        headers.push(field.name, String::from_utf8_lossy(field.value).trim_matches([' ', '\t']));
     }
     let old = request.version == Some(0);
     check_host(&headers, old)?;

@@ -171,7 +171,7 @@ impl<'a> RequestReader<'a> {
 
 fn chunk_size(line: &[u8]) -> Result<usize, Problem> {
     let text = String::from_utf8_lossy(line);
-    let digits = text.split(';').next().unwrap_or_default().trim();
+    let digits = text.split(';').next().unwrap_or_default().trim_end_matches([' ', '\t']);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Problem::new(400, "the size of a chunk of the body is not a number"));
     }
