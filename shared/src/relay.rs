@@ -163,9 +163,11 @@ impl Relay {
         if rows.is_empty() {
             return Ok(Turn::Empty);
         }
+        // fewer at the next attempt: the rows before a refused one get out, and a slow broker ends in time
+        let batch = std::mem::replace(&mut self.batch, (rows.len() / 2).max(1));
         let position = self.publish(&rows)?;
         self.remove(&position)?;
-        self.batch = (self.batch * 2).min(self.batch_limit);
+        self.batch = (batch * 2).min(self.batch_limit);
         Ok(Turn::Published(rows.len()))
     }
 
@@ -214,7 +216,6 @@ impl Relay {
         let topic = position_topic(self.service, &self.prefix);
         let mut transaction = self.producer.begin()?;
         if let Err(error) = transaction.send(records) {
-            self.batch = (rows.len() / 2).max(1);
             // an answer, not a lost one: the transaction may be ended plainly
             if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
                 log::error!(
