@@ -43,7 +43,7 @@ pub fn routes(routes: Routes, pool: Pool) -> Routes {
 fn set_balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
     let (user_name, balance) = both(request.name_param("userName"), new_balance(request))?;
-    let created = pool.with(|session| store::set_balance(session, &user_name, balance)).map_err(problem)?;
+    let created = pool.once(|session| store::set_balance(session, &user_name, balance)).map_err(problem)?;
     Ok(Response::json(if created { 201 } else { 200 }, &AccountView { user_name, balance }))
 }
 

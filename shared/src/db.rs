@@ -245,6 +245,15 @@ impl Connection {
         }
     }
 
+    /// Runs `work` once, on a session that was alive a moment ago: for work that must not be done twice.
+    ///
+    /// # Errors
+    /// Those of `work`, and of opening the session.
+    pub fn once<T>(&mut self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
+        self.with(|session| session.query("select 1", &[]))?;
+        self.session().and_then(work)
+    }
+
     /// Runs `work` on the live session, once more on a fresh one if the connection turns out to be broken: for work
     /// that may be done twice.
     ///
@@ -280,10 +289,22 @@ impl Pool {
     /// # Errors
     /// As [`Connection::with`].
     pub fn with<T>(&self, work: impl FnMut(&mut Session) -> Result<T>) -> Result<T> {
+        self.lend(|connection| connection.with(work))
+    }
+
+    /// The same as [`Connection::once`] does.
+    ///
+    /// # Errors
+    /// As [`Connection::once`].
+    pub fn once<T>(&self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
+        self.lend(|connection| connection.once(work))
+    }
+
+    fn lend<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T> {
         // bounded by the statement limits of those who hold the connections, and by the watchdog
         let connection = self.idle.recv().expect("the pool keeps a sender");
         let mut lent = Lent { connection: Some(connection), back: &self.back };
-        lent.connection.as_mut().expect("lent until dropped").with(work)
+        work(lent.connection.as_mut().expect("lent until dropped"))
     }
 }
 

@@ -43,7 +43,7 @@ pub fn routes(routes: Routes, pool: Pool) -> Routes {
 fn set_quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
     let (item_name, quantity) = both(request.name_param("itemName"), new_quantity(request))?;
-    let created = pool.with(|session| store::set_quantity(session, &item_name, quantity)).map_err(problem)?;
+    let created = pool.once(|session| store::set_quantity(session, &item_name, quantity)).map_err(problem)?;
     Ok(Response::json(if created { 201 } else { 200 }, &ItemView { item_name, quantity }))
 }
 
