@@ -2,7 +2,7 @@
 //!
 //! 1. the whole function as a table of 20 states x 9 happenings;
 //! 2. what holds in every reachable state and of every step;
-//! 3. the eight rows of DESIGN.md section 2, by every order of arrival, with duplicates and late events.
+//! 3. the eight rows of the table in ARCHITECTURE.md, by every order of arrival, with duplicates and late events.
 //!
 //! A saga is written as two letters, payment then stock: `R` READY, `I` IN_PROGRESS, `C` COMPLETED, `F` FAILED,
 //! `X` COMPENSATING, `Z` COMPENSATED. `+p`, `+s`, `+ps`: who is asked to compensate.
@@ -220,7 +220,7 @@ fn only_a_side_that_became_compensating_or_is_unconfirmed_is_asked_and_once() {
 
 // ---- 3. the eight rows
 
-/// A row of DESIGN.md section 2 as a play: what happens, in this order, the state after each, and the reason at the end.
+/// A row of the table in ARCHITECTURE.md as a play: what happens, in this order, the state after each, and the reason at the end.
 struct Row {
     name: &'static str,
     play: &'static [(&'static str, &'static str)],
