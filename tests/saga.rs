@@ -1,1 +1,29 @@
-//! Placeholder.
+//! The whole system on real servers, by separate processes that are killed and frozen for real.
+//!
+//! | module | claims |
+//! | --- | --- |
+//! | `rows` | what happens to an order: the eight rows, compensation before action, deadlines (I2, I3) |
+//! | `replay` | every topic replayed from its beginning changes nothing (I3) |
+//! | `relay` | stored order, both or neither, one leader, nothing twice (I4, I5, I6) |
+//! | `crash` | kill -9 and SIGTERM at any moment (I1, I2, I8) |
+//! | `outage` | database or broker away for a while delays and loses nothing (I1) |
+//! | `poison` | what can't be handled is parked with its bytes, and its partition moves on (I7) |
+//! | `schema` | a database that is empty, newer, or of another make at the start |
+//! | `http` | each error of HTTP interface; one key, one order |
+
+#[path = "saga/crash.rs"]
+mod crash;
+#[path = "saga/http.rs"]
+mod http;
+#[path = "saga/outage.rs"]
+mod outage;
+#[path = "saga/poison.rs"]
+mod poison;
+#[path = "saga/relay.rs"]
+mod relay;
+#[path = "saga/replay.rs"]
+mod replay;
+#[path = "saga/rows.rs"]
+mod rows;
+#[path = "saga/schema.rs"]
+mod schema;

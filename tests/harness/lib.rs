@@ -1,1 +1,34 @@
-//! Placeholder.
+//! What the tests of the whole system stand on: real servers, real processes, and ways to hurt them.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`world`] | an isolated installation: three databases, eight topics, the services started in it |
+//! | [`process`] | a child process: signals, its log, its end; it never outlives the tests |
+//! | [`api`] | HTTP calls to one instance |
+//! | [`topics`] | what a read-committed reader sees, and records written by hand |
+//! | [`books`] | what the tables hold: money, stock, offsets, parked records |
+//! | [`proxy`], [`broker`] | connections cut or held; a private Kafka that can be killed |
+//! | [`locks`] | sessions that stand still at a lock |
+//! | [`private`] | a private PostgreSQL and Kafka of `./run.sh servers`, killed and started again |
+//! | [`wait`], [`env`](mod@env) | conditions with a limit; where the test servers are |
+
+pub mod api;
+pub mod books;
+pub mod broker;
+pub mod env;
+pub mod locks;
+mod ports;
+pub mod private;
+pub mod process;
+pub mod proxy;
+pub mod topics;
+pub mod wait;
+pub mod world;
+
+pub use api::{Answer, Api};
+pub use broker::Broker;
+pub use process::{Process, Signal};
+pub use proxy::Proxy;
+pub use topics::{Message, Seen};
+pub use wait::{LIMIT, eventually, until};
+pub use world::{Instance, Service, TOPICS, World};

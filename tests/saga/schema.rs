@@ -1,6 +1,8 @@
-//! The schema at start: brought up to date by whoever comes first, newer ones used or refused.
+//! What a service finds at its start: a schema brought up to date by whoever comes first, a newer one used or refused, a
+//! topic that does not fit.
 
 use harness::{Service, World};
+use kafka::{Admin, Config, Interrupt, NewTopic};
 
 const NEWER: &str = "insert into schema_history_common (version, name, applied_on, checksum)
     values (99, 'from_the_future', '2030-01-01T00:00:00Z', '1')";
@@ -50,4 +52,20 @@ fn a_migration_that_was_changed_after_it_was_applied_is_refused() {
     let payment = world.launch(Service::Payment, &[]);
     assert_eq!(payment.process().exit_within(harness::LIMIT).code(), Some(1));
     assert!(payment.log().contains("the schema (payment) can't be brought up to date"), "{}", payment.log());
+}
+
+#[test]
+fn a_topic_that_would_lose_records_by_compaction_is_refused() {
+    let world = World::new("topic_compacted");
+    let topic = NewTopic {
+        name: format!("{}stock.dlt", world.prefix()),
+        partitions: 3,
+        replication: None,
+        configs: vec![("cleanup.policy".into(), "compact".into())],
+    };
+    let config = Config::new(vec![world.brokers().to_string()], "test");
+    Admin::new(config, Interrupt::new()).create_topics(&[topic]).unwrap();
+    let order = world.launch(Service::Order, &[]);
+    assert_eq!(order.process().exit_within(harness::LIMIT).code(), Some(1));
+    assert!(order.log().contains("stock.dlt has cleanup.policy=compact"), "{}", order.log());
 }

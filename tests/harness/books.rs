@@ -1,0 +1,142 @@
+//! What the tables hold, asked by SQL written here: the services' own code has no part in it.
+
+use std::collections::BTreeMap;
+
+use postgres::Client;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::topics::Seen;
+use crate::wait;
+use crate::world::{Service, World};
+
+/// Tables that are not part of an installation's state: where consumers are, and which migrations ran.
+const ASIDE: [&str; 1] = ["consumer_offset"];
+
+impl World {
+    /// I2: every account's balance and its COMPLETED payments together are what was put in, and so for every item of a
+    /// stock that ever ran.
+    ///
+    /// # Panics
+    /// When they are not, naming accounts and items.
+    pub fn assert_conserved(&self) {
+        let accounts = "select user_name, balance, deposited, coalesce((select sum(amount) from payment p
+                            where p.user_name = a.user_name and status = 'COMPLETED'), 0)::bigint from account a";
+        let items = "select item_name, quantity, deposited, coalesce((select sum(quantity) from reservation r
+                         where r.item_name = i.item_name and status = 'COMPLETED'), 0)::bigint from item i";
+        for (service, table, sql) in [(Service::Payment, "account", accounts), (Service::Stock, "item", items)] {
+            let mut db = self.db(service);
+            if !has_table(&mut db, table) {
+                continue;
+            }
+            for row in db.query(sql, &[]).expect("the tables are there") {
+                let (name, left, put_in, taken): (String, i64, i64, i64) =
+                    (row.get(0), row.get(1), row.get(2), row.get(3));
+                assert_eq!(left + taken, put_in, "{name}: {left} left and {taken} taken of {put_in} put in");
+                assert!(left >= 0, "{name}: {left} left");
+            }
+        }
+    }
+
+    /// The status of an order's payment; none if payment has not heard of it.
+    pub fn payment_status(&self, order_id: Uuid) -> Option<String> {
+        status(&mut self.db(Service::Payment), "select status from payment where order_id = $1", order_id)
+    }
+
+    /// The status of an order's reservation; none if stock has not heard of it.
+    pub fn reservation_status(&self, order_id: Uuid) -> Option<String> {
+        status(&mut self.db(Service::Stock), "select status from reservation where order_id = $1", order_id)
+    }
+
+    /// How many rows an outbox holds.
+    ///
+    /// # Panics
+    /// When the service never ran.
+    pub fn outbox_rows(&self, service: Service) -> i64 {
+        count(&mut self.db(service), &format!("{}_outbox", service.name()))
+    }
+
+    /// How many records are parked, in all three databases.
+    ///
+    /// # Panics
+    /// When a service never ran.
+    pub fn parked(&self) -> i64 {
+        Service::ALL.iter().map(|service| count(&mut self.db(*service), "dead_letter")).sum()
+    }
+
+    /// Every row of every table of a service, but for `consumer_offset`: as JSON, sorted, by table.
+    ///
+    /// # Panics
+    /// When the service never ran.
+    pub fn tables(&self, service: Service) -> BTreeMap<String, Vec<String>> {
+        let mut db = self.db(service);
+        let named =
+            db.query("select table_name::text from information_schema.tables where table_schema = 'public'", &[]);
+        let names = named.expect("a schema").into_iter().map(|row| row.get::<_, String>(0));
+        let names = names.filter(|name| !ASIDE.contains(&name.as_str()));
+        names.map(|name| (name.clone(), rows(&mut db, &name))).collect()
+    }
+
+    /// Waits until the outboxes are empty and every consumer has handled its topics to their ends.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_until_quiet(&self) {
+        wait::until("empty outboxes and consumers at the ends of their topics", || {
+            let published = || Service::ALL.iter().all(|service| self.outbox_rows(*service) == 0);
+            // published, handled, and nothing published meanwhile
+            published() && self.all_are_handled(&Service::ALL) && published()
+        });
+    }
+
+    /// Whether a service has handled every record of the topics it reads.
+    ///
+    /// # Panics
+    /// When the service never ran.
+    pub fn is_at_the_ends(&self, service: Service) -> bool {
+        self.all_are_handled(&[service])
+    }
+
+    fn all_are_handled(&self, services: &[Service]) -> bool {
+        let records = self.all_records();
+        let handled = |service: &Service| {
+            let offsets = self.offsets(*service);
+            let next = |seen: &Seen| offsets.get(&(seen.topic.clone(), seen.partition)).copied().unwrap_or(0);
+            records.iter().filter(|seen| read_by(*service).contains(&&*seen.topic)).all(|seen| seen.offset < next(seen))
+        };
+        services.iter().all(handled)
+    }
+
+    /// A service's next offsets, by topic (without prefix) and partition.
+    fn offsets(&self, service: Service) -> BTreeMap<(String, i32), i64> {
+        let rows = self.db(service).query("select topic, partition, next_offset from consumer_offset", &[]);
+        let bare = |topic: String| topic.strip_prefix(self.prefix()).expect("ours").to_string();
+        rows.expect("the table is there").iter().map(|row| ((bare(row.get(0)), row.get(1)), row.get(2))).collect()
+    }
+}
+
+/// The topics that a service reads.
+fn read_by(service: Service) -> &'static [&'static str] {
+    match service {
+        Service::Order => &["payment.success", "payment.dlt", "stock.success", "stock.dlt"],
+        Service::Payment => &["payment", "payment.compensation"],
+        Service::Stock => &["stock", "stock.compensation"],
+    }
+}
+
+fn has_table(db: &mut Client, name: &str) -> bool {
+    db.query_one("select to_regclass($1) is not null", &[&name]).expect("an answer").get(0)
+}
+
+fn status(db: &mut Client, sql: &str, order_id: Uuid) -> Option<String> {
+    db.query_opt(sql, &[&order_id]).expect("the table is there").map(|row| row.get(0))
+}
+
+fn count(db: &mut Client, table: &str) -> i64 {
+    db.query_one(&format!("select count(*) from {table}"), &[]).expect("the table is there").get(0)
+}
+
+fn rows(db: &mut Client, table: &str) -> Vec<String> {
+    let sql = format!("select to_jsonb(t) from {table} t order by to_jsonb(t)::text");
+    db.query(&sql, &[]).expect("a table").into_iter().map(|row| row.get::<_, Value>(0).to_string()).collect()
+}

@@ -1,0 +1,164 @@
+//! A TCP proxy between a service and a server: connections cut, answers held.
+//!
+//! For Kafka mind that a broker tells its clients where it is reached: only a private [`crate::Broker`] tells them its
+//! proxy's address.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+/// What chooses the request whose answer is held. Clients write a request at once, so what is read at once is one.
+pub type Choice = Box<dyn Fn(&[u8]) -> bool + Send>;
+
+/// A running proxy. Dropped, it refuses and cuts.
+pub struct Proxy {
+    address: SocketAddr,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+#[derive(Default)]
+struct State {
+    refuses: bool,
+    holds: bool,
+    hold_after: Option<Choice>,
+    /// The connection of the picked request.
+    picked: Option<u64>,
+    /// Its answer has come, and is kept back.
+    answered: bool,
+    connections: u64,
+    sockets: Vec<TcpStream>,
+}
+
+impl Proxy {
+    /// A proxy on a free port that passes everything on to `server` (`host:port`).
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub fn to(server: &str) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
+        let (shared, server) = (state.clone(), server.to_string());
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if lock(&shared).refuses || serve(client, &server, &shared).is_err() {
+                    continue; // the client's socket is dropped: it sees a closed connection
+                }
+            }
+        });
+        Proxy { address, state }
+    }
+
+    /// Where clients reach it, as `host:port`.
+    pub fn addr(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Closes all connections, and closes new ones at once, until [`Proxy::resume`].
+    pub fn cut(&self) {
+        let mut state = lock(&self.state);
+        state.refuses = true;
+        close(&mut state);
+        self.state.1.notify_all();
+    }
+
+    /// Keeps back all that servers say, on connections that stay open, until [`Proxy::resume`]; requests still pass.
+    pub fn hold(&self) {
+        lock(&self.state).holds = true;
+    }
+
+    /// [`Proxy::hold`], from the next request on that `choice` picks: that one reaches the server, its answer is kept back.
+    pub fn hold_after(&self, choice: impl Fn(&[u8]) -> bool + Send + 'static) {
+        lock(&self.state).hold_after = Some(Box::new(choice));
+    }
+
+    /// Whether the request that [`Proxy::hold_after`] waited for has been answered; its answer is kept back.
+    pub fn holds_the_answer(&self) -> bool {
+        lock(&self.state).answered
+    }
+
+    /// Everything passes again, what was kept back first.
+    pub fn resume(&self) {
+        let mut state = lock(&self.state);
+        (state.refuses, state.holds, state.hold_after) = (false, false, None);
+        (state.picked, state.answered) = (None, false);
+        self.state.1.notify_all();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.cut();
+    }
+}
+
+/// Picks a Kafka request by its API number and the client id in its header.
+pub fn kafka_request(api: i16, client_id: &str) -> impl Fn(&[u8]) -> bool + Send + 'static {
+    let client_id = client_id.as_bytes().to_vec();
+    // length, API, version, correlation id, client id with its length before it
+    move |request| {
+        request.get(4..6) == Some(&api.to_be_bytes()) && request.get(14..14 + client_id.len()) == Some(&client_id)
+    }
+}
+
+fn serve(client: TcpStream, server: &str, state: &Arc<(Mutex<State>, Condvar)>) -> io::Result<()> {
+    let server = TcpStream::connect(server)?;
+    for socket in [&client, &server] {
+        socket.set_nodelay(true)?;
+        lock(state).sockets.push(socket.try_clone()?);
+    }
+    let (from_client, to_server) = (client.try_clone()?, server.try_clone()?);
+    let (asking, answering) = (state.clone(), state.clone());
+    let connection = number(state);
+    std::thread::spawn(move || pump(from_client, to_server, |request| choose(&asking, connection, request)));
+    std::thread::spawn(move || pump(server, client, |_| wait_while_held(&answering, connection)));
+    Ok(())
+}
+
+fn number(state: &(Mutex<State>, Condvar)) -> u64 {
+    let mut state = lock(state);
+    state.connections += 1;
+    state.connections
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream, before: impl Fn(&[u8])) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(length) = from.read(&mut buffer) {
+        before(&buffer[..length]);
+        if length == 0 || to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+fn choose(state: &(Mutex<State>, Condvar), connection: u64, request: &[u8]) {
+    let mut state = lock(state);
+    if state.hold_after.as_ref().is_some_and(|choice| choice(request)) {
+        state.holds = true;
+        state.hold_after = None;
+        state.picked = Some(connection);
+    }
+}
+
+fn wait_while_held(state: &(Mutex<State>, Condvar), connection: u64) {
+    let held = |state: &mut State| state.holds && !state.refuses;
+    let mut now = lock(state);
+    now.answered |= now.picked == Some(connection);
+    drop(state.1.wait_while(now, held).unwrap_or_else(|poisoned| poisoned.into_inner()));
+}
+
+fn close(state: &mut State) {
+    for socket in state.sockets.drain(..) {
+        let _ = socket.shutdown(Shutdown::Both);
+    }
+}
+
+fn lock(state: &(Mutex<State>, Condvar)) -> MutexGuard<'_, State> {
+    state.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

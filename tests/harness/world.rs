@@ -1,0 +1,306 @@
+//! An isolated installation on the shared test servers: three databases and a topic prefix of its own.
+
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kafka::{Admin, Interrupt};
+use postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use crate::api::Api;
+use crate::process::{Process, Signal};
+use crate::{env, ports, wait};
+
+/// The eight topics.
+pub const TOPICS: [&str; 8] = [
+    "payment",
+    "payment.success",
+    "payment.dlt",
+    "payment.compensation",
+    "stock",
+    "stock.success",
+    "stock.dlt",
+    "stock.compensation",
+];
+
+/// What is promised for a stop.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// One of the three services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Takes orders.
+    Order,
+    /// Takes money.
+    Payment,
+    /// Takes stock.
+    Stock,
+}
+
+impl Service {
+    /// All three.
+    pub const ALL: [Service; 3] = [Service::Order, Service::Payment, Service::Stock];
+
+    /// Its name in settings, tables and binaries.
+    pub fn name(self) -> &'static str {
+        match self {
+            Service::Order => "order",
+            Service::Payment => "payment",
+            Service::Stock => "stock",
+        }
+    }
+
+    fn variable(self, what: &str) -> String {
+        format!("{}_{what}", self.name().to_uppercase())
+    }
+}
+
+/// The installation. Dropped, its processes are killed, its databases and topics removed.
+pub struct World {
+    id: String,
+    prefix: String,
+    settings: Vec<(String, String)>,
+    processes: Mutex<Vec<Arc<Process>>>,
+    started: AtomicUsize,
+}
+
+impl World {
+    /// A fresh installation with default settings; `name` shows in the names of its databases and topics.
+    ///
+    /// # Panics
+    /// When the test servers are not there.
+    pub fn new(name: &str) -> World {
+        World::with(name, &[])
+    }
+
+    /// The same with settings for all its services. `KAFKA_BROKERS` among them leads it, and the test's own readers, to another
+    /// Kafka.
+    ///
+    /// # Panics
+    /// When the test servers are not there.
+    pub fn with(name: &str, settings: &[(&str, &str)]) -> World {
+        let random = Uuid::new_v4().simple().to_string();
+        let id = format!("{name}_{}", &random[..8]);
+        let mut all = vec![
+            ("KAFKA_BROKERS".to_string(), String::new()),
+            ("TOPIC_PREFIX".to_string(), format!("{id}.")),
+            ("TOPIC_REPLICATION".to_string(), "1".to_string()),
+            ("RUST_BACKTRACE".to_string(), "1".to_string()),
+        ];
+        all.extend(Service::ALL.map(|service| (service.variable("DATABASE_URL"), url(&id, service))));
+        all.extend(settings.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+        if value(&all, "KAFKA_BROKERS").is_empty() {
+            all.push(("KAFKA_BROKERS".to_string(), env::brokers()));
+        }
+        let prefix = value(&all, "TOPIC_PREFIX").to_string();
+        let world = World { id, prefix, settings: all, processes: Mutex::default(), started: AtomicUsize::new(0) };
+        let mut admin = connect(&env::database_url("postgres"));
+        for service in Service::ALL {
+            let created = admin.batch_execute(&format!("create database {}", world.database(service)));
+            created.unwrap_or_else(|error| panic!("create database: {error}"));
+        }
+        world
+    }
+
+    /// Put before the names of its topics, groups and transactional ids.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Its Kafka, as the test reaches it.
+    pub fn brokers(&self) -> &str {
+        value(&self.settings, "KAFKA_BROKERS")
+    }
+
+    /// The name of a service's database.
+    pub fn database(&self, service: Service) -> String {
+        database(&self.id, service)
+    }
+
+    /// The URL of a service's database.
+    pub fn database_url(&self, service: Service) -> String {
+        value(&self.settings, &service.variable("DATABASE_URL")).to_string()
+    }
+
+    /// The URL of a service's database as it is reached at another `host:port`, that of a proxy.
+    pub fn database_url_at(&self, service: Service, address: &str) -> String {
+        self.database_url(service).replacen(&env::postgres_address(), address, 1)
+    }
+
+    /// A connection of the test's own to a service's database.
+    ///
+    /// # Panics
+    /// When the test PostgreSQL is not there.
+    pub fn db(&self, service: Service) -> Client {
+        connect(&self.database_url(service))
+    }
+
+    /// Starts an instance and waits until it answers.
+    ///
+    /// # Panics
+    /// When it ends or is silent instead, with its log.
+    pub fn start(&self, service: Service) -> Instance {
+        self.start_with(service, &[])
+    }
+
+    /// The same with settings that only this instance has.
+    ///
+    /// # Panics
+    /// As [`World::start`].
+    pub fn start_with(&self, service: Service, settings: &[(&str, &str)]) -> Instance {
+        let instance = self.launch(service, settings);
+        instance.wait_until_ready();
+        instance
+    }
+
+    /// One instance of each service: order, payment, stock.
+    ///
+    /// # Panics
+    /// As [`World::start`].
+    pub fn start_all(&self) -> [Instance; 3] {
+        let instances = Service::ALL.map(|service| self.launch(service, &[]));
+        instances.iter().for_each(Instance::wait_until_ready);
+        instances
+    }
+
+    /// Starts an instance that may never answer.
+    ///
+    /// # Panics
+    /// When the operating system can't start it.
+    pub fn launch(&self, service: Service, settings: &[(&str, &str)]) -> Instance {
+        let port = ports::free_port();
+        let mut all = self.settings.clone();
+        all.push((service.variable("PORT"), port.to_string()));
+        all.extend(settings.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+        let port = value(&all, &service.variable("PORT")).parse().unwrap_or(port);
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}#{number} of {}", service.name(), self.id);
+        let process = Arc::new(Process::start(&name, &env::binary(service.name()), &[], &all));
+        self.processes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(process.clone());
+        Instance { service, port, api: Api::new(port), process }
+    }
+
+    fn remove(&self) {
+        self.processes
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .iter()
+            .for_each(|process| process.kill());
+        let topics: Vec<String> = TOPICS.iter().map(|topic| format!("{}{topic}", self.prefix)).collect();
+        let mut kafka = self.kafka();
+        kafka.request_timeout = Duration::from_secs(5);
+        let _ = Admin::new(kafka, Interrupt::new()).delete_topics(&topics);
+        let Ok(mut admin) = Client::connect(&env::database_url("postgres"), NoTls) else { return };
+        for service in Service::ALL {
+            let _ = admin.batch_execute(&format!("drop database if exists {} with (force)", self.database(service)));
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// A service process of an installation. The installation kills it at its end, and so does its last handle.
+pub struct Instance {
+    service: Service,
+    port: u16,
+    api: Api,
+    process: Arc<Process>,
+}
+
+impl Instance {
+    /// Which service it is.
+    pub fn service(&self) -> Service {
+        self.service
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its HTTP interface.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Sends it a signal, as [`Process::signal`].
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// SIGKILL, and its end waited for.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM; its exit within the promised ten seconds.
+    ///
+    /// # Panics
+    /// When it takes longer.
+    pub fn stop(&self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.process.exit_within(STOP_LIMIT)
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Waits until a line of its log contains `text`.
+    ///
+    /// # Panics
+    /// When none does in time.
+    pub fn wait_for_log(&self, text: &str) {
+        wait::until(&format!("{:?} in the log of {}", text, self.service.name()), || self.log().contains(text));
+    }
+
+    /// Waits until it answers HTTP.
+    ///
+    /// # Panics
+    /// When it ends or is silent instead, with its log.
+    pub fn wait_until_ready(&self) {
+        wait::until(&format!("{} to answer on port {}", self.service.name(), self.port), || {
+            if let Some(status) = self.process.ended() {
+                panic!("{} ended with {status}:\n{}", self.service.name(), self.process.tail());
+            }
+            self.api.call("GET", "/dead-letters", &[], None).is_ok()
+        });
+    }
+}
+
+fn database(id: &str, service: Service) -> String {
+    format!("test_{id}_{}", service.name())
+}
+
+fn url(id: &str, service: Service) -> String {
+    env::database_url(&database(id, service))
+}
+
+/// The last setting of a name counts.
+fn value<'a>(settings: &'a [(String, String)], name: &str) -> &'a str {
+    settings.iter().rev().find(|(setting, _)| setting == name).map_or("", |(_, value)| value)
+}
+
+fn connect(url: &str) -> Client {
+    Client::connect(url, NoTls).unwrap_or_else(|error| panic!("the test PostgreSQL does not answer: {error}"))
+}

@@ -1,0 +1,265 @@
+//! The relay: stored order (I4), both messages of an order or neither (I5), one leader and what becomes of a frozen one
+//! (I6), nothing published twice (I8).
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use harness::broker::tool;
+use harness::proxy::kafka_request;
+use harness::{Broker, Instance, Seen, Service, Signal, World, eventually, until};
+use kafka::{Admin, Interrupt, NewTopic};
+use postgres::Client;
+use serde_json::json;
+use uuid::Uuid;
+
+/// Kafka's number of the request that writes records.
+const PRODUCE: i16 = 0;
+
+/// Appends a payment request as the services do, inside whatever transaction is open; answers its message id.
+fn append(db: &mut Client) -> Uuid {
+    let (order_id, id) = (Uuid::now_v7(), Uuid::now_v7());
+    let data = json!({"orderId": order_id, "userName": "ann", "price": 1});
+    let messages = json!([{"id": id, "topic": "payment", "type": "payment.requested", "data": data}]).to_string();
+    db.execute("select append_outbox('order_outbox', $1, $2)", &[&vec![order_id], &vec![messages]]).expect("appended");
+    id
+}
+
+fn ids(records: &[Seen]) -> Vec<String> {
+    records.iter().map(|seen| seen.ce_id.clone()).collect()
+}
+
+fn assert_no_id_twice(world: &World) {
+    let ids = ids(&world.all_records());
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len(), "a message was published twice");
+}
+
+/// Whether some session of this database waits for an advisory lock.
+fn someone_waits_for_the_append_lock(db: &mut Client) -> bool {
+    let sql = "select exists (select from pg_locks where locktype = 'advisory' and not granted
+                and database = (select oid from pg_database where datname = current_database()))";
+    db.query_one(sql, &[]).expect("an answer").get(0)
+}
+
+/// Waits until the relay has looked for rows after this call.
+fn wait_for_a_turn(db: &mut Client) {
+    let now: String = db.query_one("select clock_timestamp()::text", &[]).expect("an answer").get(0);
+    let sql = "select exists (select from pg_stat_activity where datname = current_database() and state = 'idle'
+                and application_name = 'order-relay' and query like '%from order_outbox%'
+                and query_start > $1::text::timestamptz)";
+    until("a turn of the relay", || db.query_one(sql, &[&now]).expect("an answer").get(0));
+}
+
+#[test]
+fn an_open_writer_holds_back_whoever_stores_after_it_and_both_leave_in_stored_order() {
+    let world = World::with("openwriter", &[("TOPIC_PARTITIONS", "1")]);
+    let _order = world.start(Service::Order);
+    let (mut early, mut late, mut watch) =
+        (world.db(Service::Order), world.db(Service::Order), world.db(Service::Order));
+    early.batch_execute("begin").expect("begun");
+    let first = append(&mut early);
+    let storing = thread::spawn(move || append(&mut late));
+    until("the late writer to wait for the early one", || someone_waits_for_the_append_lock(&mut watch));
+    wait_for_a_turn(&mut watch);
+    assert_eq!(world.uncommitted_records("payment"), [], "nothing is stored yet");
+    assert!(!storing.is_finished(), "the late writer was let through");
+    early.batch_execute("commit").expect("committed");
+    let second = storing.join().expect("stored");
+    let published = eventually("both messages", || Some(world.records("payment")).filter(|seen| seen.len() == 2));
+    assert_eq!(ids(&published), [first.to_string(), second.to_string()]);
+    assert!(published[0].ce_time <= published[1].ce_time);
+}
+
+#[test]
+fn what_a_writer_rolls_back_is_never_published_and_holds_nobody_back() {
+    let world = World::with("rollback", &[("TOPIC_PARTITIONS", "1")]);
+    let _order = world.start(Service::Order);
+    let (mut early, mut late) = (world.db(Service::Order), world.db(Service::Order));
+    early.batch_execute("begin").expect("begun");
+    append(&mut early);
+    let storing = thread::spawn(move || append(&mut late));
+    let mut watch = world.db(Service::Order);
+    until("the late writer to wait", || someone_waits_for_the_append_lock(&mut watch));
+    early.batch_execute("rollback").expect("rolled back");
+    let stored = storing.join().expect("stored");
+    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    assert_eq!(ids(&world.uncommitted_records("payment")), [stored.to_string()]);
+}
+
+/// When a message's writer began to store it and when its commit was answered, on one clock for all writers.
+struct Span {
+    begun: u64,
+    done: u64,
+    id: String,
+}
+
+fn write_many(world: &World, clock: &AtomicU64, writes: usize) -> Vec<Span> {
+    let mut db = world.db(Service::Order);
+    let tick = || clock.fetch_add(1, Ordering::SeqCst);
+    let span = |_| {
+        let begun = tick();
+        db.batch_execute("begin").expect("begun");
+        let id = append(&mut db).to_string();
+        db.batch_execute("commit").expect("committed");
+        Span { begun, done: tick(), id }
+    };
+    (0..writes).map(span).collect()
+}
+
+fn assert_stored_order(partition: &[&Seen], spans: &[Span]) {
+    let span = |seen: &Seen| spans.iter().find(|span| span.id == seen.ce_id).expect("one of ours");
+    for (place, later) in partition.iter().enumerate().skip(1) {
+        assert!(partition[place - 1].ce_time <= later.ce_time, "stored times go back at {later:?}");
+        for earlier in &partition[..place] {
+            assert!(span(later).done > span(earlier).begun, "{later:?} was stored before {earlier:?} was begun");
+        }
+    }
+}
+
+#[test]
+fn many_concurrent_writers_leave_in_stored_order_on_every_partition() {
+    let world = World::with("manywriters", &[("RELAY_BATCH", "7")]);
+    let _order = world.start(Service::Order);
+    let clock = AtomicU64::new(0);
+    let spans: Vec<Span> = thread::scope(|scope| {
+        let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| write_many(&world, &clock, 50))).collect();
+        writers.into_iter().flat_map(|writer| writer.join().expect("written")).collect()
+    });
+    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    let records = world.records("payment");
+    assert_eq!(records.len(), 400);
+    for partition in 0..3 {
+        let here: Vec<&Seen> = records.iter().filter(|seen| seen.partition == partition).collect();
+        assert!(here.len() > 50, "only {} on partition {partition}", here.len());
+        assert_stored_order(&here, &spans);
+    }
+    assert_no_id_twice(&world);
+}
+
+/// The topic `stock`, made before the services make theirs, that takes no record above 900 bytes.
+fn make_narrow_stock_topic(world: &World) -> String {
+    let name = format!("{}stock", world.prefix());
+    let configs = vec![("max.message.bytes".to_string(), "900".to_string())];
+    let topic = NewTopic { name: name.clone(), partitions: 3, replication: None, configs };
+    Admin::new(world.kafka(), Interrupt::new()).create_topics(&[topic]).expect("created");
+    name
+}
+
+fn widen(world: &World, topic: &str) {
+    let place = ["--bootstrap-server", world.brokers(), "--entity-type", "topics", "--entity-name", topic];
+    let change = ["--alter", "--delete-config", "max.message.bytes"];
+    tool("kafka.admin.ConfigCommand", &[&place[..], &change[..]].concat());
+}
+
+#[test]
+fn a_stock_message_that_kafka_refuses_keeps_the_payment_message_back_until_both_can_leave() {
+    let world = World::new("bothornone");
+    let topic = make_narrow_stock_topic(&world);
+    let [order, payment, stock] = world.start_all();
+    let long_name = "\u{1f375}".repeat(200); // 200 characters, 800 bytes
+    payment.api().put_balance("ann", 1_000);
+    stock.api().put_quantity("tea", 10);
+    let too_large = order.api().place("ann", &long_name, 1, 1);
+    order.wait_for_log("MESSAGE_TOO_LARGE");
+    let behind = order.api().place("ann", "tea", 100, 1);
+    until("a payment message written in vain", || !world.uncommitted_records("payment").is_empty());
+    for topic in ["payment", "stock", "payment.success", "stock.success"] {
+        assert_eq!(world.records(topic), [], "nothing of either order is visible on {topic}");
+    }
+    assert_eq!(world.outbox_rows(Service::Order), 2, "both rows stay, the second behind the first");
+    assert_eq!(order.api().order(too_large)["paymentStatus"], "READY");
+    widen(&world, &topic);
+    assert_eq!(order.api().settled(behind)["orderStatus"], "COMPLETED");
+    let refused = order.api().settled(too_large);
+    assert_eq!(refused["reason"], json!({"code": "UNKNOWN_ITEM", "from": "stock"}));
+    world.wait_until_quiet();
+    assert_eq!(world.records("payment").len(), 2);
+    assert_eq!(world.records("stock").len(), 2);
+    assert_no_id_twice(&world);
+    assert_eq!(payment.api().balance("ann"), 900);
+    world.assert_conserved();
+}
+
+/// A leader, and an instance that stands by.
+fn leader_and_follower(world: &World, leader_settings: &[(&str, &str)]) -> [Instance; 2] {
+    let leader = world.start_with(Service::Order, leader_settings);
+    leader.wait_for_log("leading: producer");
+    let follower = world.start(Service::Order);
+    assert!(!follower.log().contains("leading: producer"));
+    [leader, follower]
+}
+
+fn published(world: &World, order_id: Uuid) -> bool {
+    world.types_about(order_id) == ["payment.requested", "stock.requested"]
+}
+
+#[test]
+fn a_follower_wakes_the_leader_and_takes_over_when_it_is_killed() {
+    let world = World::new("killedleader");
+    let [leader, follower] = leader_and_follower(&world, &[]);
+    let by_leader = follower.api().place("ann", "tea", 1, 1);
+    until("the leader to publish the follower's order", || published(&world, by_leader));
+    assert!(!follower.log().contains("leading: producer"));
+    leader.signal(Signal::KILL);
+    let by_successor = follower.api().place("ann", "tea", 1, 1);
+    until("the successor to publish", || published(&world, by_successor));
+    assert!(follower.log().contains("leading: producer"));
+    assert_no_id_twice(&world);
+}
+
+#[test]
+fn a_follower_takes_over_from_a_frozen_leader_which_stands_again_once_thawed() {
+    let world = World::new("frozenleader");
+    let [frozen, successor] = leader_and_follower(&world, &[]);
+    frozen.signal(Signal::STOP);
+    let meanwhile = successor.api().place("ann", "tea", 1, 1);
+    until("the successor to publish", || published(&world, meanwhile));
+    frozen.signal(Signal::CONT);
+    let after = frozen.api().place("ann", "tea", 1, 1);
+    until("the thawed instance's order", || published(&world, after));
+    successor.signal(Signal::KILL);
+    let last = frozen.api().place("ann", "tea", 1, 1);
+    until("the thawed instance to lead again", || published(&world, last));
+    assert_no_id_twice(&world);
+}
+
+#[test]
+fn a_leader_frozen_inside_its_transaction_is_fenced_by_the_broker_when_it_goes_on() {
+    let broker = Broker::start();
+    let world = World::with("fenced", &[("KAFKA_BROKERS", &broker.direct())]);
+    let [frozen, successor] = leader_and_follower(&world, &[("KAFKA_BROKERS", &broker.proxied())]);
+    broker.proxy.hold_after(kafka_request(PRODUCE, "order-relay"));
+    let order_id = frozen.api().place("ann", "tea", 1, 1);
+    until("the leader's records to be written, unknown to it", || broker.proxy.holds_the_answer());
+    frozen.signal(Signal::STOP);
+    assert_eq!(world.uncommitted_records("stock").len(), 1, "written");
+    assert_eq!(world.records("stock"), [], "not committed");
+    successor.wait_for_log("leading: producer");
+    until("the successor to publish the order", || published(&world, order_id));
+    broker.proxy.resume();
+    frozen.signal(Signal::CONT);
+    eventually("the broker's fencing error in the thawed leader's log", || {
+        let log = frozen.log();
+        (log.contains("PRODUCER_FENCED") || log.contains("INVALID_PRODUCER_EPOCH")).then_some(())
+    });
+    let after = frozen.api().place("ann", "tea", 1, 1);
+    until("orders to go out after it", || published(&world, after));
+    assert!(published(&world, order_id), "once, by the successor alone");
+    assert_no_id_twice(&world);
+    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+}
+
+#[test]
+fn a_service_on_another_installations_kafka_names_stops_at_its_start_and_says_why() {
+    let world = World::new("owner");
+    let order = world.start(Service::Order);
+    let order_id = order.api().place("ann", "tea", 1, 1);
+    until("a position in Kafka", || published(&world, order_id) && world.outbox_rows(Service::Order) == 0);
+    let foreign = World::with("foreign", &[("TOPIC_PREFIX", world.prefix())]);
+    let stopped = foreign.launch(Service::Order, &[]);
+    let status = stopped.process().exit();
+    assert_eq!(status.code(), Some(1));
+    let log = stopped.log();
+    assert!(log.contains("position of another order database"), "{log}");
+    assert!(log.contains("TOPIC_PREFIX"), "it says what to do: {log}");
+}
