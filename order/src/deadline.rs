@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use shared::backoff;
 use shared::config::Config;
-use shared::db::{Connection, Connector, Limits};
+use shared::db::{Connector, Limits};
 use shared::error::Result;
 use shared::event::Service;
 use shared::outbox;
+use shared::pool::Connection;
 use shared::shutdown::Shutdown;
 use shared::wake::Waker;
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use shared::db::Pool;
 use shared::dead_letter_http::problem;
-use shared::event::{self, Reason};
+use shared::envelope;
+use shared::event::Reason;
 use shared::http::{Fields, Method, Problem, Request, Responder, Response, Routes, both, idempotency_key, json_object};
+use shared::pool::Pool;
 use uuid::Uuid;
 
 use crate::order::{OrderStatus, Saga};
@@ -91,8 +92,8 @@ fn new_order(request: &Request) -> Result<NewOrder, Problem> {
     let mut fields = Fields::new(json_object(request)?);
     let (user_name, item_name) = (fields.name("userName"), fields.name("itemName"));
     let (price, quantity) = (fields.integer("price", 1..=PRICE), fields.integer("quantity", 1..=QUANTITY));
-    let traceparent = request.headers.get("traceparent").filter(|text| event::is_traceparent(text));
-    let traceparent = traceparent.map_or_else(event::new_traceparent, str::to_string);
+    let traceparent = request.headers.get("traceparent").filter(|text| envelope::is_traceparent(text));
+    let traceparent = traceparent.map_or_else(envelope::new_traceparent, str::to_string);
     fields.finish(|| {
         Some(NewOrder {
             order_id: Uuid::now_v7(),

@@ -15,10 +15,10 @@ pub mod writer;
 use std::sync::Arc;
 
 use shared::config::Config;
-use shared::db::Pool;
 use shared::error::Result;
 use shared::handler::Handler;
 use shared::http::{Routes, Server};
+use shared::pool::Pool;
 use shared::relay::OnPublished;
 use shared::service::{self, Threads};
 use shared::shutdown::{Shutdown, Stop};

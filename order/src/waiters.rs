@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use shared::backoff;
-use shared::db::{Connection, Connector};
+use shared::db::Connector;
+use shared::pool::Connection;
 use shared::shutdown::Shutdown;
 use uuid::Uuid;
 

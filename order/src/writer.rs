@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use shared::backoff;
 use shared::config::Config;
-use shared::db::{Connection, Connector, Limits};
+use shared::db::{Connector, Limits};
+use shared::envelope;
 use shared::error::{Blame, Error, Result};
-use shared::event::{self, Body, Event, Side};
+use shared::event::{Body, Event, Side};
 use shared::outbox;
+use shared::pool::Connection;
 use shared::wake::Waker;
 use uuid::Uuid;
 
@@ -104,7 +106,7 @@ impl Writer {
     fn store(&mut self, batch: &[Request]) -> Result<Vec<Order>> {
         let until = batch[0].arrived + PATIENCE;
         let orders: Vec<&NewOrder> = batch.iter().map(|request| &request.order).collect();
-        let messages: Vec<String> = orders.iter().map(|order| event::to_stored(&requests(order))).collect();
+        let messages: Vec<String> = orders.iter().map(|order| envelope::to_stored(&requests(order))).collect();
         for attempt in 1.. {
             let error = match self.connection.with(|session| place(session, &orders, &messages)) {
                 Err(error) if error.blame() != Blame::Message => error,

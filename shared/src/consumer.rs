@@ -11,12 +11,13 @@ use kafka::{FetchConfig, Group, GroupConfig, Interrupt, Isolation, Polled, Recor
 
 use crate::backoff;
 use crate::config::Config;
-use crate::db::{Connection, Connector, Limits};
+use crate::db::{Connector, Limits};
 use crate::effects::Effects;
 use crate::error::{Blame, Error, Result};
 use crate::event::Topic;
 use crate::handler::{Cause, Handler};
 use crate::offsets::Move;
+use crate::pool::Connection;
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 use crate::slice::{Slice, batches};

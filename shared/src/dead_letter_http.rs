@@ -5,12 +5,12 @@ use std::sync::Arc;
 use postgres::error::SqlState;
 use serde::Serialize;
 
-use crate::db::Pool;
 use crate::dead_letter::{self, Summary};
 use crate::error::Error;
 use crate::event::Service;
 use crate::handler::Handler;
 use crate::http::{Method, Problem, Response, Routes};
+use crate::pool::Pool;
 use crate::replay::{self, Replay};
 use crate::wake::Waker;
 

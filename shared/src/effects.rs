@@ -3,13 +3,15 @@
 
 use kafka::{Record, TopicPartition};
 
-use crate::db::{Connection, Tx};
+use crate::db::Tx;
 use crate::dead_letter::{self, Parked};
+use crate::envelope::Undecodable;
 use crate::error::{Error, Result};
-use crate::event::{Channel, Event, Service, Topic, Undecodable};
+use crate::event::{Channel, Event, Service, Topic};
 use crate::handler::{self, Cause, Handler, Outcome};
 use crate::offsets::{self, Move};
 use crate::outbox;
+use crate::pool::Connection;
 use crate::slice::{Input, Slice};
 use crate::wake::Waker;
 

@@ -5,8 +5,8 @@
 //! | --- | --- |
 //! | [`config`] | settings from the environment, read nowhere else |
 //! | [`logging`], [`error`], [`shutdown`], [`backoff`], [`service`] | a process: its lines, failures, stop, pauses, threads |
-//! | [`db`], [`schema`] | PostgreSQL sessions with limits, cached statements, a watchdog; migrations |
-//! | [`event`] | topics, types, bodies, headers: the contract between the services |
+//! | [`db`], [`pool`], [`schema`] | PostgreSQL sessions with limits and cached statements; connections; migrations |
+//! | [`event`], [`envelope`] | topics, types, bodies; headers and JSON: the contract between the services |
 //! | [`outbox`], [`leader`], [`wake`], [`relay`] | from a committed row to a committed record, once and in stored order |
 //! | [`consumer`], [`progress`], [`slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
 //! | [`dead_letter`], [`replay`] | what could not be handled: parked, replayed |
@@ -19,6 +19,7 @@ pub mod db;
 pub mod dead_letter;
 pub mod dead_letter_http;
 pub mod effects;
+pub mod envelope;
 pub mod error;
 pub mod event;
 pub mod handler;
@@ -27,6 +28,7 @@ pub mod leader;
 pub mod logging;
 pub mod offsets;
 pub mod outbox;
+pub mod pool;
 pub mod progress;
 pub mod relay;
 pub mod replay;

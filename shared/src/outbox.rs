@@ -3,8 +3,9 @@
 use uuid::Uuid;
 
 use crate::db::{Query, Session, Tx};
+use crate::envelope;
 use crate::error::Result;
-use crate::event::{self, Event, Service};
+use crate::event::{Event, Service};
 
 /// A stored row: the events of one order that go out together.
 pub struct Row {
@@ -14,7 +15,7 @@ pub struct Row {
     pub order_id: Uuid,
     /// RFC 3339, UTC, six digits.
     pub stored_at: String,
-    /// JSON, as [`event::to_stored`] wrote it.
+    /// JSON, as [`envelope::to_stored`] wrote it.
     pub messages: String,
 }
 
@@ -28,7 +29,7 @@ pub fn append(tx: &mut Tx<'_>, service: Service, events: &[Event]) -> Result<()>
         return Ok(());
     }
     let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
-    let messages: Vec<String> = events.iter().map(|event| event::to_stored(std::slice::from_ref(event))).collect();
+    let messages: Vec<String> = events.iter().map(|event| envelope::to_stored(std::slice::from_ref(event))).collect();
     tx.execute("select append_outbox($1, $2, $3)", &[&service.outbox(), &order_ids, &messages])?;
     Ok(())
 }

@@ -16,8 +16,9 @@ use uuid::Uuid;
 use crate::backoff;
 use crate::config::Config;
 use crate::db::{Connector, Limits, Tx};
+use crate::envelope::{self, Stored};
 use crate::error::{Error, Result};
-use crate::event::{self, Service, Stored};
+use crate::event::Service;
 use crate::leader::{Candidate, Leadership};
 use crate::outbox::{self, Row};
 use crate::shutdown::Shutdown;
@@ -241,11 +242,9 @@ impl Relay {
             let stored: Vec<Stored<'_>> = serde_json::from_str(&row.messages)
                 .map_err(|error| Error::Fatal(format!("outbox row {} can't be read: {error}", row.id)))?;
             message = stored.last().map(|stored| stored.id);
-            records.extend(
-                stored.iter().map(|stored| {
-                    event::to_record(stored, row.order_id, self.service, &self.prefix, &row.stored_at, now)
-                }),
-            );
+            records.extend(stored.iter().map(|stored| {
+                envelope::to_record(stored, row.order_id, self.service, &self.prefix, &row.stored_at, now)
+            }));
         }
         let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
         Ok((records, Position { install: self.install_id, first, last, count: rows.len(), message }))

@@ -5,8 +5,9 @@ use serde::Serialize;
 
 use crate::db::{Session, Tx};
 use crate::dead_letter::{self, Detail};
+use crate::envelope;
 use crate::error::{Blame, Result};
-use crate::event::{self, Event, Service, Topic};
+use crate::event::{Event, Service, Topic};
 use crate::handler::{self, Cause, Handler, Outcome};
 use crate::outbox;
 
@@ -75,7 +76,7 @@ fn decode(prefix: &str, kept: &Detail) -> std::result::Result<Event, Replay> {
     let (partition, record) = &kept.raw;
     let topic = Topic::from_name(&partition.topic, prefix)
         .ok_or_else(|| Replay::Failed(format!("{} is not one of this installation's topics", partition.topic)))?;
-    event::decode(topic, record).map_err(|undecodable| Replay::Failed(undecodable.why))
+    envelope::decode(topic, record).map_err(|undecodable| Replay::Failed(undecodable.why))
 }
 
 fn effects(tx: &mut Tx<'_>, handler: &mut dyn Handler, event: Event) -> Result<(Vec<Event>, Replay)> {

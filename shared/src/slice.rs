@@ -2,7 +2,8 @@
 
 use kafka::{Record, TopicPartition};
 
-use crate::event::{self, Event, Topic, Undecodable};
+use crate::envelope::{self, Undecodable};
+use crate::event::{Event, Topic};
 use crate::offsets::Move;
 
 /// Records in one transaction: a participant's batch of this size takes 20 to 30 ms, short enough for those who wait
@@ -32,7 +33,7 @@ pub struct Slice {
 impl Slice {
     /// Decodes what was polled from `topic`.
     pub fn new(topic: Topic, partition: TopicPartition, from: i64, to: i64, records: Vec<Record>) -> Slice {
-        let decode = |record| Input { event: event::decode(topic, &record), record };
+        let decode = |record| Input { event: envelope::decode(topic, &record), record };
         Slice { partition, from, to, inputs: records.into_iter().map(decode).collect() }
     }
 

@@ -9,9 +9,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use postgres::fallible_iterator::FallibleIterator;
 
 use crate::backoff;
-use crate::db::{Connection, Connector, Session};
+use crate::db::{Connector, Session};
 use crate::error::Result;
 use crate::event::Service;
+use crate::pool::Connection;
 use crate::shutdown::Shutdown;
 
 /// How long a notification wait lasts before the stop is looked at.

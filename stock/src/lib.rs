@@ -10,10 +10,10 @@ pub mod store;
 use std::sync::Arc;
 
 use shared::config::Config;
-use shared::db::Pool;
 use shared::dead_letter_http;
 use shared::error::Result;
 use shared::http::{Routes, Server};
+use shared::pool::Pool;
 use shared::service::{self, Threads};
 use shared::shutdown::{Shutdown, Stop};
 
