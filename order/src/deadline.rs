@@ -67,23 +67,22 @@ impl DeadlineScan {
         Ok(())
     }
 
-    /// Handles one row that is due; false if there is none.
+    /// Handles some of what is due; false if nothing is.
     ///
     /// # Errors
     /// What PostgreSQL says; the row stays due.
     pub fn scan_once(&mut self) -> Result<bool> {
         let mut tx = self.connection.session()?.transaction()?;
         let Some(due) = store::take_due(&mut tx)? else { return Ok(false) };
-        let happening = if due.round == 0 { Happening::DeadlinePassed } else { Happening::Unconfirmed };
-        let mut order_ids = due.order_ids;
-        order_ids.sort();
-        let mut batch = Batch { orders: store::lock(&mut tx, &order_ids)?, changed: Default::default(), sent: vec![] };
-        for order_id in &order_ids {
+        let (happening, what) = match due.round {
+            0 => (Happening::DeadlinePassed, "its deadline has passed"),
+            _ => (Happening::Unconfirmed, "asked again to compensate"),
+        };
+        let orders = store::lock_unsettled(&mut tx, &due.order_ids)?;
+        let mut batch = Batch { orders, changed: Default::default(), sent: vec![] };
+        for order_id in &due.order_ids {
             if batch.apply(*order_id, &happening) == Some(true) {
-                log::info!(
-                    "order {order_id}: {}",
-                    if due.round == 0 { "its deadline has passed" } else { "asked again to compensate" }
-                );
+                log::info!("order {order_id}: {what}");
             }
         }
         batch.write(&mut tx, due.round + 1, wait(self.compensation_retry, due.round))?;

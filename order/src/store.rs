@@ -159,12 +159,26 @@ fn end_of_scan(session: &mut Session, after: Uuid, scan: i64) -> Result<Option<U
 /// # Errors
 /// What PostgreSQL says.
 pub fn lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Locked>> {
-    let rows = tx.query(
+    lock_where(tx, order_ids, "true")
+}
+
+/// The same for those that are not settled. Once settled, always settled: who is passed over has nothing left to happen,
+/// and a lock would cost a write.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn lock_unsettled(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Locked>> {
+    let open = "('READY', 'IN_PROGRESS', 'COMPENSATING')";
+    lock_where(tx, order_ids, &format!("(o.payment_status in {open} or o.stock_status in {open})"))
+}
+
+fn lock_where(tx: &mut Tx<'_>, order_ids: &[Uuid], condition: &str) -> Result<HashMap<Uuid, Locked>> {
+    let sql = format!(
         "select o.order_id, o.payment_status, o.stock_status, o.reason_code, o.reason_from, o.traceparent
            from unnest($1::uuid[]) as wanted (order_id) join orders o using (order_id)
-          order by o.order_id for update of o",
-        &[&order_ids],
-    )?;
+          where {condition} order by o.order_id for update of o"
+    );
+    let rows = tx.query(&sql, &[&order_ids])?;
     Ok(rows.iter().map(|row| (row.get(0), Locked { saga: saga(row, 1), traceparent: row.get(5) })).collect())
 }
 
@@ -223,11 +237,9 @@ pub fn mark_published(tx: &mut Tx<'_>, order_ids: &[Uuid], deadline: Duration) -
 
 /// Orders to look at again.
 pub struct Due {
-    /// Its row.
-    pub id: i64,
     /// 0: the sides' deadline; above: how often the compensation was asked.
     pub round: i32,
-    /// Which orders.
+    /// Which orders, sorted.
     pub order_ids: Vec<Uuid>,
 }
 
@@ -246,18 +258,27 @@ pub fn look_again(tx: &mut Tx<'_>, order_ids: &[Uuid], round: i32, wait: Duratio
     Ok(())
 }
 
-/// Takes the earliest row that is due and that no other instance is working on.
+/// Takes the earliest rows that are due and that no other instance is working on, of one round. Few at once: each may
+/// stand for a whole batch of orders.
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub fn take_due(tx: &mut Tx<'_>) -> Result<Option<Due>> {
     let rows = tx.query(
-        "delete from deadline where id = (
-             select id from deadline where due_at <= clock_timestamp() order by due_at limit 1 for update skip locked)
-         returning id, round, order_ids",
+        "with due as materialized (
+             select id from deadline
+              where due_at <= clock_timestamp()
+                and round = (select round from deadline where due_at <= clock_timestamp() order by due_at limit 1)
+              order by due_at limit 20 for update skip locked
+         )
+         delete from deadline d using due where d.id = due.id returning d.round, d.order_ids",
         &[],
     )?;
-    Ok(rows.first().map(|row| Due { id: row.get(0), round: row.get(1), order_ids: row.get(2) }))
+    let Some(first) = rows.first() else { return Ok(None) };
+    let mut order_ids: Vec<Uuid> = rows.iter().flat_map(|row| row.get::<_, Vec<Uuid>>(1)).collect();
+    order_ids.sort();
+    order_ids.dedup();
+    Ok(Some(Due { round: first.get(0), order_ids }))
 }
 
 impl Order {
