@@ -252,7 +252,7 @@ impl Cluster {
                 Ok(answer) => return Ok(answer),
                 Err(Attempt::Unknown(error)) if repeat == Repeat::Never => return Err(error),
                 Err(Attempt::Unknown(error) | Attempt::NotDone(error)) => {
-                    if !keeps_coordinator(&error) {
+                    if error.loses_coordinator() {
                         self.coordinators.remove(whom);
                     }
                     retry.pause(error)?;
@@ -298,12 +298,6 @@ enum Attempt {
     NotDone(Error),
     /// The answer is lost.
     Unknown(Error),
-}
-
-/// CONCURRENT_TRANSACTIONS and UNSTABLE_OFFSET_COMMIT come from the right coordinator and pass there.
-fn keeps_coordinator(error: &Error) -> bool {
-    const UNSTABLE_OFFSET_COMMIT: ErrorCode = ErrorCode(88);
-    matches!(error.code(), Some(ErrorCode::CONCURRENT_TRANSACTIONS | UNSTABLE_OFFSET_COMMIT))
 }
 
 impl std::fmt::Display for Coordinated {

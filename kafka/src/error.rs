@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use kafka_protocol::ResponseError;
+use crate::codes::{Refresh, Written, known};
 
 /// The result of every call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -37,76 +37,50 @@ impl ErrorCode {
     pub(crate) const UNKNOWN_MEMBER_ID: ErrorCode = ErrorCode(25);
     pub(crate) const REBALANCE_IN_PROGRESS: ErrorCode = ErrorCode(27);
     pub(crate) const TOPIC_ALREADY_EXISTS: ErrorCode = ErrorCode(36);
-    pub(crate) const OUT_OF_ORDER_SEQUENCE_NUMBER: ErrorCode = ErrorCode(45);
     pub(crate) const DUPLICATE_SEQUENCE_NUMBER: ErrorCode = ErrorCode(46);
-    pub(crate) const INVALID_PRODUCER_EPOCH: ErrorCode = ErrorCode(47);
-    pub(crate) const INVALID_TXN_STATE: ErrorCode = ErrorCode(48);
-    pub(crate) const INVALID_PRODUCER_ID_MAPPING: ErrorCode = ErrorCode(49);
-    pub(crate) const CONCURRENT_TRANSACTIONS: ErrorCode = ErrorCode(51);
     pub(crate) const OPERATION_NOT_ATTEMPTED: ErrorCode = ErrorCode(55);
-    pub(crate) const UNKNOWN_PRODUCER_ID: ErrorCode = ErrorCode(59);
     pub(crate) const MEMBER_ID_REQUIRED: ErrorCode = ErrorCode(79);
-    pub(crate) const PRODUCER_FENCED: ErrorCode = ErrorCode(90);
-    pub(crate) const TRANSACTION_ABORTABLE: ErrorCode = ErrorCode(120);
 
     /// Who has to act on this code. INVALID_PRODUCER_EPOCH (47) and PRODUCER_FENCED (90) are the same news from
     /// different APIs; which one a fenced producer gets depends on the request it sends next.
     pub fn kind(self) -> ErrorKind {
-        match self {
-            Self::INVALID_PRODUCER_EPOCH | Self::PRODUCER_FENCED => ErrorKind::Fenced,
-            code if code.passes() || code.ends_epoch() || code.ends_membership() => ErrorKind::Retriable,
-            _ => ErrorKind::Fatal,
-        }
+        known(self).map_or(ErrorKind::Fatal, |known| known.kind)
     }
 
-    /// Whether the very same request may succeed a moment later. CONCURRENT_TRANSACTIONS is not in the protocol's
-    /// list of retriable codes, yet it only says that the previous transaction's markers are still being written.
+    /// What has to happen before another try.
+    pub(crate) fn refresh(self) -> Refresh {
+        known(self).map_or(Refresh::Nothing, |known| known.refresh)
+    }
+
+    /// Whether the very same request may succeed a moment later, here or at a new leader or coordinator.
     pub(crate) fn passes(self) -> bool {
-        self == Self::CONCURRENT_TRANSACTIONS
-            || ResponseError::try_from_code(self.0).is_some_and(|error| error.is_retriable())
+        self.kind() == ErrorKind::Retriable && !self.ends_epoch() && !self.ends_membership()
     }
 
     /// Whether the producer can go on only with a new epoch, that is after InitProducerId.
     pub(crate) fn ends_epoch(self) -> bool {
-        matches!(
-            self,
-            Self::OUT_OF_ORDER_SEQUENCE_NUMBER
-                | Self::DUPLICATE_SEQUENCE_NUMBER
-                | Self::INVALID_PRODUCER_EPOCH
-                | Self::INVALID_TXN_STATE
-                | Self::INVALID_PRODUCER_ID_MAPPING
-                | Self::UNKNOWN_PRODUCER_ID
-                | Self::PRODUCER_FENCED
-                | Self::TRANSACTION_ABORTABLE
-        )
+        self.refresh() == Refresh::Epoch
     }
 
     /// Whether the member has to join its group again.
     pub(crate) fn ends_membership(self) -> bool {
-        matches!(self, Self::ILLEGAL_GENERATION | Self::UNKNOWN_MEMBER_ID | Self::REBALANCE_IN_PROGRESS)
+        self.refresh() == Refresh::Membership
+    }
+
+    /// Whether a broker gives this code to a batch only before it writes anything.
+    pub(crate) fn refuses_before_writing(self) -> bool {
+        known(self).is_some_and(|known| known.written == Written::Not)
     }
 }
 
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match ResponseError::try_from_code(self.0) {
-            None => f.write_str("NONE"),
-            Some(ResponseError::Unknown(code)) => write!(f, "error code {code}"),
-            Some(known) => f.write_str(&screaming(&format!("{known:?}"))),
+        match known(*self) {
+            Some(known) => f.write_str(known.name),
+            None if *self == ErrorCode::NONE => f.write_str("NONE"),
+            None => write!(f, "error code {}", self.0),
         }
     }
-}
-
-/// `NotLeaderOrFollower` as Kafka prints it: `NOT_LEADER_OR_FOLLOWER`.
-fn screaming(camel: &str) -> String {
-    let mut name = String::with_capacity(camel.len() + 8);
-    for letter in camel.chars() {
-        if letter.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
 }
 
 /// Everything a call of this crate can fail with.
@@ -213,6 +187,16 @@ impl Error {
             Error::Refused { code, .. } => Some(*code),
             _ => None,
         }
+    }
+
+    /// Whether the coordinator that gave this error, or gave no answer, has to be looked up again.
+    pub(crate) fn loses_coordinator(&self) -> bool {
+        self.code().is_none_or(|code| code.refresh() == Refresh::Coordinator)
+    }
+
+    /// Whether leaders have to be looked up again: nobody was there, or the wrong one.
+    pub(crate) fn loses_leader(&self) -> bool {
+        self.code().is_none_or(|code| code.refresh() == Refresh::Metadata)
     }
 
     /// Whether asking again a moment later may succeed, on a new connection, at a new leader or coordinator.

@@ -16,12 +16,13 @@
 //! `consumer` (over `fetched`, which reads one partition's answer), `group` (over `heartbeat` and `assignor`); `cluster`
 //! (leaders, coordinators, reconnecting), `connection` (frames, versions, deadlines), `stream` (the socket; TLS would go there);
 //! `protocol` (versions spoken and why), `shape` (no answer makes the codec reserve more than it holds), `batch` and
-//! `compression` (records v2), `wire` (primitive types), `partitioner`, `retry`, `interrupt`, `error`, `config`, `record`.
+//! `compression` (records v2), `wire` (primitive types), `partitioner`, `retry`, `interrupt`, `error` (over `codes`, Kafka's own), `config`, `record`.
 
 mod admin;
 mod assignor;
 mod batch;
 mod cluster;
+mod codes;
 mod compression;
 mod config;
 mod connection;

@@ -155,6 +155,8 @@ struct Left {
     passing: Option<Error>,
     /// The first error that will not.
     lasting: Option<Error>,
+    /// Some leader was not there, or was none.
+    leaders_lost: bool,
 }
 
 impl Delivery<'_> {
@@ -205,7 +207,9 @@ impl Delivery<'_> {
             };
             retry.pause(error).map_err(end)?;
             round = left.batches;
-            self.look_up_leaders(&round, retry.deadline());
+            if left.leaders_lost {
+                self.look_up_leaders(&round, retry.deadline());
+            }
         }
     }
 
@@ -335,6 +339,7 @@ impl Left {
     }
 
     fn note(&mut self, error: Error) {
+        self.leaders_lost |= error.loses_leader();
         if error.passes() {
             self.passing = Some(error);
         } else if self.lasting.is_none() {
@@ -360,45 +365,8 @@ fn may_be_written(code: ErrorCode, base_offset: i64) -> bool {
     const NOT_LEADER_OR_FOLLOWER: ErrorCode = ErrorCode(6);
     match code {
         NOT_LEADER_OR_FOLLOWER => base_offset >= 0,
-        code => !refuses_before_writing(code),
+        code => !code.refuses_before_writing(),
     }
-}
-
-/// Whether a broker gives this code only before it writes anything.
-fn refuses_before_writing(code: ErrorCode) -> bool {
-    const CORRUPT_MESSAGE: i16 = 2;
-    const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
-    const MESSAGE_TOO_LARGE: i16 = 10;
-    const INVALID_TOPIC_EXCEPTION: i16 = 17;
-    const RECORD_LIST_TOO_LARGE: i16 = 18;
-    const NOT_ENOUGH_REPLICAS: i16 = 19;
-    const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
-    const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
-    const INVALID_TIMESTAMP: i16 = 32;
-    const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
-    const POLICY_VIOLATION: i16 = 44;
-    const CONCURRENT_TRANSACTIONS: i16 = 51;
-    const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = 53;
-    const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
-    const INVALID_RECORD: i16 = 87;
-    matches!(
-        code.0,
-        CORRUPT_MESSAGE
-            | UNKNOWN_TOPIC_OR_PARTITION
-            | MESSAGE_TOO_LARGE
-            | INVALID_TOPIC_EXCEPTION
-            | RECORD_LIST_TOO_LARGE
-            | NOT_ENOUGH_REPLICAS
-            | TOPIC_AUTHORIZATION_FAILED
-            | CLUSTER_AUTHORIZATION_FAILED
-            | INVALID_TIMESTAMP
-            | UNSUPPORTED_FOR_MESSAGE_FORMAT
-            | POLICY_VIOLATION
-            | CONCURRENT_TRANSACTIONS
-            | TRANSACTIONAL_ID_AUTHORIZATION_FAILED
-            | UNSUPPORTED_COMPRESSION_TYPE
-            | INVALID_RECORD
-    )
 }
 
 #[cfg(test)]
