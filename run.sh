@@ -5,14 +5,16 @@ set -euo pipefail
 usage() {
   cat <<'HELP'
 ./run.sh                          the same as ./run.sh up
-./run.sh up [--detach] [--instances K]
+./run.sh up [--detach] [--instances K] [--brokers 3]
                                   builds and starts everything, then shows the services' logs until Ctrl-C, which stops
                                   everything; --detach: returns as soon as everything runs; --instances: K instances of
-                                  every service, each one's port 10 above that of the one before
+                                  every service, each one's port 10 above that of the one before; --brokers 3: a Kafka of
+                                  three brokers, every topic on all of them, which stays so until down --wipe
 ./run.sh down [--wipe]            stops everything; --wipe: removes the data and the logs too
 ./run.sh status                   what runs: process ids, addresses, ready or not (ends with 1 if something is not ready)
 ./run.sh logs [NAME]              follows the log of one, or of all three services
-./run.sh stop|start|restart NAME  NAME: order, stock, payment (all instances), order-2 (that one), kafka or postgres
+./run.sh stop|start|restart NAME  NAME: order, stock, payment (all instances), order-2 (that one), kafka (all
+                                  brokers), kafka-2 (that one) or postgres
 ./run.sh topics [OPTION...]       describes the topics with Kafka's own tool; options go to the tool
 ./run.sh psql SERVICE [ARG...]    psql on the database of order, stock or payment
 ./run.sh demo                     plays every outcome of an order against the running system, which is started if need be
@@ -22,7 +24,7 @@ usage() {
 
 Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh
   ORDER_PORT 8080, STOCK_PORT 8081, PAYMENT_PORT 8082, BIND 127.0.0.1, ORDER_DEADLINE 300s, CONSUMERS 1, TOPIC_PREFIX,
-  TOPIC_PARTITIONS 3, TOPIC_REPLICATION (1 with the private Kafka); every further setting of the services is handed on.
+  TOPIC_PARTITIONS 3, TOPIC_REPLICATION (the private Kafka's brokers); every further setting of the services is handed on.
   KAFKA_BROKERS                                             your own Kafka in place of a private one
   ORDER_DATABASE_URL STOCK_DATABASE_URL PAYMENT_DATABASE_URL  your own PostgreSQL in place of a private one
   CARGO_TARGET_DIR                                          where cargo builds
@@ -280,19 +282,20 @@ stop_processes() { # SIGNAL SECONDS NAME...
 # The names on record, whether they still run or not.
 recorded() { (cd "$DIR/pid" 2>/dev/null && printf '%s\n' * | grep -v '\*') || true; }
 service_names() { recorded | grep -v -e kafka -e postgres || true; }
+recorded_brokers() { recorded | grep kafka || true; }
 
 stop_names() { # NAME...: services, then Kafka, then PostgreSQL
-  local name services=() kafka=0 postgres=0
+  local name services=() kafka=() postgres=0
   for name in "$@"; do
-    case $name in kafka) kafka=1 ;; postgres) postgres=1 ;; *) services+=("$name") ;; esac
+    case $name in kafka | kafka-*) kafka+=("$name") ;; postgres) postgres=1 ;; *) services+=("$name") ;; esac
   done
   [ ${#services[@]} = 0 ] || stop_processes TERM "$SERVICE_STOP_LIMIT" "${services[@]}"
-  [ $kafka = 0 ] || stop_processes TERM "$SERVER_STOP_LIMIT" kafka
+  [ ${#kafka[@]} = 0 ] || stop_processes TERM "$SERVER_STOP_LIMIT" "${kafka[@]}"
   [ $postgres = 0 ] || stop_processes INT "$SERVER_STOP_LIMIT" postgres # SIGINT is its fast shutdown
 }
 
 # shellcheck disable=SC2046 # words on purpose
-stop_all() { stop_names $(service_names) kafka postgres; }
+stop_all() { stop_names $(service_names) $(recorded_brokers) postgres; }
 
 # The end of this script, however it comes: what `ON_EXIT` says, once, undisturbed by further signals.
 ON_EXIT=
@@ -373,16 +376,20 @@ all_instances() { local service; for service in $SERVICES; do instances_of "$ser
 
 # -------------------------------------------------------------------------------------------------------------- servers
 
-# The private servers' ports and password, the same for as long as the data lives.
+# The private servers' ports and password, the same for as long as the data lives, and how many brokers Kafka has. The
+# ports of brokers after the first have its number in their name.
+KAFKA_PORTS="KAFKA_PORT KAFKA_CONTROLLER_PORT KAFKA_PORT_2 KAFKA_CONTROLLER_PORT_2 KAFKA_PORT_3 KAFKA_CONTROLLER_PORT_3"
 read_servers() {
-  POSTGRES_PORT='' POSTGRES_PASSWORD='' KAFKA_PORT='' KAFKA_CONTROLLER_PORT=''
+  POSTGRES_PORT='' POSTGRES_PASSWORD='' BROKERS=''
+  # shellcheck disable=SC2086
+  unset $KAFKA_PORTS
   # shellcheck disable=SC1091
   [ ! -r "$DIR/servers" ] || . "$DIR/servers"
 }
 write_servers() {
   (
     umask 077
-    for name in POSTGRES_PORT POSTGRES_PASSWORD KAFKA_PORT KAFKA_CONTROLLER_PORT; do say "$name=${!name}"; done >"$DIR/servers.new"
+    for name in POSTGRES_PORT POSTGRES_PASSWORD BROKERS $KAFKA_PORTS; do say "$name=${!name:-}"; done >"$DIR/servers.new"
     mv "$DIR/servers.new" "$DIR/servers"
   )
 }
@@ -538,23 +545,62 @@ CONF
 
 kafka_tool() { limited "$TOOL_LIMIT" "$JAVA" -Xmx128m -XX:TieredStopAtLevel=1 -cp "$KAFKA_LIBS/*:$KAFKA_LIBS" "$@"; }
 
-write_broker_config() { # FOLDER NODE PORT CONTROLLER_PORT
-  cat >"$1/server.properties" <<CONF
+# Brokers are named kafka, or kafka-1, kafka-2, kafka-3 where there are three.
+broker_names() {
+  if [ "${BROKERS:-1}" = 1 ]; then say kafka; else printf 'kafka-%s\n' 1 2 3; fi
+}
+number_of() { case $1 in *-*) say "${1#*-}" ;; *) say 1 ;; esac; }
+broker_port() { # NAME [KAFKA_CONTROLLER_PORT]: the variable that holds it
+  local number
+  number=$(number_of "$1")
+  if [ "$number" = 1 ]; then say "${2:-KAFKA_PORT}"; else say "${2:-KAFKA_PORT}_$number"; fi
+}
+broker_folder() { if [ "$1" = kafka ]; then say "$DIR/broker"; else say "$DIR/broker/${1#*-}"; fi; }
+broker_addresses() {
+  local name port list=''
+  for name in $(broker_names); do port=$(broker_port "$name"); list="$list,127.0.0.1:${!port:-}"; done
+  say "${list#,}"
+}
+quorum_voters() {
+  local name port list=''
+  for name in $(broker_names); do
+    port=$(broker_port "$name" KAFKA_CONTROLLER_PORT)
+    list="$list,$(number_of "$name")@127.0.0.1:${!port}"
+  done
+  say "${list#,}"
+}
+running_brokers() { local name; for name in $(broker_names); do ! runs "$name" || say "$name"; done; }
+
+# BROKERS: as many as the data was made for; without data, as many as are wanted.
+count_brokers() {
+  if [ ! -e "$DIR/broker" ]; then BROKERS=${WANTED_BROKERS:-1}; return; fi
+  BROKERS=${BROKERS:-1}
+  [ "${WANTED_BROKERS:-$BROKERS}" = "$BROKERS" ] ||
+    die "--brokers $WANTED_BROKERS: the Kafka whose data is in $DIR/broker has $BROKERS" "remove the data first: ./run.sh down --wipe"
+}
+
+write_broker_config() { # NAME
+  local folder port controller copies=1 insync=1
+  folder=$(broker_folder "$1") port=$(broker_port "$1") controller=$(broker_port "$1" KAFKA_CONTROLLER_PORT)
+  # One of three may be lost without a record lost or refused.
+  [ "$BROKERS" = 1 ] || copies=3 insync=2
+  cat >"$folder/server.properties" <<CONF
 process.roles=broker,controller
-node.id=$2
-listeners=PLAINTEXT://127.0.0.1:$3,CONTROLLER://127.0.0.1:$4
-advertised.listeners=PLAINTEXT://127.0.0.1:$3
+node.id=$(number_of "$1")
+listeners=PLAINTEXT://127.0.0.1:${!port},CONTROLLER://127.0.0.1:${!controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:${!port}
 controller.listener.names=CONTROLLER
-controller.quorum.voters=$2@127.0.0.1:$4
-log.dirs=$1/data
+controller.quorum.voters=$(quorum_voters)
+log.dirs=$folder/data
 # Topics are created by who needs them, with the partitions they need.
 auto.create.topics.enable=false
-# A lone node: nobody to replicate to, nobody else to wait for.
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+default.replication.factor=$copies
+min.insync.replicas=$insync
+offsets.topic.replication.factor=$copies
+transaction.state.log.replication.factor=$copies
+transaction.state.log.min.isr=$insync
+share.coordinator.state.topic.replication.factor=$copies
+share.coordinator.state.topic.min.isr=$insync
 group.initial.rebalance.delay.ms=0
 # Few partitions of the internal topics: a quick start.
 offsets.topic.num.partitions=8
@@ -564,7 +610,7 @@ log.retention.ms=-1
 offsets.retention.minutes=525600
 transactional.id.expiration.ms=2147483647
 CONF
-  cat >"$1/log4j2.properties" <<'CONF'
+  cat >"$folder/log4j2.properties" <<'CONF'
 rootLogger.level = info
 rootLogger.appenderRefs = out
 rootLogger.appenderRef.out.ref = out
@@ -576,32 +622,70 @@ appender.out.layout.pattern = %d{ISO8601} %-5p %c: %m%n
 CONF
 }
 
-kafka_ready() {
-  kill -0 "$LAUNCHED" 2>/dev/null || return 0 # dead: don't wait for it any longer
-  grep -q 'Kafka Server started' "$DIR/log/kafka.log" && port_taken "$KAFKA_PORT"
+# Ports for the brokers that have none, or whose own are taken while no broker runs: a running one knows the others'.
+choose_ports() {
+  local name variable port chosen=' '
+  [ -z "$(running_brokers)" ] || { keep_ports; return; }
+  for name in $(broker_names); do
+    for variable in $(broker_port "$name") $(broker_port "$name" KAFKA_CONTROLLER_PORT); do
+      port=$(free_port "${!variable:-}")
+      while case $chosen in *" $port "*) true ;; *) false ;; esac; do port=$(free_port); done
+      chosen="$chosen$port "
+      printf -v "$variable" %s "$port"
+    done
+  done
+  write_servers
 }
 
-start_kafka() {
-  local folder=$DIR/broker cluster
-  if runs kafka; then return 0; fi
-  mkdir -p "$folder"
-  KAFKA_PORT=$(free_port "$KAFKA_PORT")
-  KAFKA_CONTROLLER_PORT=$(free_port "$KAFKA_CONTROLLER_PORT")
-  while [ "$KAFKA_CONTROLLER_PORT" = "$KAFKA_PORT" ]; do KAFKA_CONTROLLER_PORT=$(free_port); done
-  write_servers
-  write_broker_config "$folder" 1 "$KAFKA_PORT" "$KAFKA_CONTROLLER_PORT"
-  if [ ! -e "$folder/data/meta.properties" ]; then
-    cluster=$(head -c 16 /dev/urandom | base64 | tr '+/' 'AB' | tr -d '=')
-    kafka_tool kafka.tools.StorageTool format --cluster-id "$cluster" --config "$folder/server.properties" >"$DIR/log/kafka-format.log" 2>&1 ||
-      die "Kafka's storage could not be formatted" "$(tail -n 3 "$DIR/log/kafka-format.log")" "log: $DIR/log/kafka-format.log"
+# The nodes of a cluster share its id.
+format_storage() { # NAME
+  local folder log=$DIR/log/kafka-format.log
+  folder=$(broker_folder "$1")
+  [ ! -e "$folder/data/meta.properties" ] || return 0
+  [ -s "$DIR/broker/cluster-id" ] || head -c 16 /dev/urandom | base64 | tr '+/' 'AB' | tr -d '=' >"$DIR/broker/cluster-id"
+  kafka_tool kafka.tools.StorageTool format --cluster-id "$(cat "$DIR/broker/cluster-id")" --config "$folder/server.properties" >"$log" 2>&1 ||
+    die "Kafka's storage could not be formatted" "$(tail -n 3 "$log")" "log: $log"
+}
+
+brokers_ready() { # NAME...; one that has died is not waited for any longer
+  local name port
+  for name in "$@"; do
+    if gone "$name"; then return 0; fi
+    port=$(broker_port "$name")
+    grep -q 'Kafka Server started' "$DIR/log/$name.log" && port_taken "${!port}" || return 1
+  done
+}
+
+start_kafka() { # [NAME...]: all brokers, or these
+  local name port folder heap="-Xms256m -Xmx512m" starting=()
+  [ $# -gt 0 ] || { # shellcheck disable=SC2046
+    set -- $(broker_names)
+  }
+  for name in "$@"; do runs "$name" || starting+=("$name"); done
+  [ ${#starting[@]} -gt 0 ] || return 0
+  choose_ports
+  [ "$BROKERS" = 1 ] || heap="-Xms128m -Xmx384m"
+  for name in "${starting[@]}"; do
+    folder=$(broker_folder "$name") port=$(broker_port "$name")
+    mkdir -p "$folder"
+    write_broker_config "$name"
+    format_storage "$name"
+    fresh_log "$name"
+    say "starting Kafka $KAFKA_VERSION on port ${!port}"
+    # shellcheck disable=SC2086 # words on purpose
+    launch "$name" "$folder/server.properties" "$JAVA" $heap -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true \
+      -Dlog4j2.configurationFile="$folder/log4j2.properties" -cp "$KAFKA_LIBS/*" kafka.Kafka "$folder/server.properties"
+  done
+  if [ $(($(running_brokers | wc -l) * 2)) -le "$BROKERS" ]; then
+    say "It becomes ready when most of the brokers run: ./run.sh start kafka"
+    return 0
   fi
-  fresh_log kafka
-  say "starting Kafka $KAFKA_VERSION on port $KAFKA_PORT"
-  launch kafka "$folder/server.properties" "$JAVA" -Xms256m -Xmx512m -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true \
-    -Dlog4j2.configurationFile="$folder/log4j2.properties" -cp "$KAFKA_LIBS/*" kafka.Kafka "$folder/server.properties"
-  if ! within "$SERVER_LIMIT" kafka_ready || ! kill -0 "$LAUNCHED" 2>/dev/null; then
-    die "Kafka is not ready" "$(grep -E 'ERROR|FATAL|Exception' "$DIR/log/kafka.log" | tail -n 5)" "log: $DIR/log/kafka.log"
-  fi
+  within "$SERVER_LIMIT" brokers_ready "${starting[@]}" || true
+  for name in "${starting[@]}"; do
+    if gone "$name" || ! brokers_ready "$name"; then
+      die "Kafka is not ready" "$(grep -E 'ERROR|FATAL|Exception' "$DIR/log/$name.log" | tail -n 5)" "log: $DIR/log/$name.log"
+    fi
+  done
 }
 
 # The log of the run before is kept as .1
@@ -615,9 +699,14 @@ whose_servers() {
   local service variable
   read_servers
   KAFKA_LIBS=$(kafka_libs "$KAFKA_VERSION")
-  if [ -n "$KAFKA_PORT" ] && [ "${KAFKA_BROKERS:-}" = "127.0.0.1:$KAFKA_PORT" ]; then unset KAFKA_BROKERS; fi
+  if [ -n "${KAFKA_PORT:-}" ] && [ "${KAFKA_BROKERS:-}" = "$(broker_addresses)" ]; then
+    unset KAFKA_BROKERS
+    [ "${TOPIC_REPLICATION:-}" != "${BROKERS:-1}" ] || unset TOPIC_REPLICATION # what it is by itself
+  fi
   PRIVATE_KAFKA=0
   [ -n "${KAFKA_BROKERS:-}" ] || PRIVATE_KAFKA=1
+  [ $PRIVATE_KAFKA = 1 ] || [ -z "${WANTED_BROKERS:-}" ] || misuse "--brokers is for a private Kafka, and KAFKA_BROKERS names yours"
+  count_brokers
   PRIVATE_POSTGRES=0
   for service in $SERVICES; do
     variable=$(upper "$service")_DATABASE_URL
@@ -642,8 +731,8 @@ start_servers() {
   done
   if [ $PRIVATE_KAFKA = 1 ]; then
     start_kafka
-    export KAFKA_BROKERS=127.0.0.1:$KAFKA_PORT
-    export TOPIC_REPLICATION=${TOPIC_REPLICATION:-1}
+    KAFKA_BROKERS=$(broker_addresses)
+    export KAFKA_BROKERS TOPIC_REPLICATION=${TOPIC_REPLICATION:-$BROKERS}
   else
     say "Kafka is yours: $KAFKA_BROKERS"
   fi
@@ -806,16 +895,20 @@ HINTS
 
 # ------------------------------------------------------------------------------------------------------------- commands
 
+WANTED_BROKERS=
 up() {
   local detach=0
   while [ $# -gt 0 ]; do
     case $1 in
       --detach) detach=1; shift ;;
       --instances) [ $# -ge 2 ] || misuse "--instances needs a number"; export INSTANCES=$2; shift 2 ;;
+      --brokers) case ${2:-} in 1 | 3) WANTED_BROKERS=$2; shift 2 ;; *) misuse "--brokers must be 1 or 3" ;; esac ;;
       *) misuse "up: unknown option $1" ;;
     esac
   done
   if [ -n "$(running_services)" ]; then
+    read_servers
+    count_brokers
     say "Already running (./run.sh start NAME starts one, ./run.sh down stops all):"
     status || true
     return 0
@@ -870,6 +963,7 @@ end_logs() {
 logs() { # [NAME]
   load_env
   ON_EXIT=end_logs
+  read_servers
   # shellcheck disable=SC2046
   if [ $# = 0 ]; then show_logs 100 $(all_instances); else show_logs 100 $(expand "$1"); fi
   while sleep 1; do :; done
@@ -880,7 +974,7 @@ down() {
   case ${1:-} in '') ;; --wipe) wipe=1 ;; *) misuse "down: unknown option $1" ;; esac
   [ -d "$DIR/pid" ] || { say "Nothing was started here."; return 0; }
   lock
-  if [ -z "$(running_services)" ] && ! runs kafka && ! runs postgres; then say "Nothing runs."; fi
+  if [ -z "$(running_services)" ] && [ -z "$(recorded_brokers)" ] && ! runs postgres; then say "Nothing runs."; fi
   stop_all
   if [ $wipe = 1 ]; then
     rm -rf "$PG_HOME" "$DIR/broker" "$DIR/env" "$DIR/log" "$DIR/pid"
@@ -890,12 +984,19 @@ down() {
 }
 
 status() {
-  local name ready=0
+  local name port ready=0
   load_env
   read_servers
   printf '%-10s %-8s %-28s %s\n' NAME PROCESS ADDRESS STATE
   row postgres "127.0.0.1:$POSTGRES_PORT" port_taken "$POSTGRES_PORT" || ready=1
-  row kafka "127.0.0.1:$KAFKA_PORT" port_taken "$KAFKA_PORT" || ready=1
+  if [ "$KAFKA_BROKERS" = "$(broker_addresses)" ]; then
+    for name in $(broker_names); do
+      port=$(broker_port "$name")
+      row "$name" "127.0.0.1:${!port}" port_taken "${!port}" || ready=1
+    done
+  else
+    row kafka "$KAFKA_BROKERS" false || ready=1
+  fi
   for name in $(all_instances); do row "$name" "$(url_of "$name")" answers "$name" || ready=1; done
   return $ready
 }
@@ -904,7 +1005,7 @@ row() { # NAME ADDRESS CHECK...
   if ! pid=$(pid_of "$name"); then
     pid=- state=stopped
     if [ "$name" = postgres ] && [ ! -f "$PG_DATA/PG_VERSION" ]; then address=$(without_password "$ORDER_DATABASE_URL") state=yours; fi
-    if [ "$name" = kafka ] && [ "$KAFKA_BROKERS" != "127.0.0.1:$KAFKA_PORT" ]; then address=$KAFKA_BROKERS state=yours; fi
+    if [ "$name" = kafka ] && [ "$address" = "$KAFKA_BROKERS" ] && [ "$address" != "$(broker_addresses)" ]; then state=yours; fi
   elif ! "$@"; then
     state="not answering"
   fi
@@ -912,11 +1013,13 @@ row() { # NAME ADDRESS CHECK...
   case $state in ready | yours) ;; *) return 1 ;; esac
 }
 
+all_names() { all_instances; broker_names; }
 expand() { # NAME: the names of the processes that are meant
   case $1 in
     order | stock | payment) instances_of "$1" ;;
-    kafka | postgres) say "$1" ;;
-    *) all_instances | grep -xF -e "$1" || misuse "'$1' is none of order, stock, payment, $(all_instances | grep - | sed 's/$/, /' | tr -d '\n')kafka, postgres" ;;
+    kafka) broker_names ;;
+    postgres) say "$1" ;;
+    *) all_names | grep -xF -e "$1" || misuse "'$1' is none of order, stock, payment, $(all_names | grep - | sed 's/$/, /' | tr -d '\n')kafka, postgres" ;;
   esac
 }
 
@@ -924,10 +1027,11 @@ one() { # stop|start|restart NAME
   local action=$1 names
   [ $# = 2 ] || misuse "$action needs one name"
   load_env
+  read_servers
   names=$(expand "$2")
   whose_servers
   case $names in
-    kafka) [ $PRIVATE_KAFKA = 1 ] || die "Kafka is yours ($KAFKA_BROKERS): this script neither starts nor stops it" ;;
+    kafka*) [ $PRIVATE_KAFKA = 1 ] || die "Kafka is yours ($KAFKA_BROKERS): this script neither starts nor stops it" ;;
     postgres) [ $PRIVATE_POSTGRES = 1 ] || die "PostgreSQL is yours: this script neither starts nor stops it" ;;
   esac
   load_env
@@ -937,11 +1041,17 @@ one() { # stop|start|restart NAME
   # shellcheck disable=SC2086
   case $action/$names in
     stop/*) ;;
-    */kafka) need java; port_is_ours kafka "$KAFKA_PORT"; start_kafka ;;
+    */kafka*) need java; keep_ports; start_kafka $names ;;
     */postgres) need postgres; port_is_ours postgres "$POSTGRES_PORT"; start_postgres ;;
     *) start_services $names ;;
   esac
   unlock
+}
+keep_ports() {
+  local name variable
+  for name in $(broker_names); do
+    for variable in $(broker_port "$name") $(broker_port "$name" KAFKA_CONTROLLER_PORT); do port_is_ours "$name" "${!variable}"; done
+  done
 }
 port_is_ours() { # the running services know this port: it can't be changed under them
   if runs "$1" || ! port_taken "$2"; then return 0; fi
