@@ -17,7 +17,7 @@ use std::sync::Arc;
 use shared::config::Config;
 use shared::error::Result;
 use shared::handler::Handler;
-use shared::http::{Routes, Server};
+use shared::http::{Limits, Routes, Server};
 use shared::pool::Pool;
 use shared::relay::OnPublished;
 use shared::service::{self, Threads};
@@ -55,7 +55,8 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let pool = Pool::new(&ready.connector, config.http_workers);
     let routes = http::routes(Routes::new(), pool.clone(), queue, waiters.clone());
     let routes = dead_letters(routes, pool, &config, waker, waiters);
-    let server = Server::start("order", listener, config.http_workers, routes)?;
+    let server =
+        Server::start("order", listener, Limits { workers: config.http_workers, ..Limits::default() }, routes)?;
     log::info!("order listens on {}", server.local_addr());
     threads.run_until_stopped(server)
 }

@@ -9,6 +9,7 @@
 //! | `routes` | method and pattern to handler; 404 and 405 |
 //! | `responder` | the one answer to a request, given from any thread |
 //! | `head` | a request's head, and where its body ends |
+//! | `limits` | how much a server takes on, and how long it waits |
 //! | `wire` | bytes to requests, answers to bytes, within limits of size and time |
 //! | `connection` | a connection's life: waiting, busy, ended |
 //! | `server` | accepting, admitting, stopping |
@@ -25,6 +26,7 @@
 mod connection;
 mod fields;
 mod head;
+mod limits;
 mod message;
 mod params;
 mod problem;
@@ -33,9 +35,9 @@ mod routes;
 mod server;
 mod wire;
 
-pub use connection::MAX_CONNECTIONS;
 pub use fields::{Fields, Object, json_object};
 pub use head::HEAD_LIMIT;
+pub use limits::Limits;
 pub use message::{Headers, Method, Query, Request, Response};
 pub use params::{duration, idempotency_key};
 pub use problem::{FieldError, Problem, both};

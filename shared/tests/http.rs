@@ -3,8 +3,8 @@
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde_json::{Value, json};
 use shared::http::{
-    BODY_LIMIT, Fields, HEAD_LIMIT, Method, Problem, Request, Responder, Response, Routes, Server, idempotency_key,
-    json_object,
+    BODY_LIMIT, Fields, HEAD_LIMIT, Limits, Method, Problem, Request, Responder, Response, Routes, Server,
+    idempotency_key, json_object,
 };
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -24,9 +24,13 @@ struct Service {
 }
 
 fn start() -> Service {
+    start_with(Limits::default())
+}
+
+fn start_with(limits: Limits) -> Service {
     let (park, parked) = unbounded();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let server = Server::start("test", listener, 4, routes(park)).unwrap();
+    let server = Server::start("test", listener, limits, routes(park)).unwrap();
     Service { server, parked }
 }
 
@@ -794,6 +798,81 @@ fn a_dropped_server_ends_its_connections_and_its_threads() {
     assert_eq!(client.rest(), "");
     // The threads let go of the routes, and with them of the channel's other end.
     assert!(parked.recv_timeout(LIMIT).is_err_and(|error| error.is_disconnected()));
+}
+
+// ---- limits -----------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn beyond_the_most_connections_the_longest_idle_one_makes_room() {
+    let service = start_with(Limits { connections: 3, ..Limits::default() });
+    let mut clients: Vec<_> = (0..3).map(|_| Client::of(&service)).collect();
+    // the first to come has waited since its answer only, so that the second has waited longest
+    assert_eq!(clients[0].get("/accounts/alice").status, 200);
+    let mut fourth = Client::of(&service);
+    assert_eq!(fourth.get("/accounts/alice").status, 200);
+    assert_eq!(clients[1].rest(), "");
+    assert_eq!(clients[0].get("/accounts/alice").status, 200);
+    assert_eq!(clients[2].get("/accounts/alice").status, 200);
+}
+
+#[test]
+fn busy_connections_are_not_disturbed_by_any_number_of_new_ones() {
+    let service = start_with(Limits { connections: 3, ..Limits::default() });
+    let mut busy: Vec<_> = (0..3).map(|_| Client::of(&service)).collect();
+    let parked: Vec<_> = busy.iter_mut().map(|client| park(&service, client)).collect();
+    for _ in 0..20 {
+        // nobody can make room
+        assert_eq!(Client::of(&service).rest(), "");
+    }
+    parked.into_iter().for_each(|responder| responder.send(Response::json(200, &"done")));
+    for client in &mut busy {
+        client.answer().is(200, json!("done"));
+    }
+    assert_eq!(Client::of(&service).get("/accounts/alice").status, 200);
+}
+
+fn park(service: &Service, client: &mut Client) -> Responder {
+    client.send(get("/parked"));
+    service.parked.recv_timeout(LIMIT).unwrap().1
+}
+
+#[test]
+fn a_request_without_an_answer_in_time_is_answered_and_its_late_answer_dropped() {
+    let service = start_with(Limits { answer: Duration::from_millis(20), ..Limits::default() });
+    let mut client = Client::of(&service);
+    let responder = park(&service, &mut client);
+    let answer = client.answer();
+    answer.is_problem(json!({
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "no answer was found in time; the request's outcome is unknown"
+    }));
+    responder.send(Response::json(200, &"too late"));
+    // the next answer is the next request's
+    client.get("/accounts/alice").is(200, json!("alice"));
+}
+
+#[test]
+fn a_client_that_does_not_take_in_its_answers_loses_its_connection() {
+    let service = start_with(Limits { write: Duration::from_millis(50), ..Limits::default() });
+    let mut client = Client::of(&service);
+    // 30 MB of answers, more than both kernels' buffers hold
+    client.send(get("/large").repeat(100));
+    // the server closes with requests unread, so that the last thing to be seen may be a reset
+    wait_until_lost(&mut client);
+    assert_eq!(Client::of(&service).get("/accounts/alice").status, 200);
+    assert_eq!(service.server.stop(LIMIT), 0);
+}
+
+/// Waits without reading an answer until the connection is lost: until a request can't be sent any more.
+fn wait_until_lost(client: &mut Client) {
+    for _ in 0..3000 {
+        if client.reader.get_mut().write_all(b"GET").is_err() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the connection is still open");
 }
 
 // ---- descriptors used up ----------------------------------------------------------------------------------------------------------

@@ -12,13 +12,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The most connections at once; each has a thread (some 20 KiB of memory while it waits). With more, those that waited longest for a
-/// request are closed.
-pub const MAX_CONNECTIONS: usize = 2_500;
-
-/// How long a request may wait until one of the running handlers is done.
-const TURN_LIMIT: Duration = Duration::from_secs(10);
-
 /// How long a refused client may go on sending before the connection is cut; cut at once, the kernel would throw away the answer too.
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
 
@@ -98,12 +91,12 @@ impl Connection {
 
 /// Serves a connection until one side closes it or the service stops.
 pub(super) fn serve(connection: &Connection, service: &Service) {
-    let mut reader = RequestReader::new(&connection.stream);
+    let mut reader = RequestReader::new(&connection.stream, &service.limits);
     // Asked after the state is "waiting" and after the connection is listed: whoever stops the service sees either.
     while !service.is_stopping() {
         match reader.next() {
             Err(Refusal::Gone) => return,
-            Err(Refusal::Problem(problem)) => return refuse(connection, problem),
+            Err(Refusal::Problem(problem)) => return refuse(connection, service, problem),
             Ok(_) if !connection.begin() => return,
             Ok(incoming) => {
                 if !answer(connection, service, incoming) {
@@ -115,9 +108,10 @@ pub(super) fn serve(connection: &Connection, service: &Service) {
     }
 }
 
-fn refuse(connection: &Connection, problem: Problem) {
+fn refuse(connection: &Connection, service: &Service, problem: Problem) {
     log::debug!("refused a request: {problem:?}");
-    if connection.begin() && write_response(&connection.stream, &problem.into(), false).is_ok() {
+    let limit = service.limits.write;
+    if connection.begin() && write_response(&connection.stream, &problem.into(), false, limit).is_ok() {
         connection.linger();
     }
 }
@@ -129,15 +123,15 @@ fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> boo
     let response = request.map_or_else(Response::from, |request| handle(service, request));
     let keep_alive = keep_alive && !service.is_stopping();
     let write = if method == "HEAD" { write_head } else { write_response };
-    write(&connection.stream, &response, keep_alive).is_ok() && keep_alive
+    write(&connection.stream, &response, keep_alive, service.limits.write).is_ok() && keep_alive
 }
 
 /// The handler's answer, or one in its place if it panics, can't begin, or takes too long.
 fn handle(service: &Service, request: Request) -> Response {
-    let Some(turn) = service.turns.take(TURN_LIMIT) else {
+    let Some(turn) = service.turns.take(service.limits.turn) else {
         return Problem::unavailable("too many requests are being handled", 1).into();
     };
-    let (responder, awaited) = Responder::pair();
+    let (responder, awaited) = Responder::pair_within(service.limits.answer);
     if catch_unwind(AssertUnwindSafe(|| service.handler.handle(request, responder))).is_err() {
         log::error!("a handler panicked; its request is answered with 500");
     }
@@ -161,12 +155,12 @@ impl Connections {
         Entered { connections: self, id, connection }
     }
 
-    /// Whether there is room for one more connection, after closing the one that waited longest if need be.
-    pub fn make_room(&self) -> bool {
-        if lock(&self.open).len() < MAX_CONNECTIONS {
+    /// Whether there is room for one more connection than `most` - 1, after closing the one that waited longest if need be.
+    pub fn make_room(&self, most: usize) -> bool {
+        if lock(&self.open).len() < most {
             return true;
         }
-        let full = |open: &mut HashMap<_, _>| open.len() >= MAX_CONNECTIONS;
+        let full = |open: &mut HashMap<_, _>| open.len() >= most;
         self.end_longest_waiting() && {
             let waited = self.left.wait_timeout_while(lock(&self.open), ROOM_LIMIT, full);
             !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
@@ -213,4 +207,66 @@ impl Drop for Entered<'_> {
 /// Each value under these locks is whole at any time, so that a panic elsewhere is no reason to stop.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::limits::Limits;
+    use super::*;
+    use crossbeam_channel::unbounded;
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{Ipv4Addr, TcpListener};
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_request_on_a_connection_just_ended_is_not_handled() {
+        let (handled, requests) = unbounded();
+        let service = Service::new("test", Limits::default(), move |request, _| handled.send(request).unwrap());
+        let connections = Connections::default();
+        let (mut client, stream) = pair();
+        client.write_all(GET).unwrap();
+        // so that the request lies there, whole, when the connection is ended
+        assert!(stream.peek(&mut [0]).is_ok());
+        let entered = connections.enter(1, stream);
+        assert!(connections.end_longest_waiting());
+        serve(&entered.connection, &service);
+        drop(entered);
+        let rest = client.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+        assert!(matches!(rest, Ok(0) | Err(ErrorKind::ConnectionReset)), "{rest:?}");
+        assert!(requests.is_empty());
+    }
+
+    #[test]
+    fn a_busy_connection_is_not_ended_and_makes_no_room() {
+        let connections = Connections::default();
+        let ((_one, first), (_two, second)) = (pair(), pair());
+        let (first, second) = (connections.enter(1, first), connections.enter(2, second));
+        assert!(first.connection.begin() && second.connection.begin());
+        assert!(connections.make_room(3));
+        assert!(!connections.make_room(2) && !connections.end_longest_waiting());
+        first.connection.wait();
+        assert!(connections.end_longest_waiting());
+        assert!(!first.connection.begin() && second.connection.begin());
+    }
+
+    #[test]
+    fn the_connection_that_waited_longest_is_the_one_to_go() {
+        let connections = Connections::default();
+        let pairs = [pair(), pair(), pair()];
+        let (clients, streams): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let entered: Vec<_> = streams.into_iter().zip(1..).map(|(stream, id)| connections.enter(id, stream)).collect();
+        // the first has just had a request answered
+        entered[0].connection.wait();
+        assert!(connections.end_longest_waiting());
+        let open: Vec<bool> = entered.iter().map(|entered| entered.connection.begin()).collect();
+        assert_eq!(open, [true, false, true]);
+        drop(clients);
+    }
 }

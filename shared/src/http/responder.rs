@@ -3,15 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::limits::Limits;
 use super::message::Response;
 use super::problem::Problem;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// How long a request that was handed on waits for its answer: longer than the longest `?wait`, and shorter than a database call may
-/// hang before the process is ended.
-const ANSWER_LIMIT: Duration = Duration::from_secs(40);
-
-/// Answers one request, once, from any thread and at any later time within its limit (40 s).
+/// Answers one request, once, from any thread and at any later time within its limit ([`Limits::answer`]).
 ///
 /// Sending never blocks: the connection's own thread writes to the client. Dropped without an answer, by a panic for instance, it
 /// sends a 500 problem.
@@ -34,9 +31,14 @@ type Late = Arc<Mutex<(Duration, Option<Response>)>>;
 impl Responder {
     /// A responder and where its answer arrives. Tests of handlers use it as well.
     pub fn pair() -> (Self, Awaited) {
+        Responder::pair_within(Limits::default().answer)
+    }
+
+    /// The same with the longest time to wait for the answer.
+    pub(super) fn pair_within(limit: Duration) -> (Self, Awaited) {
         // One place: there is one answer, so that sending it never waits.
         let (sender, receiver) = bounded(1);
-        let late = Late::new(Mutex::new((ANSWER_LIMIT, None)));
+        let late = Late::new(Mutex::new((limit, None)));
         (Responder { answer: Some(sender), late: late.clone() }, Awaited { answer: receiver, late })
     }
 

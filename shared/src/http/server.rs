@@ -1,6 +1,7 @@
 //! Accepting, admitting, stopping.
 
 use super::connection::{Connections, serve};
+use super::limits::Limits;
 use super::message::Request;
 use super::responder::Responder;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
@@ -41,11 +42,23 @@ pub(super) struct Service {
     name: String,
     pub handler: Box<dyn Handler>,
     pub turns: Turns,
+    pub limits: Limits,
     connections: Connections,
     stopping: AtomicBool,
 }
 
 impl Service {
+    pub fn new(name: &str, limits: Limits, handler: impl Handler) -> Self {
+        Service {
+            name: format!("{name}-http"),
+            handler: Box::new(handler),
+            turns: Turns::new(limits.workers.max(1)),
+            limits,
+            connections: Connections::default(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
@@ -61,22 +74,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to serve. The threads are named `{name}-http` (it accepts) and `{name}-http-1`, … (one a connection). At most `workers`
-    /// handlers run at the same time; requests that wait for an answer from elsewhere don't count.
+    /// Starts to serve. The threads are named `{name}-http` (it accepts) and `{name}-http-1`, … (one a connection).
     ///
     /// # Errors
     /// If the listener is broken or no thread can be started.
-    pub fn start(name: &str, listener: TcpListener, workers: usize, handler: impl Handler) -> io::Result<Server> {
+    pub fn start(name: &str, listener: TcpListener, limits: Limits, handler: impl Handler) -> io::Result<Server> {
         listener.set_nonblocking(false)?;
         socket2::SockRef::from(&listener).listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        let service = Arc::new(Service {
-            name: format!("{name}-http"),
-            handler: Box::new(handler),
-            turns: Turns::new(workers.max(1)),
-            connections: Connections::default(),
-            stopping: AtomicBool::new(false),
-        });
+        let service = Arc::new(Service::new(name, limits, handler));
         let listener = Arc::new(listener);
         let (ending, ended) = bounded(0);
         let (accepted_for, accepted_from) = (service.clone(), listener.clone());
@@ -147,7 +153,7 @@ fn accept_all(listener: &TcpListener, service: &Service) {
 
 /// Gives a connection its thread, or closes it at once if there is no room.
 fn admit<'scope>(scope: &'scope Scope<'scope, '_>, service: &'scope Service, id: u64, stream: TcpStream) {
-    if !service.connections.make_room() {
+    if !service.connections.make_room(service.limits.connections.max(1)) {
         return log::warn!("{}: a connection was refused, all others are busy", service.name);
     }
     // Without it the end of an answer larger than a packet may wait 40 ms for the client's acknowledgement.

@@ -1,6 +1,7 @@
 //! Bytes to requests, answers to bytes, within limits of size and time.
 
 use super::head::{Framing, HEAD_LIMIT, Head, body_too_large, head_too_long, parse_head};
+use super::limits::Limits;
 use super::message::{Response, reason};
 use super::problem::Problem;
 use std::io::{ErrorKind, Read, Write};
@@ -15,16 +16,6 @@ const CHUNK_LINE_LIMIT: usize = 1024;
 
 /// The most trailer lines after a chunked body.
 const MAX_TRAILERS: usize = 32;
-
-/// How long a connection may stay open without a request: longer than the pauses of a client's connection pool, so that a pool sees few
-/// connections closed under it.
-const IDLE_LIMIT: Duration = Duration::from_secs(75);
-
-/// From a request's first byte to its last: the largest body arrives in time at 27 kbit/s.
-const REQUEST_LIMIT: Duration = Duration::from_secs(20);
-
-/// How long a client may take to take in an answer; the largest is a few hundred KiB.
-const WRITE_LIMIT: Duration = Duration::from_secs(20);
 
 /// What is read at once: an order and its head in one call.
 const READ_SIZE: usize = 4096;
@@ -53,13 +44,12 @@ impl From<Problem> for Refusal {
 pub(super) struct RequestReader<'a> {
     stream: &'a TcpStream,
     pending: Vec<u8>,
-    idle_limit: Duration,
-    request_limit: Duration,
+    limits: Limits,
 }
 
 impl<'a> RequestReader<'a> {
-    pub fn new(stream: &'a TcpStream) -> Self {
-        RequestReader { stream, pending: Vec::new(), idle_limit: IDLE_LIMIT, request_limit: REQUEST_LIMIT }
+    pub fn new(stream: &'a TcpStream, limits: &Limits) -> Self {
+        RequestReader { stream, pending: Vec::new(), limits: *limits }
     }
 
     /// The next request, whole.
@@ -69,9 +59,9 @@ impl<'a> RequestReader<'a> {
     /// a problem if the request is malformed, too large or too slow.
     pub fn next(&mut self) -> Result<Incoming, Refusal> {
         if self.pending.is_empty() {
-            self.fill(Instant::now() + self.idle_limit).map_err(|_| Refusal::Gone)?;
+            self.fill(Instant::now() + self.limits.idle).map_err(|_| Refusal::Gone)?;
         }
-        let deadline = Instant::now() + self.request_limit;
+        let deadline = Instant::now() + self.limits.request;
         let head = self.head(deadline)?;
         let body = self.body(&head, deadline)?;
         Ok(Incoming { head, body })
@@ -92,7 +82,8 @@ impl<'a> RequestReader<'a> {
 
     fn body(&mut self, head: &Head, deadline: Instant) -> Result<Vec<u8>, Refusal> {
         if head.awaits_continue && head.framing != Framing::Length(0) {
-            write_within(self.stream, b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| Refusal::Gone)?;
+            write_within(self.stream, b"HTTP/1.1 100 Continue\r\n\r\n", self.limits.write)
+                .map_err(|_| Refusal::Gone)?;
         }
         match head.framing {
             Framing::Length(length) => self.take(length, deadline),
@@ -161,7 +152,7 @@ impl<'a> RequestReader<'a> {
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::TimedOut => {
-                let detail = format!("the request took longer than {} s to arrive", self.request_limit.as_secs());
+                let detail = format!("the request took longer than {} s to arrive", self.limits.request.as_secs());
                 Err(Problem::new(408, detail).into())
             }
             Err(_) => Err(Refusal::Gone),
@@ -181,14 +172,24 @@ fn chunk_size(line: &[u8]) -> Result<usize, Problem> {
 /// Sends an answer, in one write so that no part of it waits for the client's acknowledgement of another.
 ///
 /// # Errors
-/// If the client is gone, or did not take the answer in within [`WRITE_LIMIT`].
-pub(super) fn write_response(stream: &TcpStream, response: &Response, keep_alive: bool) -> std::io::Result<()> {
-    write_within(stream, &encode(response, keep_alive, true))
+/// If the client is gone, or did not take the answer in within `limit`.
+pub(super) fn write_response(
+    stream: &TcpStream,
+    response: &Response,
+    keep_alive: bool,
+    limit: Duration,
+) -> std::io::Result<()> {
+    write_within(stream, &encode(response, keep_alive, true), limit)
 }
 
 /// The same for an answer to HEAD: its header fields only.
-pub(super) fn write_head(stream: &TcpStream, response: &Response, keep_alive: bool) -> std::io::Result<()> {
-    write_within(stream, &encode(response, keep_alive, false))
+pub(super) fn write_head(
+    stream: &TcpStream,
+    response: &Response,
+    keep_alive: bool,
+    limit: Duration,
+) -> std::io::Result<()> {
+    write_within(stream, &encode(response, keep_alive, false), limit)
 }
 
 fn encode(response: &Response, keep_alive: bool, with_body: bool) -> Vec<u8> {
@@ -225,10 +226,10 @@ pub(super) fn read_until(mut stream: &TcpStream, bytes: &mut [u8], deadline: Ins
     }
 }
 
-/// Writes all of `bytes` within [`WRITE_LIMIT`]: the socket's own limit is one per call, and a client that takes in a byte now and then
+/// Writes all of `bytes` within `limit`: the socket's own limit is one per call, and a client that takes in a byte now and then
 /// would never meet it.
-fn write_within(mut stream: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
-    let deadline = Instant::now() + WRITE_LIMIT;
+fn write_within(mut stream: &TcpStream, mut bytes: &[u8], limit: Duration) -> std::io::Result<()> {
+    let deadline = Instant::now() + limit;
     while !bytes.is_empty() {
         stream.set_write_timeout(Some(left_until(deadline)?))?;
         match stream.write(bytes) {
@@ -259,8 +260,8 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
         client.write_all(sent.as_bytes()).unwrap();
-        let mut reader = RequestReader { idle_limit: SHORT, request_limit: SHORT, ..RequestReader::new(&stream) };
-        reader.next().err().unwrap()
+        let limits = Limits { idle: SHORT, request: SHORT, ..Limits::default() };
+        RequestReader::new(&stream, &limits).next().err().unwrap()
     }
 
     #[test]
@@ -275,5 +276,37 @@ mod tests {
         for sent in ["G", "GET / HTTP/1.1\r\nHost: a\r\n", body, chunk] {
             assert!(matches!(refusal_after(sent), Refusal::Problem(problem) if problem.status() == 408));
         }
+    }
+
+    /// More than both kernels' buffers hold.
+    fn large() -> Response {
+        Response { body: vec![b'x'; 64 << 20], ..Response::json(200, &0) }
+    }
+
+    #[test]
+    fn a_client_that_takes_in_nothing_is_given_up() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let written = write_response(&stream, &large(), true, SHORT);
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_client_that_takes_in_a_little_now_and_then_is_given_up_too() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut bytes = vec![0; 4 << 10];
+            // until the server's end is gone
+            while client.read(&mut bytes).is_ok_and(|count| count > 0) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let written = write_response(&stream, &large(), true, 5 * SHORT);
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::TimedOut);
+        drop(stream);
+        reader.join().unwrap();
     }
 }
