@@ -15,9 +15,10 @@ pub mod writer;
 use std::sync::Arc;
 
 use shared::config::Config;
+use shared::descriptors;
 use shared::error::Result;
 use shared::handler::Handler;
-use shared::http::{Limits, Routes, Server};
+use shared::http::{Routes, Server};
 use shared::pool::Pool;
 use shared::relay::OnPublished;
 use shared::service::{self, Threads};
@@ -55,8 +56,7 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let pool = Pool::new(&ready.connector, config.http_workers);
     let routes = http::routes(Routes::new(), pool.clone(), queue, waiters.clone());
     let routes = dead_letters(routes, pool, &config, waker, waiters);
-    let server =
-        Server::start("order", listener, Limits { workers: config.http_workers, ..Limits::default() }, routes)?;
+    let server = Server::start("order", listener, descriptors::http_limits(&config), routes)?;
     log::info!("order listens on {}", server.local_addr());
     threads.run_until_stopped(server)
 }

@@ -11,6 +11,7 @@
 //! | [`consumer`], [`progress`], [`slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
 //! | [`dead_letter`], [`replay`] | what could not be handled: parked, replayed |
 //! | [`http`], [`dead_letter_http`] | requests, answers, problems; the parked records over HTTP |
+//! | [`descriptors`] | what the service itself needs comes first, clients get the rest |
 
 pub mod backoff;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod consumer;
 pub mod db;
 pub mod dead_letter;
 pub mod dead_letter_http;
+pub mod descriptors;
 pub mod effects;
 pub mod envelope;
 pub mod error;

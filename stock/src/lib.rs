@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use shared::config::Config;
 use shared::dead_letter_http;
+use shared::descriptors;
 use shared::error::Result;
-use shared::http::{Limits, Routes, Server};
+use shared::http::{Routes, Server};
 use shared::pool::Pool;
 use shared::service::{self, Threads};
 use shared::shutdown::{Shutdown, Stop};
@@ -36,8 +37,7 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let routes = http::routes(Routes::new(), pool.clone());
     let handler = Arc::new(|| Box::new(handlers::Requests) as _);
     let routes = dead_letter_http::routes(routes, pool, config.service, config.topic_prefix.clone(), waker, handler);
-    let server =
-        Server::start("stock", listener, Limits { workers: config.http_workers, ..Limits::default() }, routes)?;
+    let server = Server::start("stock", listener, descriptors::http_limits(&config), routes)?;
     log::info!("stock listens on {}", server.local_addr());
     threads.run_until_stopped(server)
 }
