@@ -10,7 +10,10 @@
 //! | `poison` | what can't be handled is parked with its bytes, and its partition moves on (I7) |
 //! | `schema` | a database that is empty, newer, or of another make at the start |
 //! | `http` | each error of HTTP interface; one key, one order |
+//! | `attack` | clients that are many, slow, endless or senseless harm nobody else |
 
+#[path = "saga/attack.rs"]
+mod attack;
 #[path = "saga/crash.rs"]
 mod crash;
 #[path = "saga/http.rs"]

@@ -50,6 +50,17 @@ impl Process {
         self.pid
     }
 
+    /// A figure of `/proc/<pid>/status`: `VmRSS` and `VmHWM` (its peak) in KiB, `Threads`.
+    ///
+    /// # Panics
+    /// When it has ended, or there is no such figure.
+    pub fn figure(&self, name: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("{} has no {name}:\n{}", self.name, self.tail()))
+    }
+
     /// Sends a signal; after [`Signal::STOP`] waits until the process stands still, after [`Signal::KILL`] until it is gone.
     ///
     /// # Panics

@@ -1,5 +1,6 @@
 //! An isolated installation on the shared test servers: three databases and a topic prefix of its own.
 
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -170,6 +171,23 @@ impl World {
     /// # Panics
     /// When the operating system can't start it.
     pub fn launch(&self, service: Service, settings: &[(&str, &str)]) -> Instance {
+        self.launch_by(&env::binary(service.name()), &[], service, settings)
+    }
+
+    /// Starts an instance that may have this many descriptors, and waits until it answers.
+    ///
+    /// # Panics
+    /// As [`World::start`].
+    pub fn start_with_descriptors(&self, count: usize, service: Service, settings: &[(&str, &str)]) -> Instance {
+        let binary = env::binary(service.name());
+        let args = [format!("--nofile={count}:{count}"), "--".into(), binary.display().to_string()];
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let instance = self.launch_by(Path::new("prlimit"), &args, service, settings);
+        instance.wait_until_ready();
+        instance
+    }
+
+    fn launch_by(&self, program: &Path, args: &[&str], service: Service, settings: &[(&str, &str)]) -> Instance {
         let port = ports::free_port();
         let mut all = self.settings.clone();
         all.push((service.variable("PORT"), port.to_string()));
@@ -177,7 +195,7 @@ impl World {
         let port = value(&all, &service.variable("PORT")).parse().unwrap_or(port);
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}#{number} of {}", service.name(), self.id);
-        let process = Arc::new(Process::start(&name, &env::binary(service.name()), &[], &all));
+        let process = Arc::new(Process::start(&name, program, args, &all));
         self.processes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(process.clone());
         Instance { service, port, api: Api::new(port), process }
     }
