@@ -12,6 +12,8 @@ pub struct PrivateServers {
     env: Vec<(String, String)>,
     /// PostgreSQL's, which root's `run.sh` keeps outside of the folder.
     data: PathBuf,
+    /// Whether they go when this is dropped.
+    ours: bool,
 }
 
 impl PrivateServers {
@@ -21,14 +23,27 @@ impl PrivateServers {
     /// When they do not, with what `run.sh` said.
     pub fn start() -> PrivateServers {
         let folder = std::env::temp_dir().join(format!("saga-servers-{}", Uuid::new_v4().simple()));
-        let mut servers = PrivateServers { folder, env: vec![], data: PathBuf::new() };
+        let servers = PrivateServers { folder, env: vec![], data: PathBuf::new(), ours: true };
         servers.restart();
+        servers.described()
+    }
+
+    /// A pair that runs in this folder already, and is left there when this is dropped.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn of(folder: &Path) -> PrivateServers {
+        PrivateServers { folder: folder.into(), env: vec![], data: PathBuf::new(), ours: false }.described()
+    }
+
+    fn described(mut self) -> PrivateServers {
+        let servers = &mut self;
         let text = std::fs::read_to_string(servers.folder.join("env")).expect("run.sh writes it");
         let assignments = text.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
         servers.env =
             assignments.map(|(name, value)| (name.to_string(), value.trim_matches('\'').to_string())).collect();
         servers.data = servers.ask("select current_setting('data_directory')").into();
-        servers
+        self
     }
 
     /// One of the settings that lead to them, as `ORDER_DATABASE_URL` or `KAFKA_BROKERS`.
@@ -85,6 +100,9 @@ impl PrivateServers {
 
 impl Drop for PrivateServers {
     fn drop(&mut self) {
+        if !self.ours {
+            return;
+        }
         self.run("down");
         let home = self.data.parent().filter(|home| home.starts_with("/var/lib/saga-postgres"));
         for folder in [Some(self.folder.as_path()), home].into_iter().flatten() {

@@ -59,6 +59,12 @@ impl Proxy {
         self.address.port()
     }
 
+    /// Whether the server knows one of the connections passed on by this port.
+    pub fn carries(&self, client_port: u16) -> bool {
+        let is_it = |socket: &TcpStream| socket.local_addr().is_ok_and(|address| address.port() == client_port);
+        lock(&self.state).sockets.iter().any(is_it)
+    }
+
     /// Closes all connections, and closes new ones at once, until [`Proxy::resume`].
     pub fn cut(&self) {
         let mut state = lock(&self.state);
