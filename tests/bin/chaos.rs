@@ -1,0 +1,316 @@
+//! `./run.sh chaos`: places orders on several instances of every service while processes and servers are killed, frozen
+//! and cut off; then checks everything that must be true. Ends with 1 on any violation.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | this one | options, the course of a run, the verdict |
+//! | `stage` | the installation: servers, instances through all their lives, logs |
+//! | `load` | the requests, drawn from the seed; their clients, and what they heard |
+//! | `faults` | what is done to the system, drawn from the seed; what it was doing then |
+//! | `evidence` | a history kept by triggers of our own, the tables, the topics |
+//! | `table` | the table of outcomes, typed in |
+//! | `checker` | the verdict: pure functions over the evidence |
+//! | `spoilt` | tests: each check can fail |
+//! | `report` | what is printed |
+//!
+//! The load is dealt out in shares, one a fault: some of a share goes out before the fault strikes, the rest while it
+//! lasts. So every fault strikes a system at work, however quick the machine is.
+
+#[path = "chaos/checker.rs"]
+mod checker;
+#[path = "chaos/evidence.rs"]
+mod evidence;
+#[path = "chaos/faults.rs"]
+mod faults;
+#[path = "chaos/load.rs"]
+mod load;
+#[path = "chaos/report.rs"]
+mod report;
+#[path = "chaos/stage.rs"]
+mod stage;
+#[path = "chaos/table.rs"]
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use checker::Check;
+use faults::{Busy, Fault};
+use harness::{Api, Service};
+use load::{Asked, Heard, Load, PutIn};
+use stage::Stage;
+
+const USAGE: &str = "chaos [--orders N] [--faults M] [--seed S] [--instances K] [--minutes T]
+  --orders N     requests in all; default 1000
+  --faults M     faults in all; default 12
+  --seed S       what the requests and faults are drawn from; default: another one each time, printed
+  --instances K  of every service; default 2
+  --minutes T    for load and faults; more is a violation; default 15";
+
+/// After the last fault: for restarts, backlogs, and what a session that nobody ends any more may hold.
+const SETTLE_LIMIT: Duration = Duration::from_secs(180);
+const POLL: Duration = Duration::from_millis(5);
+
+/// What is to be done.
+struct Options {
+    orders: usize,
+    faults: usize,
+    seed: u64,
+    instances: usize,
+    limit: Duration,
+}
+
+/// A fault that is over.
+struct Done {
+    what: String,
+    busy: Busy,
+    /// When it was over, in seconds since 1970.
+    healed: f64,
+}
+
+fn main() -> ExitCode {
+    match options().and_then(|options| options.map_or(Ok(true), |options| run(&options))) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// None: the usage was asked for, and printed.
+fn options() -> Result<Option<Options>, String> {
+    use lexopt::prelude::*;
+    let (mut orders, mut faults, mut instances, mut minutes) = (1_000, 12, 2, 15);
+    let mut seed = rand::random::<u32>().into();
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
+        match argument {
+            Long("orders") => orders = number(&mut parser, 1..=1_000_000)?,
+            Long("faults") => faults = number(&mut parser, 0..=1_000)?,
+            Long("seed") => seed = number(&mut parser, 0..=u64::MAX)?,
+            Long("instances") => instances = number(&mut parser, 1..=5)?,
+            Long("minutes") => minutes = number(&mut parser, 1..=1_440)?,
+            Short('h') | Long("help") => {
+                println!("{USAGE}");
+                return Ok(None);
+            }
+            other => return Err(format!("{}\n{USAGE}", other.unexpected())),
+        }
+    }
+    let (orders, faults, instances) = (orders as usize, faults as usize, instances as usize);
+    Ok(Some(Options { orders, faults, seed, instances, limit: Duration::from_secs(60 * minutes) }))
+}
+
+fn number(parser: &mut lexopt::Parser, range: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
+    let value = parser.value().map_err(|error| error.to_string())?;
+    let number = value.to_str().and_then(|text| text.parse().ok()).filter(|number| range.contains(number));
+    number.ok_or(format!("{value:?}: must be a whole number from {} to {}", range.start(), range.end()))
+}
+
+/// False: something is wrong; it is printed.
+fn run(options: &Options) -> Result<bool, String> {
+    let folder = std::env::var_os("RUN_DIR").ok_or("RUN_DIR is not set: start this as ./run.sh chaos")?;
+    let Options { orders, faults, seed, instances, .. } = options;
+    println!("chaos --orders {orders} --faults {faults} --seed {seed} --instances {instances}");
+    let began = Instant::now();
+    let stage = Stage::start(&PathBuf::from(folder), *instances);
+    let (asked, put_in) = (load::draw(*seed, *orders), PutIn::of(*orders));
+    evidence::begin_history(&stage.world).map_err(said)?;
+    put(&stage, &put_in);
+    let load = Load::new(stage.members_of(Service::Order).map(|member| member.port).collect());
+    let (mut heard, done, mut checks) = hurt(options, &stage, &load, &asked, &put_in);
+    let back = stage.answers_within(SETTLE_LIMIT);
+    repeat_given_up(&stage, &asked, &mut heard)?;
+    checks.push(Check {
+        claim: "all instances answer in the end",
+        counted: stage.members.len(),
+        violations: missing(back),
+    });
+    settle(&stage)?;
+    let found = evidence::read(&stage.world).map_err(said)?;
+    checks.extend(checker::check(&asked, &heard, &put_in, &found));
+    report::orders(&heard, &found);
+    checks.push(report_faults(&stage, &done)?);
+    let violations = report::checks(&checks);
+    println!(
+        "\n{} faults, {} orders, {violations} violations, {:.0} s",
+        done.len(),
+        found.orders.len(),
+        began.elapsed().as_secs_f64()
+    );
+    if violations > 0 {
+        println!(
+            "all logs: {}; again: chaos --orders {orders} --faults {faults} --seed {seed} --instances {instances}",
+            stage.keep_logs().display()
+        );
+    }
+    Ok(violations == 0)
+}
+
+fn said(error: postgres::Error) -> String {
+    format!("PostgreSQL: {error}")
+}
+
+fn missing(back: bool) -> Vec<String> {
+    if back { vec![] } else { vec![format!("not within {SETTLE_LIMIT:?}")] }
+}
+
+fn put(stage: &Stage, put_in: &PutIn) {
+    let api = |service| Api::new(stage.members_of(service).next().expect("at least one").port);
+    let (payment, stock) = (api(Service::Payment), api(Service::Stock));
+    put_in.accounts.iter().for_each(|(user, balance)| payment.put_balance(user, *balance));
+    put_in.items.iter().for_each(|(item, quantity)| stock.put_quantity(item, *quantity));
+}
+
+/// Load and faults, to the end of both.
+fn hurt(
+    options: &Options,
+    stage: &Stage,
+    load: &Load,
+    asked: &[Asked],
+    put_in: &PutIn,
+) -> (Vec<Heard>, Vec<Done>, Vec<Check>) {
+    let began = Instant::now();
+    let (mut done, mut snapshots) =
+        (vec![], Check { claim: "money and stock are conserved amid the faults (I2)", counted: 0, violations: vec![] });
+    let heard = thread::scope(|scope| {
+        let clients = scope.spawn(|| load.run(asked, options.seed));
+        let faults = faults::draw(options.seed, options.faults, options.instances);
+        let share = asked.len() as f64 / (faults.len() + 1) as f64;
+        for (number, fault) in faults.iter().enumerate() {
+            let (from, to) = ((number as f64 * share) as usize, ((number + 1) as f64 * share) as usize);
+            done.push(one_fault(number + 1, fault, stage, load, from..to, began));
+            snapshot(stage, put_in, &mut snapshots);
+            if began.elapsed() > options.limit {
+                break;
+            }
+        }
+        load.release(asked.len());
+        wait_until(options.limit.saturating_sub(began.elapsed()), || {
+            tell_of_revived(stage);
+            clients.is_finished()
+        });
+        load.stop();
+        clients.join().expect("no client panics")
+    });
+    let over = if began.elapsed() > options.limit { vec![format!("not within {:?}", options.limit)] } else { vec![] };
+    let unheard = asked.len() - load.done.load(Ordering::SeqCst);
+    let in_time = Check {
+        claim: "all requests are sent and all faults done in time",
+        counted: asked.len() + options.faults,
+        violations: over,
+    };
+    assert!(unheard == 0 || !in_time.violations.is_empty(), "{unheard} requests were not sent");
+    (heard, done, vec![in_time, snapshots])
+}
+
+/// Deals out the first half of a share, strikes in its midst, deals out the rest, heals.
+fn one_fault(
+    number: usize,
+    fault: &Fault,
+    stage: &Stage,
+    load: &Load,
+    share: std::ops::Range<usize>,
+    began: Instant,
+) -> Done {
+    tell_of_revived(stage);
+    let target = fault.aim(stage);
+    let half = share.len() / 2;
+    let moment = share.start + (half as f64 * fault.moment) as usize;
+    load.release(share.start + half);
+    wait_until(Duration::from_secs(30), || load.done.load(Ordering::SeqCst) >= moment);
+    let busy = Busy::now(stage, load);
+    let wound = fault.strike(stage, target);
+    let what = wound.what.clone();
+    report::fault(number, began.elapsed(), &what, &busy);
+    load.release(share.end);
+    wound.heal(stage);
+    Done { what, busy, healed: now() }
+}
+
+fn wait_until(limit: Duration, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() && begun.elapsed() < limit {
+        thread::sleep(POLL);
+    }
+}
+
+/// An instance that ends by itself is started again, as its keeper would, and told of.
+fn tell_of_revived(stage: &Stage) {
+    stage.revive().iter().for_each(|name| println!("     {name} had ended by itself and is started again"));
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Each database by one statement, hence one moment; while it is away there is nothing to see.
+fn snapshot(stage: &Stage, put_in: &PutIn, into: &mut Check) {
+    let accounts = stage.db(Service::Payment).and_then(|mut db| evidence::accounts(&mut db));
+    let items = stage.db(Service::Stock).and_then(|mut db| evidence::items(&mut db));
+    for (put_in, holdings) in [(&put_in.accounts, accounts), (&put_in.items, items)] {
+        if let Ok(holdings) = holdings {
+            into.counted += holdings.len();
+            into.violations.extend(checker::conserved("", put_in, &holdings).violations);
+        }
+    }
+}
+
+/// What a client gave up after an error is repeated with its key; what the key stood for before is noted.
+fn repeat_given_up(stage: &Stage, asked: &[Asked], heard: &mut [Heard]) -> Result<(), String> {
+    let mut db = stage.db(Service::Order).map_err(said)?;
+    let apis: Vec<Api> = stage.members_of(Service::Order).map(|member| Api::new(member.port)).collect();
+    for (number, (asked, heard)) in asked.iter().zip(heard).enumerate() {
+        if heard.given_up.is_none() {
+            continue;
+        }
+        heard.given_up = Some(evidence::standing(&mut db, &asked.key).map_err(said)?);
+        let mut attempts = 0;
+        while load::ask(&apis[number % apis.len()], asked, heard) && attempts < 10 {
+            attempts += 1;
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+    Ok(())
+}
+
+/// Waits until nothing is left to happen, or the limit has passed; what is not settled then, the checks will name.
+fn settle(stage: &Stage) -> Result<(), String> {
+    let begun = Instant::now();
+    while begun.elapsed() < SETTLE_LIMIT {
+        let (orders, rows) = evidence::unfinished(&stage.world).map_err(said)?;
+        if (orders, rows) == (0, 0) && Service::ALL.iter().all(|service| stage.world.is_at_the_ends(*service)) {
+            println!("\nsettled {:.1} s after the last request", begun.elapsed().as_secs_f64());
+            return Ok(());
+        }
+        tell_of_revived(stage);
+        thread::sleep(Duration::from_millis(200));
+    }
+    println!("\nNOT settled within {SETTLE_LIMIT:?}");
+    Ok(())
+}
+
+/// How long orders took to settle after each fault; at least half of the faults must have struck a busy system.
+fn report_faults(stage: &Stage, done: &[Done]) -> Result<Check, String> {
+    let mut db = stage.db(Service::Order).map_err(said)?;
+    let mut longest = (0.0, String::from("none was open"));
+    for fault in done {
+        let (_, seconds) = evidence::settled_after(&mut db, fault.healed).map_err(said)?;
+        if seconds > longest.0 {
+            longest = (seconds, fault.what.clone());
+        }
+    }
+    let busy = done.iter().filter(|fault| fault.busy.is_busy()).count();
+    println!("\n{} faults, {busy} of them struck a busy system", done.len());
+    println!(
+        "longest time from a fault's end until the last order open then was settled, whatever struck meanwhile: {:.1} s ({})",
+        longest.0, longest.1
+    );
+    let idle = if 2 * busy < done.len() { vec![format!("only {busy} of {}", done.len())] } else { vec![] };
+    Ok(Check { claim: "at least half of the faults struck a busy system", counted: done.len(), violations: idle })
+}

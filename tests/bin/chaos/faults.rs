@@ -1,0 +1,235 @@
+//! What is done to the system, drawn from the seed; what it was doing at that moment.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::{Service, Signal};
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
+
+use crate::load::Load;
+use crate::stage::{Member, Stage};
+
+/// Longer than every session limit of the services in PostgreSQL (5 s), at times also than that of the consumer group
+/// (10 s), so that a frozen one loses what it holds.
+const FREEZE_MILLIS: std::ops::Range<u64> = 6_000..12_000;
+/// Shorter and longer than the services' limits for a database call.
+const OUTAGE_MILLIS: std::ops::Range<u64> = 300..7_000;
+/// For somebody to lead, before any instance will do.
+const LEADER_LIMIT: Duration = Duration::from_secs(10);
+
+/// What can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// kill -9 of an instance.
+    Kill,
+    /// An instance stopped, and continued later.
+    Freeze,
+    /// kill -9 of the instance that leads a relay.
+    KillLeader,
+    /// That instance stopped, and continued later.
+    FreezeLeader,
+    /// `pg_terminate_backend` of a service's sessions, each with even chances.
+    EndSessions,
+    /// All connections of an instance to its database cut, new ones refused.
+    CutDatabase,
+    /// The database's answers to an instance kept back.
+    DelayDatabase,
+    /// kill -9 of the postmaster.
+    KillPostgres,
+    /// kill -9 of the broker.
+    KillBroker,
+}
+
+impl Kind {
+    const ALL: [Kind; 9] = [
+        Kind::Kill,
+        Kind::Freeze,
+        Kind::KillLeader,
+        Kind::FreezeLeader,
+        Kind::EndSessions,
+        Kind::CutDatabase,
+        Kind::DelayDatabase,
+        Kind::KillPostgres,
+        Kind::KillBroker,
+    ];
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// What.
+    pub kind: Kind,
+    service: Service,
+    /// Which of the service's instances, if any will do.
+    member: usize,
+    length: Duration,
+    /// How far into its share of the orders it strikes, from 0 to 1.
+    pub moment: f64,
+}
+
+/// All faults of a run: every kind once before one comes again.
+pub fn draw(seed: u64, count: usize, instances: usize) -> Vec<Fault> {
+    let mut random = StdRng::seed_from_u64(seed.rotate_left(17));
+    let mut kinds: Vec<Kind> = Vec::new();
+    while kinds.len() < count {
+        let mut all = Kind::ALL;
+        all.shuffle(&mut random);
+        kinds.extend(all);
+    }
+    kinds.into_iter().take(count).map(|kind| one(kind, instances, &mut random)).collect()
+}
+
+fn one(kind: Kind, instances: usize, random: &mut StdRng) -> Fault {
+    let freezes = matches!(kind, Kind::Freeze | Kind::FreezeLeader);
+    let length = random.random_range(if freezes { FREEZE_MILLIS } else { OUTAGE_MILLIS });
+    Fault {
+        kind,
+        service: *Service::ALL.choose(random).expect("three"),
+        member: random.random_range(0..instances),
+        length: Duration::from_millis(length),
+        moment: random.random_range(0.0..1.0),
+    }
+}
+
+/// What the system was doing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Busy {
+    /// Outbox rows of all services.
+    pub waiting: i64,
+    /// Transactions of the services, open in PostgreSQL.
+    pub open: i64,
+    /// Requests sent and not yet answered.
+    pub in_flight: usize,
+}
+
+impl Busy {
+    /// What it is doing now.
+    pub fn now(stage: &Stage, load: &Load) -> Busy {
+        let mut busy = Busy { in_flight: load.in_flight.load(Ordering::SeqCst), ..Busy::default() };
+        for service in Service::ALL {
+            let sql = format!(
+                "select (select count(*) from {}_outbox), (select count(*) from pg_stat_activity
+                  where datname = current_database() and pid <> pg_backend_pid() and xact_start is not null)",
+                service.name()
+            );
+            if let Ok(row) = stage.db(service).and_then(|mut db| db.query_one(&sql, &[])) {
+                busy.waiting += row.get::<_, i64>(0);
+                busy.open += row.get::<_, i64>(1);
+            }
+        }
+        busy
+    }
+
+    /// Whether there was anything to hurt.
+    pub fn is_busy(&self) -> bool {
+        self.waiting > 0 || self.open > 0 || self.in_flight > 0
+    }
+}
+
+/// A fault that has struck and is not over.
+pub struct Wound<'a> {
+    /// What was struck.
+    pub what: String,
+    healing: Healing<'a>,
+    length: Duration,
+}
+
+enum Healing<'a> {
+    Restart(&'a Member),
+    Continue(&'a Member),
+    Resume(&'a Member),
+    Servers,
+    None,
+}
+
+impl Fault {
+    /// Chooses whom to hurt; a relay's leader is waited for.
+    pub fn aim<'a>(&self, stage: &'a Stage) -> &'a Member {
+        let any = stage.members_of(self.service).nth(self.member).expect("so many instances");
+        if !matches!(self.kind, Kind::KillLeader | Kind::FreezeLeader) {
+            return any;
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < LEADER_LIMIT {
+            if let Some(leader) = stage.leader(self.service) {
+                return leader;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        any
+    }
+
+    /// Does it.
+    pub fn strike<'a>(&self, stage: &'a Stage, target: &'a Member) -> Wound<'a> {
+        let (name, length) = (target.name(), self.length);
+        let wound = |what: String, healing| Wound { what, healing, length };
+        match self.kind {
+            Kind::Kill | Kind::KillLeader => {
+                target.signal(Signal::KILL);
+                wound(format!("kill -9 of {}", self.title(&name)), Healing::Restart(target))
+            }
+            Kind::Freeze | Kind::FreezeLeader => {
+                target.signal(Signal::STOP);
+                wound(format!("{} frozen for {length:?}", self.title(&name)), Healing::Continue(target))
+            }
+            Kind::EndSessions => {
+                let ended = end_sessions(stage, self.service);
+                wound(format!("{ended} sessions of {} ended", self.service.name()), Healing::None)
+            }
+            Kind::CutDatabase => {
+                target.proxy.cut();
+                wound(format!("{name} cut off from its database for {length:?}"), Healing::Resume(target))
+            }
+            Kind::DelayDatabase => {
+                target.proxy.hold();
+                wound(format!("the database's answers to {name} delayed by {length:?}"), Healing::Resume(target))
+            }
+            Kind::KillPostgres => {
+                stage.servers.kill_postgres();
+                wound("kill -9 of PostgreSQL".into(), Healing::Servers)
+            }
+            Kind::KillBroker => {
+                stage.servers.kill_kafka();
+                wound("kill -9 of the broker".into(), Healing::Servers)
+            }
+        }
+    }
+
+    fn title(&self, name: &str) -> String {
+        match self.kind {
+            Kind::KillLeader | Kind::FreezeLeader => format!("{name}, which leads its relay,"),
+            _ => name.to_string(),
+        }
+    }
+}
+
+impl Wound<'_> {
+    /// Waits for the fault's length and ends it. A restarted instance may not answer yet.
+    pub fn heal(self, stage: &Stage) {
+        match self.healing {
+            Healing::Restart(member) => stage.restart(member),
+            Healing::Continue(member) => {
+                thread::sleep(self.length);
+                member.signal(Signal::CONT);
+            }
+            Healing::Resume(member) => {
+                thread::sleep(self.length);
+                member.proxy.resume();
+            }
+            Healing::Servers => stage.servers.restart(),
+            Healing::None => {}
+        }
+    }
+}
+
+fn end_sessions(stage: &Stage, service: Service) -> i64 {
+    let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                where datname = current_database() and pid <> pg_backend_pid() and application_name like $1
+                  and random() < 0.5";
+    let pattern = format!("{}%", service.name());
+    let ended = stage.db(service).and_then(|mut db| db.query_one(sql, &[&pattern]));
+    ended.map_or(0, |row| row.get(0))
+}

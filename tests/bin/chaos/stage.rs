@@ -1,0 +1,157 @@
+//! The installation: several instances of each service, each with a proxy of its own before the database.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use harness::private::PrivateServers;
+use harness::{Instance, Proxy, Service, Signal, World, env};
+use postgres::{Client, NoTls};
+
+/// An instance under its name and port, through all its lives.
+pub struct Member {
+    /// Which service.
+    pub service: Service,
+    /// From 1.
+    pub number: usize,
+    /// The same in every life.
+    pub port: u16,
+    /// Between it and its database.
+    pub proxy: Proxy,
+    lives: Mutex<Vec<Instance>>,
+}
+
+impl Member {
+    /// As `order-1`.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.service.name(), self.number)
+    }
+
+    fn lives(&self) -> MutexGuard<'_, Vec<Instance>> {
+        self.lives.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A signal to its present life.
+    pub fn signal(&self, signal: Signal) {
+        self.lives().last().expect("it was started").signal(signal);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.lives().last().expect("it was started").process().ended().is_some()
+    }
+
+    fn answers(&self) -> bool {
+        self.lives().last().expect("it was started").api().call("GET", "/dead-letters", &[], None).is_ok()
+    }
+}
+
+/// All that runs.
+pub struct Stage {
+    /// Databases, topics, processes.
+    pub world: World,
+    /// PostgreSQL and Kafka, nobody else's.
+    pub servers: PrivateServers,
+    /// All instances of all services.
+    pub members: Vec<Member>,
+    log_folder: PathBuf,
+}
+
+impl Stage {
+    /// Starts everything on the private servers that `run.sh` started in `folder`.
+    ///
+    /// # Panics
+    /// When something does not start.
+    pub fn start(folder: &Path, instances: usize) -> Stage {
+        let servers = PrivateServers::of(folder);
+        let world = World::new("chaos");
+        let members = Service::ALL.iter().flat_map(|service| (1..=instances).map(|number| (*service, number)));
+        let members: Vec<Member> = members.map(|(service, number)| member(&world, service, number)).collect();
+        members.iter().for_each(|member| member.lives()[0].wait_until_ready());
+        Stage { world, servers, members, log_folder: folder.join("log") }
+    }
+
+    /// The instances of one service.
+    pub fn members_of(&self, service: Service) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |member| member.service == service)
+    }
+
+    /// Starts a member's next life, on its port.
+    pub fn restart(&self, member: &Member) {
+        let next = launch(&self.world, member.service, &member.proxy, Some(member.port));
+        member.lives().push(next);
+    }
+
+    /// Starts those again that ended without being killed; answers their names.
+    pub fn revive(&self) -> Vec<String> {
+        let ended: Vec<&Member> = self.members.iter().filter(|member| member.has_ended()).collect();
+        ended.iter().for_each(|member| self.restart(member));
+        ended.iter().map(|member| member.name()).collect()
+    }
+
+    /// Waits until every instance answers; whether they all do.
+    pub fn answers_within(&self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            self.revive();
+            if self.members.iter().all(Member::answers) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        false
+    }
+
+    /// A connection of our own to a service's database, past all proxies.
+    ///
+    /// # Errors
+    /// When PostgreSQL is away.
+    pub fn db(&self, service: Service) -> Result<Client, postgres::Error> {
+        Client::connect(&self.world.database_url(service), NoTls)
+    }
+
+    /// The member whose relay holds the leader's lock of its database; none while nobody leads.
+    pub fn leader(&self, service: Service) -> Option<&Member> {
+        let sql = "select a.client_port from pg_locks l join pg_stat_activity a using (pid)
+                    where l.locktype = 'advisory' and l.classid = 7301 and l.objid = 2 and l.granted
+                      and a.datname = current_database()";
+        let row = self.db(service).ok()?.query_opt(sql, &[]).ok()??;
+        let port = u16::try_from(row.get::<_, i32>(0)).ok()?;
+        self.members_of(service).find(|member| member.proxy.carries(port))
+    }
+
+    /// Writes the logs of all lives to files; answers their folder.
+    pub fn keep_logs(&self) -> &Path {
+        for member in &self.members {
+            for (life, instance) in member.lives().iter().enumerate() {
+                let file = self.log_folder.join(format!("{}.life-{}.log", member.name(), life + 1));
+                let _ = fs::write(file, instance.log());
+            }
+        }
+        &self.log_folder
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("all logs: {}", self.keep_logs().display());
+        }
+    }
+}
+
+fn member(world: &World, service: Service, number: usize) -> Member {
+    let proxy = Proxy::to(&env::postgres_address());
+    let first = launch(world, service, &proxy, None);
+    Member { service, number, port: first.port(), proxy, lives: Mutex::new(vec![first]) }
+}
+
+fn launch(world: &World, service: Service, proxy: &Proxy, port: Option<u16>) -> Instance {
+    let upper = service.name().to_uppercase();
+    let (url_name, port_name) = (format!("{upper}_DATABASE_URL"), format!("{upper}_PORT"));
+    let url = world.database_url_at(service, &proxy.addr());
+    let port = port.map(|port| port.to_string());
+    let mut settings = vec![(url_name.as_str(), url.as_str())];
+    settings.extend(port.iter().map(|port| (port_name.as_str(), port.as_str())));
+    world.launch(service, &settings)
+}
