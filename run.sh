@@ -238,7 +238,17 @@ pid_of() {
   else
     [ -r "$DIR/pid/$1" ] && { read -r pid && read -r mark; } <"$DIR/pid/$1"
   fi || return 1
-  case "$(command_line "$pid")" in *"$mark"*) say "$pid" ;; *) return 1 ;; esac
+  case "$(settled_command_line "$pid")" in *"$mark"*) say "$pid" ;; *) return 1 ;; esac
+}
+# While a process becomes another program its command line is empty for a moment.
+settled_command_line() {
+  local line
+  for _ in 1 2 3 4 5; do
+    line=$(command_line "$1")
+    if [ -n "$line" ] || ! kill -0 "$1" 2>/dev/null; then break; fi
+    sleep 0.1
+  done
+  say "$line"
 }
 runs() { pid_of "$1" >/dev/null; }
 gone() { ! runs "$1"; }
@@ -910,8 +920,8 @@ up() {
     read_servers
     count_brokers
     say "Already running (./run.sh start NAME starts one, ./run.sh down stops all):"
-    status || true
-    return 0
+    status # ends with 1 if something is not ready
+    return
   fi
   bring_up
   introduce
@@ -931,9 +941,11 @@ follow() {
   show_logs +1 $(all_instances)
   while sleep 1; do
     [ -n "$(recorded)" ] || { say "Everything was stopped by another call."; exit 0; }
-    for name in $(recorded); do
+    for name in $(recorded) postgres; do
+      if runs "$name"; then reported=${reported/ $name / }; continue; fi
       case $reported in *" $name "*) continue ;; esac
-      if ! runs "$name" && [ -e "$DIR/pid/$name" ]; then
+      # what was stopped on purpose has left no file behind
+      if [ -e "$DIR/pid/$name" ] || { [ "$name" = postgres ] && [ -e "$PG_DATA/postmaster.pid" ]; }; then
         warn "$name has ended by itself; log: $DIR/log/$name.log; ./run.sh start $name"
         reported="$reported$name "
       fi
@@ -1043,7 +1055,7 @@ one() { # stop|start|restart NAME
     stop/*) ;;
     */kafka*) need java; keep_ports; start_kafka $names ;;
     */postgres) need postgres; port_is_ours postgres "$POSTGRES_PORT"; start_postgres ;;
-    *) start_services $names ;;
+    *) start_services $names; write_env ;;
   esac
   unlock
 }
