@@ -20,7 +20,7 @@ pub enum Error {
 /// Result with [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Who has to act (question 4 of the design).
+/// Who has to act (ARCHITECTURE.md, "When handling fails").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     /// The message itself can't be handled: SQLSTATE classes 22 and 23, a caught panic.
