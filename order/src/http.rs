@@ -126,8 +126,13 @@ fn answer(asked: &NewOrder, placed: Placed) -> Response {
 }
 
 fn outcome_unknown(asked: &NewOrder) -> Problem {
-    let what = "outcome unknown, the database did not answer in time; repeat the request with the same Idempotency-Key";
-    Problem::unavailable(format!("order {}: {what}", asked.order_id), 2)
+    let order_id = asked.order_id;
+    let what_to_do = match asked.key {
+        Some(_) => "repeat the request with the same Idempotency-Key".to_string(),
+        None => format!("look at /orders/{order_id} before you repeat the request"),
+    };
+    let detail = format!("order {order_id}: outcome unknown, the database did not answer in time; {what_to_do}");
+    Problem::unavailable(detail, 2).with_order(order_id)
 }
 
 fn is_same(asked: &NewOrder, order: &Order) -> bool {

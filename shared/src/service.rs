@@ -30,6 +30,8 @@ use crate::{logging, schema, topics};
 const STOP_LIMIT: Duration = Duration::from_millis(9_000);
 /// The share of it in which requests under way are answered and the relay may finish its turn.
 const GRACE: Duration = Duration::from_secs(4);
+/// One attempt to reach Kafka at the start; short, so that waiting is told soon and ends near its limit.
+const STARTUP_ATTEMPT: Duration = Duration::from_secs(3);
 
 /// What `main` does: settings, log, signals, `run`. Exit code 2: bad settings; 1: stopped by an error.
 pub fn main(service: Service, run: impl FnOnce(Config, Stop, Shutdown) -> Result<()>) -> ExitCode {
@@ -89,9 +91,13 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     schema::migrate(&mut session, config.service, migrations)?;
     let mut session = connector.connect()?;
     let install_id = session.query("select install_id from install", &[])?[0].get(0);
-    let mut admin = Admin::new(kafka::Config::new(config.brokers.clone(), config.service.name()), Interrupt::new());
-    wait_for("Kafka", until, shutdown, || topics::create(&mut admin, config))?;
-    relay::require_own_position(&mut admin, config.service, &config.topic_prefix, install_id)?;
+    let mut kafka = kafka::Config::new(config.brokers.clone(), config.service.name());
+    kafka.request_timeout = STARTUP_ATTEMPT;
+    let mut admin = Admin::new(kafka, Interrupt::new());
+    wait_for("Kafka", until, shutdown, || {
+        topics::create(&mut admin, config)?;
+        relay::require_own_position(&mut admin, config.service, &config.topic_prefix, install_id)
+    })?;
     Ok(Ready { install_id, connector })
 }
 

@@ -188,7 +188,10 @@ fn unknown_outcome(answer: &Answer) -> Uuid {
     let sentence = format!(
         "order {id}: outcome unknown, the database did not answer in time; repeat the request with the same Idempotency-Key"
     );
-    assert_eq!(answer.json, json!({"title": "Service Unavailable", "status": 503, "detail": sentence}));
+    assert_eq!(
+        answer.json,
+        json!({"title": "Service Unavailable", "status": 503, "detail": sentence, "orderId": id.to_string()})
+    );
     id
 }
 

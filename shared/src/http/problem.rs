@@ -2,6 +2,7 @@
 
 use super::message::{Response, reason};
 use serde::Serialize;
+use uuid::Uuid;
 
 /// An error answer (RFC 9457). `title` is the status's reason phrase.
 #[derive(Clone, Debug, Serialize)]
@@ -11,6 +12,8 @@ pub struct Problem {
     detail: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
+    #[serde(skip_serializing_if = "Option::is_none", rename = "orderId")]
+    order_id: Option<Uuid>,
     #[serde(skip)]
     headers: Vec<(&'static str, String)>,
 }
@@ -28,7 +31,7 @@ impl Problem {
     /// A problem with an HTTP `status` and a sentence for the client's developer.
     pub fn new(status: u16, detail: impl Into<String>) -> Self {
         let (errors, headers) = (Vec::new(), Vec::new());
-        Problem { title: reason(status), status, detail: detail.into(), errors, headers }
+        Problem { title: reason(status), status, detail: detail.into(), errors, order_id: None, headers }
     }
 
     /// A 422 that blames one field.
@@ -46,6 +49,11 @@ impl Problem {
     pub fn with_error(mut self, field: impl Into<String>, detail: impl Into<String>) -> Self {
         self.errors.push(FieldError { field: field.into(), detail: detail.into() });
         self
+    }
+
+    /// The same problem, about this order (a member `orderId`).
+    pub fn with_order(self, order_id: Uuid) -> Self {
+        Problem { order_id: Some(order_id), ..self }
     }
 
     /// The same problem with one more response header, as `Allow` or `Retry-After`.
