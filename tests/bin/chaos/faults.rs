@@ -70,14 +70,14 @@ pub struct Fault {
     pub moment: f64,
 }
 
-/// All faults of a run: every kind once before one comes again.
-pub fn draw(seed: u64, count: usize, instances: usize) -> Vec<Fault> {
+/// All faults of a run: every kind (but the kill of a broker that is to be spared) once before one comes again.
+pub fn draw(seed: u64, count: usize, instances: usize, spare_broker: bool) -> Vec<Fault> {
     let mut random = StdRng::seed_from_u64(seed.rotate_left(17));
     let mut kinds: Vec<Kind> = Vec::new();
     while kinds.len() < count {
         let mut all = Kind::ALL;
         all.shuffle(&mut random);
-        kinds.extend(all);
+        kinds.extend(all.into_iter().filter(|kind| !spare_broker || *kind != Kind::KillBroker));
     }
     kinds.into_iter().take(count).map(|kind| one(kind, instances, &mut random)).collect()
 }
