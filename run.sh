@@ -19,6 +19,9 @@ usage() {
 ./run.sh psql SERVICE [ARG...]    psql on the database of order, stock or payment
 ./run.sh demo                     plays every outcome of an order against the running system, which is started if need be
 ./run.sh bench [ARG...]           measures the running system, which is started if need be
+./run.sh chaos [--orders N] [--faults M] [--seed S] [--instances K] [--minutes T] [--spare-broker]
+                                  places orders on servers and instances of its own while they are killed, frozen and cut
+                                  off; checks that nothing was lost and nothing happened twice
 ./run.sh test [-- ARG...]         format, lints and all tests, on servers of their own; what follows -- goes to the tests
 ./run.sh help                     this text
 
@@ -59,6 +62,7 @@ SERVICE_STOP_LIMIT=10 # what a service may take to finish what it has claimed
 SERVER_STOP_LIMIT=30
 LOCK_LIMIT=120
 TEST_LIMIT=1500
+CHAOS_LIMIT=90000     # its own limits are stricter; this one is above a day of --minutes
 TOOL_LIMIT=60
 
 # ---------------------------------------------------------------------------------------------------------------- words
@@ -1113,17 +1117,35 @@ run_tests() {
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked --workspace --no-run
   stage "servers" test_servers
   ON_EXIT=end_tests
-  # The tests get addresses, and none of the settings of a running system.
-  local brokers=$KAFKA_BROKERS
-  # shellcheck disable=SC2086
-  unset $PLACES $TUNABLES
-  export KAFKA_BROKERS=$brokers TEST_LOG_DIR=$DIR/log
-  TEST_BIN_DIR=$(target_dir)/debug
-  export TEST_BIN_DIR
+  addresses_only
   stage "tests" limited "$TEST_LIMIT" cargo test --locked --workspace --no-fail-fast "$@"
   STAGE=
   say ""
   say "All passed, in $((SECONDS - begin)) s:$STAGES"
+}
+
+# The tests get addresses, and none of the settings of a running system.
+addresses_only() {
+  local brokers=$KAFKA_BROKERS
+  # shellcheck disable=SC2086
+  unset $PLACES $TUNABLES
+  export KAFKA_BROKERS=$brokers TEST_LOG_DIR=$DIR/log RUN_DIR=$DIR
+  TEST_BIN_DIR=$(target_dir)/debug
+  export TEST_BIN_DIR
+}
+
+# On private servers in a folder of its own: the servers are killed too.
+chaos() { # ARG...
+  case " $* " in *" --help "* | *" -h "*) usage | sed -n '/ chaos /,/twice/p'; return ;; esac
+  cd "$ROOT"
+  need cargo linker postgres java maven
+  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-chaos.XXXXXX")" && pwd -P)"
+  ON_EXIT=end_tests
+  stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bins
+  stage "servers" test_servers
+  ON_EXIT=end_tests
+  addresses_only
+  stage "chaos" limited "$CHAOS_LIMIT" "$TEST_BIN_DIR/chaos" "$@"
 }
 
 STAGE='' STAGES=''
@@ -1198,6 +1220,7 @@ main() {
     topics) topics "$@" ;;
     psql) service_psql "$@" ;;
     demo | bench) play "$command" "$@" ;;
+    chaos) chaos "$@" ;;
     test) run_tests "$@" ;;
     help | -h | --help) usage ;;
     libs) fetch_kafka "${1:-$KAFKA_VERSION}"; kafka_libs "${1:-$KAFKA_VERSION}" ;;
