@@ -22,7 +22,8 @@ usage() {
 ./run.sh chaos [--orders N] [--faults M] [--seed S] [--instances K] [--minutes T] [--spare-broker]
                                   places orders on servers and instances of its own while they are killed, frozen and cut
                                   off; checks that nothing was lost and nothing happened twice
-./run.sh test [-- ARG...]         format, lints and all tests, on servers of their own; what follows -- goes to the tests
+./run.sh test [-- ARG...]         format, lints, all tests and a minute of chaos, on servers of their own; what follows --
+                                  goes to the tests, and then there is no chaos
 ./run.sh help                     this text
 
 Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh
@@ -1119,6 +1120,8 @@ run_tests() {
   ON_EXIT=end_tests
   addresses_only
   stage "tests" limited "$TEST_LIMIT" cargo test --locked --workspace --no-fail-fast "$@"
+  # About a minute. With a choice of tests nobody asks for it.
+  [ $# != 0 ] || stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --seed 3 --orders 1000 --faults 10 --spare-broker
   STAGE=
   say ""
   say "All passed, in $((SECONDS - begin)) s:$STAGES"
