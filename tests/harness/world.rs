@@ -174,13 +174,18 @@ impl World {
         self.launch_by(&env::binary(service.name()), &[], service, settings)
     }
 
-    /// Starts an instance that may have this many descriptors, and waits until it answers.
+    /// Starts an instance with this limit of descriptors, soft and hard, and waits until it answers.
     ///
     /// # Panics
     /// As [`World::start`].
-    pub fn start_with_descriptors(&self, count: usize, service: Service, settings: &[(&str, &str)]) -> Instance {
+    pub fn start_with_descriptors(
+        &self,
+        limit: (usize, usize),
+        service: Service,
+        settings: &[(&str, &str)],
+    ) -> Instance {
         let binary = env::binary(service.name());
-        let args = [format!("--nofile={count}:{count}"), "--".into(), binary.display().to_string()];
+        let args = [format!("--nofile={}:{}", limit.0, limit.1), "--".into(), binary.display().to_string()];
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let instance = self.launch_by(Path::new("prlimit"), &args, service, settings);
         instance.wait_until_ready();
