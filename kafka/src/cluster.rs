@@ -153,9 +153,12 @@ impl Cluster {
     /// Only for requests that may be sent twice.
     pub(crate) fn call_any<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<(String, R::Response)> {
         let mut causes = Vec::new();
-        for address in self.addresses() {
-            match self.call(&address, request, deadline, Repeat::Harmless) {
-                Ok(answer) => return Ok((address, answer)),
+        let addresses = self.addresses();
+        for (asked, address) in addresses.iter().enumerate() {
+            // A broker that hangs must leave time to ask the others.
+            let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - asked) as u32;
+            match self.call(address, request, Instant::now() + share, Repeat::Harmless) {
+                Ok(answer) => return Ok((address.clone(), answer)),
                 Err(error) if error.passes() => causes.push(error.to_string()),
                 // Not a broker, or one that speaks something else: worth a try elsewhere, but worth telling too.
                 Err(error @ (Error::Frame { .. } | Error::Decode { .. })) => causes.push(error.to_string()),
