@@ -145,6 +145,11 @@ impl Cluster {
         connection.receive(sent).inspect_err(|_| self.drop_connection(address))
     }
 
+    /// Whether [`receive`](Cluster::receive) would not have to wait: for an answer's beginning, or to learn that none will come.
+    pub(crate) fn has_input(&self, address: &str) -> bool {
+        self.connections.get(address).is_none_or(Connection::has_input)
+    }
+
     pub(crate) fn drop_connection(&mut self, address: &str) {
         self.connections.remove(address);
     }

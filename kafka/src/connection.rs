@@ -39,6 +39,13 @@ pub(crate) struct Sent<R> {
     request: PhantomData<R>,
 }
 
+impl<R> Sent<R> {
+    /// When its answer is given up.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
 impl Connection {
     /// Connects and asks for the broker's versions, within the connect timeout.
     pub(crate) fn open(address: &str, config: &Config, wakes: &Interrupt) -> Result<Connection> {
@@ -80,7 +87,12 @@ impl Connection {
 
     /// Whether the broker has cut it already.
     pub(crate) fn is_stale(&self) -> bool {
-        self.stream.is_stale()
+        self.stream.has_input()
+    }
+
+    /// Whether an answer has begun to arrive, or the broker has cut it.
+    pub(crate) fn has_input(&self) -> bool {
+        self.stream.has_input()
     }
 
     /// Sends a request and waits for its answer.

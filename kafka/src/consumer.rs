@@ -1,6 +1,6 @@
 //! Reading assigned partitions by long polls. Groups are a matter of [`Group`](crate::Group); this knows only positions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::admin::{OffsetSpec, list_offsets};
 use crate::batch::Corrupt;
 use crate::cluster::Cluster;
+use crate::codes::Refresh;
 use crate::config::Config;
 use crate::connection::Sent;
 use crate::error::{Error, ErrorCode, Result};
@@ -26,6 +27,10 @@ use crate::retry::Retry;
 const GONE_AFTER: Duration = Duration::from_secs(2);
 /// The pause of a poll that had nothing it could ask for, so that a loop of polls does not spin.
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
+/// How often several brokers are looked at in turn for an answer: a small part of the time a record takes anyway.
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
+/// For so long at least a broker that can't be reached is not tried again, while there are others to read from.
+const AWAY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which records a reader sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,15 +129,28 @@ pub enum Polled {
 /// Reads assigned partitions, each from a position of its own.
 ///
 /// Leaders, topic ids and connections are looked after inside: a partition whose leader moved or whose broker is away yields nothing for a while.
+///
+/// Fetches have connections of their own, one a broker, on which nothing else is asked. One that is not answered yet goes on when
+/// another broker's answer ends the poll, so that a broker without news, or one that hangs, delays no other's records.
 pub struct Consumer {
+    /// For everything but fetches.
     cluster: Cluster,
+    fetches: Cluster,
+    /// The fetches that are not answered yet, by their broker's address.
+    asked: BTreeMap<String, Asked>,
     interrupt: Interrupt,
     config: FetchConfig,
     /// In the order they are asked for: those that had records go to the end, so that a full answer starves nobody.
     assigned: Vec<Assigned>,
     /// Leaders or topic ids have to be looked up before the next fetch.
     stale: bool,
-    /// Whose range has to be asked for, once no other answer is awaited on the connections.
+    /// Brokers that could not be reached, by address, and until when they are left alone.
+    away: HashMap<String, Instant>,
+    /// What was logged last of a broker that others make up for.
+    told: Option<String>,
+    /// An answer of the current poll refused some partition; to ask again at once would be in vain.
+    refused: bool,
+    /// Whose range has to be asked for, once all answers are read.
     out_of_range: Vec<TopicPartition>,
 }
 
@@ -145,15 +163,27 @@ struct Assigned {
 
 /// One broker's part of a poll.
 struct Asked {
-    leader: String,
     sent: Sent<FetchRequest>,
+    /// From where each partition was asked for.
+    from: HashMap<(Uuid, i32), i64>,
 }
 
 impl Consumer {
     /// Without partitions and without any I/O yet.
     pub fn new(config: Config, interrupt: Interrupt, fetch: FetchConfig) -> Consumer {
-        let cluster = Cluster::new(config, interrupt.clone());
-        Consumer { cluster, interrupt, config: fetch, assigned: Vec::new(), stale: true, out_of_range: Vec::new() }
+        Consumer {
+            cluster: Cluster::new(config.clone(), interrupt.clone()),
+            fetches: Cluster::new(config, interrupt.clone()),
+            asked: BTreeMap::new(),
+            interrupt,
+            config: fetch,
+            assigned: Vec::new(),
+            stale: true,
+            away: HashMap::new(),
+            told: None,
+            refused: false,
+            out_of_range: Vec::new(),
+        }
     }
 
     /// Replaces the assignment: exactly these partitions, each from the offset given, none of them paused.
@@ -166,12 +196,21 @@ impl Consumer {
         };
         self.assigned = partitions.iter().map(assigned).collect();
         self.stale = true;
+        self.give_up(|_| true);
     }
 
     /// The next poll reads this partition from `offset` on. Nothing happens if it isn't assigned.
     pub fn seek(&mut self, partition: &TopicPartition, offset: i64) {
-        if let Some(assigned) = self.find(partition) {
-            assigned.position = offset;
+        let Some(assigned) = self.find(partition) else { return };
+        assigned.position = offset;
+        let key = key(partition);
+        self.give_up(|asked| asked.from.get(&key).is_some_and(|from| *from != offset));
+    }
+
+    /// Waits no longer for the answers of these fetches, which would keep their brokers from being asked anew.
+    fn give_up(&mut self, which: impl Fn(&Asked) -> bool) {
+        for (leader, _) in self.asked.extract_if(.., |_, asked| which(asked)) {
+            self.fetches.drop_connection(&leader);
         }
     }
 
@@ -198,36 +237,65 @@ impl Consumer {
         self.assigned.iter_mut().find(|assigned| assigned.partition == *partition)
     }
 
-    /// One long poll at every broker that leads an unpaused partition.
+    /// A long poll at every broker that leads an unpaused partition, until one of them answers.
     ///
-    /// Returns what was found, possibly nothing. Positions have moved past all the records returned. Without anything to ask for it
-    /// returns after a short pause. Errors: `Io`, `Timeout`, `NoBroker` of a broker that is away (poll again), `Refused` for rights, `Frame`
-    /// and `Decode` for what isn't Kafka, `Interrupted`. An error loses no records: it is returned only when no broker has given any.
+    /// Returns what was found, possibly nothing. Positions have moved past all the records returned. Without anything to ask for, or when
+    /// a broker refuses, it returns after a short pause. A broker that is away is logged and left out while another one gives answers. Errors: `Io`, `Timeout`, `NoBroker` of a broker that is away (poll again), `Refused`
+    /// for rights, `Frame` and `Decode` for what isn't Kafka, `Interrupted`. An error loses no records: it is returned only when no broker has given any.
     pub fn poll(&mut self) -> Result<Vec<Polled>> {
         self.interrupt.check()?;
+        self.refused = false;
         let mut polled = self.look_up()?;
-        let (asked, mut failure) = self.ask();
-        if asked.is_empty() && polled.is_empty() && failure.is_none() {
-            self.interrupt.sleep(self.config.max_wait.min(IDLE_PAUSE))?;
-        }
-        for Asked { leader, sent } in asked {
-            let answered = self.cluster.receive(&leader, sent);
-            let read = answered.and_then(|answer| self.read(&leader, answer, &mut polled));
+        let mut failure = self.ask();
+        let idle = self.asked.is_empty() && failure.is_none();
+        let answered = self.answered()?;
+        let mut others = !self.asked.is_empty();
+        for (leader, Asked { sent, from }) in answered {
+            let answer = self.fetches.receive(&leader, sent);
+            let read = answer.and_then(|answer| self.read(&leader, answer, &from, &mut polled));
+            others |= read.is_ok();
             failure = read.err().or(failure);
         }
         failure = self.find_ranges(&mut polled).err().or(failure);
+        if polled.is_empty() && failure.is_none() && (idle || self.refused) {
+            self.interrupt.sleep(self.config.max_wait.min(IDLE_PAUSE))?;
+        }
         match failure {
-            Some(error) => self.fail(error, polled),
-            None => Ok(polled),
+            Some(error) => self.fail(error, polled, others),
+            None => {
+                if self.away.is_empty() {
+                    self.told = None;
+                }
+                Ok(polled)
+            }
         }
     }
 
-    fn fail(&mut self, error: Error, polled: Vec<Polled>) -> Result<Vec<Polled>> {
+    /// Waits until a fetch is answered or at its end, and gives all that are. A lone one is not waited for: reading it will.
+    fn answered(&mut self) -> Result<Vec<(String, Asked)>> {
+        while self.asked.len() > 1 {
+            let (fetches, now) = (&self.fetches, Instant::now());
+            let ended = |leader: &String, asked: &mut Asked| fetches.has_input(leader) || asked.sent.deadline() <= now;
+            let answered: Vec<_> = self.asked.extract_if(.., ended).collect();
+            if !answered.is_empty() {
+                return Ok(answered);
+            }
+            self.interrupt.sleep(LOOK_PAUSE)?;
+        }
+        Ok(std::mem::take(&mut self.asked).into_iter().collect())
+    }
+
+    /// What one broker did not give is no error while `others` are there to read from: who waited after it would keep them waiting.
+    fn fail(&mut self, error: Error, polled: Vec<Polled>, others: bool) -> Result<Vec<Polled>> {
         self.stale = true;
-        if polled.is_empty() {
+        if polled.is_empty() && !(others && error.passes()) {
             return Err(error);
         }
-        log::debug!("fetch: {error}");
+        let text = error.to_string();
+        if self.told.as_ref() != Some(&text) {
+            log::warn!("fetch: {text}; reading goes on at the others");
+            self.told = Some(text);
+        }
         Ok(polled)
     }
 
@@ -269,18 +337,44 @@ impl Consumer {
 
     // ---- asking
 
-    /// Sends one request to each leader. A broker that can't be reached is told as the failure; the others are asked all the same.
-    fn ask(&mut self) -> (Vec<Asked>, Option<Error>) {
-        let deadline = Instant::now() + self.config.max_wait + self.cluster.config().request_timeout;
-        let (mut asked, mut failure) = (Vec::new(), None);
-        for (leader, partitions) in self.by_leader() {
-            let request = self.request(&partitions);
-            match self.cluster.send(&leader, &request, deadline) {
-                Ok(sent) => asked.push(Asked { leader, sent }),
-                Err(error) => failure = Some(error),
+    /// Sends one request to each leader that owes no answer. A broker that can't be reached is told as the failure; the others are
+    /// asked all the same.
+    fn ask(&mut self) -> Option<Error> {
+        let now = Instant::now();
+        self.away.retain(|_, until| *until > now);
+        let due: Vec<_> = self.by_leader().into_iter().filter(|(leader, _)| !self.asked.contains_key(leader)).collect();
+        let (away, there): (Vec<_>, Vec<_>) = due.into_iter().partition(|(leader, _)| self.away.contains_key(leader));
+        self.stale |= !away.is_empty();
+        let mut failure = None;
+        for (leader, partitions) in there {
+            failure = self.ask_one(leader, &partitions).err().or(failure);
+        }
+        for (leader, partitions) in away {
+            if self.asked.is_empty() {
+                failure = self.ask_one(leader, &partitions).err().or(failure);
             }
         }
-        (asked, failure)
+        failure
+    }
+
+    fn ask_one(&mut self, leader: String, partitions: &[usize]) -> Result<()> {
+        let began = Instant::now();
+        let deadline = began + self.config.max_wait + self.cluster.config().request_timeout;
+        let request = self.request(partitions);
+        let wanted = partitions.iter().map(|index| &self.assigned[*index]);
+        let from = wanted.map(|assigned| (key(&assigned.partition), assigned.position)).collect();
+        match self.fetches.send(&leader, &request, deadline) {
+            Ok(sent) => {
+                self.asked.insert(leader, Asked { sent, from });
+                Ok(())
+            }
+            Err(error) => {
+                // One that takes long to fail takes that time from the others.
+                let pause = (2 * began.elapsed()).max(AWAY_PAUSE);
+                self.away.insert(leader, Instant::now() + pause);
+                Err(error)
+            }
+        }
     }
 
     /// The unpaused partitions whose topic is the one assigned, by their leader's address.
@@ -330,7 +424,14 @@ impl Consumer {
 
     // ---- reading
 
-    fn read(&mut self, leader: &str, answer: FetchResponse, polled: &mut Vec<Polled>) -> Result<()> {
+    /// What the answer holds, except of partitions that are paused or have another position by now.
+    fn read(
+        &mut self,
+        leader: &str,
+        answer: FetchResponse,
+        from: &HashMap<(Uuid, i32), i64>,
+        polled: &mut Vec<Polled>,
+    ) -> Result<()> {
         let code = ErrorCode(answer.error_code);
         if code != ErrorCode::NONE {
             return Err(refused(leader, code, String::new()));
@@ -341,6 +442,10 @@ impl Consumer {
                 answers.insert((topic.topic_id, data.partition_index), data);
             }
         }
+        let wanted =
+            |assigned: &&Assigned| !assigned.paused && from.get(&key(&assigned.partition)) == Some(&assigned.position);
+        let wanted: HashSet<_> = self.assigned.iter().filter(wanted).map(|assigned| key(&assigned.partition)).collect();
+        answers.retain(|key, _| wanted.contains(key));
         self.read_all(leader, answers, polled)
     }
 
@@ -353,8 +458,8 @@ impl Consumer {
         let mut failure = None;
         let (mut served, mut waiting) = (Vec::new(), Vec::new());
         for mut assigned in std::mem::take(&mut self.assigned) {
-            let key = (assigned.partition.topic_id, assigned.partition.partition);
-            let found = answers.remove(&key).map(|data| self.read_partition(leader, &mut assigned, data));
+            let found =
+                answers.remove(&key(&assigned.partition)).map(|data| self.read_partition(leader, &mut assigned, data));
             let (moved, found) = match found {
                 Some(Ok(found)) => (matches!(found, Some(Polled::Records { .. })), found),
                 Some(Err(error)) => {
@@ -380,7 +485,8 @@ impl Consumer {
             }
             code if code.passes() => {
                 log::debug!("fetch of {} at {leader}: {code}", assigned.partition);
-                self.stale = true;
+                self.stale |= code.refresh() == Refresh::Metadata;
+                self.refused = true;
                 Ok(None)
             }
             code => Err(refused(leader, code, assigned.partition.to_string())),
@@ -428,6 +534,10 @@ impl Consumer {
         let listed = list_offsets(&mut self.cluster, &[place], spec, Isolation::ReadUncommitted, retry)?;
         Ok(listed.first().map_or(-1, |found| found.offset))
     }
+}
+
+fn key(partition: &TopicPartition) -> (Uuid, i32) {
+    (partition.topic_id, partition.partition)
 }
 
 fn refused(leader: &str, code: ErrorCode, detail: String) -> Error {

@@ -50,9 +50,9 @@ impl Stream {
         if bytes.len() < length { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
     }
 
-    /// Whether the peer has closed the stream already, or sent what nobody asked for: then it is of no use.
-    /// A look without waiting; a close that is still under way is not seen.
-    pub(crate) fn is_stale(&self) -> bool {
+    /// Whether there are bytes to be read, or the peer has closed the stream already. One on which nothing is awaited is then of
+    /// no use. A look without waiting; a close that is still under way is not seen.
+    pub(crate) fn has_input(&self) -> bool {
         if self.socket.set_nonblocking(true).is_err() {
             return true;
         }
