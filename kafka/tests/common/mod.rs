@@ -79,7 +79,7 @@ pub fn unique(stem: &str) -> String {
     format!("{stem}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A single node, broker and controller in one.
+/// A node, broker and controller in one.
 pub struct Broker {
     pub line: Line,
     pub proxy: Proxy,
@@ -90,18 +90,37 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts one and waits until it answers.
+    /// Starts one that is alone and waits until it answers.
     pub fn start(line: Line) -> Broker {
+        let mut broker = Broker::nodes(line, 1).remove(0);
+        broker.resume();
+        broker
+    }
+
+    /// Starts a cluster of three and waits until they answer. Everything is replicated to all of them, and a write needs two.
+    pub fn start_three(line: Line) -> Vec<Broker> {
+        let mut brokers = Broker::nodes(line, 3);
+        brokers.iter_mut().for_each(Broker::launch);
+        brokers.iter().for_each(Broker::wait_until_ready);
+        brokers
+    }
+
+    /// The nodes of one cluster, formatted and not running yet.
+    fn nodes(line: Line, count: usize) -> Vec<Broker> {
+        let controllers: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        (1..=count).map(|number| Broker::node(line, number, &controllers)).collect()
+    }
+
+    fn node(line: Line, number: usize, controllers: &[u16]) -> Broker {
         let folder = std::env::temp_dir().join(format!("kafka-test-{}-{}", std::process::id(), unique("broker")));
         fs::create_dir_all(&folder).unwrap();
         let cleaner = on_end(&format!("rm -rf '{}'", folder.display()));
-        let (port, controller, behind_proxy) = (free_port(), free_port(), free_port());
+        let (port, behind_proxy) = (free_port(), free_port());
         let proxy = Proxy::start(behind_proxy);
-        let settings = settings(&folder, port, controller, behind_proxy, proxy.port());
+        let settings = settings(&folder, number, port, controllers, behind_proxy, proxy.port());
         fs::write(folder.join("server.properties"), settings).unwrap();
-        let mut broker = Broker { line, proxy, folder, port, running: None, _cleaner: cleaner };
+        let broker = Broker { line, proxy, folder, port, running: None, _cleaner: cleaner };
         broker.format();
-        broker.resume();
         broker
     }
 
@@ -118,6 +137,11 @@ impl Broker {
 
     /// Starts it again on the same ports and data, and waits until it answers.
     pub fn resume(&mut self) {
+        self.launch();
+        self.wait_until_ready();
+    }
+
+    fn launch(&mut self) {
         let java = self.line.java();
         let arguments: Vec<_> = java.get_args().map(|argument| format!("'{}'", argument.to_string_lossy())).collect();
         let folder = self.folder.display();
@@ -128,7 +152,6 @@ impl Broker {
             arguments.join(" ")
         );
         self.running = Some(shell(&script));
-        self.wait_until_ready();
     }
 
     /// Kills it with SIGKILL; what it has answered for is in its log.
@@ -223,11 +246,14 @@ impl Drop for Broker {
     }
 }
 
-fn settings(folder: &Path, port: u16, controller: u16, behind_proxy: u16, proxy: u16) -> String {
+fn settings(folder: &Path, number: usize, port: u16, controllers: &[u16], behind_proxy: u16, proxy: u16) -> String {
+    let (copies, needed) = (controllers.len(), controllers.len().div_ceil(2));
+    let voters: Vec<_> = controllers.iter().zip(1..).map(|(port, node)| format!("{node}@127.0.0.1:{port}")).collect();
+    let (controller, voters) = (controllers[number - 1], voters.join(","));
     format!(
         "process.roles=broker,controller\n\
-         node.id=1\n\
-         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         node.id={number}\n\
+         controller.quorum.voters={voters}\n\
          controller.listener.names=CONTROLLER\n\
          listeners=DIRECT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind_proxy},CONTROLLER://127.0.0.1:{controller}\n\
          advertised.listeners=DIRECT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy}\n\
@@ -235,11 +261,15 @@ fn settings(folder: &Path, port: u16, controller: u16, behind_proxy: u16, proxy:
          listener.security.protocol.map=DIRECT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
          log.dirs={}/data\n\
          auto.create.topics.enable=false\n\
+         default.replication.factor={copies}\n\
+         min.insync.replicas={needed}\n\
          offsets.topic.num.partitions=2\n\
-         offsets.topic.replication.factor=1\n\
+         offsets.topic.replication.factor={copies}\n\
          transaction.state.log.num.partitions=2\n\
-         transaction.state.log.replication.factor=1\n\
-         transaction.state.log.min.isr=1\n\
+         transaction.state.log.replication.factor={copies}\n\
+         transaction.state.log.min.isr={needed}\n\
+         broker.session.timeout.ms=4000\n\
+         broker.heartbeat.interval.ms=500\n\
          group.initial.rebalance.delay.ms=0\n\
          group.min.session.timeout.ms=1000\n",
         folder.display()

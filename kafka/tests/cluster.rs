@@ -1,0 +1,180 @@
+//! Three brokers, killed one after another under load: leaders and coordinators move, nothing is lost and nothing twice.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Broker, Line, record, records, unique, value_of, wait_until};
+use kafka::{
+    Admin, Config, Consumer, FetchConfig, Group, GroupConfig, Interrupt, NewTopic, Polled, Producer, ProducerRecord,
+    TopicPartition, Transaction,
+};
+
+const PARTITIONS: i32 = 3;
+/// The last value in each partition.
+const END: &str = "end";
+
+/// Each broker leads a partition and is killed once, so the coordinators of the transactions and of both groups die as well.
+#[test]
+fn brokers_killed_one_after_another_lose_and_repeat_nothing() {
+    let mut brokers = cluster();
+    let config = config(&brokers);
+    let partitions = topic(&config);
+    let writing = {
+        let (config, topic, stop) = (config.clone(), partitions[0].topic.to_string(), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        (stop, thread::spawn(move || write_until(&stopped, &config, &topic)))
+    };
+    let reading = {
+        let (config, partitions) = (config.clone(), partitions.clone());
+        thread::spawn(move || read_to_the_end(config, &partitions))
+    };
+    let mut group = member(&config, &partitions[0].topic);
+    assert_eq!(group.join().unwrap().partitions, partitions);
+
+    for broker in brokers.iter_mut() {
+        broker.kill();
+        // The group lives on without it, and the two others take every write.
+        let held = [(partitions[0].clone(), 1, String::new())];
+        wait_until("a commit of the group", || {
+            group.commit_offsets(&held).or_else(|_| group.join().map(drop)).is_ok() && !group.rejoin_needed()
+        });
+        thread::sleep(Duration::from_secs(6));
+        broker.resume();
+        wait_until("all replicas to be in sync", || all_in_sync(broker));
+    }
+    writing.0.store(true, Ordering::Relaxed);
+    let turns = writing.1.join().unwrap();
+    let seen = reading.join().unwrap();
+    assert!(turns > 100, "{turns} turns are no load");
+    let mut expected: Vec<String> = (0..turns).map(|turn| turn.to_string()).collect();
+    expected.push(END.to_owned());
+    for (partition, values) in seen.iter().enumerate() {
+        assert_eq!(*values, expected, "partition {partition}");
+    }
+}
+
+/// Each partition has a leader of its own, and two of the three have nothing to say for ten seconds.
+#[test]
+fn a_leader_without_news_delays_no_other() {
+    let brokers = cluster();
+    let config = config(&brokers);
+    let partitions = topic(&config);
+    let fetch = FetchConfig { max_wait: Duration::from_secs(10), ..FetchConfig::default() };
+    let mut reader = Consumer::new(config.clone(), Interrupt::new(), fetch);
+    reader.assign(&partitions.iter().map(|partition| (partition.clone(), 0)).collect::<Vec<_>>());
+    let mut producer = Producer::idempotent(config, Interrupt::new());
+    for turn in 0..4 * PARTITIONS {
+        let partition = Some(turn % PARTITIONS);
+        let sent = ProducerRecord { partition, ..record(&partitions[0].topic, "k", &turn.to_string()) };
+        producer.send(vec![sent]).unwrap();
+        let since = Instant::now();
+        let mut seen = Vec::new();
+        while seen.is_empty() {
+            seen.extend(records(reader.poll().unwrap()).iter().map(value_of));
+        }
+        assert_eq!(seen, [turn.to_string()]);
+        assert!(since.elapsed() < Duration::from_secs(3), "turn {turn}: {:?}", since.elapsed());
+    }
+}
+
+/// The one cluster of this file; its claims take turns.
+fn cluster() -> MutexGuard<'static, Vec<Broker>> {
+    static CLUSTER: OnceLock<Mutex<Vec<Broker>>> = OnceLock::new();
+    let cluster = CLUSTER.get_or_init(|| Mutex::new(Broker::start_three(Line::Kafka4)));
+    cluster.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn config(brokers: &[Broker]) -> Config {
+    Config::new(brokers.iter().map(Broker::address).collect(), "test")
+}
+
+fn topic(config: &Config) -> Vec<TopicPartition> {
+    let name = unique("cluster");
+    let new = NewTopic { name: name.clone(), partitions: PARTITIONS, replication: None, configs: Vec::new() };
+    let mut admin = Admin::new(config.clone(), Interrupt::new());
+    admin.create_topics(&[new]).unwrap();
+    let topic_id = admin.describe_topics(std::slice::from_ref(&name)).unwrap()[0].id;
+    (0..PARTITIONS).map(|partition| TopicPartition { topic: name.as_str().into(), topic_id, partition }).collect()
+}
+
+fn member(config: &Config, topic: &str) -> Group {
+    let group = GroupConfig {
+        group_id: unique("cluster"),
+        topics: vec![topic.to_owned()],
+        session_timeout: Duration::from_secs(10),
+        rebalance_timeout: Duration::from_secs(10),
+        heartbeat_interval: Duration::from_millis(500),
+        thread_name: "heartbeat".to_owned(),
+        on_rebalance: None,
+    };
+    Group::new(config.clone(), Interrupt::new(), group)
+}
+
+fn all_in_sync(broker: &Broker) -> bool {
+    let arguments = ["--describe", "--under-replicated-partitions"];
+    !broker.tool("org.apache.kafka.tools.TopicCommand", &arguments, "").contains("Isr:")
+}
+
+/// One transaction a turn: its number to every partition, and as a group's offset. What an error has left open, the offset tells.
+fn write_until(stop: &AtomicBool, config: &Config, topic: &str) -> i64 {
+    let (id, group) = (unique("cluster"), unique("position"));
+    let mut producer = Producer::transactional(config.clone(), Interrupt::new(), id, Duration::from_secs(60));
+    let mut admin = Admin::new(config.clone(), Interrupt::new());
+    let mut turns = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let fill = |transaction: &mut Transaction<'_>| {
+            transaction.send(to_all(topic, &turns.to_string()))?;
+            transaction.commit_offset(&group, topic, 0, turns + 1, "")
+        };
+        match transact(&mut producer, fill) {
+            Ok(()) => turns += 1,
+            Err(_) => {
+                wait_until("a new epoch", || producer.initialise().is_ok());
+                let place = [(topic.to_owned(), 0)];
+                let read = |admin: &mut Admin| admin.committed_offsets(&group, &place, true).ok();
+                let mut position = None;
+                wait_until("the position", || {
+                    position = read(&mut admin);
+                    position.is_some()
+                });
+                turns = position.unwrap()[0].offset.max(0);
+            }
+        }
+    }
+    wait_until("the end", || {
+        producer.initialise().is_ok() && transact(&mut producer, |last| last.send(to_all(topic, END))).is_ok()
+    });
+    turns
+}
+
+fn transact(producer: &mut Producer, fill: impl Fn(&mut Transaction<'_>) -> kafka::Result<()>) -> kafka::Result<()> {
+    if producer.identity().is_none() {
+        producer.initialise()?;
+    }
+    let mut transaction = producer.begin()?;
+    fill(&mut transaction)?;
+    transaction.commit()
+}
+
+fn to_all(topic: &str, value: &str) -> Vec<ProducerRecord> {
+    let to = |partition| ProducerRecord { partition: Some(partition), ..record(topic, "k", value) };
+    (0..PARTITIONS).map(to).collect()
+}
+
+/// What a read-committed reader sees of each partition up to the end.
+fn read_to_the_end(config: Config, partitions: &[TopicPartition]) -> Vec<Vec<String>> {
+    let mut reader = Consumer::new(config, Interrupt::new(), FetchConfig::default());
+    reader.assign(&partitions.iter().map(|partition| (partition.clone(), 0)).collect::<Vec<_>>());
+    let mut seen = vec![Vec::new(); partitions.len()];
+    while !seen.iter().all(|values| values.last().is_some_and(|last| last == END)) {
+        for polled in reader.poll().unwrap_or_default() {
+            let Polled::Records { partition, records, .. } = polled else { panic!("{polled:?}") };
+            seen[partition.partition as usize].extend(records.iter().map(value_of));
+        }
+    }
+    seen
+}
