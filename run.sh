@@ -61,6 +61,7 @@ SERVER_LIMIT=90       # PostgreSQL or Kafka ready; generous, for a slow disk or 
 SERVICE_LIMIT=75      # a service answers HTTP, or gives up waiting for its servers and says why
 SERVICE_STOP_LIMIT=10 # what a service may take to finish what it has claimed
 SERVER_STOP_LIMIT=30
+BROKERS_STOP_LIMIT=8  # several brokers at once: the last ones, a minority, wait for the others; killed, they lose nothing acknowledged
 LOCK_LIMIT=120
 TEST_LIMIT=1500
 CHAOS_LIMIT=90000     # its own limits are stricter; this one is above a day of --minutes
@@ -305,7 +306,11 @@ stop_names() { # NAME...: services, then Kafka, then PostgreSQL
     case $name in kafka | kafka-*) kafka+=("$name") ;; postgres) postgres=1 ;; *) services+=("$name") ;; esac
   done
   [ ${#services[@]} = 0 ] || stop_processes TERM "$SERVICE_STOP_LIMIT" "${services[@]}"
-  [ ${#kafka[@]} = 0 ] || stop_processes TERM "$SERVER_STOP_LIMIT" "${kafka[@]}"
+  case ${#kafka[@]} in
+    0) ;;
+    1) stop_processes TERM "$SERVER_STOP_LIMIT" "${kafka[@]}" ;;
+    *) stop_processes TERM "$BROKERS_STOP_LIMIT" "${kafka[@]}" ;;
+  esac
   [ $postgres = 0 ] || stop_processes INT "$SERVER_STOP_LIMIT" postgres # SIGINT is its fast shutdown
 }
 
