@@ -624,6 +624,10 @@ share.coordinator.state.topic.min.isr=$insync
 group.initial.rebalance.delay.ms=0
 # Few partitions of the internal topics: a quick start.
 offsets.topic.num.partitions=8
+# A broker killed in the middle of a commit must not come back before it is known to be gone: it would take its own
+# partitions for leaderless and leave the transaction without its markers, for good.
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
 transaction.state.log.num.partitions=8
 # A pause of weeks loses neither records nor positions.
 log.retention.ms=-1

@@ -127,6 +127,11 @@ impl Relay {
         match turn {
             Ok(_) => {}
             Err(Error::LostRace(what)) => log::debug!("{what}"),
+            Err(error) if error.to_string().contains("UNSTABLE_OFFSET_COMMIT") => log::error!(
+                "the fate of an earlier transaction is not decided yet (attempt {attempt}, next in {pause:?}): {error}. \
+                 If this lasts longer than a minute the broker has lost the transaction's markers: \
+                 `kafka-transactions.sh find-hanging` names it"
+            ),
             Err(error) => log::warn!("a relay turn failed (attempt {attempt}, next in {pause:?}): {error}"),
         }
     }

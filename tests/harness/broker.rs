@@ -119,6 +119,8 @@ fn settings(folder: &Path, port: u16, behind_proxy: u16, proxy: u16) -> String {
          listener.security.protocol.map=DIRECT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
          log.dirs={}/data\n\
          auto.create.topics.enable=false\n\
+         broker.session.timeout.ms=2000\n\
+         broker.heartbeat.interval.ms=500\n\
          offsets.topic.num.partitions=2\n\
          offsets.topic.replication.factor=1\n\
          transaction.state.log.num.partitions=2\n\
