@@ -112,7 +112,7 @@ impl Writer {
                 Err(error) if error.blame() != Blame::Message => error,
                 done => return done,
             };
-            self.end_hanging_writer(&error);
+            outbox::end_hanging_writer(&mut self.connection, &error);
             let pause = backoff::delay(attempt);
             if Instant::now() + pause >= until {
                 return Err(error);
@@ -121,12 +121,6 @@ impl Writer {
             std::thread::sleep(pause);
         }
         unreachable!("the loop ends by its limit")
-    }
-
-    fn end_hanging_writer(&mut self, error: &Error) {
-        if error.is_lock_timeout() {
-            let _ = self.connection.session().and_then(outbox::end_hanging_writer);
-        }
     }
 }
 

@@ -103,12 +103,7 @@ impl Effects {
 
     /// After a lock timeout: ends the session that holds the append lock for too long, if there is one.
     pub fn end_hanging_writer(&mut self, error: &Error) {
-        if error.is_lock_timeout() {
-            let ended = self.connection.session().and_then(outbox::end_hanging_writer);
-            if let Err(error) = ended {
-                log::warn!("can't end the session that holds the append lock: {error}");
-            }
-        }
+        outbox::end_hanging_writer(&mut self.connection, error);
     }
 
     fn wake(&self, sent: &[Event]) {

@@ -4,8 +4,9 @@ use uuid::Uuid;
 
 use crate::db::{Query, Session, Tx};
 use crate::envelope;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Event, Service};
+use crate::pool::Connection;
 
 /// A stored row: the events of one order that go out together.
 pub struct Row {
@@ -70,19 +71,22 @@ pub fn delete(tx: &mut Tx<'_>, service: Service, first: i64, last: i64) -> Resul
     Ok(tx.query(&sql, &[&first, &last])?.iter().map(|row| row.get(0)).collect())
 }
 
-/// Ends the session that has held the append lock for longer than a waiter's `lock_timeout`: it hangs, and every writer
-/// of the database waits behind it. Called by a waiter whose time limit passed. Answers how many were ended.
-///
-/// # Errors
-/// What PostgreSQL says.
-pub fn end_hanging_writer(session: &mut Session) -> Result<usize> {
+/// After a waiter's lock timeout: ends the session that has held the append lock for longer than that. It hangs, and every
+/// writer of the database waits behind it. Any other error is let pass.
+pub fn end_hanging_writer(connection: &mut Connection, error: &Error) {
+    if error.is_lock_timeout() {
+        match connection.session().and_then(end_holder) {
+            Ok(0) => {}
+            Ok(_) => log::warn!("ended a session that held the append lock beyond the lock timeout"),
+            Err(error) => log::warn!("can't end the session that holds the append lock: {error}"),
+        }
+    }
+}
+
+fn end_holder(session: &mut Session) -> Result<usize> {
     let sql = "select pg_terminate_backend(l.pid) from pg_locks l join pg_stat_activity a using (pid)
                 where l.locktype = 'advisory' and l.classid = 7301 and l.objid = 1 and l.granted
                   and l.database = (select oid from pg_database where datname = current_database())
                   and a.xact_start < clock_timestamp() - current_setting('lock_timeout')::interval";
-    let ended = session.query(sql, &[])?.len();
-    if ended > 0 {
-        log::warn!("ended a session that held the append lock beyond the lock timeout");
-    }
-    Ok(ended)
+    Ok(session.query(sql, &[])?.len())
 }

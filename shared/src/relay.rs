@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::select;
-use kafka::{Admin, ErrorKind, Interrupt, Producer, ProducerRecord};
+use kafka::{Admin, ErrorCode, ErrorKind, Interrupt, Producer, ProducerRecord};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -127,7 +127,7 @@ impl Relay {
         match turn {
             Ok(_) => {}
             Err(Error::LostRace(what)) => log::debug!("{what}"),
-            Err(error) if error.to_string().contains("UNSTABLE_OFFSET_COMMIT") => log::error!(
+            Err(Error::Kafka(error)) if error.code() == Some(ErrorCode::UNSTABLE_OFFSET_COMMIT) => log::error!(
                 "the fate of an earlier transaction is not decided yet (attempt {attempt}, next in {pause:?}): {error}. \
                  If this lasts longer than a minute the broker has lost the transaction's markers: \
                  `kafka-transactions.sh find-hanging` names it"
