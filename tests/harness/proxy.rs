@@ -73,6 +73,11 @@ impl Proxy {
         self.state.1.notify_all();
     }
 
+    /// Closes all connections; new ones are served.
+    pub fn drop_connections(&self) {
+        close(&mut lock(&self.state));
+    }
+
     /// Keeps back all that servers say, on connections that stay open, until [`Proxy::resume`]; requests still pass.
     pub fn hold(&self) {
         lock(&self.state).holds = true;

@@ -254,6 +254,41 @@ fn an_order_posted_while_the_database_is_silent_is_answered_as_unknown_and_stand
 }
 
 #[test]
+fn a_put_whose_connection_broke_is_not_sent_again_behind_the_clients_back() {
+    let (world, proxy) = (World::new("outage_put"), postgres_proxy());
+    let payment = start_one_behind(&world, Service::Payment, &proxy);
+    payment.api().put_balance("ann", 5);
+    let mut db = world.db(Service::Payment);
+    let mut lock = db.transaction().unwrap();
+    lock.batch_execute("select 1 from account for update").unwrap();
+    let (sender, answered) = mpsc::channel();
+    let api = payment.api().clone();
+    thread::spawn(move || sender.send(api.put("/accounts/ann", &json!({"balance": 50}))));
+    world.wait_for_waiting(Service::Payment, 1);
+    // the server goes on with the call; a second one would wait behind it, and so would the answer
+    proxy.drop_connections();
+    let answer = answered.recv_timeout(Duration::from_secs(5)).expect("an answer while the account is locked");
+    assert_eq!(answer.status, 503, "{}", answer.text);
+    lock.rollback().unwrap();
+    until("the call that the server went on with", || payment.api().balance("ann") == 50);
+    world.assert_conserved();
+}
+
+#[test]
+fn a_service_whose_database_accepts_and_is_silent_ends_so_that_it_can_be_restarted() {
+    let (world, proxy) = (World::new("outage_mute"), postgres_proxy());
+    proxy.hold();
+    let url = world.database_url_at(Service::Payment, &proxy.addr());
+    let payment = world.launch(Service::Payment, &[("PAYMENT_DATABASE_URL", &url)]);
+    assert_eq!(payment.process().exit().code(), Some(70));
+    assert!(payment.log().contains("the database does not answer a call: ending the process"), "{}", payment.log());
+    proxy.resume();
+    let payment = start_one_behind(&world, Service::Payment, &proxy);
+    payment.api().put_balance("ann", 5);
+    assert_eq!(payment.api().balance("ann"), 5);
+}
+
+#[test]
 fn a_service_waits_for_its_servers_at_the_start() {
     let world = World::new("outage_start");
     let (postgres, kafka) = (postgres_proxy(), Proxy::to(&harness::env::brokers()));

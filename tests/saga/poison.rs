@@ -1,8 +1,10 @@
 //! What can't be handled is parked with its bytes and its story, and its partition moves on (I7). What the world is to
 //! blame for is tried again without end, and parks nothing.
 
+use std::time::Duration;
+
 use harness::{Api, Instance, Message, Seen, Service, World, eventually, until};
-use kafka::partition_for_key;
+use kafka::{Bytes, Interrupt, Producer, ProducerRecord, partition_for_key};
 use postgres::Client;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -707,6 +709,50 @@ fn a_gap_that_can_not_be_parked_yet_costs_no_record_of_other_partitions() {
     decided(&world, &[kept, later].concat(), "COMPLETED");
     assert_eq!(payment.api().balance("ann"), 1_000 - 13 * 7);
     world.assert_conserved();
+}
+
+/// Writes a record to partition 0 of topic `payment` in a transaction that is aborted.
+fn write_and_abort(world: &World) {
+    let mut producer = Producer::transactional(
+        world.kafka(),
+        Interrupt::new(),
+        format!("{}aborts", world.prefix()),
+        Duration::from_secs(60),
+    );
+    producer.initialise().unwrap();
+    let mut transaction = producer.begin().unwrap();
+    let record = ProducerRecord {
+        topic: format!("{}payment", world.prefix()).into(),
+        key: None,
+        value: Some(Bytes::from_static(b"never committed")),
+        headers: vec![],
+        timestamp: 0,
+        partition: Some(0),
+    };
+    transaction.send(vec![record]).unwrap();
+    transaction.abort().unwrap();
+}
+
+#[test]
+fn what_was_aborted_is_passed_over_and_is_no_gap_once_kafka_has_removed_it() {
+    let world = World::with("poison_aborted", &ONE_PARTITION);
+    let payment = world.start(Service::Payment);
+    payment.api().put_balance("ann", 1_000);
+    write_and_abort(&world);
+    let mut db = world.db(Service::Payment);
+    let mut next = || -> i64 {
+        db.query_one("select next_offset from consumer_offset where topic like '%.payment'", &[]).unwrap().get(0)
+    };
+    // the record and the abort marker
+    until("the offset beyond the aborted transaction", || next() == 2);
+    assert!(payment.stop().success());
+    delete_records(&world, "payment", 2);
+    let id = Uuid::now_v7();
+    world.produce(&payment_request(id, "ann", 7));
+    let payment = world.start(Service::Payment);
+    until("the next record", || world.payment_status(id).as_deref() == Some("COMPLETED"));
+    assert_eq!(parked(&world, Service::Payment), []);
+    assert_eq!(payment.api().balance("ann"), 993);
 }
 
 #[test]

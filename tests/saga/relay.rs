@@ -9,7 +9,7 @@ use harness::broker::tool;
 use harness::proxy::kafka_request;
 use harness::{Broker, Instance, Seen, Service, Signal, World, eventually, until};
 use kafka::{Admin, Interrupt, NewTopic};
-use postgres::Client;
+use postgres::{Client, NoTls};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -18,9 +18,15 @@ const PRODUCE: i16 = 0;
 
 /// Appends a payment request as the services do, inside whatever transaction is open; answers its message id.
 fn append(db: &mut Client) -> Uuid {
+    append_to(db, "payment", "ann")
+}
+
+/// The same to another topic, about another name.
+fn append_to(db: &mut Client, topic: &str, name: &str) -> Uuid {
     let (order_id, id) = (Uuid::now_v7(), Uuid::now_v7());
-    let data = json!({"orderId": order_id, "userName": "ann", "price": 1});
-    let messages = json!([{"id": id, "topic": "payment", "type": "payment.requested", "data": data}]).to_string();
+    let data = json!({"orderId": order_id, "userName": name, "price": 1});
+    let ce_type = format!("{topic}.requested");
+    let messages = json!([{"id": id, "topic": topic, "type": ce_type, "data": data}]).to_string();
     db.execute("select append_outbox('order_outbox', $1, $2)", &[&vec![order_id], &vec![messages]]).expect("appended");
     id
 }
@@ -178,6 +184,83 @@ fn a_stock_message_that_kafka_refuses_keeps_the_payment_message_back_until_both_
     assert_no_id_twice(&world);
     assert_eq!(payment.api().balance("ann"), 900);
     world.assert_conserved();
+}
+
+#[test]
+fn rows_before_a_refused_one_of_the_same_batch_get_out_and_those_behind_it_wait() {
+    let world = World::with("halved", &[("TOPIC_PARTITIONS", "1")]);
+    let topic = make_narrow_stock_topic(&world);
+    let order = world.start(Service::Order);
+    order.wait_for_log("leading: producer");
+    let mut db = world.db(Service::Order);
+    // one transaction: the relay finds all rows at once
+    db.batch_execute("begin").expect("begun");
+    let before: Vec<String> = (0..5).map(|_| append(&mut db).to_string()).collect();
+    let refused = append_to(&mut db, "stock", &"x".repeat(900)).to_string();
+    let behind = append(&mut db).to_string();
+    db.batch_execute("commit").expect("committed");
+    let published = eventually("the rows before the refused one", || {
+        Some(world.records("payment")).filter(|seen| seen.len() >= before.len())
+    });
+    assert_eq!(ids(&published), before);
+    order.wait_for_log("MESSAGE_TOO_LARGE");
+    wait_for_a_turn(&mut db);
+    assert_eq!(world.outbox_rows(Service::Order), 2, "the refused row and the one behind it");
+    widen(&world, &topic);
+    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    assert_eq!(ids(&world.records("payment")), [before, vec![behind]].concat());
+    assert_eq!(ids(&world.records("stock")), [refused]);
+}
+
+#[test]
+fn stored_times_ahead_of_the_brokers_clock_are_published_all_the_same() {
+    let world = World::with("clockjump", &[("TOPIC_PARTITIONS", "1")]);
+    let order = world.start(Service::Order);
+    order.wait_for_log("leading: producer");
+    let mut db = world.db(Service::Order);
+    // as after a clock that was two days ahead and is right again; Kafka refuses timestamps an hour ahead of its own
+    let jump = "update outbox_clock set last_stored_at = clock_timestamp() + interval '2 days'";
+    assert_eq!(db.execute(jump, &[]).expect("the clock's row"), 1);
+    let stored = [append(&mut db), append(&mut db)].map(|id| id.to_string());
+    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    let published = world.records("payment");
+    assert_eq!(ids(&published), stored);
+    let tomorrow: String = db
+        .query_one("select to_char((now() + interval '1 day') at time zone 'UTC', 'YYYY-MM-DD')", &[])
+        .expect("an answer")
+        .get(0);
+    assert!(published[0].ce_time > tomorrow, "the stored time is told as it is: {}", published[0].ce_time);
+}
+
+/// Replaces order's database by a copy of another one.
+fn copy_database(world: &World, from: &str, to: &str) {
+    let mut admin = Client::connect(&harness::env::database_url("postgres"), NoTls).expect("the test PostgreSQL");
+    let copy = format!("drop database if exists {to} with (force); ");
+    admin.batch_execute(&copy).unwrap_or_else(|error| panic!("{error} ({})", world.prefix()));
+    admin.batch_execute(&format!("create database {to} template {from}")).expect("copied");
+}
+
+#[test]
+fn a_restored_database_publishes_what_it_stores_under_row_ids_that_were_published_before() {
+    let world = World::with("restored", &[("TOPIC_PARTITIONS", "1")]);
+    let order = world.start(Service::Order);
+    order.wait_for_log("leading: producer");
+    assert!(order.stop().success());
+    let (database, backup) = (world.database(Service::Order), format!("{}_backup", world.database(Service::Order)));
+    copy_database(&world, &database, &backup);
+    let order = world.start(Service::Order);
+    let before = append(&mut world.db(Service::Order)).to_string();
+    until("the position of row 1", || world.outbox_rows(Service::Order) == 0);
+    assert!(order.stop().success());
+    copy_database(&world, &backup, &database);
+    let after = append(&mut world.db(Service::Order)).to_string();
+    let order = world.start(Service::Order);
+    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    assert_eq!(ids(&world.records("payment")), [before, after]);
+    order.wait_for_log("the position in Kafka is of an earlier life of this database");
+    drop(order);
+    let mut admin = Client::connect(&harness::env::database_url("postgres"), NoTls).expect("the test PostgreSQL");
+    admin.batch_execute(&format!("drop database {backup}")).expect("dropped");
 }
 
 /// A leader, and an instance that stands by.
