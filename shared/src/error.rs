@@ -1,6 +1,6 @@
 //! What can go wrong under a handler, sorted by who is to blame.
 
-use postgres::error::SqlState;
+use postgres::error::{DbError, Severity, SqlState};
 
 /// An error below the services' business.
 #[derive(Debug)]
@@ -40,6 +40,15 @@ impl Error {
             Error::LostRace(_) => Blame::Nobody,
             Error::Kafka(_) | Error::Fatal(_) => Blame::World,
         }
+    }
+
+    /// Whether the session with PostgreSQL is over: its connection broke, or the server ended it (severity FATAL, as at
+    /// a shutdown). The client itself notices that a moment later.
+    pub fn is_lost_session(&self) -> bool {
+        let Error::Database(error) = self else { return false };
+        let ended = error.as_db_error().and_then(DbError::parsed_severity);
+        let broken = std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>());
+        error.is_closed() || broken || matches!(ended, Some(Severity::Fatal | Severity::Panic))
     }
 
     /// Whether PostgreSQL gave up waiting for a lock (SQLSTATE 55P03).

@@ -3,7 +3,7 @@
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::db::{Connector, Query, Session};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// One thread's connection: opened when needed, dropped when broken.
 pub struct Connection {
@@ -37,7 +37,7 @@ impl Connection {
     /// Those of `work`, and of opening the session.
     pub fn once<T>(&mut self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
         self.with(|session| session.query("select 1", &[]))?;
-        self.session().and_then(work)
+        self.attempt(work)
     }
 
     /// Runs `work` on the live session, once more on a fresh one if the connection turns out to be broken: for work
@@ -47,9 +47,18 @@ impl Connection {
     /// Those of `work`, and of opening the session.
     pub fn with<T>(&mut self, mut work: impl FnMut(&mut Session) -> Result<T>) -> Result<T> {
         let was_open = self.session.is_some();
-        let result = self.session().and_then(&mut work);
-        let broken = self.session.as_ref().is_some_and(Session::is_closed);
-        if broken && was_open && result.is_err() { self.session().and_then(work) } else { result }
+        match self.attempt(&mut work) {
+            Err(error) if was_open && error.is_lost_session() => self.attempt(work),
+            result => result,
+        }
+    }
+
+    fn attempt<T>(&mut self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
+        let result = self.session().and_then(work);
+        if result.as_ref().is_err_and(Error::is_lost_session) {
+            self.session = None;
+        }
+        result
     }
 }
 

@@ -257,7 +257,8 @@ fn an_order_posted_while_the_database_is_silent_is_answered_as_unknown_and_stand
 fn a_put_whose_connection_broke_is_not_sent_again_behind_the_clients_back() {
     let (world, proxy) = (World::new("outage_put"), postgres_proxy());
     let payment = start_one_behind(&world, Service::Payment, &proxy);
-    payment.api().put_balance("ann", 5);
+    // by each of the service's connections in turn: it is a connection long in use that breaks
+    (1..=16).for_each(|balance| payment.api().put_balance("ann", balance));
     let mut db = world.db(Service::Payment);
     let mut lock = db.transaction().unwrap();
     lock.batch_execute("select 1 from account for update").unwrap();
