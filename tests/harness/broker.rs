@@ -69,6 +69,23 @@ impl Broker {
         });
     }
 
+    /// Spoils the last byte of the batch with this number (from 0) in the first log segment of a partition.
+    ///
+    /// # Panics
+    /// When there is no such batch.
+    pub fn spoil_batch(&self, partition: &str, number: usize) {
+        let segment = self.folder.join("data").join(partition).join("00000000000000000000.log");
+        let mut bytes = fs::read(&segment).expect("the partition's segment");
+        let mut end = 0;
+        for _ in 0..=number {
+            // base offset (8 bytes), then the length of what follows (4 bytes)
+            let length = bytes[end + 8..end + 12].try_into().expect("four bytes");
+            end += 12 + u32::from_be_bytes(length) as usize;
+        }
+        bytes[end - 1] ^= 0xff;
+        fs::write(&segment, bytes).expect("the partition's segment");
+    }
+
     /// Runs one of Kafka's own classes to its end and answers what it printed.
     ///
     /// # Panics

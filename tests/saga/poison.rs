@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use harness::{Api, Instance, Message, Seen, Service, World, eventually, until};
+use harness::{Api, Broker, Instance, Message, Seen, Service, World, eventually, until};
 use kafka::{Bytes, Interrupt, Producer, ProducerRecord, partition_for_key};
 use postgres::Client;
 use serde_json::{Value, json};
@@ -731,6 +731,28 @@ fn write_and_abort(world: &World) {
     };
     transaction.send(vec![record]).unwrap();
     transaction.abort().unwrap();
+}
+
+#[test]
+fn a_batch_that_rotted_on_the_brokers_disk_is_parked_with_its_bytes_and_the_partition_moves_on() {
+    let broker = Broker::start();
+    let world = World::with("poison_rot", &[ONE_PARTITION[0], ("KAFKA_BROKERS", &broker.direct())]);
+    closed_payment(&world);
+    let ids = ids_on(0, 3);
+    ids.iter().for_each(|id| world.produce(&payment_request(*id, "ann", 7)));
+    broker.spoil_batch(&format!("{}payment-0", world.prefix()), 1);
+    let payment = world.start(Service::Payment);
+    until("the record behind it", || world.payment_status(ids[2]).as_deref() == Some("COMPLETED"));
+    assert_eq!(world.payment_status(ids[0]).as_deref(), Some("COMPLETED"));
+    assert_eq!(world.payment_status(ids[1]), None);
+    let parked = parked(&world, Service::Payment);
+    assert_eq!(parked.len(), 1, "{parked:?}");
+    let Parked { cause, detail, attempts, topic, offset, value, .. } = &parked[0];
+    assert_eq!((cause.as_str(), *attempts, topic.as_str(), *offset), ("UNDECODABLE", 1, "payment", 1));
+    assert!(detail.starts_with("its checksum is "), "{detail}");
+    let holds = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds(value.as_deref().unwrap(), &ids[1].to_string()), "the batch as it was read");
+    assert_eq!(payment.api().balance("ann"), 986);
 }
 
 #[test]
