@@ -6,6 +6,7 @@
 //! | `replay` | every topic replayed from its beginning changes nothing (I3) |
 //! | `relay` | stored order, both or neither, one leader, nothing twice (I4, I5, I6) |
 //! | `crash` | kill -9 and SIGTERM at any moment (I1, I2, I8) |
+//! | `instances` | several of every service: shared partitions, rolling restarts, a dead leader replaced (I6) |
 //! | `outage` | database or broker away for a while delays and loses nothing (I1) |
 //! | `poison` | what can't be handled is parked with its bytes, and its partition moves on (I7) |
 //! | `schema` | a database that is empty, newer, or of another make at the start |
@@ -18,6 +19,8 @@ mod attack;
 mod crash;
 #[path = "saga/http.rs"]
 mod http;
+#[path = "saga/instances.rs"]
+mod instances;
 #[path = "saga/outage.rs"]
 mod outage;
 #[path = "saga/poison.rs"]
