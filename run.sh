@@ -22,8 +22,11 @@ usage() {
 ./run.sh chaos [--orders N] [--faults M] [--seed S] [--instances K] [--minutes T] [--spare-broker]
                                   places orders on servers and instances of its own while they are killed, frozen and cut
                                   off; checks that nothing was lost and nothing happened twice
-./run.sh test [-- ARG...]         format, lints, all tests and a minute of chaos, on servers of their own; what follows --
-                                  goes to the tests, and then there is no chaos
+./run.sh sabotage [--only MECHANISM] [--times N]
+                                  shows that the checks of chaos can fail: builds the services once more with mechanisms
+                                  that can be turned off, and plays for each the scenario in which it is missed
+./run.sh test [-- ARG...]         format, lints, all tests, a minute of chaos, and sabotage, on servers of their own; what
+                                  follows -- goes to the tests, and then there is neither chaos nor sabotage
 ./run.sh help                     this text
 
 Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh
@@ -1130,7 +1133,10 @@ run_tests() {
   addresses_only
   stage "tests" limited "$TEST_LIMIT" cargo test --locked --workspace --no-fail-fast "$@"
   # About a minute. With a choice of tests nobody asks for it.
-  [ $# != 0 ] || stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --seed 3 --orders 1000 --faults 10 --spare-broker
+  if [ $# = 0 ]; then
+    stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --seed 3 --orders 1000 --faults 10 --spare-broker
+    prove
+  fi
   STAGE=
   say ""
   say "All passed, in $((SECONDS - begin)) s:$STAGES"
@@ -1158,6 +1164,28 @@ chaos() { # ARG...
   ON_EXIT=end_tests
   addresses_only
   stage "chaos" limited "$CHAOS_LIMIT" "$TEST_BIN_DIR/chaos" "$@"
+}
+
+# Whether the checks notice when a mechanism is missing.
+sabotage() { # ARG...
+  cd "$ROOT"
+  need cargo linker postgres java maven
+  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-sabotage.XXXXXX")" && pwd -P)"
+  ON_EXIT=end_tests
+  stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bins
+  stage "servers" test_servers
+  ON_EXIT=end_tests
+  addresses_only
+  prove "$@"
+}
+
+# The sabotaged binaries have a folder of their own: other flags would build everything anew at each change of folder.
+prove() { # ARG...
+  local folder
+  folder=$(target_dir)/sabotage
+  stage "build sabotaged" limited "$BUILD_LIMIT" env RUSTFLAGS="${RUSTFLAGS:-} --cfg sabotage" CARGO_TARGET_DIR="$folder" \
+    cargo build --locked -p order -p payment -p stock
+  stage "sabotage" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --prove "$folder/debug" "$@"
 }
 
 STAGE='' STAGES=''
@@ -1233,6 +1261,7 @@ main() {
     psql) service_psql "$@" ;;
     demo | bench) play "$command" "$@" ;;
     chaos) chaos "$@" ;;
+    sabotage) sabotage "$@" ;;
     test) run_tests "$@" ;;
     help | -h | --help) usage ;;
     libs) fetch_kafka "${1:-$KAFKA_VERSION}"; kafka_libs "${1:-$KAFKA_VERSION}" ;;

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use shared::event::{Body, Event, Reason, Service};
 use shared::handler::{Cause, Outcome};
+#[cfg(sabotage)]
+use shared::sabotage::{self, Mechanism};
 use uuid::Uuid;
 
 /// Where a payment stands.
@@ -95,7 +97,10 @@ impl Books {
 
     fn request(&mut self, event: &Event, terms: (String, i64)) -> Outcome {
         let payment = &self.payments[&event.order_id];
-        match (payment.status, &payment.terms) {
+        let status = payment.status;
+        #[cfg(sabotage)]
+        let status = if sabotage::is_off(Mechanism::NaturalKey) { Status::New } else { status };
+        match (status, &payment.terms) {
             (Status::New, _) => {
                 let answer = self.pay(event.order_id, terms);
                 self.answer(event, answer);

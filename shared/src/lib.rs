@@ -11,6 +11,7 @@
 //! | [`consumer`], [`progress`], [`slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
 //! | [`dead_letter`], [`replay`] | what could not be handled: parked, replayed |
 //! | [`http`], [`dead_letter_http`] | requests, answers, problems; the parked records over HTTP |
+//! | `sabotage` | only with `--cfg sabotage`: mechanisms turned off, to show that the checks notice |
 //! | [`descriptors`] | what the service itself needs comes first, clients get the rest |
 
 pub mod backoff;
@@ -34,6 +35,8 @@ pub mod pool;
 pub mod progress;
 pub mod relay;
 pub mod replay;
+#[cfg(sabotage)]
+pub mod sabotage;
 pub mod schema;
 pub mod service;
 pub mod shutdown;

@@ -5,6 +5,8 @@ use uuid::Uuid;
 
 use crate::db::{Query, Session, Tx};
 use crate::error::{Error, Result};
+#[cfg(sabotage)]
+use crate::sabotage::{self, Mechanism};
 
 /// A partition's step from the offset that was read to the one after the batch.
 pub struct Move {
@@ -29,12 +31,16 @@ pub fn read(session: &mut Session, partitions: &[TopicPartition]) -> Result<Vec<
          order by id, partition on conflict do nothing",
         &[&ids, &numbers, &names],
     )?;
-    let rows = session.query(
+    Ok(partitions.iter().cloned().zip(now(session, &ids, &numbers)?).collect())
+}
+
+fn now(query: &mut impl Query, ids: &[Uuid], numbers: &[i32]) -> Result<Vec<i64>> {
+    let rows = query.query(
         "select o.next_offset from unnest($1::uuid[], $2::int[]) with ordinality as p (id, partition, place)
            join consumer_offset o on o.topic_id = p.id and o.partition = p.partition order by p.place",
         &[&ids, &numbers],
     )?;
-    Ok(partitions.iter().cloned().zip(rows.iter().map(|row| row.get(0))).collect())
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Moves the offsets by compare-and-set, locked in sorted order. The first statement of a batch: a consumer that lost
@@ -46,6 +52,8 @@ pub fn advance(tx: &mut Tx<'_>, moves: &[Move]) -> Result<()> {
     let (ids, numbers) = keys(moves.iter().map(|m| &m.partition));
     let from: Vec<i64> = moves.iter().map(|m| m.from).collect();
     let to: Vec<i64> = moves.iter().map(|m| m.to).collect();
+    #[cfg(sabotage)]
+    let from = if sabotage::is_off(Mechanism::OffsetCas) { now(tx, &ids, &numbers)? } else { from };
     let moved = tx.execute(
         "with step as (
              select * from unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[]) as s (topic_id, partition, was, becomes)

@@ -21,6 +21,8 @@ use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::leader::{Candidate, Leadership};
 use crate::outbox::{self, Row};
+#[cfg(sabotage)]
+use crate::sabotage;
 use crate::shutdown::Shutdown;
 use crate::wake::Wakeups;
 
@@ -80,6 +82,8 @@ impl Relay {
         let name = format!("{}-relay", config.service.name());
         let kafka = kafka::Config::new(config.brokers.clone(), &name);
         let transactional_id = format!("{}{name}", config.topic_prefix);
+        #[cfg(sabotage)]
+        let transactional_id = sabotage::own_id(transactional_id);
         Ok(Relay {
             service: config.service,
             prefix: config.topic_prefix.clone(),
@@ -184,7 +188,10 @@ impl Relay {
         self.leader()?.check()?;
         let identity = self.producer.initialise()?;
         self.leader()?.check()?;
-        if let Some(position) = read_position(&mut self.admin, self.service, &self.prefix, true)? {
+        let position = read_position(&mut self.admin, self.service, &self.prefix, true)?;
+        #[cfg(sabotage)]
+        let position = position.filter(|_| !sabotage::is_off(sabotage::Mechanism::Position));
+        if let Some(position) = position {
             self.require_own(&position)?;
             if self.is_of_this_life(&position)? {
                 self.remove(&position)?;
@@ -220,6 +227,8 @@ impl Relay {
         let metadata = serde_json::to_string(&position).expect("plain data is always JSON");
         let group = position_group(self.service, &self.prefix);
         let topic = position_topic(self.service, &self.prefix);
+        #[cfg(sabotage)]
+        let records = sabotage::publish_halves(&mut self.producer, records)?;
         let mut transaction = self.producer.begin()?;
         if let Err(error) = transaction.send(records) {
             // an answer, not a lost one: the transaction may be ended plainly

@@ -89,6 +89,8 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     let until = Instant::now() + config.startup_limit;
     let mut session = wait_for("PostgreSQL", until, shutdown, || connector.connect())?;
     schema::migrate(&mut session, config.service, migrations)?;
+    #[cfg(sabotage)]
+    crate::sabotage::replace_append(&mut session)?;
     let mut session = connector.connect()?;
     let install_id = session.query("select install_id from install", &[])?[0].get(0);
     let mut kafka = kafka::Config::new(config.brokers.clone(), config.service.name());

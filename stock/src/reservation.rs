@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use shared::event::{Body, Event, Reason, Service};
 use shared::handler::{Cause, Outcome};
+#[cfg(sabotage)]
+use shared::sabotage::{self, Mechanism};
 use uuid::Uuid;
 
 /// Where a reservation stands.
@@ -101,7 +103,10 @@ impl Books {
 
     fn request(&mut self, event: &Event, terms: (String, i64)) -> Outcome {
         let reservation = &self.reservations[&event.order_id];
-        match (reservation.status, &reservation.terms) {
+        let status = reservation.status;
+        #[cfg(sabotage)]
+        let status = if sabotage::is_off(Mechanism::NaturalKey) { Status::New } else { status };
+        match (status, &reservation.terms) {
             (Status::New, _) => {
                 let answer = self.reserve(event.order_id, terms);
                 self.answer(event, answer);

@@ -3,7 +3,8 @@
 //!
 //! | file | idea |
 //! | --- | --- |
-//! | this one | options, the course of a run, the verdict |
+//! | this one | the course of a run, the verdict |
+//! | `options` | what is to be done |
 //! | `stage` | the installation: servers, instances through all their lives, logs |
 //! | `load` | the requests, drawn from the seed; their clients, and what they heard |
 //! | `faults` | what is done to the system, drawn from the seed; what it was doing then |
@@ -12,6 +13,7 @@
 //! | `checker` | the verdict: pure functions over the evidence |
 //! | `spoilt` | tests: each check can fail |
 //! | `report` | what is printed |
+//! | `scenario`, `prove` | situations stepped to, by binaries with a mechanism turned off: the same checker sees it |
 //!
 //! The load is dealt out in shares, one a fault: some of a share goes out before the fault strikes, the rest while it
 //! lasts. So every fault strikes a system at work, however quick the machine is.
@@ -24,8 +26,14 @@ mod evidence;
 mod faults;
 #[path = "chaos/load.rs"]
 mod load;
+#[path = "chaos/options.rs"]
+mod options;
+#[path = "chaos/prove.rs"]
+mod prove;
 #[path = "chaos/report.rs"]
 mod report;
+#[path = "chaos/scenario.rs"]
+mod scenario;
 #[path = "chaos/stage.rs"]
 mod stage;
 #[path = "chaos/table.rs"]
@@ -41,39 +49,14 @@ use checker::Check;
 use faults::{Busy, Fault};
 use harness::{Api, Service};
 use load::{Asked, Heard, Load, PutIn};
+use options::{Options, Task};
 use stage::Stage;
-
-const USAGE: &str = "chaos [--orders N] [--faults M] [--seed S] [--instances K] [--minutes T] [--spare-broker]
-  --orders N     requests in all; default 1000
-  --faults M     faults in all; default 12
-  --seed S       what the requests and faults are drawn from; default: another one each time, printed
-  --instances K  of every service; default 2
-  --minutes T    for load and faults; more is a violation; default 15
-  --spare-broker no kill -9 of the broker: a lone one that is killed between a transaction's decision and its markers may
-                 skip markers when it starts again, and then a part of that transaction stays pending for ever";
 
 /// After the last fault: for restarts, backlogs, and what a session that nobody ends any more may hold.
 const SETTLE_LIMIT: Duration = Duration::from_secs(180);
+/// How often a moment without an open transaction is looked for; each look takes some milliseconds.
+const LOOKS: usize = 20;
 const POLL: Duration = Duration::from_millis(5);
-
-/// What is to be done.
-struct Options {
-    orders: usize,
-    faults: usize,
-    seed: u64,
-    instances: usize,
-    limit: Duration,
-    spare_broker: bool,
-}
-
-/// As the call that does the same again.
-impl std::fmt::Display for Options {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Options { orders, faults, seed, instances, .. } = self;
-        let spare = if self.spare_broker { " --spare-broker" } else { "" };
-        write!(f, "chaos --orders {orders} --faults {faults} --seed {seed} --instances {instances}{spare}")
-    }
-}
 
 /// A fault that is over.
 struct Done {
@@ -84,7 +67,12 @@ struct Done {
 }
 
 fn main() -> ExitCode {
-    match options().and_then(|options| options.map_or(Ok(true), |options| run(&options))) {
+    let outcome = options::read().and_then(|task| match task {
+        Task::Help => Ok(true),
+        Task::Hurt(options) => run(&options),
+        Task::Prove { sabotaged, only, times } => prove::run(&sabotaged, only.as_deref(), times),
+    });
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -92,38 +80,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// None: the usage was asked for, and printed.
-fn options() -> Result<Option<Options>, String> {
-    use lexopt::prelude::*;
-    let (mut orders, mut faults, mut instances, mut minutes) = (1_000, 12, 2, 15);
-    let mut seed = rand::random::<u32>().into();
-    let mut spare_broker = false;
-    let mut parser = lexopt::Parser::from_env();
-    while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
-        match argument {
-            Long("orders") => orders = number(&mut parser, 1..=1_000_000)?,
-            Long("faults") => faults = number(&mut parser, 0..=1_000)?,
-            Long("seed") => seed = number(&mut parser, 0..=u64::MAX)?,
-            Long("instances") => instances = number(&mut parser, 1..=5)?,
-            Long("minutes") => minutes = number(&mut parser, 1..=1_440)?,
-            Long("spare-broker") => spare_broker = true,
-            Short('h') | Long("help") => {
-                println!("{USAGE}");
-                return Ok(None);
-            }
-            other => return Err(format!("{}\n{USAGE}", other.unexpected())),
-        }
-    }
-    let (orders, faults, instances) = (orders as usize, faults as usize, instances as usize);
-    Ok(Some(Options { orders, faults, seed, instances, limit: Duration::from_secs(60 * minutes), spare_broker }))
-}
-
-fn number(parser: &mut lexopt::Parser, range: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
-    let value = parser.value().map_err(|error| error.to_string())?;
-    let number = value.to_str().and_then(|text| text.parse().ok()).filter(|number| range.contains(number));
-    number.ok_or(format!("{value:?}: must be a whole number from {} to {}", range.start(), range.end()))
 }
 
 /// False: something is wrong; it is printed.
@@ -187,8 +143,9 @@ fn hurt(
     put_in: &PutIn,
 ) -> (Vec<Heard>, Vec<Done>, Vec<Check>) {
     let began = Instant::now();
-    let (mut done, mut snapshots) =
-        (vec![], Check { claim: "money and stock are conserved amid the faults (I2)", counted: 0, violations: vec![] });
+    let mut done = vec![];
+    let mut snapshots = Check::empty("money and stock are conserved amid the faults (I2)");
+    let mut pairs = Check::empty(checker::PAIRS);
     let heard = thread::scope(|scope| {
         let clients = scope.spawn(|| load.run(asked, options.seed));
         let faults = faults::draw(options.seed, options.faults, options.instances, options.spare_broker);
@@ -197,6 +154,7 @@ fn hurt(
             let (from, to) = ((number as f64 * share) as usize, ((number + 1) as f64 * share) as usize);
             done.push(one_fault(number + 1, fault, stage, load, from..to, began));
             snapshot(stage, put_in, &mut snapshots);
+            look(stage, &mut pairs);
             if began.elapsed() > options.limit {
                 break;
             }
@@ -217,7 +175,7 @@ fn hurt(
         violations: over,
     };
     assert!(unheard == 0 || !in_time.violations.is_empty(), "{unheard} requests were not sent");
-    (heard, done, vec![in_time, snapshots])
+    (heard, done, vec![in_time, snapshots, pairs])
 }
 
 /// Deals out the first half of a share, strikes in its midst, deals out the rest, heals.
@@ -270,6 +228,13 @@ fn snapshot(stage: &Stage, put_in: &PutIn, into: &mut Check) {
             into.violations.extend(checker::conserved("", put_in, &holdings).violations);
         }
     }
+}
+
+/// Both messages of each order or neither, if there is a moment without an open transaction among a few.
+fn look(stage: &Stage, into: &mut Check) {
+    let seen = (0..LOOKS).find_map(|_| stage.world.records_at_rest(&["payment", "stock"]));
+    into.counted += seen.as_ref().map_or(0, Vec::len);
+    into.violations.extend(seen.iter().flat_map(|seen| checker::torn(seen)));
 }
 
 /// What a client gave up after an error is repeated with its key; what the key stood for before is noted.

@@ -20,6 +20,9 @@ pub struct Proxy {
 struct State {
     refuses: bool,
     holds: bool,
+    holds_requests: bool,
+    /// What the requests that are kept back contain.
+    kept: Vec<u8>,
     hold_after: Option<Choice>,
     /// The connection of the picked request.
     picked: Option<u64>,
@@ -88,6 +91,16 @@ impl Proxy {
         lock(&self.state).hold_after = Some(Box::new(choice));
     }
 
+    /// Keeps back all that clients say, on connections that stay open, until [`Proxy::resume`].
+    pub fn hold_requests(&self) {
+        lock(&self.state).holds_requests = true;
+    }
+
+    /// Whether a request with these bytes in it is kept back by [`Proxy::hold_requests`].
+    pub fn keeps(&self, bytes: &[u8]) -> bool {
+        lock(&self.state).kept.windows(bytes.len()).any(|window| window == bytes)
+    }
+
     /// Whether the request that [`Proxy::hold_after`] waited for has been answered; its answer is kept back.
     pub fn holds_the_answer(&self) -> bool {
         lock(&self.state).answered
@@ -98,6 +111,7 @@ impl Proxy {
         let mut state = lock(&self.state);
         (state.refuses, state.holds, state.hold_after) = (false, false, None);
         (state.picked, state.answered) = (None, false);
+        (state.holds_requests, state.kept) = (false, vec![]);
         self.state.1.notify_all();
     }
 }
@@ -148,13 +162,19 @@ fn pump(mut from: TcpStream, mut to: TcpStream, before: impl Fn(&[u8])) {
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
 
-fn choose(state: &(Mutex<State>, Condvar), connection: u64, request: &[u8]) {
-    let mut state = lock(state);
+fn choose(shared: &(Mutex<State>, Condvar), connection: u64, request: &[u8]) {
+    let mut state = lock(shared);
     if state.hold_after.as_ref().is_some_and(|choice| choice(request)) {
         state.holds = true;
         state.hold_after = None;
         state.picked = Some(connection);
     }
+    if !state.holds_requests {
+        return;
+    }
+    state.kept.extend(request);
+    let held = |state: &mut State| state.holds_requests && !state.refuses;
+    drop(shared.1.wait_while(state, held).unwrap_or_else(|poisoned| poisoned.into_inner()));
 }
 
 fn wait_while_held(state: &(Mutex<State>, Condvar), connection: u64) {

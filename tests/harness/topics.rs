@@ -112,6 +112,16 @@ impl World {
         self.scan(&TOPICS, Isolation::ReadCommitted)
     }
 
+    /// What a reader sees on these topics at a moment when no transaction is open on any of their partitions; none if now
+    /// is not such a moment, or the broker is away.
+    pub fn records_at_rest(&self, topics: &[&str]) -> Option<Vec<Seen>> {
+        // in this order: what is committed up to its end afterwards was at rest in between
+        let committed = self.ends(topics, Isolation::ReadCommitted).ok()?;
+        let written = self.ends(topics, Isolation::ReadUncommitted).ok()?;
+        let seen = (committed == written).then(|| self.read(topics, &committed, Isolation::ReadCommitted));
+        seen?.ok()
+    }
+
     /// The types of the records about one order, topic after topic in the order of [`TOPICS`].
     ///
     /// # Panics
@@ -145,7 +155,17 @@ impl World {
     }
 
     fn scan(&self, topics: &[&str], isolation: Isolation) -> Vec<Seen> {
-        let ends = self.ends(topics, isolation);
+        let seen = self.ends(topics, isolation).and_then(|ends| self.read(topics, &ends, isolation));
+        seen.unwrap_or_else(|error| panic!("reading {}: {error}", topics.join(", ")))
+    }
+
+    /// All records before these ends.
+    fn read(
+        &self,
+        topics: &[&str],
+        ends: &[(TopicPartition, i64)],
+        isolation: Isolation,
+    ) -> Result<Vec<Seen>, kafka::Error> {
         let fetch = FetchConfig { isolation, max_wait: Duration::from_millis(20), ..FetchConfig::default() };
         let mut consumer = Consumer::new(self.kafka(), Interrupt::new(), fetch);
         let filled: Vec<_> = ends.iter().filter(|(_, end)| *end > 0).map(|(place, _)| (place.clone(), 0)).collect();
@@ -156,33 +176,35 @@ impl World {
         };
         let begun = Instant::now();
         while is_behind(&consumer) {
-            let polled = consumer.poll().unwrap_or_else(|error| panic!("reading {}: {error}", topics.join(", ")));
-            polled.into_iter().for_each(|polled| self.collect(polled, &mut seen));
+            consumer.poll()?.into_iter().for_each(|polled| self.collect(polled, &mut seen));
             assert!(begun.elapsed() < LIMIT, "the ends of {} are not reached", topics.join(", "));
         }
         // what was committed while we read is not part of this moment
-        seen.retain(|seen| seen.offset < self.end_of(&ends, seen));
+        seen.retain(|seen| seen.offset < self.end_of(ends, seen));
         let place = |seen: &Seen| (topics.iter().position(|topic| *topic == seen.topic), seen.partition, seen.offset);
         seen.sort_by_key(place);
-        seen
+        Ok(seen)
     }
 
-    fn ends(&self, topics: &[&str], isolation: Isolation) -> Vec<(TopicPartition, i64)> {
+    /// Where each partition ends.
+    fn ends(&self, topics: &[&str], isolation: Isolation) -> Result<Vec<(TopicPartition, i64)>, kafka::Error> {
         let names: Vec<String> = topics.iter().map(|topic| format!("{}{topic}", self.prefix())).collect();
         let mut admin = Admin::new(self.kafka(), Interrupt::new());
-        let described = admin.describe_topics(&names).expect("the test broker answers");
-        assert_eq!(described.len(), names.len(), "of the topics {names:?} only these are there: {described:?}");
+        let described = admin.describe_topics(&names)?;
+        if described.len() < names.len() {
+            return Err(kafka::Error::Invalid(format!("of the topics {names:?} only these are there: {described:?}")));
+        }
         let places: Vec<(String, i32)> = described
             .iter()
             .flat_map(|topic| (0..topic.partitions).map(|partition| (topic.name.clone(), partition)))
             .collect();
-        let listed = admin.list_offsets(&places, OffsetSpec::Latest, isolation).expect("the test broker answers");
+        let listed = admin.list_offsets(&places, OffsetSpec::Latest, isolation)?;
         let id = |name: &str| described.iter().find(|topic| topic.name == name).expect("described").id;
         let end = |end: &ListedOffset| {
             let (topic, topic_id) = (end.topic.as_str().into(), id(&end.topic));
             (TopicPartition { topic, topic_id, partition: end.partition }, end.offset)
         };
-        listed.iter().map(end).collect()
+        Ok(listed.iter().map(end).collect())
     }
 
     fn end_of(&self, ends: &[(TopicPartition, i64)], seen: &Seen) -> i64 {

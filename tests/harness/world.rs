@@ -1,6 +1,6 @@
 //! An isolated installation on the shared test servers: three databases and a topic prefix of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -63,6 +63,8 @@ pub struct World {
     id: String,
     prefix: String,
     settings: Vec<(String, String)>,
+    /// Where the services' binaries are; none: where the tests were built.
+    binaries: Option<PathBuf>,
     processes: Mutex<Vec<Arc<Process>>>,
     started: AtomicUsize,
 }
@@ -96,13 +98,30 @@ impl World {
             all.push(("KAFKA_BROKERS".to_string(), env::brokers()));
         }
         let prefix = value(&all, "TOPIC_PREFIX").to_string();
-        let world = World { id, prefix, settings: all, processes: Mutex::default(), started: AtomicUsize::new(0) };
+        let world = World {
+            id,
+            prefix,
+            settings: all,
+            binaries: None,
+            processes: Mutex::default(),
+            started: AtomicUsize::new(0),
+        };
         let mut admin = connect(&env::database_url("postgres"));
         for service in Service::ALL {
             let created = admin.batch_execute(&format!("create database {}", world.database(service)));
             created.unwrap_or_else(|error| panic!("create database: {error}"));
         }
         world
+    }
+
+    /// The same with the services' binaries of another folder.
+    pub fn run_by(mut self, binaries: &Path) -> World {
+        self.binaries = Some(binaries.to_path_buf());
+        self
+    }
+
+    fn binary(&self, service: Service) -> PathBuf {
+        self.binaries.as_ref().map_or_else(|| env::binary(service.name()), |folder| folder.join(service.name()))
     }
 
     /// Put before the names of its topics, groups and transactional ids.
@@ -171,7 +190,7 @@ impl World {
     /// # Panics
     /// When the operating system can't start it.
     pub fn launch(&self, service: Service, settings: &[(&str, &str)]) -> Instance {
-        self.launch_by(&env::binary(service.name()), &[], service, settings)
+        self.launch_by(&self.binary(service), &[], service, settings)
     }
 
     /// Starts an instance with this limit of descriptors, soft and hard, and waits until it answers.
@@ -184,7 +203,7 @@ impl World {
         service: Service,
         settings: &[(&str, &str)],
     ) -> Instance {
-        let binary = env::binary(service.name());
+        let binary = self.binary(service);
         let args = [format!("--nofile={}:{}", limit.0, limit.1), "--".into(), binary.display().to_string()];
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let instance = self.launch_by(Path::new("prlimit"), &args, service, settings);

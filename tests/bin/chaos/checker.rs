@@ -1,6 +1,6 @@
 //! The verdict: pure functions from what was asked, heard and found to violations. Nothing of the services' code.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use harness::{Seen, TOPICS};
 use uuid::Uuid;
@@ -20,6 +20,11 @@ pub struct Check {
 }
 
 impl Check {
+    /// One that nothing was counted for yet.
+    pub fn empty(claim: &'static str) -> Check {
+        Check::new(claim, 0, vec![])
+    }
+
     fn new(claim: &'static str, counted: usize, violations: Vec<String>) -> Check {
         Check { claim, counted, violations }
     }
@@ -42,7 +47,14 @@ pub fn check(asked: &[Asked], heard: &[Heard], put_in: &PutIn, found: &Evidence)
         Check::new("no row waits in an outbox", found.waiting.len(), found.waiting.clone()),
         Check::new("no dead letter (I7)", found.parked.len(), found.parked.clone()),
     ];
-    checks.extend([published(found), only_stored(found), stored_order(found), published_order(found), told(found)]);
+    checks.extend([
+        published(found),
+        only_stored(found),
+        stored_order(found),
+        published_order(found),
+        told(found),
+        offsets(found),
+    ]);
     checks
 }
 
@@ -255,6 +267,25 @@ fn published_order(found: &Evidence) -> Check {
         }
     }
     Check::new("records of an outbox are in stored order on each topic-partition (I4)", found.records.len(), wrong)
+}
+
+fn offsets(found: &Evidence) -> Check {
+    let back = found.moves.iter().filter(|(_, was, becomes)| becomes <= was);
+    let wrong = back.map(|(place, was, becomes)| format!("{place}: from {was} to {becomes}")).collect();
+    Check::new("a consumer's offset never goes back (I3)", found.moves.len(), wrong)
+}
+
+/// I5, of what [`torn`] answers.
+pub const PAIRS: &str = "a reader sees both messages of an order or neither, whenever no transaction is open (I5)";
+
+/// A look at the requests of order at a moment when no transaction was open: the orders of which one message is there and
+/// the other is not.
+pub fn torn(seen: &[Seen]) -> Vec<String> {
+    let keys = |ce_type: &str| -> BTreeSet<&str> {
+        seen.iter().filter(|seen| seen.ce_type == ce_type).filter_map(|seen| seen.key.as_deref()).collect()
+    };
+    let (payments, stocks) = (keys("payment.requested"), keys("stock.requested"));
+    payments.symmetric_difference(&stocks).map(|key| format!("only one message of order {key} is there")).collect()
 }
 
 /// The table of outcomes, on the topics.

@@ -29,6 +29,15 @@ const ORDER_HISTORY: &str = "
     end $$;
     create trigger chaos_keep after insert or update on orders for each row execute function chaos_keep_order();";
 
+/// Every move of a consumer's offset, in the transaction of the move.
+const OFFSET_HISTORY: &str = "
+    create table chaos_offset_history (topic text, partition integer, was bigint, becomes bigint);
+    create function chaos_keep_offset() returns trigger language plpgsql as $$ begin
+        insert into chaos_offset_history values (new.topic, new.partition, old.next_offset, new.next_offset);
+        return null;
+    end $$;
+    create trigger chaos_keep after update on consumer_offset for each row execute function chaos_keep_offset();";
+
 /// Settled, as the contract defines it.
 const SETTLED: &str = "order_status <> 'IN_PROGRESS' and payment_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')
     and stock_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')";
@@ -104,6 +113,8 @@ pub struct Evidence {
     pub holdings: [Vec<Holding>; 2],
     /// All that was ever stored, by service in stored order.
     pub stored: Vec<Stored>,
+    /// Every move of a consumer's offset: where, from, to.
+    pub moves: Vec<(String, i64, i64)>,
     /// What a read-committed reader sees.
     pub records: Vec<Seen>,
     /// The rows that are still in an outbox.
@@ -120,6 +131,7 @@ pub fn begin_history(world: &World) -> Result<(), postgres::Error> {
     for service in Service::ALL {
         let outbox = format!("{}_outbox", service.name());
         world.db(service).batch_execute(&OUTBOX_HISTORY.replace("$OUTBOX", &outbox))?;
+        world.db(service).batch_execute(OFFSET_HISTORY)?;
     }
     world.db(Service::Order).batch_execute(ORDER_HISTORY)
 }
@@ -182,6 +194,9 @@ pub fn read(world: &World) -> Result<Evidence, postgres::Error> {
     for service in Service::ALL {
         let mut db = world.db(service);
         all.stored.extend(stored(&mut db, service.name())?);
+        let moves = "select format('%s-%s of %s', topic, partition, current_database()), was, becomes
+                       from chaos_offset_history";
+        all.moves.extend(db.query(moves, &[])?.iter().map(|row| (row.get(0), row.get(1), row.get(2))));
         let waiting = format!("select '{0} outbox row ' || id from {0}_outbox", service.name());
         all.waiting.extend(texts(&mut db, &waiting)?);
         let parked =

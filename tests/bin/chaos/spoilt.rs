@@ -57,6 +57,7 @@ fn found() -> Evidence {
             [(DONE, part("COMPLETED", "ann", 3)), (UNDONE, part("COMPENSATED", "ann", 3))].into(),
             [(DONE, part("COMPLETED", "tea", 2)), (UNDONE, part("FAILED", "empty", 2))].into(),
         ],
+        moves: vec![("payment-0 of paymentdb".into(), 0, 7)],
         holdings: [vec![holding("ann", 7, 3)], vec![holding("tea", 3, 2), holding("empty", 0, 0)]],
         ..Evidence::default()
     };
@@ -125,7 +126,7 @@ fn sound_evidence_passes() {
 /// A part of the claim that must break, and what breaks it.
 type Spoil = (&'static str, fn(&mut Case));
 
-const SPOILS: [Spoil; 26] = [
+const SPOILS: [Spoil; 27] = [
     ("answered with 202 or 503", |case| case.heard[0].unexpected.push("500".into())),
     ("exists, as asked", |case| drop(case.found.orders.remove(0))),
     ("exists, as asked", |case| case.found.orders[0].asked.2 = 4),
@@ -151,6 +152,7 @@ const SPOILS: [Spoil; 26] = [
     ("was stored", |case| case.found.records[4].ce_id = "another".into()),
     ("rise with", |case| case.found.stored[4].stored_at = "2026-01-01T00:00:00.000000Z".into()),
     ("in stored order", |case| case.found.records[5].offset = 9),
+    ("never goes back", |case| case.found.moves.push(("payment-0 of paymentdb".into(), 7, 5))),
     ("the table allows", |case| drop(case.found.records.pop())),
     ("the table allows", |case| case.found.records[7].data["undone"] = false.into()),
     ("the table allows", |case| case.found.orders[0].statuses[0] = "FAILED".into()),
@@ -164,4 +166,12 @@ fn each_check_fails_when_what_it_claims_does_not_hold() {
         let broken = broken(&case);
         assert!(broken.iter().any(|broken| broken.contains(claim)), "{number}: {claim:?} not among {broken:?}");
     }
+}
+
+#[test]
+fn a_message_without_its_twin_is_seen() {
+    let mut seen = case().found.records;
+    assert_eq!(torn(&seen), [""; 0]);
+    seen.retain(|seen| seen.ce_type != "stock.requested" || seen.key != Some(DONE.to_string()));
+    assert_eq!(torn(&seen), [format!("only one message of order {DONE} is there")]);
 }

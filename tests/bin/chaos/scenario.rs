@@ -1,0 +1,254 @@
+//! Six situations, each the one that a mechanism is there for, brought about step by step. With the mechanism in place
+//! nothing is wrong afterwards; with it turned off (binaries built with `--cfg sabotage`) the named claim must break.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use harness::proxy::kafka_request;
+use harness::{Api, Broker, Instance, Proxy, Seen, Service, Signal, World, env, until};
+use postgres::Client;
+
+use crate::load::{self, Asked, End, Heard, PutIn};
+
+/// Kafka's numbers of the requests that write records, and that end a transaction.
+const PRODUCE: i16 = 0;
+const END_TXN: i16 = 26;
+/// For what a turned off mechanism leaves undone, before it is judged as it is.
+const QUIET_LIMIT: Duration = Duration::from_secs(30);
+
+/// A situation.
+pub struct Scenario {
+    /// The mechanism it is about, as `SABOTAGE` names it.
+    pub mechanism: &'static str,
+    /// A part of the claim that breaks without it.
+    pub breaks: &'static str,
+    run: fn(&mut Play),
+}
+
+/// All of them.
+pub static ALL: [Scenario; 6] = [
+    Scenario { mechanism: "natural-key", breaks: "money is conserved", run: requests_read_again },
+    Scenario { mechanism: "offset-cas", breaks: "offset never goes back", run: thawed_consumer },
+    Scenario { mechanism: "pair", breaks: "both messages of an order or neither", run: killed_at_the_commit },
+    Scenario { mechanism: "fencing", breaks: "on its topic exactly once", run: thawed_leader },
+    Scenario { mechanism: "position", breaks: "on its topic exactly once", run: killed_before_the_delete },
+    Scenario { mechanism: "append-lock", breaks: "in stored order on each topic-partition", run: stalled_writer },
+];
+
+/// A scenario under way: the system, and what its client asked and heard.
+pub struct Play<'a> {
+    /// Databases, topics, processes.
+    pub world: World,
+    broker: &'a Broker,
+    /// What was asked for.
+    pub asked: Vec<Asked>,
+    /// What was heard.
+    pub heard: Vec<Heard>,
+    /// Looks at the requests at moments when no transaction was open.
+    pub looks: Vec<Vec<Seen>>,
+}
+
+impl Scenario {
+    /// Plays it on this broker by these binaries; `off`: without its mechanism.
+    ///
+    /// # Panics
+    /// When a step does not come about.
+    pub fn play<'a>(&self, broker: &'a Broker, binaries: &Path, off: bool) -> Play<'a> {
+        let sabotage = if off { self.mechanism } else { "" };
+        let settings = [("KAFKA_BROKERS", broker.direct()), ("TOPIC_PARTITIONS", "1".into())];
+        let mut settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        settings.push(("SABOTAGE", sabotage));
+        // offsets are only worth a race where there are several partitions
+        settings.retain(|(name, _)| *name != "TOPIC_PARTITIONS" || self.mechanism != "offset-cas");
+        let world = World::with("scenario", &settings).run_by(binaries);
+        let mut play = Play { world, broker, asked: vec![], heard: vec![], looks: vec![] };
+        (self.run)(&mut play);
+        play.settle();
+        play
+    }
+}
+
+/// What is put in, in every scenario.
+pub fn put_in() -> PutIn {
+    let plenty = |name: &str| (name.to_string(), load::PLENTY);
+    PutIn { accounts: ["slow", "fast"].map(plenty).to_vec(), items: vec![plenty("tea")] }
+}
+
+impl Play<'_> {
+    /// One instance of each service, the order's with these settings; the history begins.
+    fn start(&self, of_order: &[(&str, &str)]) -> [Instance; 3] {
+        let order = self.world.start_with(Service::Order, of_order);
+        let instances = [order, self.world.start(Service::Payment), self.world.start(Service::Stock)];
+        crate::evidence::begin_history(&self.world).expect("the databases are there");
+        let PutIn { accounts, items } = put_in();
+        accounts.iter().for_each(|(user, balance)| instances[1].api().put_balance(user, *balance));
+        items.iter().for_each(|(item, quantity)| instances[2].api().put_quantity(item, *quantity));
+        instances.iter().for_each(|instance| instance.wait_for_log("leading: producer"));
+        instances
+    }
+
+    fn place(&mut self, api: &Api, user: &str) {
+        let asked = asked(self.asked.len(), user);
+        let mut heard = Heard::default();
+        load::ask(api, &asked, &mut heard);
+        self.asked.push(asked);
+        self.heard.push(heard);
+    }
+
+    fn place_and_settle(&mut self, api: &Api, count: usize) {
+        let from = self.heard.len();
+        (0..count).for_each(|_| self.place(api, "fast"));
+        let ids = self.heard[from..].iter().flat_map(|heard| &heard.accepted);
+        ids.for_each(|order_id| drop(api.settled(*order_id)));
+    }
+
+    /// Until nothing is left to happen.
+    fn settle(&mut self) {
+        let begun = Instant::now();
+        let is_quiet = || {
+            Service::ALL.iter().all(|service| self.world.outbox_rows(*service) == 0)
+                && Service::ALL.iter().all(|service| self.world.is_at_the_ends(*service))
+        };
+        while !is_quiet() && begun.elapsed() < QUIET_LIMIT {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.look();
+    }
+
+    fn look(&mut self) {
+        let mut seen = None;
+        until("a moment without an open transaction", || {
+            seen = self.world.records_at_rest(&["payment", "stock"]);
+            seen.is_some()
+        });
+        self.looks.extend(seen);
+    }
+}
+
+fn asked(number: usize, user: &str) -> Asked {
+    let (key, user, item) = (format!("scenario-{number}"), user.into(), "tea".into());
+    Asked { key, user, item, price: 3, quantity: 2, end: End::Completed, gives_up: false, repeats: false }
+}
+
+/// All requests are delivered once more.
+fn requests_read_again(play: &mut Play) {
+    let [order, payment, _stock] = play.start(&[]);
+    play.place_and_settle(order.api(), 5);
+    assert!(payment.stop().success());
+    play.world.db(Service::Payment).batch_execute("delete from consumer_offset").expect("rows of ours to delete");
+    let _payment = play.world.start(Service::Payment);
+    until("the requests to be read again", || play.world.is_at_the_ends(Service::Payment));
+}
+
+/// A consumer is frozen between its poll and its transaction until another one has long gone on.
+fn thawed_consumer(play: &mut Play) {
+    let [order, payment, _stock] = play.start(&[]);
+    let proxy = Proxy::to(&env::postgres_address());
+    let url = play.world.database_url_at(Service::Payment, &proxy.addr());
+    let frozen = play.world.start_with(Service::Payment, &[("PAYMENT_DATABASE_URL", &url)]);
+    let own = format!("{}payment-", play.world.prefix());
+    until("a share of the requests", || last_join(&frozen).is_some_and(|line| line.contains(&own)));
+    proxy.hold_requests();
+    // so many that every partition gets some
+    (0..60).for_each(|_| play.place(order.api(), "fast"));
+    until("its transaction to begin", || proxy.keeps(b"START TRANSACTION"));
+    frozen.signal(Signal::STOP);
+    until("the other consumer to handle them", || play.world.is_at_the_ends(Service::Payment));
+    play.place_and_settle(order.api(), 60);
+    let joined = frozen.log().matches("joined the group").count();
+    proxy.resume();
+    frozen.signal(Signal::CONT);
+    until("it to join again", || frozen.log().matches("joined the group").count() > joined);
+    drop(payment);
+}
+
+fn last_join(instance: &Instance) -> Option<String> {
+    instance.log().lines().rev().find(|line| line.contains("joined the group")).map(str::to_string)
+}
+
+/// The relay is killed when Kafka has committed, before it hears of it.
+fn killed_at_the_commit(play: &mut Play) {
+    let [order, ..] = play.start(&[("KAFKA_BROKERS", &play.broker.proxied())]);
+    play.broker.proxy.hold_after(kafka_request(END_TXN, "order-relay"));
+    play.place(order.api(), "fast");
+    until("the commit", || play.broker.proxy.holds_the_answer());
+    order.signal(Signal::KILL);
+    play.look();
+    play.broker.proxy.resume();
+    play.world.start(Service::Order);
+}
+
+/// A leader is frozen inside of its transaction until its successor has published the same rows.
+fn thawed_leader(play: &mut Play) {
+    let [frozen, ..] = play.start(&[("KAFKA_BROKERS", &play.broker.proxied())]);
+    let successor = play.world.start(Service::Order);
+    play.broker.proxy.hold_after(kafka_request(PRODUCE, "order-relay"));
+    play.place(frozen.api(), "fast");
+    until("the records to be written", || play.broker.proxy.holds_the_answer());
+    frozen.signal(Signal::STOP);
+    successor.wait_for_log("leading: producer");
+    until("the successor to publish", || play.world.outbox_rows(Service::Order) == 0);
+    play.broker.proxy.resume();
+    frozen.signal(Signal::CONT);
+    until("the thawed leader to be refused, or not", || {
+        frozen.log().contains("a relay turn failed") || play.world.records("payment").len() > 1
+    });
+}
+
+/// The relay is killed between Kafka's commit and the delete of the rows.
+fn killed_before_the_delete(play: &mut Play) {
+    let [order, ..] = play.start(&[]);
+    let (mut blocker, mut watch) = (play.world.db(Service::Order), play.world.db(Service::Order));
+    // the transaction that deletes the rows also writes the deadline
+    blocker.batch_execute("begin; lock table deadline in share mode").expect("locked");
+    play.place(order.api(), "fast");
+    until("the delete to be blocked", || waiting(&mut watch, "Lock", "order-relay") == 1);
+    order.signal(Signal::KILL);
+    blocker.batch_execute("rollback").expect("released");
+    until("the killed relay's session to end", || sessions(&mut watch, "order-relay") == 0);
+    play.world.start(Service::Order);
+}
+
+/// A writer stands still between drawing its row's id and its commit, while another one stores.
+fn stalled_writer(play: &mut Play) {
+    let [order, ..] = play.start(&[]);
+    let other = play.world.start(Service::Order);
+    let (mut gate, mut watch) = (play.world.db(Service::Order), play.world.db(Service::Order));
+    gate.batch_execute(
+        "create function stall() returns trigger language plpgsql as
+             $$ begin perform pg_advisory_xact_lock(4711); return null; end $$;
+         create trigger stall after insert on order_outbox for each row
+             when (new.messages::text like '%\"slow\"%') execute function stall();
+         select pg_advisory_lock(4711)",
+    )
+    .expect("a gate");
+    let (slow, fast) = (asked(0, "slow"), asked(1, "fast"));
+    let place = |api: &Api, asked: &Asked| {
+        let mut heard = Heard::default();
+        load::ask(api, asked, &mut heard);
+        heard
+    };
+    let heard = std::thread::scope(|scope| {
+        let first = scope.spawn(|| place(order.api(), &slow));
+        until("the first writer to stand still", || waiting(&mut watch, "Lock", "order%") == 1);
+        let second = scope.spawn(|| place(other.api(), &fast));
+        until("the second one to wait, or to be published", || {
+            waiting(&mut watch, "Lock", "order%") == 2 || !play.world.records("payment").is_empty()
+        });
+        gate.batch_execute("select pg_advisory_unlock(4711)").expect("the gate was ours");
+        [first, second].map(|client| client.join().expect("no client panics"))
+    });
+    play.asked = vec![slow, fast];
+    play.heard = heard.to_vec();
+}
+
+fn waiting(db: &mut Client, event_type: &str, name: &str) -> i64 {
+    let sql = "select count(*) from pg_stat_activity where datname = current_database()
+                and wait_event_type = $1 and application_name like $2";
+    db.query_one(sql, &[&event_type, &name]).expect("an answer").get(0)
+}
+
+fn sessions(db: &mut Client, name: &str) -> i64 {
+    let sql = "select count(*) from pg_stat_activity where datname = current_database() and application_name = $1";
+    db.query_one(sql, &[&name]).expect("an answer").get(0)
+}
