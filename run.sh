@@ -19,7 +19,7 @@ usage() {
 ./run.sh psql SERVICE [ARG...]    psql on the database of order, stock or payment
 ./run.sh demo                     plays every outcome of an order against the running system, which is started if need be
 ./run.sh bench [ARG...]           measures the running system, which is started if need be
-./run.sh chaos [--orders N] [--faults M] [--seed S] [--instances K] [--minutes T] [--spare-broker]
+./run.sh chaos [--orders N] [--faults M] [--seed S] [--instances K] [--brokers 3] [--minutes T] [--spare-broker]
                                   places orders on servers and instances of its own while they are killed, frozen and cut
                                   off; checks that nothing was lost and nothing happened twice
 ./run.sh sabotage [--only MECHANISM] [--times N]
@@ -1158,6 +1158,7 @@ chaos() { # ARG...
   cd "$ROOT"
   need cargo linker postgres java maven
   use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-chaos.XXXXXX")" && pwd -P)"
+  case " $* " in *" --brokers 3 "*) WANTED_BROKERS=3 ;; *" --brokers "[!1]*) misuse "--brokers must be 1 or 3" ;; esac
   ON_EXIT=end_tests
   stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bins
   stage "servers" test_servers

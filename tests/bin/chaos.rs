@@ -7,7 +7,7 @@
 //! | `options` | what is to be done |
 //! | `stage` | the installation: servers, instances through all their lives, logs |
 //! | `load` | the requests, drawn from the seed; their clients, and what they heard |
-//! | `faults` | what is done to the system, drawn from the seed; what it was doing then |
+//! | `faults`, `leaders` | what is done to the system, drawn from the seed; what it was doing then |
 //! | `evidence` | a history kept by triggers of our own, the tables, the topics |
 //! | `table` | the table of outcomes, typed in |
 //! | `checker` | the verdict: pure functions over the evidence |
@@ -24,6 +24,8 @@ mod checker;
 mod evidence;
 #[path = "chaos/faults.rs"]
 mod faults;
+#[path = "chaos/leaders.rs"]
+mod leaders;
 #[path = "chaos/load.rs"]
 mod load;
 #[path = "chaos/options.rs"]
@@ -88,7 +90,7 @@ fn run(options: &Options) -> Result<bool, String> {
     let Options { orders, seed, instances, .. } = options;
     println!("{options}");
     let began = Instant::now();
-    let stage = Stage::start(&PathBuf::from(folder), *instances);
+    let stage = Stage::start(&PathBuf::from(folder), *instances, options.brokers);
     let (asked, put_in) = (load::draw(*seed, *orders), PutIn::of(*orders));
     evidence::begin_history(&stage.world).map_err(said)?;
     put(&stage, &put_in);
@@ -148,7 +150,7 @@ fn hurt(
     let mut pairs = Check::empty(checker::PAIRS);
     let heard = thread::scope(|scope| {
         let clients = scope.spawn(|| load.run(asked, options.seed));
-        let faults = faults::draw(options.seed, options.faults, options.instances, options.spare_broker);
+        let faults = faults::draw(options);
         let share = asked.len() as f64 / (faults.len() + 1) as f64;
         for (number, fault) in faults.iter().enumerate() {
             let (from, to) = ((number as f64 * share) as usize, ((number + 1) as f64 * share) as usize);

@@ -68,16 +68,17 @@ impl PrivateServers {
     /// # Panics
     /// When it does not run.
     pub fn kill_postgres(&self) {
-        kill(&self.ask("select split_part(pg_read_file('postmaster.pid'), e'\\n', 1)"));
+        signal_to("-KILL", &self.ask("select split_part(pg_read_file('postmaster.pid'), e'\\n', 1)"));
     }
 
-    /// SIGKILL to the broker.
+    /// A signal to the broker of this number, from 1; a lone one has number 1.
     ///
     /// # Panics
-    /// When it was never started.
-    pub fn kill_kafka(&self) {
-        let written = std::fs::read_to_string(self.folder.join("pid/kafka")).expect("run.sh writes it");
-        kill(written.lines().next().expect("a process id"));
+    /// When it does not run.
+    pub fn signal_kafka(&self, number: usize, signal: &str) {
+        let names = ["pid/kafka".to_string(), format!("pid/kafka-{number}")];
+        let written = names.iter().find_map(|name| std::fs::read_to_string(self.folder.join(name)).ok());
+        signal_to(signal, written.expect("run.sh writes it").lines().next().expect("a process id"));
     }
 
     fn ask(&self, sql: &str) -> String {
@@ -111,7 +112,7 @@ impl Drop for PrivateServers {
     }
 }
 
-fn kill(pid: &str) {
-    let killed = Command::new("kill").args(["-9", pid.trim()]).status().expect("kill is there");
-    assert!(killed.success(), "there is no process {pid}");
+fn signal_to(signal: &str, pid: &str) {
+    let sent = Command::new("kill").args([signal, pid.trim()]).status().expect("kill is there");
+    assert!(sent.success(), "there is no process {pid}");
 }

@@ -1,19 +1,23 @@
 //! A TCP proxy between a service and a server: connections cut, answers held.
 //!
-//! For Kafka mind that a broker tells its clients where it is reached: only a private [`crate::Broker`] tells them its
-//! proxy's address.
+//! For Kafka mind that a broker tells its clients where it is reached: a private [`crate::Broker`] tells them its proxy's
+//! address, and [`Proxy::to_kafka`] writes its own into what brokers tell.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+#[path = "proxy/kafka.rs"]
+mod kafka;
 
 /// What chooses the request whose answer is held. Clients write a request at once, so what is read at once is one.
 pub type Choice = Box<dyn Fn(&[u8]) -> bool + Send>;
 
 /// A running proxy. Dropped, it refuses and cuts.
 pub struct Proxy {
-    address: SocketAddr,
-    state: Arc<(Mutex<State>, Condvar)>,
+    addresses: Vec<SocketAddr>,
+    state: Shared,
 }
 
 #[derive(Default)]
@@ -38,28 +42,41 @@ impl Proxy {
     /// # Panics
     /// When there is no free port.
     pub fn to(server: &str) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let state: Arc<(Mutex<State>, Condvar)> = Arc::default();
-        let (shared, server) = (state.clone(), server.to_string());
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                if lock(&shared).refuses || serve(client, &server, &shared).is_err() {
-                    continue; // the client's socket is dropped: it sees a closed connection
-                }
-            }
-        });
-        Proxy { address, state }
+        let (listener, server, state) = (listener(), server.to_string(), Shared::default());
+        let proxy = Proxy { addresses: vec![listener.local_addr().expect("bound")], state: state.clone() };
+        listen(listener, state.clone(), move |client| serve(client, &server, &state));
+        proxy
     }
 
-    /// Where clients reach it, as `host:port`.
+    /// One before all brokers of a cluster (`host:port`, separated by commas): clients that begin here stay here.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub fn to_kafka(brokers: &str) -> Proxy {
+        let listeners: Vec<(TcpListener, String)> =
+            brokers.split(',').map(|broker| (listener(), broker.to_string())).collect();
+        let addresses: Vec<SocketAddr> =
+            listeners.iter().map(|(listener, _)| listener.local_addr().expect("bound")).collect();
+        let own = |(_, broker): &(TcpListener, String)| broker.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let ports: Option<HashMap<i32, i32>> =
+            listeners.iter().zip(&addresses).map(|(it, address)| Some((own(it)?, address.port().into()))).collect();
+        let ports = Arc::new(ports.expect("brokers as host:port"));
+        let state: Shared = Arc::default();
+        for (listener, broker) in listeners {
+            let (state, ports) = (state.clone(), ports.clone());
+            listen(listener, state.clone(), move |client| kafka::serve(client, &broker, &state, &ports));
+        }
+        Proxy { addresses, state }
+    }
+
+    /// Where clients reach it, as `host:port`; several separated by commas.
     pub fn addr(&self) -> String {
-        self.address.to_string()
+        self.addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",")
     }
 
-    /// Its port.
+    /// Its (first) port.
     pub fn port(&self) -> u16 {
-        self.address.port()
+        self.addresses[0].port()
     }
 
     /// Whether the server knows one of the connections passed on by this port.
@@ -131,12 +148,33 @@ pub fn kafka_request(api: i16, client_id: &str) -> impl Fn(&[u8]) -> bool + Send
     }
 }
 
-fn serve(client: TcpStream, server: &str, state: &Arc<(Mutex<State>, Condvar)>) -> io::Result<()> {
+type Shared = Arc<(Mutex<State>, Condvar)>;
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").expect("a free port")
+}
+
+fn listen(listener: TcpListener, state: Shared, serve: impl Fn(TcpStream) -> io::Result<()> + Send + 'static) {
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            if lock(&state).refuses || serve(client).is_err() {
+                continue; // the client's socket is dropped: it sees a closed connection
+            }
+        }
+    });
+}
+
+fn connect(client: &TcpStream, server: &str, state: &Shared) -> io::Result<TcpStream> {
     let server = TcpStream::connect(server)?;
-    for socket in [&client, &server] {
+    for socket in [client, &server] {
         socket.set_nodelay(true)?;
         lock(state).sockets.push(socket.try_clone()?);
     }
+    Ok(server)
+}
+
+fn serve(client: TcpStream, server: &str, state: &Shared) -> io::Result<()> {
+    let server = connect(&client, server, state)?;
     let (from_client, to_server) = (client.try_clone()?, server.try_clone()?);
     let (asking, answering) = (state.clone(), state.clone());
     let connection = number(state);

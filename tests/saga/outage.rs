@@ -168,7 +168,7 @@ fn servers_that_are_killed_and_started_again_delay_and_lose_nothing() {
     servers.kill_postgres();
     servers.restart();
     load.wait_for_more(20);
-    servers.kill_kafka();
+    servers.signal_kafka(1, "-KILL");
     // orders are taken all the same
     load.wait_for_more(20);
     servers.restart();

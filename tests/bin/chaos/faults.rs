@@ -4,12 +4,14 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Service, Signal};
+use harness::{Proxy, Service, Signal, TOPICS};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
+use crate::leaders;
 use crate::load::Load;
+use crate::options::Options;
 use crate::stage::{Member, Stage};
 
 /// Longer than every session limit of the services in PostgreSQL (5 s), at times also than that of the consumer group
@@ -37,14 +39,22 @@ pub enum Kind {
     CutDatabase,
     /// The database's answers to an instance kept back.
     DelayDatabase,
+    /// All connections of an instance to the brokers cut, new ones refused.
+    CutKafka,
+    /// The brokers' answers to an instance kept back.
+    DelayKafka,
     /// kill -9 of the postmaster.
     KillPostgres,
-    /// kill -9 of the broker.
+    /// kill -9 of a broker.
     KillBroker,
+    /// A broker stopped, and continued later: one of several only.
+    FreezeBroker,
+    /// Other brokers lead the partitions of a topic: where there are several.
+    MoveLeaders,
 }
 
 impl Kind {
-    const ALL: [Kind; 9] = [
+    const ALL: [Kind; 13] = [
         Kind::Kill,
         Kind::Freeze,
         Kind::KillLeader,
@@ -52,9 +62,21 @@ impl Kind {
         Kind::EndSessions,
         Kind::CutDatabase,
         Kind::DelayDatabase,
+        Kind::CutKafka,
+        Kind::DelayKafka,
         Kind::KillPostgres,
         Kind::KillBroker,
+        Kind::FreezeBroker,
+        Kind::MoveLeaders,
     ];
+
+    fn can_happen(self, brokers: usize, spare_broker: bool) -> bool {
+        match self {
+            Kind::KillBroker => !spare_broker,
+            Kind::FreezeBroker | Kind::MoveLeaders => brokers > 1,
+            _ => true,
+        }
+    }
 }
 
 /// One of them.
@@ -65,30 +87,36 @@ pub struct Fault {
     service: Service,
     /// Which of the service's instances, if any will do.
     member: usize,
+    /// Which broker, from 1.
+    broker: usize,
+    /// Which topic.
+    topic: &'static str,
     length: Duration,
     /// How far into its share of the orders it strikes, from 0 to 1.
     pub moment: f64,
 }
 
-/// All faults of a run: every kind (but the kill of a broker that is to be spared) once before one comes again.
-pub fn draw(seed: u64, count: usize, instances: usize, spare_broker: bool) -> Vec<Fault> {
-    let mut random = StdRng::seed_from_u64(seed.rotate_left(17));
+/// All faults of a run: every kind that can happen once before one comes again.
+pub fn draw(options: &Options) -> Vec<Fault> {
+    let mut random = StdRng::seed_from_u64(options.seed.rotate_left(17));
     let mut kinds: Vec<Kind> = Vec::new();
-    while kinds.len() < count {
+    while kinds.len() < options.faults {
         let mut all = Kind::ALL;
         all.shuffle(&mut random);
-        kinds.extend(all.into_iter().filter(|kind| !spare_broker || *kind != Kind::KillBroker));
+        kinds.extend(all.into_iter().filter(|kind| kind.can_happen(options.brokers, options.spare_broker)));
     }
-    kinds.into_iter().take(count).map(|kind| one(kind, instances, &mut random)).collect()
+    kinds.into_iter().take(options.faults).map(|kind| one(kind, options, &mut random)).collect()
 }
 
-fn one(kind: Kind, instances: usize, random: &mut StdRng) -> Fault {
-    let freezes = matches!(kind, Kind::Freeze | Kind::FreezeLeader);
+fn one(kind: Kind, options: &Options, random: &mut StdRng) -> Fault {
+    let freezes = matches!(kind, Kind::Freeze | Kind::FreezeLeader | Kind::FreezeBroker);
     let length = random.random_range(if freezes { FREEZE_MILLIS } else { OUTAGE_MILLIS });
     Fault {
         kind,
         service: *Service::ALL.choose(random).expect("three"),
-        member: random.random_range(0..instances),
+        member: random.random_range(0..options.instances),
+        broker: random.random_range(1..=options.brokers),
+        topic: TOPICS.choose(random).expect("eight"),
         length: Duration::from_millis(length),
         moment: random.random_range(0.0..1.0),
     }
@@ -140,7 +168,8 @@ pub struct Wound<'a> {
 enum Healing<'a> {
     Restart(&'a Member),
     Continue(&'a Member),
-    Resume(&'a Member),
+    Resume(&'a Proxy),
+    ContinueBroker(usize),
     Servers,
     None,
 }
@@ -180,20 +209,38 @@ impl Fault {
                 wound(format!("{ended} sessions of {} ended", self.service.name()), Healing::None)
             }
             Kind::CutDatabase => {
-                target.proxy.cut();
-                wound(format!("{name} cut off from its database for {length:?}"), Healing::Resume(target))
+                target.database.cut();
+                wound(format!("{name} cut off from its database for {length:?}"), Healing::Resume(&target.database))
             }
             Kind::DelayDatabase => {
-                target.proxy.hold();
-                wound(format!("the database's answers to {name} delayed by {length:?}"), Healing::Resume(target))
+                target.database.hold();
+                let what = format!("the database's answers to {name} delayed by {length:?}");
+                wound(what, Healing::Resume(&target.database))
+            }
+            Kind::CutKafka => {
+                target.kafka.cut();
+                wound(format!("{name} cut off from Kafka for {length:?}"), Healing::Resume(&target.kafka))
+            }
+            Kind::DelayKafka => {
+                target.kafka.hold();
+                let what = format!("Kafka's answers to {name} delayed by {length:?}");
+                wound(what, Healing::Resume(&target.kafka))
             }
             Kind::KillPostgres => {
                 stage.servers.kill_postgres();
                 wound("kill -9 of PostgreSQL".into(), Healing::Servers)
             }
             Kind::KillBroker => {
-                stage.servers.kill_kafka();
-                wound("kill -9 of the broker".into(), Healing::Servers)
+                stage.servers.signal_kafka(self.broker, "-KILL");
+                wound(format!("kill -9 of broker {}", self.broker), Healing::Servers)
+            }
+            Kind::FreezeBroker => {
+                stage.servers.signal_kafka(self.broker, "-STOP");
+                wound(format!("broker {} frozen for {length:?}", self.broker), Healing::ContinueBroker(self.broker))
+            }
+            Kind::MoveLeaders => {
+                leaders::move_to(stage, self.topic, self.broker);
+                wound(format!("broker {} leads {}", self.broker, self.topic), Healing::None)
             }
         }
     }
@@ -215,9 +262,13 @@ impl Wound<'_> {
                 thread::sleep(self.length);
                 member.signal(Signal::CONT);
             }
-            Healing::Resume(member) => {
+            Healing::Resume(proxy) => {
                 thread::sleep(self.length);
-                member.proxy.resume();
+                proxy.resume();
+            }
+            Healing::ContinueBroker(number) => {
+                thread::sleep(self.length);
+                stage.servers.signal_kafka(number, "-CONT");
             }
             Healing::Servers => stage.servers.restart(),
             Healing::None => {}

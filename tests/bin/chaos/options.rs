@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-const USAGE: &str = "chaos [--orders N] [--faults M] [--seed S] [--instances K] [--minutes T] [--spare-broker]
+const USAGE: &str = "chaos [--orders N] [--faults M] [--seed S] [--instances K] [--brokers 3] [--minutes T] [--spare-broker]
 chaos --prove FOLDER [--only MECHANISM] [--times N]
   --orders N     requests in all; default 1000
   --faults M     faults in all; default 12
   --seed S       what the requests and faults are drawn from; default: another one each time, printed
   --instances K  of every service; default 2
+  --brokers 3    a Kafka of three brokers instead of one: one of them is killed, frozen, or made another topic's leader
   --minutes T    for load and faults; more is a violation; default 15
   --spare-broker no kill -9 of the broker: a lone one that is killed between a transaction's decision and its markers may
                  skip markers when it starts again, and then a part of that transaction stays pending for ever
@@ -44,6 +45,8 @@ pub struct Options {
     pub seed: u64,
     /// Of every service.
     pub instances: usize,
+    /// Of the private Kafka.
+    pub brokers: usize,
     /// For load and faults.
     pub limit: Duration,
     /// No kill -9 of the broker.
@@ -53,9 +56,12 @@ pub struct Options {
 /// As the call that does the same again.
 impl std::fmt::Display for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Options { orders, faults, seed, instances, .. } = self;
+        let Options { orders, faults, seed, instances, brokers, .. } = self;
         let spare = if self.spare_broker { " --spare-broker" } else { "" };
-        write!(f, "chaos --orders {orders} --faults {faults} --seed {seed} --instances {instances}{spare}")
+        write!(
+            f,
+            "chaos --orders {orders} --faults {faults} --seed {seed} --instances {instances} --brokers {brokers}{spare}"
+        )
     }
 }
 
@@ -65,7 +71,7 @@ impl std::fmt::Display for Options {
 /// What is wrong with them.
 pub fn read() -> Result<Task, String> {
     use lexopt::prelude::*;
-    let (mut orders, mut faults, mut instances, mut minutes) = (1_000, 12, 2, 15);
+    let (mut orders, mut faults, mut instances, mut brokers, mut minutes) = (1_000, 12, 2, 1, 15);
     let mut seed = rand::random::<u32>().into();
     let (mut spare_broker, mut sabotaged, mut only, mut times) = (false, None, None, 1);
     let mut parser = lexopt::Parser::from_env();
@@ -75,6 +81,7 @@ pub fn read() -> Result<Task, String> {
             Long("faults") => faults = number(&mut parser, 0..=1_000)?,
             Long("seed") => seed = number(&mut parser, 0..=u64::MAX)?,
             Long("instances") => instances = number(&mut parser, 1..=5)?,
+            Long("brokers") => brokers = number(&mut parser, 1..=3)?,
             Long("minutes") => minutes = number(&mut parser, 1..=1_440)?,
             Long("spare-broker") => spare_broker = true,
             Long("prove") => sabotaged = Some(PathBuf::from(text(&mut parser)?)),
@@ -91,7 +98,7 @@ pub fn read() -> Result<Task, String> {
     let limit = Duration::from_secs(60 * minutes);
     Ok(match sabotaged {
         Some(sabotaged) => Task::Prove { sabotaged, only, times: times as usize },
-        None => Task::Hurt(Options { orders, faults, seed, instances, limit, spare_broker }),
+        None => Task::Hurt(Options { orders, faults, seed, instances, limit, spare_broker, brokers: brokers as usize }),
     })
 }
 

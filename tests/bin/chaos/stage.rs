@@ -1,4 +1,4 @@
-//! The installation: several instances of each service, each with a proxy of its own before the database.
+//! The installation: several instances of each service, each with proxies of its own before database and brokers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,9 @@ pub struct Member {
     /// The same in every life.
     pub port: u16,
     /// Between it and its database.
-    pub proxy: Proxy,
+    pub database: Proxy,
+    /// Between it and the brokers.
+    pub kafka: Proxy,
     lives: Mutex<Vec<Instance>>,
 }
 
@@ -58,13 +60,13 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts everything on the private servers that `run.sh` started in `folder`.
+    /// Starts everything on the private servers that `run.sh` started in `folder`, every topic on all brokers.
     ///
     /// # Panics
     /// When something does not start.
-    pub fn start(folder: &Path, instances: usize) -> Stage {
+    pub fn start(folder: &Path, instances: usize, brokers: usize) -> Stage {
         let servers = PrivateServers::of(folder);
-        let world = World::new("chaos");
+        let world = World::with("chaos", &[("TOPIC_REPLICATION", &brokers.to_string())]);
         let members = Service::ALL.iter().flat_map(|service| (1..=instances).map(|number| (*service, number)));
         let members: Vec<Member> = members.map(|(service, number)| member(&world, service, number)).collect();
         members.iter().for_each(|member| member.lives()[0].wait_until_ready());
@@ -78,7 +80,7 @@ impl Stage {
 
     /// Starts a member's next life, on its port.
     pub fn restart(&self, member: &Member) {
-        let next = launch(&self.world, member.service, &member.proxy, Some(member.port));
+        let next = launch(&self.world, member.service, [&member.database, &member.kafka], Some(member.port));
         member.lives().push(next);
     }
 
@@ -117,7 +119,7 @@ impl Stage {
                       and a.datname = current_database()";
         let row = self.db(service).ok()?.query_opt(sql, &[]).ok()??;
         let port = u16::try_from(row.get::<_, i32>(0)).ok()?;
-        self.members_of(service).find(|member| member.proxy.carries(port))
+        self.members_of(service).find(|member| member.database.carries(port))
     }
 
     /// Writes the logs of all lives to files; answers their folder.
@@ -141,17 +143,17 @@ impl Drop for Stage {
 }
 
 fn member(world: &World, service: Service, number: usize) -> Member {
-    let proxy = Proxy::to(&env::postgres_address());
-    let first = launch(world, service, &proxy, None);
-    Member { service, number, port: first.port(), proxy, lives: Mutex::new(vec![first]) }
+    let (database, kafka) = (Proxy::to(&env::postgres_address()), Proxy::to_kafka(world.brokers()));
+    let first = launch(world, service, [&database, &kafka], None);
+    Member { service, number, port: first.port(), database, kafka, lives: Mutex::new(vec![first]) }
 }
 
-fn launch(world: &World, service: Service, proxy: &Proxy, port: Option<u16>) -> Instance {
+fn launch(world: &World, service: Service, [database, kafka]: [&Proxy; 2], port: Option<u16>) -> Instance {
     let upper = service.name().to_uppercase();
     let (url_name, port_name) = (format!("{upper}_DATABASE_URL"), format!("{upper}_PORT"));
-    let url = world.database_url_at(service, &proxy.addr());
+    let (url, brokers) = (world.database_url_at(service, &database.addr()), kafka.addr());
     let port = port.map(|port| port.to_string());
-    let mut settings = vec![(url_name.as_str(), url.as_str())];
+    let mut settings = vec![(url_name.as_str(), url.as_str()), ("KAFKA_BROKERS", brokers.as_str())];
     settings.extend(port.iter().map(|port| (port_name.as_str(), port.as_str())));
     world.launch(service, &settings)
 }
