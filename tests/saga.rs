@@ -10,6 +10,7 @@
 //! | `outage` | database or broker away for a while delays and loses nothing (I1) |
 //! | `poison` | what can't be handled is parked with its bytes, and its partition moves on (I7) |
 //! | `schema` | a database that is empty, newer, or of another make at the start |
+//! | `security` | TLS and SASL on the wires; what is wrong with them ends a service at its start |
 //! | `http` | each error of HTTP interface; one key, one order |
 //! | `attack` | clients that are many, slow, endless or senseless harm nobody else |
 
@@ -33,3 +34,5 @@ mod replay;
 mod rows;
 #[path = "saga/schema.rs"]
 mod schema;
+#[path = "saga/security.rs"]
+mod security;

@@ -96,7 +96,7 @@ impl Cluster {
     /// An open connection to this address, made now where there is none or the broker has cut it.
     pub(crate) fn connection(&mut self, address: &str) -> Result<&mut Connection> {
         self.interrupt.check()?;
-        if self.connections.get(address).is_some_and(Connection::is_stale) {
+        if self.connections.get_mut(address).is_some_and(Connection::is_stale) {
             self.connections.remove(address);
         }
         if !self.connections.contains_key(address) {
@@ -146,8 +146,8 @@ impl Cluster {
     }
 
     /// Whether [`receive`](Cluster::receive) would not have to wait: for an answer's beginning, or to learn that none will come.
-    pub(crate) fn has_input(&self, address: &str) -> bool {
-        self.connections.get(address).is_none_or(Connection::has_input)
+    pub(crate) fn has_input(&mut self, address: &str) -> bool {
+        self.connections.get_mut(address).is_none_or(Connection::has_input)
     }
 
     pub(crate) fn drop_connection(&mut self, address: &str) {
@@ -157,7 +157,7 @@ impl Cluster {
     /// Asks whichever broker answers: those connected first, then the others known, then the bootstrap addresses.
     /// Only for requests that may be sent twice.
     pub(crate) fn call_any<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<(String, R::Response)> {
-        let mut causes = Vec::new();
+        let (mut causes, mut refused) = (Vec::new(), None);
         let addresses = self.addresses();
         for (asked, address) in addresses.iter().enumerate() {
             // A broker that hangs must leave time to ask the others.
@@ -167,10 +167,11 @@ impl Cluster {
                 Err(error) if error.passes() => causes.push(error.to_string()),
                 // Not a broker, or one that speaks something else: worth a try elsewhere, but worth telling too.
                 Err(error @ (Error::Frame { .. } | Error::Decode { .. })) => causes.push(error.to_string()),
+                Err(error @ Error::Security { .. }) => refused = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::NoBroker { causes })
+        Err(refused.unwrap_or(Error::NoBroker { causes }))
     }
 
     fn addresses(&self) -> Vec<String> {

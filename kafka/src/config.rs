@@ -2,6 +2,18 @@
 
 use std::time::Duration;
 
+use crate::sasl::Sasl;
+use crate::tls::Tls;
+
+/// What a connection is guarded by. Kafka's `security.protocol` by its parts: none is PLAINTEXT, both are SASL_SSL.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    /// SSL, as Kafka calls it.
+    pub tls: Option<Tls>,
+    /// Who this client is.
+    pub sasl: Option<Sasl>,
+}
+
 /// The settings every client object of this crate is built from.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -9,7 +21,9 @@ pub struct Config {
     pub brokers: Vec<String>,
     /// The name this client gives itself in each request (Kafka's `client.id`), seen in the broker's logs and quotas.
     pub client_id: String,
-    /// The limit of opening one connection, its ApiVersions handshake included.
+    /// The same for every broker.
+    pub security: Security,
+    /// The limit of opening one connection, the handshakes of TLS, ApiVersions and SASL included.
     pub connect_timeout: Duration,
     /// The limit of one call of this crate, its retries included. Calls that wait at the broker by design
     /// (a long poll, a group's rebalance) add that wait to it.
@@ -19,11 +33,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Settings for these brokers: 5 s to connect, 15 s a request, frames up to 64 MiB.
+    /// Settings for these brokers: not guarded, 5 s to connect, 15 s a request, frames up to 64 MiB.
     pub fn new(brokers: Vec<String>, client_id: impl Into<String>) -> Config {
         Config {
             brokers,
             client_id: client_id.into(),
+            security: Security::default(),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(15),
             // The Java consumer asks for 50 MiB a fetch at most (fetch.max.bytes); this leaves room above it.

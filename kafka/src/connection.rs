@@ -6,13 +6,17 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader};
+use kafka_protocol::messages::{
+    ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader, SaslAuthenticateRequest,
+    SaslAuthenticateResponse, SaslHandshakeRequest,
+};
 use kafka_protocol::protocol::{Decodable, HeaderVersion, StrBytes};
 
-use crate::config::Config;
+use crate::config::{Config, Security};
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
 use crate::protocol::Request;
+use crate::sasl::Sasl;
 use crate::shape;
 use crate::stream::Stream;
 
@@ -28,6 +32,8 @@ pub(crate) struct Connection {
     versions: HashMap<i16, (i16, i16)>,
     next_correlation_id: i32,
     answered: bool,
+    /// When the broker takes no more requests on it (KIP-368).
+    ends: Option<Instant>,
 }
 
 /// A request that was sent and whose answer has not been read yet.
@@ -47,13 +53,14 @@ impl<R> Sent<R> {
 }
 
 impl Connection {
-    /// Connects and asks for the broker's versions, within the connect timeout.
+    /// Connects, asks for the broker's versions and shows who we are, within the connect timeout.
     pub(crate) fn open(address: &str, config: &Config, wakes: &Interrupt) -> Result<Connection> {
         let started = Instant::now();
         let deadline = started + config.connect_timeout;
         wakes.check()?;
-        let stream = Stream::open(address, deadline, wakes)
-            .map_err(|source| io_error(wakes, "connect", address, source, started.elapsed()))?;
+        let Security { tls, sasl } = &config.security;
+        let stream = Stream::open(address, tls.as_ref(), deadline, wakes)
+            .map_err(|source| connect_error(wakes, address, tls.is_some(), source, started.elapsed()))?;
         let mut connection = Connection {
             stream,
             broker: address.to_owned(),
@@ -63,8 +70,13 @@ impl Connection {
             versions: HashMap::from([(ApiVersionsRequest::KEY as i16, ApiVersionsRequest::VERSIONS)]),
             next_correlation_id: 0,
             answered: false,
+            ends: None,
         };
-        connection.learn_versions(deadline)?;
+        connection.learn_versions(deadline).map_err(closed_at_once)?;
+        if let Some(sasl) = sasl {
+            connection.authenticate(sasl, deadline)?;
+        }
+        connection.answered = false;
         Ok(connection)
     }
 
@@ -75,8 +87,46 @@ impl Connection {
         }
         let offered = answer.api_keys.iter().map(|api| (api.api_key, (api.min_version, api.max_version)));
         self.versions = offered.collect();
-        self.answered = false;
         Ok(())
+    }
+
+    /// The mechanism is agreed on, then its messages go to and fro (KIP-43, KIP-152).
+    fn authenticate(&mut self, sasl: &Sasl, deadline: Instant) -> Result<()> {
+        let name = sasl.mechanism.name();
+        let request = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(name));
+        let answer = self.call(&request, deadline)?;
+        if answer.error_code != 0 {
+            let offered: Vec<&str> = answer.mechanisms.iter().map(StrBytes::as_str).collect();
+            return Err(self.distrust(format!("the broker takes no {name}, only {}", offered.join(", "))));
+        }
+        let lifetime = match sasl.scram() {
+            None => self.say(sasl, sasl.plain(), deadline)?.session_lifetime_ms,
+            Some(mut scram) => {
+                let first = self.say(sasl, scram.first(), deadline)?;
+                let proof = scram.prove(&first.auth_bytes).map_err(|why| self.distrust(why.into()))?;
+                let last = self.say(sasl, proof, deadline)?;
+                scram.verify(&last.auth_bytes).map_err(|why| self.distrust(why.into()))?;
+                last.session_lifetime_ms
+            }
+        };
+        let lifetime = u64::try_from(lifetime).ok().filter(|millis| *millis > 0);
+        // Like the Java client, some time before the end: a request must not arrive after it.
+        self.ends = lifetime.map(|millis| Instant::now() + Duration::from_millis(millis).mul_f64(0.85));
+        Ok(())
+    }
+
+    fn say(&mut self, sasl: &Sasl, message: Vec<u8>, deadline: Instant) -> Result<SaslAuthenticateResponse> {
+        let request = SaslAuthenticateRequest::default().with_auth_bytes(message.into());
+        let answer = self.call(&request, deadline)?;
+        if answer.error_code == 0 {
+            return Ok(answer);
+        }
+        let words = answer.error_message.as_deref().unwrap_or_default();
+        Err(self.distrust(format!("the broker refuses user {} by {}: {words}", sasl.username, sasl.mechanism.name())))
+    }
+
+    fn distrust(&self, cause: String) -> Error {
+        Error::Security { broker: self.broker.clone(), cause }
     }
 
     /// Whether an answer came over this connection before (the handshake not counted): then a failure of the next
@@ -85,13 +135,13 @@ impl Connection {
         self.answered
     }
 
-    /// Whether the broker has cut it already.
-    pub(crate) fn is_stale(&self) -> bool {
-        self.stream.has_input()
+    /// Whether the broker has cut it already, or soon will.
+    pub(crate) fn is_stale(&mut self) -> bool {
+        self.ends.is_some_and(|ends| ends <= Instant::now()) || self.stream.has_input()
     }
 
     /// Whether an answer has begun to arrive, or the broker has cut it.
-    pub(crate) fn has_input(&self) -> bool {
+    pub(crate) fn has_input(&mut self) -> bool {
         self.stream.has_input()
     }
 
@@ -201,6 +251,32 @@ fn encode_frame<R: Request>(
     let length = i32::try_from(frame.len() - 4).map_err(|_| "it is too long".to_owned())?;
     frame[..4].copy_from_slice(&length.to_be_bytes());
     Ok(frame)
+}
+
+/// Where the handshake of TLS fails by a certificate, the broker is not to be trusted; where it is cut off, it may not be TLS
+/// that the broker speaks there.
+fn connect_error(wakes: &Interrupt, address: &str, guarded: bool, source: io::Error, after: Duration) -> Error {
+    let distrust = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    if let Some(cause) = distrust {
+        return Error::Security { broker: address.to_owned(), cause: format!("TLS: {cause}") };
+    }
+    let cut = matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+    let source = if guarded && cut { hint(source, "does it expect TLS there?") } else { source };
+    io_error(wakes, "connect", address, source, after)
+}
+
+/// A broker that expects TLS where we speak plainly closes the connection without a word.
+fn closed_at_once(error: Error) -> Error {
+    match error {
+        Error::Io { api, broker, source } if source.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::Io { api, broker, source: hint(source, "does it expect TLS?") }
+        }
+        other => other,
+    }
+}
+
+fn hint(source: io::Error, question: &str) -> io::Error {
+    io::Error::new(source.kind(), format!("the broker closed the connection during the handshake: {question}"))
 }
 
 /// A socket that fails because it was shut down by the interrupt says so.

@@ -274,7 +274,7 @@ impl Consumer {
     /// Waits until a fetch is answered or at its end, and gives all that are. A lone one is not waited for: reading it will.
     fn answered(&mut self) -> Result<Vec<(String, Asked)>> {
         while self.asked.len() > 1 {
-            let (fetches, now) = (&self.fetches, Instant::now());
+            let (fetches, now) = (&mut self.fetches, Instant::now());
             let ended = |leader: &String, asked: &mut Asked| fetches.has_input(leader) || asked.sent.deadline() <= now;
             let answered: Vec<_> = self.asked.extract_if(.., ended).collect();
             if !answered.is_empty() {

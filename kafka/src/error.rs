@@ -109,6 +109,13 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// The broker is not the one that is trusted, or it does not accept who this client is. It holds no password.
+    Security {
+        /// The broker's address.
+        broker: String,
+        /// What was refused, by whom.
+        cause: String,
+    },
     /// No answer within the time limit. The connection was dropped; whether the broker acted is unknown.
     Timeout {
         /// The API that was called, or `connect`.
@@ -179,6 +186,7 @@ impl Error {
             Error::NotInitialised | Error::TransactionFailed => ErrorKind::Retriable,
             Error::Frame { .. } | Error::Decode { .. } => ErrorKind::Fatal,
             Error::UnsupportedVersion { .. } => ErrorKind::Fatal,
+            Error::Security { .. } => ErrorKind::Fatal,
             Error::Interrupted | Error::Invalid(_) => ErrorKind::Fatal,
         }
     }
@@ -219,11 +227,15 @@ impl fmt::Display for Error {
                 if detail.is_empty() { Ok(()) } else { write!(f, " ({detail})") }
             }
             Error::Io { api, broker, source } => write!(f, "{api} at {broker}: {source}"),
+            Error::Security { broker, cause } => write!(f, "{broker}: {cause}"),
             Error::Timeout { api, broker, after } => {
                 write!(f, "{api} at {broker}: no answer within {after:?}")
             }
             Error::Frame { broker, length, limit } => {
-                write!(f, "{broker} announced a frame of {length} bytes (limit {limit}): is it a Kafka broker?")
+                write!(
+                    f,
+                    "{broker} announced a frame of {length} bytes (limit {limit}): is it a Kafka broker? One that expects TLS answers so, too"
+                )
             }
             Error::Decode { api, broker, cause } => {
                 write!(f, "the answer of {api} from {broker} can't be decoded: {cause}")

@@ -14,7 +14,7 @@
 //!
 //! The files, from the outside in: `admin`, `producer` and `transaction` (over `produce`, which sends the batches),
 //! `consumer` (over `fetched`, which reads one partition's answer), `group` (over `heartbeat` and `assignor`); `cluster`
-//! (leaders, coordinators, reconnecting), `connection` (frames, versions, deadlines), `stream` (the socket; TLS would go there);
+//! (leaders, coordinators, reconnecting), `connection` (frames, versions, deadlines), `stream` (the socket, plain or within TLS), `tls` and `sasl` (whom we trust, who we are);
 //! `protocol` (versions spoken and why), `shape` (no answer makes the codec reserve more than it holds), `batch` and
 //! `compression` (records v2), `wire` (primitive types), `partitioner`, `retry`, `interrupt`, `error` (over `codes`, Kafka's own), `config`, `record`.
 
@@ -38,14 +38,16 @@ mod producer;
 mod protocol;
 mod record;
 mod retry;
+mod sasl;
 mod shape;
 mod stream;
+mod tls;
 mod transaction;
 mod wire;
 
 pub use admin::{Admin, CommittedOffset, Created, ListedOffset, NewTopic, OffsetSpec, TopicDescription};
 pub use bytes::Bytes;
-pub use config::Config;
+pub use config::{Config, Security};
 pub use consumer::{Consumer, FetchConfig, Isolation, Polled};
 pub use error::{Error, ErrorCode, ErrorKind, Result};
 pub use group::{Assignment, Group, GroupConfig};
@@ -54,4 +56,6 @@ pub use kafka_protocol::protocol::StrBytes;
 pub use partitioner::partition_for_key;
 pub use producer::{Producer, ProducerIdentity};
 pub use record::{Header, ProducerRecord, Record, TopicPartition};
+pub use sasl::{Mechanism, Sasl};
+pub use tls::{Tls, roots};
 pub use transaction::Transaction;

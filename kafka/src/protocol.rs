@@ -8,7 +8,7 @@
 use kafka_protocol::messages::{self as m, ApiKey};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
 
-use crate::shape::Shape::{self, Array, Compact, Fixed, OldArray, Tags};
+use crate::shape::Shape::{self, Array, Compact, Fixed, OldArray, OldString, Tags};
 
 /// A request this client can send, with what belongs to it. (The codec's own trait needs its broker half as well.)
 pub(crate) trait Request: Encodable + HeaderVersion {
@@ -46,6 +46,11 @@ requests! {
     // The first request on a connection: version 2 is not flexible yet and understood by every broker.
     ApiVersions: ApiVersionsRequest -> ApiVersionsResponse, 2..=2,
         [Fixed(2), OldArray(&[Fixed(6)]), Fixed(4)];
+    // From 1 on the mechanism's messages travel in SaslAuthenticate (KIP-152).
+    SaslHandshake: SaslHandshakeRequest -> SaslHandshakeResponse, 1..=1, [Fixed(2), OldArray(&[OldString])];
+    // A session's lifetime since 1 (KIP-368).
+    SaslAuthenticate: SaslAuthenticateRequest -> SaslAuthenticateResponse, 2..=2,
+        [Fixed(2), Compact, Compact, Fixed(8), END];
     // Topic ids in the answer since 10, in the request since 12 (KIP-516).
     Metadata: MetadataRequest -> MetadataResponse, 12..=12,
         [Fixed(4), Array(&[Fixed(4), Compact, Fixed(4), Compact, END]), Compact, Fixed(4),
@@ -121,6 +126,8 @@ mod tests {
 
     fn decode_as_all(body: &Bytes) {
         decode::<m::ApiVersionsRequest>(body);
+        decode::<m::SaslHandshakeRequest>(body);
+        decode::<m::SaslAuthenticateRequest>(body);
         decode::<m::MetadataRequest>(body);
         decode::<m::FindCoordinatorRequest>(body);
         decode::<m::CreateTopicsRequest>(body);

@@ -14,6 +14,8 @@ pub(crate) enum Shape {
     Compact,
     /// A COMPACT_ARRAY of such elements, nullable or not.
     Array(&'static [Shape]),
+    /// A STRING of a non-flexible version.
+    OldString,
     /// An ARRAY of a non-flexible version.
     OldArray(&'static [Shape]),
     /// The tagged fields; those that hold arrays are named with their own layout.
@@ -34,6 +36,7 @@ impl Shape {
         match self {
             Shape::Fixed(length) => reader.take(*length).map(drop),
             Shape::Compact => skip_compact(reader),
+            Shape::OldString => reader.string().map(drop),
             Shape::Array(element) => {
                 let length = reader.unsigned_varint()?.saturating_sub(1);
                 walk_elements(reader, element, length as usize)

@@ -1,4 +1,4 @@
-//! The byte stream under a connection: the one file that knows it is a plain TCP socket. TLS goes in here.
+//! The byte stream under a connection: a TCP socket, plain or within TLS, whose every wait has a deadline.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -6,63 +6,101 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::interrupt::{Interrupt, Registration};
+use rustls::ClientConnection;
 
-/// An open stream to a broker whose every wait has a deadline.
+use crate::interrupt::{Interrupt, Registration};
+use crate::tls::Tls;
+
+/// An open stream to a broker.
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     _registration: Registration,
 }
 
 impl Stream {
-    /// Opens a stream to `host:port` and has the interrupt shut it down.
+    /// Opens a stream to `host:port`, shakes hands if it is to be guarded, and has the interrupt shut it down.
     ///
-    /// Each address of the name is tried in turn. Errors are the last one's; `TimedOut` when the deadline passes.
-    pub(crate) fn open(address: &str, deadline: Instant, wakes: &Interrupt) -> io::Result<Stream> {
+    /// Each address of the name is tried in turn. Errors are the last one's; `TimedOut` when the deadline passes; a
+    /// `rustls::Error` within when there is no trust.
+    pub(crate) fn open(address: &str, tls: Option<&Tls>, deadline: Instant, wakes: &Interrupt) -> io::Result<Stream> {
+        let begun = tls.map(|tls| tls.begin(address)).transpose().map_err(io::Error::other)?;
         let socket = connect_any(&resolve(address, deadline)?, deadline)?;
         // Requests are written whole; waiting for more to fill a packet would only add delay.
         socket.set_nodelay(true)?;
         let registration = wakes.register(&socket);
         let registration = registration.ok_or_else(|| io::Error::other("interrupted"))?;
-        Ok(Stream { socket, _registration: registration })
+        let mut stream = Stream { socket, tls: begun.map(Box::new), _registration: registration };
+        stream.shake_hands(deadline)?;
+        Ok(stream)
+    }
+
+    fn shake_hands(&mut self, deadline: Instant) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        while tls.is_handshaking() {
+            tls.complete_io(&mut Limited { socket: &self.socket, deadline })?;
+        }
+        Ok(())
     }
 
     /// Writes all of it, or fails with `TimedOut` at the deadline.
-    pub(crate) fn write_all(&mut self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
-        while !bytes.is_empty() {
-            self.socket.set_write_timeout(Some(left(deadline)?))?;
-            match self.socket.write(bytes) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => bytes = &bytes[written..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(as_timeout(error)),
+    pub(crate) fn write_all(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        let mut limited = Limited { socket: &self.socket, deadline };
+        match &mut self.tls {
+            None => limited.write_all(bytes),
+            Some(tls) => {
+                let mut guarded = rustls::Stream::new(&mut **tls, &mut limited);
+                guarded.write_all(bytes)?;
+                guarded.flush()
             }
         }
-        Ok(())
     }
 
     /// Reads exactly `length` bytes, or fails with `TimedOut` at the deadline, `UnexpectedEof` at the stream's end.
     pub(crate) fn read(&mut self, length: usize, deadline: Instant) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(length);
-        let mut limited = Limited { socket: &self.socket, deadline }.take(length as u64);
-        limited.read_to_end(&mut bytes)?;
+        let mut limited = Limited { socket: &self.socket, deadline };
+        match &mut self.tls {
+            None => limited.take(length as u64).read_to_end(&mut bytes)?,
+            Some(tls) => {
+                let guarded = rustls::Stream::new(&mut **tls, &mut limited);
+                guarded.take(length as u64).read_to_end(&mut bytes)?
+            }
+        };
         if bytes.len() < length { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
     }
 
     /// Whether there are bytes to be read, or the peer has closed the stream already. One on which nothing is awaited is then of
     /// no use. A look without waiting; a close that is still under way is not seen.
-    pub(crate) fn has_input(&self) -> bool {
+    pub(crate) fn has_input(&mut self) -> bool {
         if self.socket.set_nonblocking(true).is_err() {
             return true;
         }
-        let looked = self.socket.peek(&mut [0]);
-        let idle = matches!(&looked, Err(error) if error.kind() == ErrorKind::WouldBlock);
+        let idle = match &mut self.tls {
+            None => self.socket.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
+            Some(tls) => is_idle(tls, &mut self.socket),
+        };
         self.socket.set_nonblocking(false).is_err() || !idle
     }
 }
 
-/// A reader that lets each wait end at the deadline. (A socket's own limit holds for one `read`, not for an answer.)
+/// What has arrived may be for TLS alone: a ticket, a new key.
+fn is_idle(tls: &mut ClientConnection, socket: &mut TcpStream) -> bool {
+    loop {
+        match tls.process_new_packets() {
+            Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
+            _ => return false,
+        }
+        match tls.read_tls(socket) {
+            Ok(length) if length > 0 => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+            _ => return false,
+        }
+    }
+}
+
+/// A socket whose each wait ends at the deadline. (A socket's own limit holds for one `read`, not for an answer.)
 struct Limited<'a> {
     socket: &'a TcpStream,
     deadline: Instant,
@@ -72,6 +110,17 @@ impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket.set_read_timeout(Some(left(self.deadline)?))?;
         (&mut &*self.socket).read(buffer).map_err(as_timeout)
+    }
+}
+
+impl Write for Limited<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(Some(left(self.deadline)?))?;
+        (&mut &*self.socket).write(bytes).map_err(as_timeout)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

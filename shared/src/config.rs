@@ -5,6 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::event::Service;
+use crate::postgres_tls::Target;
+
+#[path = "config/kafka_security.rs"]
+mod kafka_security;
 
 /// All settings of one service instance.
 #[derive(Clone, Debug)]
@@ -19,6 +23,8 @@ pub struct Config {
     pub database_url: String,
     /// Addresses to find the Kafka cluster by (`KAFKA_BROKERS`).
     pub brokers: Vec<String>,
+    /// What guards the connections to them (`KAFKA_SECURITY_PROTOCOL`, `KAFKA_SSL_…`, `KAFKA_SASL_…`).
+    pub kafka_security: kafka::Security,
     /// Put before every topic, group and transactional id (`TOPIC_PREFIX`).
     pub topic_prefix: String,
     /// Partitions of a topic that is created (`TOPIC_PARTITIONS`).
@@ -75,6 +81,7 @@ impl Config {
             port: read.number(&format!("{upper}_PORT"), default_port(service), 1..=65_535),
             database_url: read.database_url(service),
             brokers: read.brokers(),
+            kafka_security: read.kafka_security(),
             topic_prefix: read.topic_prefix(),
             topic_partitions: read.number("TOPIC_PARTITIONS", 3, 1..=1_000),
             topic_replication: read.optional_number("TOPIC_REPLICATION", 1..=32),
@@ -87,6 +94,11 @@ impl Config {
             log_level: read.parsed("LOG_LEVEL", "info", "off, error, warn, info, debug or trace"),
         };
         if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
+    }
+
+    /// What a client of Kafka with this name is built from.
+    pub fn kafka(&self, client_id: &str) -> kafka::Config {
+        kafka::Config { security: self.kafka_security.clone(), ..kafka::Config::new(self.brokers.clone(), client_id) }
     }
 }
 
@@ -148,10 +160,11 @@ impl Reader<'_> {
         let name = format!("{}_DATABASE_URL", service.name().to_uppercase());
         let default = format!("postgres://postgres@127.0.0.1:5432/{}db", service.name());
         let value = self.value(&name).unwrap_or(default);
-        if value.parse::<postgres::Config>().is_err() {
+        if let Err(why) = Target::parse(&value) {
             // the value may hold a password: it is not repeated
-            self.errors
-                .push(format!("{name}: must be a PostgreSQL URL such as postgres://user:password@host:5432/database"));
+            self.errors.push(format!(
+                "{name}: must be a PostgreSQL URL such as postgres://user:password@host:5432/database ({why})"
+            ));
         }
         value
     }

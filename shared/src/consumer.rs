@@ -66,7 +66,7 @@ impl Consumer {
         handler: Box<dyn Handler>,
         waker: Waker,
     ) -> Result<Consumer> {
-        let kafka = kafka::Config::new(config.brokers.clone(), name);
+        let kafka = config.kafka(name);
         let fetch = FetchConfig { max_wait: MAX_WAIT, isolation: Isolation::ReadCommitted, ..FetchConfig::default() };
         let (nudge, rebalance) = bounded(1);
         let effects = Effects {

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use postgres::types::ToSql;
-use postgres::{Client, NoTls, Row, Statement, Transaction};
+use postgres::{Client, Row, Statement, Transaction};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::postgres_tls::Target;
 
 /// Parameters of a statement, in the `postgres` crate's form.
 pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -69,7 +70,7 @@ impl Limits {
 /// How to open sessions to one database.
 #[derive(Clone)]
 pub struct Connector {
-    config: postgres::Config,
+    target: Target,
     limits: Limits,
 }
 
@@ -79,13 +80,14 @@ impl Connector {
     /// # Errors
     /// When the URL can't be parsed.
     pub fn new(url: &str, name: &str, limits: Limits) -> Result<Connector> {
-        let mut config: postgres::Config = url.parse()?;
+        let mut target = Target::parse(url).map_err(Error::Fatal)?;
+        let config = &mut target.config;
         config.application_name(name).connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);
         config
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3);
-        Ok(Connector { config, limits })
+        Ok(Connector { target, limits })
     }
 
     /// Opens a session.
@@ -96,7 +98,7 @@ impl Connector {
         let busy = Arc::new(AtomicU64::new(0));
         SESSIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(Arc::downgrade(&busy));
         let opening = Busy::new(&busy, OPEN_LIMIT);
-        let mut client = self.config.connect(NoTls)?;
+        let mut client = self.target.connect()?;
         client.batch_execute(&self.limits.as_sql())?;
         drop(opening);
         Ok(Session { client, statements: HashMap::new(), busy })

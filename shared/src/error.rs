@@ -51,6 +51,20 @@ impl Error {
         error.is_closed() || broken || matches!(ended, Some(Severity::Fatal | Severity::Panic))
     }
 
+    /// Whether a server does not take us for who we say we are, or we do not take it for the one that we trust: at the start
+    /// that is a mistake in the settings. (SQLSTATE class 28 is an invalid authorization.)
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Error::Kafka(error) => matches!(error, kafka::Error::Security { .. }),
+            Error::Database(error) => {
+                let source = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+                let distrust = source.and_then(|io| io.get_ref()).is_some_and(|inner| inner.is::<rustls::Error>());
+                distrust || error.code().is_some_and(|code| code.code().starts_with("28"))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether PostgreSQL gave up waiting for a lock (SQLSTATE 55P03).
     pub fn is_lock_timeout(&self) -> bool {
         matches!(self, Error::Database(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))

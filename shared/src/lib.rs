@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | [`config`] | settings from the environment, read nowhere else |
 //! | [`logging`], [`error`], [`shutdown`], [`backoff`], [`service`] | a process: its lines, failures, stop, pauses, threads |
-//! | [`db`], [`pool`], [`schema`] | PostgreSQL sessions with limits and cached statements; connections; migrations |
+//! | [`db`], [`postgres_tls`], [`pool`], [`schema`] | PostgreSQL sessions with limits and cached statements; their TLS; connections; migrations |
 //! | [`event`], [`envelope`] | topics, types, bodies; headers and JSON: the contract between the services |
 //! | [`outbox`], [`leader`], [`wake`], [`relay`] | from a committed row to a committed record, once and in stored order |
 //! | [`consumer`], [`progress`], [`slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
@@ -32,6 +32,7 @@ pub mod logging;
 pub mod offsets;
 pub mod outbox;
 pub mod pool;
+pub mod postgres_tls;
 pub mod progress;
 pub mod relay;
 pub mod replay;

@@ -80,7 +80,7 @@ impl Relay {
     /// When the database URL can't be parsed.
     pub fn new(config: &Config, install_id: Uuid, interrupt: Interrupt, on_published: OnPublished) -> Result<Relay> {
         let name = format!("{}-relay", config.service.name());
-        let kafka = kafka::Config::new(config.brokers.clone(), &name);
+        let kafka = config.kafka(&name);
         let transactional_id = format!("{}{name}", config.topic_prefix);
         #[cfg(sabotage)]
         let transactional_id = sabotage::own_id(transactional_id);

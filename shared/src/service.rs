@@ -93,7 +93,7 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     crate::sabotage::replace_append(&mut session)?;
     let mut session = connector.connect()?;
     let install_id = session.query("select install_id from install", &[])?[0].get(0);
-    let mut kafka = kafka::Config::new(config.brokers.clone(), config.service.name());
+    let mut kafka = config.kafka(config.service.name());
     kafka.request_timeout = STARTUP_ATTEMPT;
     let mut admin = Admin::new(kafka, Interrupt::new());
     wait_for("Kafka", until, shutdown, || {
@@ -108,6 +108,11 @@ fn wait_for<T>(what: &str, until: Instant, shutdown: &Shutdown, mut attempt: imp
         let error = match attempt() {
             Ok(done) => return Ok(done),
             Err(Error::Fatal(why)) => return Err(Error::Fatal(why)),
+            Err(error) if error.is_refusal() => {
+                return Err(Error::Fatal(format!(
+                    "{what} refuses us, or is not to be trusted: {error}; check the settings"
+                )));
+            }
             Err(error) => error,
         };
         let pause = backoff::delay(number);

@@ -17,6 +17,8 @@ pub struct Broker {
     pub proxy: Proxy,
     folder: PathBuf,
     port: u16,
+    /// Listeners besides: name and port.
+    guarded: Vec<(String, u16)>,
     process: Option<Process>,
 }
 
@@ -26,13 +28,25 @@ impl Broker {
     /// # Panics
     /// When it does not.
     pub fn start() -> Broker {
+        Broker::start_with(&[], "")
+    }
+
+    /// The same with more listeners, each with its security protocol, and with settings for them.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start_with(listeners: &[(&str, &str)], more: &str) -> Broker {
         let folder = std::env::temp_dir().join(format!("saga-broker-{}", Uuid::new_v4().simple()));
         fs::create_dir_all(&folder).expect("a folder for the broker");
         let (port, behind_proxy) = (ports::free_port(), ports::free_port());
         let proxy = Proxy::to(&format!("127.0.0.1:{behind_proxy}"));
-        let settings = settings(&folder, port, behind_proxy, proxy.port());
+        let guarded: Vec<(String, u16)> =
+            listeners.iter().map(|(name, _)| (name.to_string(), ports::free_port())).collect();
+        let addresses: String = guarded.iter().map(|(name, port)| format!(",{name}://127.0.0.1:{port}")).collect();
+        let protocols: String = listeners.iter().map(|(name, protocol)| format!(",{name}:{protocol}")).collect();
+        let settings = settings(&folder, port, behind_proxy, proxy.port(), [&addresses, &protocols]) + more;
         fs::write(folder.join("server.properties"), settings).expect("the broker's folder");
-        let mut broker = Broker { proxy, folder, port, process: None };
+        let mut broker = Broker { proxy, folder, port, guarded, process: None };
         broker.tool("kafka.tools.StorageTool", &["format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", &broker.properties()]);
         broker.restart();
         broker
@@ -46,6 +60,15 @@ impl Broker {
     /// Its address behind the proxy; its clients then stay behind it.
     pub fn proxied(&self) -> String {
         self.proxy.addr()
+    }
+
+    /// The address of one of the listeners that were asked for.
+    ///
+    /// # Panics
+    /// When it was not.
+    pub fn guarded(&self, listener: &str) -> String {
+        let (_, port) = self.guarded.iter().find(|(name, _)| name == listener).expect("a listener of this name");
+        format!("127.0.0.1:{port}")
     }
 
     /// SIGKILL.
@@ -123,17 +146,17 @@ fn java_args() -> Vec<String> {
     ["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &jars].map(str::to_string).to_vec()
 }
 
-fn settings(folder: &Path, port: u16, behind_proxy: u16, proxy: u16) -> String {
+fn settings(folder: &Path, port: u16, behind_proxy: u16, proxy: u16, [addresses, protocols]: [&str; 2]) -> String {
     let controller = ports::free_port();
     format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.voters=1@127.0.0.1:{controller}\n\
          controller.listener.names=CONTROLLER\n\
-         listeners=DIRECT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind_proxy},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=DIRECT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy}\n\
+         listeners=DIRECT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind_proxy},CONTROLLER://127.0.0.1:{controller}{addresses}\n\
+         advertised.listeners=DIRECT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy}{addresses}\n\
          inter.broker.listener.name=DIRECT\n\
-         listener.security.protocol.map=DIRECT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         listener.security.protocol.map=DIRECT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
          log.dirs={}/data\n\
          auto.create.topics.enable=false\n\
          broker.session.timeout.ms=2000\n\

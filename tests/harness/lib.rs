@@ -8,11 +8,14 @@
 //! | [`topics`] | what a read-committed reader sees, and records written by hand |
 //! | [`books`] | what the tables hold: money, stock, offsets, parked records |
 //! | [`proxy`], [`broker`] | connections cut or held; a private Kafka that can be killed |
+//! | [`authority`] | certificates made for a test |
 //! | [`locks`] | sessions that stand still at a lock |
 //! | [`private`] | a private PostgreSQL and Kafka of `./run.sh servers`, killed and started again |
 //! | [`wait`], [`env`](mod@env) | conditions with a limit; where the test servers are |
 
 pub mod api;
+#[path = "../../kafka/tests/common/authority.rs"]
+pub mod authority;
 pub mod books;
 pub mod broker;
 pub mod env;

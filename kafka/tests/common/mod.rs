@@ -1,6 +1,7 @@
 //! Real brokers for the tests: private, on free ports, one of each line a test file, gone with the test process.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod authority;
 pub mod proxy;
 
 use std::fs;
@@ -95,6 +96,21 @@ impl Broker {
         let mut broker = Broker::nodes(line, 1).remove(0);
         broker.resume();
         broker
+    }
+
+    /// Starts one that is alone, with settings made of the usual ones and of the folder for its files.
+    pub fn start_with(line: Line, change: impl FnOnce(&Path, &str) -> String) -> Broker {
+        let mut broker = Broker::nodes(line, 1).remove(0);
+        let file = broker.folder.join("server.properties");
+        let settings = change(&broker.folder, &fs::read_to_string(&file).unwrap());
+        fs::write(file, settings).unwrap();
+        broker.resume();
+        broker
+    }
+
+    /// Where it keeps its files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Starts a cluster of three and waits until they answer. Everything is replicated to all of them, and a write needs two.
@@ -276,7 +292,8 @@ fn settings(folder: &Path, number: usize, port: u16, controllers: &[u16], behind
     )
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens on now.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

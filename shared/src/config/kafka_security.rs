@@ -1,0 +1,113 @@
+//! What guards the connections to Kafka, under the usual names of its clients' settings.
+
+use std::path::PathBuf;
+
+use kafka::{Mechanism, Sasl, Security, Tls};
+
+use super::Reader;
+
+const PROTOCOLS: [(&str, bool, bool); 4] =
+    [("PLAINTEXT", false, false), ("SSL", true, false), ("SASL_PLAINTEXT", false, true), ("SASL_SSL", true, true)];
+const OF_TLS: [&str; 3] = ["KAFKA_SSL_CA_LOCATION", "KAFKA_SSL_CERTIFICATE_LOCATION", "KAFKA_SSL_KEY_LOCATION"];
+const OF_SASL: [&str; 3] = ["KAFKA_SASL_MECHANISM", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"];
+
+impl Reader<'_> {
+    /// `KAFKA_SECURITY_PROTOCOL` and what belongs to it. A setting that would be ignored is a mistake.
+    pub(super) fn kafka_security(&mut self) -> Security {
+        let protocol = self.value("KAFKA_SECURITY_PROTOCOL").unwrap_or_else(|| "PLAINTEXT".to_string());
+        let Some((_, tls, sasl)) = PROTOCOLS.iter().find(|(name, ..)| *name == protocol) else {
+            self.refuse("KAFKA_SECURITY_PROTOCOL", &protocol, "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL");
+            return Security::default();
+        };
+        for (names, is_used, with) in
+            [(OF_TLS, *tls, "SSL or SASL_SSL"), (OF_SASL, *sasl, "SASL_SSL or SASL_PLAINTEXT")]
+        {
+            for name in names {
+                if !is_used && self.value(name).is_some() {
+                    self.errors.push(format!(
+                        "{name}: is of no use with KAFKA_SECURITY_PROTOCOL={protocol}: leave it out, or set that to {with}"
+                    ));
+                }
+            }
+        }
+        Security { tls: tls.then(|| self.tls()).flatten(), sasl: sasl.then(|| self.sasl()).flatten() }
+    }
+
+    fn tls(&mut self) -> Option<Tls> {
+        let [authorities, certificate, key] = OF_TLS.map(|name| self.value(name).map(PathBuf::from));
+        if certificate.is_some() != key.is_some() {
+            self.errors.push(format!("{} and {}: set both or neither", OF_TLS[1], OF_TLS[2]));
+            return None;
+        }
+        let own = certificate.as_deref().zip(key.as_deref());
+        let tls = Tls::new(authorities.as_deref(), own);
+        tls.map_err(|why| self.errors.push(format!("KAFKA_SSL_*_LOCATION: {why}"))).ok()
+    }
+
+    fn sasl(&mut self) -> Option<Sasl> {
+        let [mechanism, username, password] = OF_SASL.map(|name| {
+            let value = self.value(name);
+            if value.is_none() {
+                self.errors.push(format!("{name}: must be set with KAFKA_SECURITY_PROTOCOL=SASL_…"));
+            }
+            value
+        });
+        let (name, username, password) = (mechanism?, username?, password?);
+        let Some(mechanism) = Mechanism::ALL.into_iter().find(|known| known.name() == name) else {
+            self.refuse("KAFKA_SASL_MECHANISM", &name, "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512");
+            return None;
+        };
+        Some(Sasl { mechanism, username, password })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use crate::event::Service;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, String> {
+        let lookup = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+        Config::from_lookup(Service::Order, lookup).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_user_needs_all_three_settings_and_is_shown_without_the_password() {
+        let all = [
+            ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+            ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512"),
+            ("KAFKA_SASL_USERNAME", "ann"),
+            ("KAFKA_SASL_PASSWORD", "secret"),
+        ];
+        let config = read(&all).unwrap();
+        assert!(format!("{config:?}").contains("SCRAM-SHA-512 as ann") && !format!("{config:?}").contains("secret"));
+        for missing in 1..4 {
+            let some: Vec<_> = all.iter().filter(|pair| **pair != all[missing]).copied().collect();
+            assert!(read(&some).unwrap_err().contains(&format!("{}: must be set", all[missing].0)));
+        }
+    }
+
+    #[test]
+    fn what_would_be_ignored_or_is_unknown_is_named() {
+        let cases: [(&[(&str, &str)], &str); 5] = [
+            (
+                &[("KAFKA_SASL_USERNAME", "ann")],
+                "KAFKA_SASL_USERNAME: is of no use with KAFKA_SECURITY_PROTOCOL=PLAINTEXT",
+            ),
+            (&[("KAFKA_SSL_CA_LOCATION", "/ca.pem")], "KAFKA_SSL_CA_LOCATION: is of no use"),
+            (
+                &[("KAFKA_SECURITY_PROTOCOL", "TLS")],
+                "KAFKA_SECURITY_PROTOCOL=\"TLS\": must be PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
+            ),
+            (&[("KAFKA_SECURITY_PROTOCOL", "SSL"), ("KAFKA_SSL_KEY_LOCATION", "/key.pem")], "set both or neither"),
+            (
+                &[("KAFKA_SECURITY_PROTOCOL", "SSL"), ("KAFKA_SSL_CA_LOCATION", "/no/such.pem")],
+                "KAFKA_SSL_*_LOCATION: /no/such.pem: ",
+            ),
+        ];
+        for (settings, wanted) in cases {
+            let told = read(settings).unwrap_err();
+            assert!(told.contains(wanted), "{wanted} is missing in {told}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! PostgreSQL's `sslmode` and `sslrootcert` as libpq means them: what they ask of a server, and connections that ask it.
+//! (PostgreSQL, "SSL Support" of libpq; the `postgres` crate knows the first half of the modes only.)
+
+use std::path::Path;
+use std::sync::Arc;
+
+use postgres::config::SslMode;
+use postgres::{Client, NoTls};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{self, CryptoProvider};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// How much a connection must be guarded; each includes the ones before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Mode {
+    /// Never TLS.
+    Disable,
+    /// TLS where the server takes nothing else.
+    Allow,
+    /// TLS where the server has it.
+    Prefer,
+    /// Nothing but TLS.
+    Require,
+    /// The certificate's chain must end at a trusted authority.
+    VerifyCa,
+    /// And it must be the certificate of the host that was asked for.
+    VerifyFull,
+}
+
+const MODES: [(&str, Mode); 6] = [
+    ("disable", Mode::Disable),
+    ("allow", Mode::Allow),
+    ("prefer", Mode::Prefer),
+    ("require", Mode::Require),
+    ("verify-ca", Mode::VerifyCa),
+    ("verify-full", Mode::VerifyFull),
+];
+
+/// A database, and how it is reached.
+#[derive(Clone)]
+pub struct Target {
+    /// All settings but those of TLS.
+    pub config: postgres::Config,
+    mode: Mode,
+    tls: Option<MakeRustlsConnect>,
+}
+
+impl Target {
+    /// Reads a URL, or libpq's `key=value` form. Without `sslmode`, "prefer".
+    ///
+    /// # Errors
+    /// What is wrong with it; the URL itself, which may hold a password, is not repeated.
+    pub fn parse(url: &str) -> Result<Target, String> {
+        let (rest, mode, roots) = take_out(url)?;
+        let mut config: postgres::Config = rest.parse().map_err(|error: postgres::Error| error.to_string())?;
+        let mode = match &roots {
+            Some(file) if file == "system" => Mode::VerifyFull,
+            // libpq: "if a root CA file exists, the behavior of sslmode=require will be the same as that of verify-ca"
+            Some(_) if mode == Mode::Require => Mode::VerifyCa,
+            _ => mode,
+        };
+        config.ssl_mode(if mode >= Mode::Require { SslMode::Require } else { SslMode::Prefer });
+        let tls = (mode != Mode::Disable).then(|| client(mode, roots.as_deref())).transpose()?;
+        Ok(Target { config, mode, tls: tls.map(MakeRustlsConnect::new) })
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// The server's and the connection's; a certificate that is not to be trusted.
+    pub fn connect(&self) -> Result<Client, postgres::Error> {
+        match &self.tls {
+            None => self.config.connect(NoTls),
+            Some(tls) if self.mode == Mode::Allow => {
+                let plain = self.config.clone().ssl_mode(SslMode::Disable).connect(NoTls);
+                plain.or_else(|_| self.config.clone().ssl_mode(SslMode::Require).connect(tls.clone()))
+            }
+            Some(tls) => self.config.connect(tls.clone()),
+        }
+    }
+}
+
+/// The rest of the settings, the mode, and the file of trusted authorities.
+fn take_out(url: &str) -> Result<(String, Mode, Option<String>), String> {
+    let (address, settings, separator) = match url.split_once("://") {
+        Some(_) => url.split_once('?').map_or((url, "", "&"), |(address, query)| (address, query, "&")),
+        None if url.contains('\'') && url.contains("ssl") => return Err("write it as a URL: postgres://…".into()),
+        None => ("", url, " "),
+    };
+    let (mut mode, mut roots, mut rest) = (Mode::Prefer, None, Vec::new());
+    for setting in settings.split(separator).filter(|setting| !setting.is_empty()) {
+        match setting.split_once('=') {
+            Some(("sslmode", name)) => mode = mode_of(name)?,
+            Some(("sslrootcert", file)) => roots = Some(decoded(file)?),
+            _ => rest.push(setting),
+        }
+    }
+    let mark = if separator == "&" && !rest.is_empty() { "?" } else { "" };
+    Ok((format!("{address}{mark}{}", rest.join(separator)), mode, roots))
+}
+
+fn mode_of(name: &str) -> Result<Mode, String> {
+    let found = MODES.iter().find(|(known, _)| *known == name);
+    let known = MODES.map(|(known, _)| known).join(", ");
+    found.map(|(_, mode)| *mode).ok_or_else(|| format!("sslmode must be one of {known}"))
+}
+
+fn decoded(text: &str) -> Result<String, String> {
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+    decoded.map(Into::into).map_err(|_| "sslrootcert is not UTF-8".into())
+}
+
+fn client(mode: Mode, roots: Option<&str>) -> Result<ClientConfig, String> {
+    let provider = Arc::new(crypto::ring::default_provider());
+    let verifier = Verifier::new(mode, roots, &provider)?;
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| error.to_string())?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+}
+
+/// What a mode asks of a certificate. That the server has its key is always checked.
+#[derive(Debug)]
+struct Verifier {
+    /// None: any certificate will do.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    name: bool,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    fn new(mode: Mode, roots: Option<&str>, provider: &Arc<CryptoProvider>) -> Result<Verifier, String> {
+        let mut verifier = Verifier { chain: None, name: mode == Mode::VerifyFull, provider: provider.clone() };
+        if mode >= Mode::VerifyCa {
+            let file = roots.filter(|file| *file != "system").map(Path::new);
+            let roots = kafka::roots(file).map_err(|why| format!("sslrootcert: {why}"))?;
+            let built = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone()).build();
+            verifier.chain = Some(built.map_err(|error| error.to_string())?);
+        }
+        Ok(verifier)
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        stapled: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        use CertificateError::{NotValidForName, NotValidForNameContext};
+        let Some(verifier) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match verifier.verify_server_cert(certificate, chain, name, stapled, now) {
+            // the name is looked at last
+            Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) if !self.name => {
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken_out(url: &str) -> (String, Mode, Option<String>) {
+        take_out(url).unwrap()
+    }
+
+    #[test]
+    fn settings_of_tls_are_taken_out_and_all_others_stay() {
+        let url = "postgres://me:p%3Fw@host/db";
+        assert_eq!(taken_out(url), (url.to_string(), Mode::Prefer, None));
+        let all = format!("{url}?sslmode=verify-full&connect_timeout=5&sslrootcert=%2Fa%20b%2Fca.pem");
+        assert_eq!(
+            taken_out(&all),
+            (format!("{url}?connect_timeout=5"), Mode::VerifyFull, Some("/a b/ca.pem".to_string()))
+        );
+        assert_eq!(taken_out(&format!("{url}?sslmode=disable")), (url.to_string(), Mode::Disable, None));
+        assert_eq!(
+            taken_out("host=h dbname=d sslmode=verify-ca"),
+            ("host=h dbname=d".to_string(), Mode::VerifyCa, None)
+        );
+    }
+
+    #[test]
+    fn a_root_certificate_makes_require_verify_and_system_makes_any_mode_verify_all() {
+        let folder = std::env::temp_dir();
+        let missing = folder.join("no-such-authority.pem").display().to_string();
+        let parse = |query: &str| Target::parse(&format!("postgres://me@host/db?{query}"));
+        assert!(parse(&format!("sslmode=require&sslrootcert={missing}")).err().unwrap().contains(&missing));
+        assert_eq!(parse("sslmode=require").unwrap().mode, Mode::Require);
+        // the file is not looked at below that
+        assert_eq!(parse(&format!("sslmode=prefer&sslrootcert={missing}")).unwrap().mode, Mode::Prefer);
+        assert_eq!(
+            parse("sslmode=prefer&sslrootcert=system").map(|it| it.mode).unwrap_or(Mode::VerifyFull),
+            Mode::VerifyFull
+        );
+        assert!(parse("sslmode=always").err().unwrap().contains("disable, allow, prefer"));
+    }
+}
