@@ -55,6 +55,10 @@ SERVICES="order stock payment"
 # What the services read: where everything is, and what a restart of a service may change.
 PLACES="ORDER_PORT STOCK_PORT PAYMENT_PORT BIND ORDER_DATABASE_URL STOCK_DATABASE_URL PAYMENT_DATABASE_URL
   KAFKA_BROKERS TOPIC_PREFIX TOPIC_PARTITIONS TOPIC_REPLICATION INSTANCES"
+# How your own Kafka is reached; a private one has no guards.
+GUARDS="KAFKA_SECURITY_PROTOCOL KAFKA_SSL_CA_LOCATION KAFKA_SSL_CERTIFICATE_LOCATION KAFKA_SSL_KEY_LOCATION
+  KAFKA_SASL_MECHANISM KAFKA_SASL_USERNAME KAFKA_SASL_PASSWORD"
+PLACES="$PLACES $GUARDS"
 TUNABLES="ORDER_DEADLINE COMPENSATION_RETRY CONSUMERS HTTP_WORKERS RELAY_BATCH STARTUP_LIMIT LOG_LEVEL"
 
 # Limits, in seconds.
@@ -732,6 +736,7 @@ whose_servers() {
   fi
   PRIVATE_KAFKA=0
   [ -n "${KAFKA_BROKERS:-}" ] || PRIVATE_KAFKA=1
+  require_no_guards
   [ $PRIVATE_KAFKA = 1 ] || [ -z "${WANTED_BROKERS:-}" ] || misuse "--brokers is for a private Kafka, and KAFKA_BROKERS names yours"
   count_brokers
   PRIVATE_POSTGRES=0
@@ -739,6 +744,14 @@ whose_servers() {
     variable=$(upper "$service")_DATABASE_URL
     if [ -n "$POSTGRES_PORT" ] && [ "${!variable:-}" = "$(postgres_url saga "${service}db")" ]; then unset "$variable"; fi
     [ -n "${!variable:-}" ] || PRIVATE_POSTGRES=1
+  done
+}
+
+require_no_guards() { # of a private Kafka
+  local name
+  [ $PRIVATE_KAFKA = 1 ] || return 0
+  for name in $GUARDS; do
+    [ -z "${!name:-}" ] || misuse "$name is for your own Kafka: name it by KAFKA_BROKERS, or leave $name out"
   done
 }
 
@@ -1091,8 +1104,27 @@ topics() {
   load_env
   need java
   fetch_kafka "$KAFKA_VERSION"
-  kafka_tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$KAFKA_BROKERS" --describe --exclude-internal "$@"
+  client_properties >"$DIR/client.properties"
+  kafka_tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$KAFKA_BROKERS" \
+    --command-config "$DIR/client.properties" --describe --exclude-internal "$@"
 }
+
+# Our settings in the words of Kafka's own tools.
+client_properties() {
+  local module=org.apache.kafka.common.security.scram.ScramLoginModule
+  [ "${KAFKA_SASL_MECHANISM:-}" != PLAIN ] || module=org.apache.kafka.common.security.plain.PlainLoginModule
+  umask 077
+  say "security.protocol=${KAFKA_SECURITY_PROTOCOL:-PLAINTEXT}"
+  [ -z "${KAFKA_SSL_CA_LOCATION:-}" ] || printf 'ssl.truststore.%s\n' type=PEM "location=$KAFKA_SSL_CA_LOCATION"
+  if [ -n "${KAFKA_SSL_KEY_LOCATION:-}" ]; then
+    cat "$KAFKA_SSL_KEY_LOCATION" "$KAFKA_SSL_CERTIFICATE_LOCATION" >"$DIR/client.pem"
+    printf 'ssl.keystore.%s\n' type=PEM "location=$DIR/client.pem"
+  fi
+  [ -z "${KAFKA_SASL_MECHANISM:-}" ] || say "sasl.mechanism=$KAFKA_SASL_MECHANISM
+sasl.jaas.config=$module required username=\"$(in_jaas "${KAFKA_SASL_USERNAME:-}")\" password=\"$(in_jaas "${KAFKA_SASL_PASSWORD:-}")\";"
+}
+# A backslash for JAAS, and once more for the properties file.
+in_jaas() { printf '%s' "$1" | sed 's/[\\"]/\\\\&/g'; }
 
 service_psql() {
   local url

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use postgres::{Client, NoTls};
+use postgres::Client;
 use shared::config::Config;
 use shared::event::Service;
+use shared::postgres_tls::Target;
 use uuid::Uuid;
 
 use crate::load::{PUT_IN, Placed};
@@ -54,9 +55,9 @@ impl Books {
     pub fn open() -> Result<Books, String> {
         let open = |service| {
             let config = Config::from_env(service).map_err(|error| error.to_string())?;
-            let mut parsed: postgres::Config = config.database_url.parse().map_err(said)?;
-            parsed.connect_timeout(Duration::from_secs(10)).options("-c statement_timeout=60s");
-            parsed.connect(NoTls).map_err(said)
+            let mut target = Target::parse(&config.database_url)?;
+            target.config.connect_timeout(Duration::from_secs(10)).options("-c statement_timeout=60s");
+            target.connect().map_err(said)
         };
         Ok(Books { order: open(Service::Order)?, payment: open(Service::Payment)?, stock: open(Service::Stock)? })
     }

@@ -24,7 +24,7 @@ impl Notices {
     /// # Errors
     /// Kafka's.
     pub fn from_now_on(stage: &Stage) -> Result<Notices, String> {
-        let config = kafka::Config::new(stage.config.brokers.clone(), "demo");
+        let config = stage.config.kafka("demo");
         let names = TOPICS.map(|topic| format!("{}{topic}", stage.config.topic_prefix));
         let interrupt = Interrupt::new();
         let mut admin = Admin::new(config.clone(), interrupt.clone());
