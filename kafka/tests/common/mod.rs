@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod proxy;
+mod refusal;
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,4 +1,4 @@
-//! A TCP proxy in front of a broker that understands frames well enough to lose an answer.
+//! A TCP proxy in front of a broker that understands frames well enough to lose an answer, or to make a refusal of it.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -6,9 +6,22 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Kafka's numbers of the APIs whose answers tests lose.
+use super::refusal::rewrite;
+
+/// Kafka's numbers of the APIs whose answers tests change, or look for.
 pub const PRODUCE: i16 = 0;
 pub const FETCH: i16 = 1;
+pub const LIST_OFFSETS: i16 = 2;
+pub const METADATA: i16 = 3;
+pub const OFFSET_COMMIT: i16 = 8;
+pub const OFFSET_FETCH: i16 = 9;
+pub const FIND_COORDINATOR: i16 = 10;
+pub const JOIN_GROUP: i16 = 11;
+pub const HEARTBEAT: i16 = 12;
+pub const SYNC_GROUP: i16 = 14;
+pub const INIT_PRODUCER_ID: i16 = 22;
+pub const ADD_PARTITIONS_TO_TXN: i16 = 24;
+pub const ADD_OFFSETS_TO_TXN: i16 = 25;
 pub const END_TXN: i16 = 26;
 pub const TXN_OFFSET_COMMIT: i16 = 28;
 
@@ -19,9 +32,18 @@ pub enum Loss {
     Silence,
     /// The connection is cut instead.
     Cut,
+    /// It arrives as a refusal with this code, this and so many times more.
+    Refusal(i16, usize),
 }
 
-type Rules = Arc<Mutex<HashMap<(String, i16), Loss>>>;
+#[derive(Default)]
+struct State {
+    losses: HashMap<(String, i16), Loss>,
+    /// The APIs that each client has called, in order.
+    calls: HashMap<String, Vec<i16>>,
+}
+
+type Rules = Arc<Mutex<State>>;
 
 /// A running proxy. It lives as long as the test process.
 pub struct Proxy {
@@ -50,12 +72,22 @@ impl Proxy {
 
     /// Loses the answer of the next such request of this client, once.
     pub fn lose_answer(&self, client_id: &str, api: i16, loss: Loss) {
-        self.rules.lock().unwrap().insert((client_id.to_owned(), api), loss);
+        self.rules.lock().unwrap().losses.insert((client_id.to_owned(), api), loss);
     }
 
     /// Whether that answer was lost meanwhile.
     pub fn has_lost(&self, client_id: &str, api: i16) -> bool {
-        !self.rules.lock().unwrap().contains_key(&(client_id.to_owned(), api))
+        !self.rules.lock().unwrap().losses.contains_key(&(client_id.to_owned(), api))
+    }
+
+    /// Refuses the next `times` such requests of this client, though the broker has executed them.
+    pub fn refuse(&self, client_id: &str, api: i16, code: i16, times: usize) {
+        self.lose_answer(client_id, api, Loss::Refusal(code, times - 1));
+    }
+
+    /// The APIs that this client has called since the last time this was asked.
+    pub fn take_calls(&self, client_id: &str) -> Vec<i16> {
+        self.rules.lock().unwrap().calls.remove(client_id).unwrap_or_default()
     }
 
     /// Cuts all open connections.
@@ -84,13 +116,25 @@ fn pass(mut client: &TcpStream, mut broker: &TcpStream, rules: &Rules) -> io::Re
     loop {
         let request = read_frame(&mut client)?;
         write_frame(&mut broker, &request)?;
-        let answer = read_frame(&mut broker)?;
-        match rules.lock().unwrap().remove(&sender(&request)) {
-            None => write_frame(&mut client, &answer)?,
-            Some(Loss::Silence) => {}
+        let mut answer = read_frame(&mut broker)?;
+        match next_loss(rules, &request) {
+            None => {}
+            Some(Loss::Silence) => continue,
             Some(Loss::Cut) => return Ok(()),
+            Some(Loss::Refusal(code, _)) => rewrite(&mut answer, sender(&request).1, code),
         }
+        write_frame(&mut client, &answer)?;
     }
+}
+
+fn next_loss(rules: &Rules, request: &[u8]) -> Option<Loss> {
+    let (mut rules, sender) = (rules.lock().unwrap(), sender(request));
+    rules.calls.entry(sender.0.clone()).or_default().push(sender.1);
+    let loss = rules.losses.remove(&sender);
+    if let Some(Loss::Refusal(code, more @ 1..)) = loss {
+        rules.losses.insert(sender, Loss::Refusal(code, more - 1));
+    }
+    loss
 }
 
 /// Client id and API of a request (its header: API, version, correlation id, client id).
