@@ -7,6 +7,7 @@
 //! | `options` | what is to be done |
 //! | `stage` | the installation: servers, instances through all their lives, logs |
 //! | `load` | the requests, drawn from the seed; their clients, and what they heard |
+//! | `provoked` | records that nobody can handle, balances set anew |
 //! | `faults`, `leaders` | what is done to the system, drawn from the seed; what it was doing then |
 //! | `evidence` | a history kept by triggers of our own, the tables, the topics |
 //! | `table` | the table of outcomes, typed in |
@@ -32,6 +33,8 @@ mod load;
 mod options;
 #[path = "chaos/prove.rs"]
 mod prove;
+#[path = "chaos/provoked.rs"]
+mod provoked;
 #[path = "chaos/report.rs"]
 mod report;
 #[path = "chaos/scenario.rs"]
@@ -41,6 +44,7 @@ mod stage;
 #[path = "chaos/table.rs"]
 mod table;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -52,13 +56,27 @@ use faults::{Busy, Fault};
 use harness::{Api, Service};
 use load::{Asked, Heard, Load, PutIn};
 use options::{Options, Task};
+use provoked::{Poison, Put};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use stage::Stage;
 
 /// After the last fault: for restarts, backlogs, and what a session that nobody ends any more may hold.
 const SETTLE_LIMIT: Duration = Duration::from_secs(180);
+/// Poisoned records a fault.
+const POISONS: usize = 2;
 /// How often a moment without an open transaction is looked for; each look takes some milliseconds.
 const LOOKS: usize = 20;
 const POLL: Duration = Duration::from_millis(5);
+
+/// All that came of load and faults.
+struct Hurt {
+    heard: Vec<Heard>,
+    done: Vec<Done>,
+    poisons: Vec<Poison>,
+    puts: Vec<Put>,
+    checks: Vec<Check>,
+}
 
 /// A fault that is over.
 struct Done {
@@ -87,37 +105,44 @@ fn main() -> ExitCode {
 /// False: something is wrong; it is printed.
 fn run(options: &Options) -> Result<bool, String> {
     let folder = std::env::var_os("RUN_DIR").ok_or("RUN_DIR is not set: start this as ./run.sh chaos")?;
-    let Options { orders, seed, instances, .. } = options;
     println!("{options}");
-    let began = Instant::now();
-    let stage = Stage::start(&PathBuf::from(folder), *instances, options.brokers);
-    let (asked, put_in) = (load::draw(*seed, *orders), PutIn::of(*orders));
+    let stage = Stage::start(&PathBuf::from(folder), options.instances, options.brokers);
+    let verdict = catch_unwind(AssertUnwindSafe(|| judge(options, &stage)));
+    let verdict = verdict.unwrap_or_else(|panic| Err(shared::handler::panic_text(panic).to_string()));
+    if verdict != Ok(true) {
+        println!("all logs: {}; again: {options}", stage.keep_logs().display());
+    }
+    verdict
+}
+
+/// The course of a run, to its verdict.
+fn judge(options: &Options, stage: &Stage) -> Result<bool, String> {
+    let (began, asked) = (Instant::now(), load::draw(options.seed, options.orders));
+    let put_in = PutIn::of(options.orders);
     evidence::begin_history(&stage.world).map_err(said)?;
-    put(&stage, &put_in);
+    put(stage, &put_in);
     let load = Load::new(stage.members_of(Service::Order).map(|member| member.port).collect());
-    let (mut heard, done, mut checks) = hurt(options, &stage, &load, &asked, &put_in);
+    let Hurt { mut heard, done, poisons, puts, mut checks } = hurt(options, stage, &load, &asked, &put_in);
     let back = stage.answers_within(SETTLE_LIMIT);
-    repeat_given_up(&stage, &asked, &mut heard)?;
     checks.push(Check {
         claim: "all instances answer in the end",
         counted: stage.members.len(),
         violations: missing(back),
     });
-    settle(&stage)?;
-    let found = evidence::read(&stage.world).map_err(said)?;
-    checks.extend(checker::check(&asked, &heard, &put_in, &found));
+    repeat_given_up(stage, &asked, &mut heard)?;
+    settle(stage)?;
+    look(stage, checks.iter_mut().find(|check| check.claim == checker::PAIRS).expect("it is among them"));
+    let mut found = evidence::read(&stage.world).map_err(said)?;
+    found.records.retain(|record| !poisons.iter().any(|poison| poison.ce_id == record.ce_id));
+    let added: Vec<(&str, i64)> =
+        found.puts.iter().map(|(service, _, was, becomes)| (*service, becomes - was)).collect();
+    checks.extend(checker::check(&asked, &heard, &put_in.and(&added), &found));
+    checks.extend([checker::dead_letters(&poisons, &found), checker::puts(&puts, &found)]);
     report::orders(&heard, &found);
-    checks.push(report_faults(&stage, &done)?);
+    checks.push(report_faults(stage, &done)?);
     let violations = report::checks(&checks);
-    println!(
-        "\n{} faults, {} orders, {violations} violations, {:.0} s",
-        done.len(),
-        found.orders.len(),
-        began.elapsed().as_secs_f64()
-    );
-    if violations > 0 {
-        println!("all logs: {}; again: {options}", stage.keep_logs().display());
-    }
+    let seconds = began.elapsed().as_secs_f64();
+    println!("\n{} faults, {} orders, {violations} violations, {seconds:.0} s", done.len(), found.orders.len());
     Ok(violations == 0)
 }
 
@@ -137,15 +162,10 @@ fn put(stage: &Stage, put_in: &PutIn) {
 }
 
 /// Load and faults, to the end of both.
-fn hurt(
-    options: &Options,
-    stage: &Stage,
-    load: &Load,
-    asked: &[Asked],
-    put_in: &PutIn,
-) -> (Vec<Heard>, Vec<Done>, Vec<Check>) {
+fn hurt(options: &Options, stage: &Stage, load: &Load, asked: &[Asked], put_in: &PutIn) -> Hurt {
     let began = Instant::now();
-    let mut done = vec![];
+    let mut random = StdRng::seed_from_u64(options.seed.rotate_left(31));
+    let (mut done, mut poisons, mut puts) = (vec![], vec![], vec![]);
     let mut snapshots = Check::empty("money and stock are conserved amid the faults (I2)");
     let mut pairs = Check::empty(checker::PAIRS);
     let heard = thread::scope(|scope| {
@@ -154,6 +174,8 @@ fn hurt(
         let share = asked.len() as f64 / (faults.len() + 1) as f64;
         for (number, fault) in faults.iter().enumerate() {
             let (from, to) = ((number as f64 * share) as usize, ((number + 1) as f64 * share) as usize);
+            poisons.extend((0..POISONS).map(|_| provoked::poison(&stage.world, &mut random)));
+            puts.push(provoked::put(stage, number, &mut random));
             done.push(one_fault(number + 1, fault, stage, load, from..to, began));
             snapshot(stage, put_in, &mut snapshots);
             look(stage, &mut pairs);
@@ -177,7 +199,7 @@ fn hurt(
         violations: over,
     };
     assert!(unheard == 0 || !in_time.violations.is_empty(), "{unheard} requests were not sent");
-    (heard, done, vec![in_time, snapshots, pairs])
+    Hurt { heard, done, poisons, puts, checks: vec![in_time, snapshots, pairs] }
 }
 
 /// Deals out the first half of a share, strikes in its midst, deals out the rest, heals.
@@ -225,9 +247,13 @@ fn snapshot(stage: &Stage, put_in: &PutIn, into: &mut Check) {
     let accounts = stage.db(Service::Payment).and_then(|mut db| evidence::accounts(&mut db));
     let items = stage.db(Service::Stock).and_then(|mut db| evidence::items(&mut db));
     for (put_in, holdings) in [(&put_in.accounts, accounts), (&put_in.items, items)] {
-        if let Ok(holdings) = holdings {
+        // what was put in anew by this moment is known in the end
+        let of_old = |name: &str| name != load::TOPPED;
+        if let Ok(mut holdings) = holdings {
+            holdings.retain(|holding| of_old(&holding.name));
+            let put_in: Vec<_> = put_in.iter().filter(|(name, _)| of_old(name)).cloned().collect();
             into.counted += holdings.len();
-            into.violations.extend(checker::conserved("", put_in, &holdings).violations);
+            into.violations.extend(checker::conserved("", &put_in, &holdings).violations);
         }
     }
 }

@@ -136,9 +136,16 @@ impl World {
     /// # Panics
     /// When the broker refuses it.
     pub fn produce(&self, message: &Message) {
+        self.try_produce(message).unwrap_or_else(|error| panic!("produce to {}: {error}", message.topic));
+    }
+
+    /// The same where the broker may be away.
+    ///
+    /// # Errors
+    /// After one it may be written or not.
+    pub fn try_produce(&self, message: &Message) -> Result<(), kafka::Error> {
         let mut producer = Producer::idempotent(self.kafka(), Interrupt::new());
-        let sent = producer.send(vec![message.to_record(self.prefix())]);
-        sent.unwrap_or_else(|error| panic!("produce to {}: {error}", message.topic));
+        producer.send(vec![message.to_record(self.prefix())])
     }
 
     /// Writes one of the saga's events, under a message id of its own.

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use harness::{Seen, TOPICS};
 use uuid::Uuid;
 
-use crate::evidence::{Evidence, Holding, OrderRow, Stored};
+use crate::evidence::{Evidence, Holding, OrderRow, Parked, Stored};
 use crate::load::{Asked, End, Heard, PutIn};
+use crate::provoked::{Poison, Put};
 use crate::table::{self, Side};
 
 /// One check: over how many things, and what was wrong.
@@ -45,7 +46,6 @@ pub fn check(asked: &[Asked], heard: &[Heard], put_in: &PutIn, found: &Evidence)
         conserved("stock is conserved in each item, none negative (I2)", &put_in.items, &found.holdings[1]),
         states(found),
         Check::new("no row waits in an outbox", found.waiting.len(), found.waiting.clone()),
-        Check::new("no dead letter (I7)", found.parked.len(), found.parked.clone()),
     ];
     checks.extend([
         published(found),
@@ -278,6 +278,41 @@ fn offsets(found: &Evidence) -> Check {
 /// I5, of what [`torn`] answers.
 pub const PAIRS: &str = "a reader sees both messages of an order or neither, whenever no transaction is open (I5)";
 
+/// I7.
+pub fn dead_letters(poisons: &[Poison], found: &Evidence) -> Check {
+    let is_its = |poison: &Poison, parked: &Parked| {
+        (poison.service, poison.cause, &poison.value) == (parked.service, parked.cause.as_str(), &parked.value)
+    };
+    let mut wrong = vec![];
+    for poison in poisons {
+        let times = found.parked.iter().filter(|parked| is_its(poison, parked)).count();
+        if times > 1 || (poison.sure && times == 0) {
+            wrong.push(format!("{times} times: {poison:?}"));
+        }
+    }
+    let strangers = found.parked.iter().filter(|parked| !poisons.iter().any(|poison| is_its(poison, parked)));
+    wrong.extend(
+        strangers.map(|it| format!("not provoked: {} by {}: {} ({:?})", it.cause, it.service, it.story, it.value)),
+    );
+    let counted = poisons.len().max(found.parked.len());
+    Check::new("every provoked dead letter is there once, with its cause and bytes, and no other (I7)", counted, wrong)
+}
+
+/// What is put in is put in once, whatever became of its answer.
+pub fn puts(asked: &[Put], found: &Evidence) -> Check {
+    let mut wrong = vec![];
+    for put in asked {
+        let is_its = |done: &&(&str, String, i64, i64)| (done.0, done.3) == (put.service, put.value);
+        let times = found.puts.iter().filter(is_its).count();
+        if times > 1 || (put.answered && times == 0) {
+            wrong.push(format!("done {times} times: {put:?}"));
+        }
+    }
+    let known = |done: &&(&str, String, i64, i64)| asked.iter().any(|put| (done.0, done.3) == (put.service, put.value));
+    wrong.extend(found.puts.iter().filter(|done| !known(done)).map(|done| format!("nobody asked for {done:?}")));
+    Check::new("a PUT that was answered was done once, another one at most once (I2)", asked.len(), wrong)
+}
+
 /// A look at the requests of order at a moment when no transaction was open: the orders of which one message is there and
 /// the other is not.
 pub fn torn(seen: &[Seen]) -> Vec<String> {
@@ -300,7 +335,7 @@ fn told(found: &Evidence) -> Check {
         let types = types.remove(order.order_id.to_string().as_str()).unwrap_or_default();
         let ends = (Side::of("payment", &types).end(), Side::of("stock", &types).end());
         let outcome = match ends {
-            (Some(payment), Some(stock)) => table::outcome(payment, stock, order.reason == "DEADLINE"),
+            (Some(payment), Some(stock)) => table::outcome(payment, stock, met_its_deadline(order, found)),
             _ => None,
         };
         if outcome != Some(order.statuses[0].as_str()) {
@@ -309,6 +344,13 @@ fn told(found: &Evidence) -> Check {
     }
     wrong.extend(types.keys().map(|key| format!("records about {key:?}, which is no order")));
     Check::new("an order's history on the topics is one that the table allows", found.orders.len(), wrong)
+}
+
+/// A side was asked to compensate while it had said nothing yet.
+fn met_its_deadline(order: &OrderRow, found: &Evidence) -> bool {
+    let states = found.states.get(&order.order_id).map_or(&[][..], Vec::as_slice);
+    let silent = |from: &str, to: &str| from == "IN_PROGRESS" && to == "COMPENSATING";
+    states.windows(2).any(|pair| (1..3).any(|side| silent(&pair[0][side], &pair[1][side])))
 }
 
 #[cfg(test)]

@@ -38,6 +38,18 @@ const OFFSET_HISTORY: &str = "
     end $$;
     create trigger chaos_keep after update on consumer_offset for each row execute function chaos_keep_offset();";
 
+/// Every balance or quantity set by a call, in the transaction that set it: what was there, and what is.
+const PUT_HISTORY: &str = "
+    create table chaos_put_history (name text, was bigint, becomes bigint);
+    create function chaos_keep_put() returns trigger language plpgsql as $$ begin
+        insert into chaos_put_history values (new.$NAME, old.$LEFT, new.$LEFT);
+        return null;
+    end $$;
+    create trigger chaos_keep after update on $TABLE for each row
+        when (old.deposited <> new.deposited) execute function chaos_keep_put();";
+const PUT_TABLES: [(Service, [&str; 3]); 2] =
+    [(Service::Payment, ["account", "user_name", "balance"]), (Service::Stock, ["item", "item_name", "quantity"])];
+
 /// Settled, as the contract defines it.
 const SETTLED: &str = "order_status <> 'IN_PROGRESS' and payment_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')
     and stock_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')";
@@ -120,7 +132,22 @@ pub struct Evidence {
     /// The rows that are still in an outbox.
     pub waiting: Vec<String>,
     /// The parked records.
-    pub parked: Vec<String>,
+    pub parked: Vec<Parked>,
+    /// What was set by a call: service, name, what was there, what is.
+    pub puts: Vec<(&'static str, String, i64, i64)>,
+}
+
+/// A parked record.
+#[derive(Clone, Debug, Default)]
+pub struct Parked {
+    /// The service.
+    pub service: &'static str,
+    /// Why.
+    pub cause: String,
+    /// Its value.
+    pub value: String,
+    /// Where it was read, and what is said of it.
+    pub story: String,
 }
 
 /// Starts the history in all three databases. The services must have migrated them, and stored nothing yet.
@@ -132,6 +159,10 @@ pub fn begin_history(world: &World) -> Result<(), postgres::Error> {
         let outbox = format!("{}_outbox", service.name());
         world.db(service).batch_execute(&OUTBOX_HISTORY.replace("$OUTBOX", &outbox))?;
         world.db(service).batch_execute(OFFSET_HISTORY)?;
+    }
+    for (service, [table, name, left]) in PUT_TABLES {
+        let sql = PUT_HISTORY.replace("$TABLE", table).replace("$NAME", name).replace("$LEFT", left);
+        world.db(service).batch_execute(&sql)?;
     }
     world.db(Service::Order).batch_execute(ORDER_HISTORY)
 }
@@ -199,10 +230,19 @@ pub fn read(world: &World) -> Result<Evidence, postgres::Error> {
         all.moves.extend(db.query(moves, &[])?.iter().map(|row| (row.get(0), row.get(1), row.get(2))));
         let waiting = format!("select '{0} outbox row ' || id from {0}_outbox", service.name());
         all.waiting.extend(texts(&mut db, &waiting)?);
-        let parked =
-            "select format('%s: %s offset %s of %s: %s', current_database(), cause, record_offset, topic, detail)
-                        from dead_letter";
-        all.parked.extend(texts(&mut db, parked)?);
+        let parked = "select cause, coalesce(encode(record_value, 'escape'), ''),
+                             format('%s-%s@%s: %s', topic, partition, record_offset, detail) from dead_letter";
+        let row = |row: &postgres::Row| Parked {
+            service: service.name(),
+            cause: row.get(0),
+            value: row.get(1),
+            story: row.get(2),
+        };
+        all.parked.extend(db.query(parked, &[])?.iter().map(row));
+    }
+    for (service, _) in PUT_TABLES {
+        let rows = world.db(service).query("select name, was, becomes from chaos_put_history", &[])?;
+        all.puts.extend(rows.iter().map(|row| (service.name(), row.get(0), row.get(1), row.get(2))));
     }
     Ok(all)
 }

@@ -16,6 +16,9 @@ pub const CONNECTIONS: usize = 16;
 /// Put into each plain account and item: no run empties one.
 pub const PLENTY: i64 = 1_000_000_000;
 
+/// The account and the item that are set anew during the run.
+pub const TOPPED: &str = "topped";
+
 /// The end that an order must come to, unless its deadline passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -75,9 +78,19 @@ impl PutIn {
         let plain = |name: &str| (0..4).map(|number| (format!("{name}-{number}"), PLENTY)).collect::<Vec<_>>();
         let few = orders as i64 / 20;
         let (mut accounts, mut items) = (plain("user"), plain("item"));
-        accounts.extend([("hot".to_string(), PLENTY), ("poor".to_string(), few * 50)]);
-        items.extend([("hot".to_string(), PLENTY), ("scarce".to_string(), few * 3), ("empty".to_string(), 0)]);
+        let [hot, topped] = ["hot", TOPPED].map(|name| (name.to_string(), PLENTY));
+        accounts.extend([hot.clone(), topped.clone(), ("poor".to_string(), few * 50)]);
+        items.extend([hot, topped, ("scarce".to_string(), few * 3), ("empty".to_string(), 0)]);
         PutIn { accounts, items }
+    }
+
+    /// The same with what was put in later, by service and amount.
+    pub fn and(mut self, more: &[(&'static str, i64)]) -> PutIn {
+        for (service, amount) in more {
+            let holdings = if *service == "payment" { &mut self.accounts } else { &mut self.items };
+            holdings.iter_mut().filter(|(name, _)| name == TOPPED).for_each(|(_, put_in)| *put_in += amount);
+        }
+        self
     }
 }
 
@@ -104,6 +117,8 @@ fn one(number: usize, random: &mut StdRng) -> Asked {
         16..20 => (user, item, end) = ("nobody".into(), "nothing".into(), End::Failed),
         20..30 => (user, end) = ("poor".into(), End::Either),
         30..40 => (item, end) = ("scarce".into(), End::Either),
+        40..45 => user = TOPPED.into(),
+        45..50 => item = TOPPED.into(),
         _ => {}
     }
     Asked {

@@ -64,6 +64,7 @@ fn judge(scenario: &Scenario, broker: &Broker, binaries: &Path, off: bool) -> Re
     let play = scenario.play(broker, binaries, off);
     let found = evidence::read(&play.world).map_err(|error| error.to_string())?;
     let mut checks = checker::check(&play.asked, &play.heard, &scenario::put_in(), &found);
+    checks.push(checker::dead_letters(&[], &found));
     let torn: Vec<String> = play.looks.iter().flat_map(|seen| checker::torn(seen)).collect();
     checks.push(Check { claim: checker::PAIRS, counted: play.looks.len(), violations: torn });
     Ok(checks.iter().filter(|check| !check.violations.is_empty()).map(|check| check.claim).collect())

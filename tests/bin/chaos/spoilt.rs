@@ -10,6 +10,8 @@ struct Case {
     asked: Vec<Asked>,
     heard: Vec<Heard>,
     put_in: PutIn,
+    poisons: Vec<Poison>,
+    puts: Vec<Put>,
     found: Evidence,
 }
 
@@ -25,8 +27,14 @@ fn case() -> Case {
         asked: vec![asked("a", "tea", End::Completed), asked("b", "empty", End::Failed)],
         heard: vec![heard(DONE), given_up],
         put_in: PutIn { accounts: vec![("ann".into(), 10)], items: vec![("tea".into(), 5), ("empty".into(), 0)] },
+        poisons: [true, false].map(poison).to_vec(),
+        puts: vec![Put { service: "payment", value: 9, answered: true }],
         found: found(),
     }
+}
+
+fn poison(sure: bool) -> Poison {
+    Poison { service: "order", cause: "UNKNOWN_ORDER", ce_id: "x".into(), value: format!("sure {sure}"), sure }
 }
 
 fn asked(key: &str, item: &str, end: End) -> Asked {
@@ -57,6 +65,13 @@ fn found() -> Evidence {
             [(DONE, part("COMPLETED", "ann", 3)), (UNDONE, part("COMPENSATED", "ann", 3))].into(),
             [(DONE, part("COMPLETED", "tea", 2)), (UNDONE, part("FAILED", "empty", 2))].into(),
         ],
+        parked: vec![Parked {
+            service: "order",
+            cause: "UNKNOWN_ORDER".into(),
+            value: "sure true".into(),
+            story: String::new(),
+        }],
+        puts: vec![("payment", "ann".into(), 4, 9)],
         moves: vec![("payment-0 of paymentdb".into(), 0, 7)],
         holdings: [vec![holding("ann", 7, 3)], vec![holding("tea", 3, 2), holding("empty", 0, 0)]],
         ..Evidence::default()
@@ -114,7 +129,8 @@ fn message(all: &mut Evidence, service: &'static str, place: (i64, usize), order
 
 /// The claims that do not hold.
 fn broken(case: &Case) -> Vec<&'static str> {
-    let checks = check(&case.asked, &case.heard, &case.put_in, &case.found);
+    let mut checks = check(&case.asked, &case.heard, &case.put_in, &case.found);
+    checks.extend([dead_letters(&case.poisons, &case.found), puts(&case.puts, &case.found)]);
     checks.iter().filter(|check| !check.violations.is_empty()).map(|check| check.claim).collect()
 }
 
@@ -126,7 +142,7 @@ fn sound_evidence_passes() {
 /// A part of the claim that must break, and what breaks it.
 type Spoil = (&'static str, fn(&mut Case));
 
-const SPOILS: [Spoil; 27] = [
+const SPOILS: [Spoil; 32] = [
     ("answered with 202 or 503", |case| case.heard[0].unexpected.push("500".into())),
     ("exists, as asked", |case| drop(case.found.orders.remove(0))),
     ("exists, as asked", |case| case.found.orders[0].asked.2 = 4),
@@ -145,7 +161,12 @@ const SPOILS: [Spoil; 27] = [
         case.found.states.get_mut(&DONE).unwrap().push(states(&["READY READY"])[0].clone())
     }),
     ("waits in an outbox", |case| case.found.waiting.push("row 1".into())),
-    ("no dead letter", |case| case.found.parked.push("GIVEN_UP".into())),
+    ("provoked dead letter", |case| case.found.parked.push(case.found.parked[0].clone())),
+    ("provoked dead letter", |case| case.found.parked[0].cause = "GIVEN_UP".into()),
+    ("provoked dead letter", |case| case.found.parked.clear()),
+    ("a PUT that was answered", |case| case.found.puts.clear()),
+    ("a PUT that was answered", |case| case.found.puts.push(case.found.puts[0].clone())),
+    ("a PUT that was answered", |case| case.found.puts[0].3 = 8),
     ("exactly once", |case| drop(case.found.records.remove(3))),
     ("exactly once", |case| case.found.records.push(case.found.records[3].clone())),
     ("exactly once", |case| case.found.records[0].data = json!({})),

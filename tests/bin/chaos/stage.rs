@@ -66,7 +66,10 @@ impl Stage {
     /// When something does not start.
     pub fn start(folder: &Path, instances: usize, brokers: usize) -> Stage {
         let servers = PrivateServers::of(folder);
-        let world = World::with("chaos", &[("TOPIC_REPLICATION", &brokers.to_string())]);
+        let brokers = brokers.to_string();
+        // so short that some orders meet their deadline while something is frozen or away
+        let short = [("ORDER_DEADLINE", "8s"), ("COMPENSATION_RETRY", "4s")];
+        let world = World::with("chaos", &[&short[..], &[("TOPIC_REPLICATION", brokers.as_str())]].concat());
         let members = Service::ALL.iter().flat_map(|service| (1..=instances).map(|number| (*service, number)));
         let members: Vec<Member> = members.map(|(service, number)| member(&world, service, number)).collect();
         members.iter().for_each(|member| member.lives()[0].wait_until_ready());

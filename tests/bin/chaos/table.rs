@@ -55,7 +55,8 @@ impl Side {
         match (self.completed, self.failed, self.asked, self.undone) {
             (1, 0, 0, 0) => Some(SideEnd::Completed),
             (0, 1, 0, 0) => Some(SideEnd::Failed),
-            (1, 0, 1.., 1) => Some(SideEnd::Compensated),
+            // asked again, it confirms again what it had undone
+            (1, 0, 1.., undone) if undone == self.asked => Some(SideEnd::Compensated),
             (0, _, 1.., 0) => Some(SideEnd::Cancelled),
             _ => None,
         }
@@ -63,7 +64,7 @@ impl Side {
 }
 
 /// The order's status that these ends of payment and stock make; none if they may not come together. Without a deadline
-/// nobody is asked to compensate but a side that succeeded beside one that failed.
+/// that passed for a side nobody is asked to compensate but a side that succeeded beside one that failed.
 pub fn outcome(payment: SideEnd, stock: SideEnd, deadline_passed: bool) -> Option<&'static str> {
     use SideEnd::{Cancelled, Compensated, Completed, Failed};
     match (payment, stock) {
