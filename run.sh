@@ -27,6 +27,8 @@ usage() {
                                   that can be turned off, and plays for each the scenario in which it is missed
 ./run.sh test [-- ARG...]         format, lints, all tests, a minute of chaos, and sabotage, on servers of their own; what
                                   follows -- goes to the tests, and then there is neither chaos nor sabotage
+./run.sh proof [--seed S]         what takes longer, at most 45 minutes: the attacks on HTTP, sabotage, and chaos with 10,000
+                                  orders and 50 faults on three brokers
 ./run.sh help                     this text
 
 Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh
@@ -1199,6 +1201,26 @@ chaos() { # ARG...
   stage "chaos" limited "$CHAOS_LIMIT" "$TEST_BIN_DIR/chaos" "$@"
 }
 
+# What takes too long for each change.
+proof() { # [--seed S]
+  local seed=(--seed "$((RANDOM * 32768 + RANDOM))") begin=$SECONDS
+  case "${1:-}" in '') ;; --seed) [ $# = 2 ] || misuse "proof: --seed needs a number"; seed=("$@") ;; *) misuse "proof: unknown option $1" ;; esac
+  cd "$ROOT"
+  need cargo linker postgres java maven
+  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-proof.XXXXXX")" && pwd -P)"
+  WANTED_BROKERS=3 ON_EXIT=end_tests
+  stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bins
+  stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
+  stage "servers" test_servers
+  ON_EXIT=end_tests
+  addresses_only
+  stage "attacks" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga attack
+  stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 10000 --faults 50 --brokers 3 --minutes 20 "${seed[@]}"
+  prove
+  say ""
+  say "Proven, in $((SECONDS - begin)) s:$STAGES"
+}
+
 # Whether the checks notice when a mechanism is missing.
 sabotage() { # ARG...
   cd "$ROOT"
@@ -1295,6 +1317,7 @@ main() {
     demo | bench) play "$command" "$@" ;;
     chaos) chaos "$@" ;;
     sabotage) sabotage "$@" ;;
+    proof) proof "$@" ;;
     test) run_tests "$@" ;;
     help | -h | --help) usage ;;
     libs) fetch_kafka "${1:-$KAFKA_VERSION}"; kafka_libs "${1:-$KAFKA_VERSION}" ;;

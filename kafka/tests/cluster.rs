@@ -1,4 +1,4 @@
-//! Three brokers, killed one after another under load: leaders and coordinators move, nothing is lost and nothing twice.
+//! Three brokers, killed or frozen one after another under load: leaders and coordinators move, nothing is lost and nothing twice.
 
 mod common;
 
@@ -17,9 +17,22 @@ const PARTITIONS: i32 = 3;
 /// The last value in each partition.
 const END: &str = "end";
 
+/// Longer than a broker's session (4 s): the others take over what it led.
+const AWAY: Duration = Duration::from_secs(6);
+
 /// Each broker leads a partition and is killed once, so the coordinators of the transactions and of both groups die as well.
 #[test]
 fn brokers_killed_one_after_another_lose_and_repeat_nothing() {
+    hurt_each(Broker::kill, Broker::resume);
+}
+
+/// A frozen one does not know that it is replaced, and its connections stay open.
+#[test]
+fn brokers_frozen_one_after_another_lose_and_repeat_nothing() {
+    hurt_each(|broker| broker.signal("-STOP"), |broker| broker.signal("-CONT"));
+}
+
+fn hurt_each(hurt: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)) {
     let mut brokers = cluster();
     let config = config(&brokers);
     let partitions = topic(&config);
@@ -36,14 +49,14 @@ fn brokers_killed_one_after_another_lose_and_repeat_nothing() {
     assert_eq!(group.join().unwrap().partitions, partitions);
 
     for broker in brokers.iter_mut() {
-        broker.kill();
+        hurt(broker);
         // The group lives on without it, and the two others take every write.
         let held = [(partitions[0].clone(), 1, String::new())];
         wait_until("a commit of the group", || {
             group.commit_offsets(&held).or_else(|_| group.join().map(drop)).is_ok() && !group.rejoin_needed()
         });
-        thread::sleep(Duration::from_secs(6));
-        broker.resume();
+        thread::sleep(AWAY);
+        heal(broker);
         wait_until("all replicas to be in sync", || all_in_sync(broker));
     }
     writing.0.store(true, Ordering::Relaxed);

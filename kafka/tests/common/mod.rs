@@ -165,7 +165,7 @@ impl Broker {
         // The shell outlives this process by a moment only: its input ends with us, even by SIGKILL.
         let script = format!(
             "java {} kafka.Kafka '{folder}/server.properties' >>'{folder}/log' 2>&1 </dev/null & \
-             broker=$!; read _; kill -9 $broker; wait $broker",
+             broker=$!; echo $broker >'{folder}/pid'; read _; kill -9 $broker; wait $broker",
             arguments.join(" ")
         );
         self.running = Some(shell(&script));
@@ -177,6 +177,12 @@ impl Broker {
             drop(running.stdin.take());
             running.wait().unwrap();
         }
+    }
+
+    /// A signal to its process, by the name that `kill` takes.
+    pub fn signal(&self, signal: &str) {
+        let pid = fs::read_to_string(self.folder.join("pid")).unwrap();
+        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
     }
 
     fn wait_until_ready(&self) {
