@@ -1106,7 +1106,7 @@ topics() {
   load_env
   need java
   fetch_kafka "$KAFKA_VERSION"
-  client_properties >"$DIR/client.properties"
+  (umask 077; rm -f "$DIR/client.properties"; client_properties >"$DIR/client.properties")
   kafka_tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$KAFKA_BROKERS" \
     --command-config "$DIR/client.properties" --describe --exclude-internal "$@"
 }
@@ -1115,7 +1115,6 @@ topics() {
 client_properties() {
   local module=org.apache.kafka.common.security.scram.ScramLoginModule
   [ "${KAFKA_SASL_MECHANISM:-}" != PLAIN ] || module=org.apache.kafka.common.security.plain.PlainLoginModule
-  umask 077
   say "security.protocol=${KAFKA_SECURITY_PROTOCOL:-PLAINTEXT}"
   [ -z "${KAFKA_SSL_CA_LOCATION:-}" ] || printf 'ssl.truststore.%s\n' type=PEM "location=$KAFKA_SSL_CA_LOCATION"
   if [ -n "${KAFKA_SSL_KEY_LOCATION:-}" ]; then
@@ -1125,8 +1124,8 @@ client_properties() {
   [ -z "${KAFKA_SASL_MECHANISM:-}" ] || say "sasl.mechanism=$KAFKA_SASL_MECHANISM
 sasl.jaas.config=$module required username=\"$(in_jaas "${KAFKA_SASL_USERNAME:-}")\" password=\"$(in_jaas "${KAFKA_SASL_PASSWORD:-}")\";"
 }
-# A backslash for JAAS, and once more for the properties file.
-in_jaas() { printf '%s' "$1" | sed 's/[\\"]/\\\\&/g'; }
+# A backslash before what JAAS would take for its own, then every backslash twice, for the properties file.
+in_jaas() { printf '%s' "$1" | sed 's/[\\"]/\\&/g; s/\\/\\\\/g'; }
 
 service_psql() {
   local url
