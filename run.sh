@@ -1185,18 +1185,23 @@ addresses_only() {
   export TEST_BIN_DIR
 }
 
-# On private servers in a folder of its own: the servers are killed too.
-chaos() { # ARG...
-  case " $* " in *" --help "* | *" -h "*) usage | sed -n '/ chaos /,/twice/p'; return ;; esac
+# The binaries, and private servers in a folder of their own that goes at the end.
+own_stage() { # NAME
   cd "$ROOT"
   need cargo linker postgres java maven
-  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-chaos.XXXXXX")" && pwd -P)"
-  case " $* " in *" --brokers 3 "*) WANTED_BROKERS=3 ;; *" --brokers "[!1]*) misuse "--brokers must be 1 or 3" ;; esac
+  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-$1.XXXXXX")" && pwd -P)"
   ON_EXIT=end_tests
   stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bins
   stage "servers" test_servers
   ON_EXIT=end_tests
   addresses_only
+}
+
+# On servers of its own: they are killed too.
+chaos() { # ARG...
+  case " $* " in *" --help "* | *" -h "*) usage | sed -n '/ chaos /,/twice/p'; return ;; esac
+  case " $* " in *" --brokers 3 "*) WANTED_BROKERS=3 ;; *" --brokers "[!1]*) misuse "--brokers must be 1 or 3" ;; esac
+  own_stage chaos
   stage "chaos" limited "$CHAOS_LIMIT" "$TEST_BIN_DIR/chaos" "$@"
 }
 
@@ -1204,15 +1209,9 @@ chaos() { # ARG...
 proof() { # [--seed S]
   local seed=(--seed "$((RANDOM * 32768 + RANDOM))") begin=$SECONDS
   case "${1:-}" in '') ;; --seed) [ $# = 2 ] || misuse "proof: --seed needs a number"; seed=("$@") ;; *) misuse "proof: unknown option $1" ;; esac
-  cd "$ROOT"
-  need cargo linker postgres java maven
-  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-proof.XXXXXX")" && pwd -P)"
-  WANTED_BROKERS=3 ON_EXIT=end_tests
-  stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bins
+  WANTED_BROKERS=3
+  own_stage proof
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
-  stage "servers" test_servers
-  ON_EXIT=end_tests
-  addresses_only
   stage "attacks" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga attack
   stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 10000 --faults 50 --brokers 3 --minutes 20 "${seed[@]}"
   prove
@@ -1222,14 +1221,7 @@ proof() { # [--seed S]
 
 # Whether the checks notice when a mechanism is missing.
 sabotage() { # ARG...
-  cd "$ROOT"
-  need cargo linker postgres java maven
-  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-sabotage.XXXXXX")" && pwd -P)"
-  ON_EXIT=end_tests
-  stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bins
-  stage "servers" test_servers
-  ON_EXIT=end_tests
-  addresses_only
+  own_stage sabotage
   prove "$@"
 }
 

@@ -82,11 +82,17 @@ impl World {
     /// # Panics
     /// When that takes too long.
     pub fn wait_until_quiet(&self) {
-        wait::until("empty outboxes and consumers at the ends of their topics", || {
-            let published = || Service::ALL.iter().all(|service| self.outbox_rows(*service) == 0);
-            // published, handled, and nothing published meanwhile
-            published() && self.all_are_handled(&Service::ALL) && published()
-        });
+        wait::until("empty outboxes and consumers at the ends of their topics", || self.is_quiet());
+    }
+
+    /// Whether the outboxes are empty and every consumer has handled its topics to their ends.
+    ///
+    /// # Panics
+    /// When a service never ran.
+    pub fn is_quiet(&self) -> bool {
+        let published = || Service::ALL.iter().all(|service| self.outbox_rows(*service) == 0);
+        // published, handled, and nothing published meanwhile
+        published() && self.all_are_handled(&Service::ALL) && published()
     }
 
     /// Whether a service has handled every record of the topics it reads.
@@ -113,6 +119,15 @@ impl World {
         let bare = |topic: String| topic.strip_prefix(self.prefix()).expect("ours").to_string();
         rows.expect("the table is there").iter().map(|row| ((bare(row.get(0)), row.get(1)), row.get(2))).collect()
     }
+}
+
+/// The service that reads a topic.
+///
+/// # Panics
+/// When there is no such topic.
+pub fn reader_of(topic: &str) -> Service {
+    let reads = |service: &Service| read_by(*service).contains(&topic);
+    Service::ALL.into_iter().find(reads).unwrap_or_else(|| panic!("nobody reads {topic}"))
 }
 
 /// The topics that a service reads.

@@ -1,5 +1,6 @@
 //! Besides the orders: records that nobody can handle, and balances and quantities set anew while orders take from them.
 
+use harness::books::reader_of;
 use harness::{Api, Message, Service, TOPICS, World};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -43,7 +44,7 @@ pub fn poison(world: &World, random: &mut StdRng) -> Poison {
     message.headers.iter_mut().filter(|(name, _)| name == "ce_id").for_each(|(_, id)| *id = ce_id.clone().into());
     let value = String::from_utf8_lossy(message.value.as_deref().unwrap_or_default()).into_owned();
     let sure = world.try_produce(&message).is_ok();
-    Poison { service: reader_of(&message.topic), cause, ce_id, value, sure }
+    Poison { service: reader_of(&message.topic).name(), cause, ce_id, value, sure }
 }
 
 /// Nothing of it can be decoded.
@@ -61,14 +62,6 @@ fn stray_answer(random: &mut StdRng) -> (Message, &'static str) {
     let order_id = Uuid::now_v7();
     let (topic, ce_type) = (format!("{side}.success"), format!("{side}.completed"));
     (Message::event(&topic, order_id, &ce_type, &json!({"orderId": order_id})), "UNKNOWN_ORDER")
-}
-
-fn reader_of(topic: &str) -> &'static str {
-    match topic {
-        "payment" | "payment.compensation" => "payment",
-        "stock" | "stock.compensation" => "stock",
-        _ => "order",
-    }
 }
 
 /// Sets [`TOPPED`] to the `number`th value, at a random instance of payment or stock.
