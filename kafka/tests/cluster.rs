@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ const PARTITIONS: i32 = 3;
 /// The last value in each partition.
 const END: &str = "end";
 
-/// Longer than a broker's session (4 s): the others take over what it led.
-const AWAY: Duration = Duration::from_secs(6);
+/// Turns that must succeed while a broker is away: each writes to every partition, so the others have taken over what it led.
+const TURNS: i64 = 20;
 
 /// Each broker leads a partition and is killed once, so the coordinators of the transactions and of both groups die as well.
 #[test]
@@ -36,10 +36,10 @@ fn hurt_each(hurt: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)) {
     let mut brokers = cluster();
     let config = config(&brokers);
     let partitions = topic(&config);
+    let progress = Arc::new(Progress::default());
     let writing = {
-        let (config, topic, stop) = (config.clone(), partitions[0].topic.to_string(), Arc::new(AtomicBool::new(false)));
-        let stopped = Arc::clone(&stop);
-        (stop, thread::spawn(move || write_until(&stopped, &config, &topic)))
+        let (config, topic, progress) = (config.clone(), partitions[0].topic.to_string(), Arc::clone(&progress));
+        thread::spawn(move || write_until_stopped(&progress, &config, &topic))
     };
     let reading = {
         let (config, partitions) = (config.clone(), partitions.clone());
@@ -51,18 +51,18 @@ fn hurt_each(hurt: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)) {
     for broker in brokers.iter_mut() {
         hurt(broker);
         // The group lives on without it, and the two others take every write.
+        let before = progress.turns.load(Ordering::Relaxed);
         let held = [(partitions[0].clone(), 1, String::new())];
         wait_until("a commit of the group", || {
             group.commit_offsets(&held).or_else(|_| group.join().map(drop)).is_ok() && !group.rejoin_needed()
         });
-        thread::sleep(AWAY);
+        wait_until("turns without the broker", || progress.turns.load(Ordering::Relaxed) >= before + TURNS);
         heal(broker);
         wait_until("all replicas to be in sync", || all_in_sync(broker));
     }
-    writing.0.store(true, Ordering::Relaxed);
-    let turns = writing.1.join().unwrap();
+    progress.stop.store(true, Ordering::Relaxed);
+    let turns = writing.join().unwrap();
     let seen = reading.join().unwrap();
-    assert!(turns > 100, "{turns} turns are no load");
     let mut expected: Vec<String> = (0..turns).map(|turn| turn.to_string()).collect();
     expected.push(END.to_owned());
     for (partition, values) in seen.iter().enumerate() {
@@ -101,8 +101,10 @@ fn cluster() -> MutexGuard<'static, Vec<Broker>> {
     cluster.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A frozen broker costs a whole request timeout.
 fn config(brokers: &[Broker]) -> Config {
-    Config::new(brokers.iter().map(Broker::address).collect(), "test")
+    let config = Config::new(brokers.iter().map(Broker::address).collect(), "test");
+    Config { request_timeout: Duration::from_secs(6), ..config }
 }
 
 fn topic(config: &Config) -> Vec<TopicPartition> {
@@ -132,13 +134,21 @@ fn all_in_sync(broker: &Broker) -> bool {
     !broker.tool("org.apache.kafka.tools.TopicCommand", &arguments, "").contains("Isr:")
 }
 
+/// What the writer's thread and the test tell each other.
+#[derive(Default)]
+struct Progress {
+    turns: AtomicI64,
+    stop: AtomicBool,
+}
+
 /// One transaction a turn: its number to every partition, and as a group's offset. What an error has left open, the offset tells.
-fn write_until(stop: &AtomicBool, config: &Config, topic: &str) -> i64 {
+fn write_until_stopped(progress: &Progress, config: &Config, topic: &str) -> i64 {
     let (id, group) = (unique("cluster"), unique("position"));
     let mut producer = Producer::transactional(config.clone(), Interrupt::new(), id, Duration::from_secs(60));
     let mut admin = Admin::new(config.clone(), Interrupt::new());
     let mut turns = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while !progress.stop.load(Ordering::Relaxed) {
+        progress.turns.store(turns, Ordering::Relaxed);
         let fill = |transaction: &mut Transaction<'_>| {
             transaction.send(to_all(topic, &turns.to_string()))?;
             transaction.commit_offset(&group, topic, 0, turns + 1, "")
