@@ -32,6 +32,8 @@ pub(crate) struct Connection {
     versions: HashMap<i16, (i16, i16)>,
     next_correlation_id: i32,
     answered: bool,
+    /// Requests that were sent and whose answers have not been read yet.
+    awaited: usize,
     /// When the broker takes no more requests on it (KIP-368).
     ends: Option<Instant>,
 }
@@ -70,6 +72,7 @@ impl Connection {
             versions: HashMap::from([(ApiVersionsRequest::KEY as i16, ApiVersionsRequest::VERSIONS)]),
             next_correlation_id: 0,
             answered: false,
+            awaited: 0,
             ends: None,
         };
         connection.learn_versions(deadline).map_err(closed_at_once)?;
@@ -97,7 +100,9 @@ impl Connection {
         let answer = self.call(&request, deadline)?;
         if answer.error_code != 0 {
             let offered: Vec<&str> = answer.mechanisms.iter().map(StrBytes::as_str).collect();
-            return Err(self.distrust(format!("the broker takes no {name}, only {}", offered.join(", "))));
+            let offered =
+                if offered.is_empty() { "no users at all".into() } else { format!("only {}", offered.join(", ")) };
+            return Err(self.distrust(format!("the broker takes no {name}, {offered}")));
         }
         let lifetime = match sasl.scram() {
             None => self.say(sasl, sasl.plain(), deadline)?.session_lifetime_ms,
@@ -135,9 +140,9 @@ impl Connection {
         self.answered
     }
 
-    /// Whether the broker has cut it already, or soon will.
+    /// Whether the broker has cut it already, or soon will. While an answer is awaited reading it will tell.
     pub(crate) fn is_stale(&mut self) -> bool {
-        self.ends.is_some_and(|ends| ends <= Instant::now()) || self.stream.has_input()
+        self.awaited == 0 && (self.ends.is_some_and(|ends| ends <= Instant::now()) || self.stream.has_input())
     }
 
     /// Whether an answer has begun to arrive, or the broker has cut it.
@@ -153,7 +158,7 @@ impl Connection {
         self.receive(sent)
     }
 
-    /// Sends a request without waiting for the answer.
+    /// Sends a request without waiting for the answer. Several may be under way; a broker answers in their order.
     pub(crate) fn send<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<Sent<R>> {
         let version = self.version::<R>()?;
         let correlation_id = self.next_correlation_id;
@@ -162,6 +167,7 @@ impl Connection {
         let at = Instant::now();
         let written = self.stream.write_all(&frame, deadline);
         written.map_err(|source| self.io_error::<R>(source, at))?;
+        self.awaited += 1;
         Ok(Sent { correlation_id, version, at, deadline, request: PhantomData })
     }
 
@@ -169,6 +175,7 @@ impl Connection {
     pub(crate) fn receive<R: Request>(&mut self, sent: Sent<R>) -> Result<R::Response> {
         let frame = self.read_frame(&sent)?;
         self.answered = true;
+        self.awaited -= 1;
         self.decode(frame, &sent)
     }
 
@@ -261,7 +268,7 @@ fn connect_error(wakes: &Interrupt, address: &str, guarded: bool, source: io::Er
         return Error::Security { broker: address.to_owned(), cause: format!("TLS: {cause}") };
     }
     let cut = matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
-    let source = if guarded && cut { hint(source, "does it expect TLS there?") } else { source };
+    let source = if guarded && cut { hint(source, "does it speak TLS there?") } else { source };
     io_error(wakes, "connect", address, source, after)
 }
 

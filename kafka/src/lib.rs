@@ -58,4 +58,4 @@ pub use producer::{Producer, ProducerIdentity};
 pub use record::{Header, ProducerRecord, Record, TopicPartition};
 pub use sasl::{Mechanism, Sasl};
 pub use tls::{Tls, roots};
-pub use transaction::Transaction;
+pub use transaction::{GroupOffset, Transaction};

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId};
+use kafka_protocol::messages::{
+    InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId, TxnOffsetCommitRequest,
+};
 use kafka_protocol::protocol::StrBytes;
 
 use crate::batch::Writer;
@@ -10,7 +12,7 @@ use crate::cluster::{Cluster, Coordinated, Repeat};
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
-use crate::produce::{Delivery, Queues, Sequences, Undelivered, split};
+use crate::produce::{Beside, Delivery, Queues, Sequences, Undelivered, split};
 use crate::protocol::Request;
 use crate::record::ProducerRecord;
 use crate::retry::Retry;
@@ -147,7 +149,7 @@ impl Producer {
             self.initialise()?;
         }
         let queues = self.split(records)?;
-        self.deliver(queues)
+        self.deliver(queues, None)
     }
 
     /// Sorts records by partition. Nothing is sent but metadata requests.
@@ -157,13 +159,18 @@ impl Producer {
     }
 
     /// Writes sorted records under the current identity. When it is left open what became of them, or the epoch is at
-    /// its end, the producer is not initialised afterwards.
-    pub(crate) fn deliver(&mut self, queues: Queues) -> Result<()> {
+    /// its end, the producer is not initialised afterwards. `beside` goes out with the first batches.
+    pub(crate) fn deliver(
+        &mut self,
+        queues: Queues,
+        beside: Option<&mut Beside<TxnOffsetCommitRequest>>,
+    ) -> Result<()> {
         let transactional_id = self.transactional_id();
         let state = self.state.as_mut().ok_or(Error::NotInitialised)?;
         let mut delivery = Delivery {
             writer: state.writer(transactional_id.is_some()),
             cluster: &mut self.cluster,
+            beside,
             sequences: &mut state.sequences,
             transactional_id,
         };

@@ -17,7 +17,7 @@ use kafka_protocol::protocol::StrBytes;
 use crate::admin::first_error;
 use crate::cluster::{Coordinated, Repeat, topic_name};
 use crate::error::{Error, ErrorCode, Result};
-use crate::produce::{Place, Queues};
+use crate::produce::{Beside, Place, Queues};
 use crate::producer::{Producer, ProducerIdentity};
 use crate::record::ProducerRecord;
 
@@ -35,6 +35,21 @@ pub struct Transaction<'p> {
     /// Something of it could not be written: it must not be committed.
     failed: bool,
     ended: bool,
+}
+
+/// An offset of a group, to be committed with a transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupOffset<'a> {
+    /// The group.
+    pub group: &'a str,
+    /// The topic, by its name.
+    pub topic: &'a str,
+    /// The partition's number.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// Kept beside it; 4,096 bytes at most by default.
+    pub metadata: &'a str,
 }
 
 impl<'p> Transaction<'p> {
@@ -57,42 +72,92 @@ impl<'p> Transaction<'p> {
         self.initialised()?;
         let queues = self.producer.split(records)?;
         self.add_partitions(&queues)?;
-        self.producer.deliver(queues)
+        self.producer.deliver(queues, None)
+    }
+
+    /// Does what [`send`](Transaction::send) and then [`commit_offset`](Transaction::commit_offset) do, with the same
+    /// errors, in less time: what does not depend on another answer is asked for at once.
+    pub fn send_with_offset(&mut self, records: Vec<ProducerRecord>, offset: &GroupOffset<'_>) -> Result<()> {
+        let done = self.try_send_with_offset(records, offset);
+        self.note(done)
+    }
+
+    fn try_send_with_offset(&mut self, records: Vec<ProducerRecord>, offset: &GroupOffset<'_>) -> Result<()> {
+        self.initialised()?;
+        let queues = self.producer.split(records)?;
+        self.add_both(&queues, offset.group)?;
+        self.add_partitions(&queues)?;
+        self.add_group(offset.group)?;
+        let mut beside = self.beside(offset)?;
+        self.producer.deliver(queues, beside.as_mut())?;
+        match beside.and_then(|beside| beside.answer) {
+            Some(Ok(answer)) if offset_error(&answer) == ErrorCode::NONE => Ok(()),
+            Some(Err(error)) => Err(self.producer.judge(error)),
+            // not sent, or plainly refused
+            _ => self.send_offset(offset),
+        }
+    }
+
+    /// AddPartitionsToTxn and AddOffsetsToTxn, one behind the other, without waiting between. Whatever does not come of
+    /// it is left to [`add_partitions`](Transaction::add_partitions) and [`add_group`](Transaction::add_group).
+    fn add_both(&mut self, queues: &Queues, group: &str) -> Result<()> {
+        let new = self.new_partitions(queues);
+        if new.is_empty() || self.groups.contains(group) {
+            return Ok(());
+        }
+        let (partitions, offsets) = (self.partitions_request(&new)?, self.group_request(group)?);
+        let (coordinator, cluster) = (self.transaction(), &mut self.producer.cluster);
+        let deadline = cluster.retry().deadline();
+        let Ok(address) = cluster.coordinator(&coordinator, deadline) else { return Ok(()) };
+        self.begun = true;
+        let Ok(first) = cluster.send(&address, &partitions, deadline) else { return Ok(()) };
+        let second = cluster.send(&address, &offsets, deadline);
+        let added =
+            cluster.receive(&address, first).is_ok_and(|answer| add_partitions_error(&answer) == ErrorCode::NONE);
+        let joined = second.and_then(|second| cluster.receive(&address, second));
+        if added {
+            self.partitions.extend(new);
+        }
+        if joined.is_ok_and(|answer| answer.error_code == ErrorCode::NONE.0) {
+            self.groups.insert(group.to_owned());
+        }
+        Ok(())
+    }
+
+    fn new_partitions(&self, queues: &Queues) -> Vec<Place> {
+        queues.keys().filter(|place| !self.partitions.contains(*place)).cloned().collect()
     }
 
     /// AddPartitionsToTxn for those that are not in the transaction yet. It is the first request of a transaction, so
     /// CONCURRENT_TRANSACTIONS, while the markers of the one before are being written, mostly comes here.
     fn add_partitions(&mut self, queues: &Queues) -> Result<()> {
-        let new: Vec<Place> = queues.keys().filter(|place| !self.partitions.contains(*place)).cloned().collect();
+        let new = self.new_partitions(queues);
         if new.is_empty() {
             return Ok(());
         }
-        let (id, identity) = self.initialised()?;
-        let request = AddPartitionsToTxnRequest::default()
-            .with_v3_and_below_transactional_id(id)
-            .with_v3_and_below_producer_id(ProducerId(identity.id))
-            .with_v3_and_below_producer_epoch(identity.epoch)
-            .with_v3_and_below_topics(by_topic(&new));
+        let request = self.partitions_request(&new)?;
         // Adding a partition twice is the same as once.
         self.call(&self.transaction(), &request, Repeat::Harmless, add_partitions_error)?;
         self.partitions.extend(new);
         Ok(())
     }
 
+    fn partitions_request(&self, new: &[Place]) -> Result<AddPartitionsToTxnRequest> {
+        let (id, identity) = self.initialised()?;
+        Ok(AddPartitionsToTxnRequest::default()
+            .with_v3_and_below_transactional_id(id)
+            .with_v3_and_below_producer_id(ProducerId(identity.id))
+            .with_v3_and_below_producer_epoch(identity.epoch)
+            .with_v3_and_below_topics(by_topic(new)))
+    }
+
     /// Commits an offset of a group with the transaction (AddOffsetsToTxn, TxnOffsetCommit), without being a member of
-    /// the group: it becomes readable with the records, or never. `metadata` is kept beside it (4,096 bytes at most by default).
+    /// the group: it becomes readable with the records, or never.
     ///
     /// Errors as for [`send`](Transaction::send); OFFSET_METADATA_TOO_LARGE is a plain refusal. Reading it back needs `require_stable`.
-    pub fn commit_offset(
-        &mut self,
-        group: &str,
-        topic: &str,
-        partition: i32,
-        offset: i64,
-        metadata: &str,
-    ) -> Result<()> {
-        let added = self.add_group(group);
-        let done = added.and_then(|()| self.send_offset(group, topic, partition, offset, metadata));
+    pub fn commit_offset(&mut self, offset: &GroupOffset<'_>) -> Result<()> {
+        let added = self.add_group(offset.group);
+        let done = added.and_then(|()| self.send_offset(offset));
         self.note(done)
     }
 
@@ -100,36 +165,55 @@ impl<'p> Transaction<'p> {
         if self.groups.contains(group) {
             return Ok(());
         }
-        let (id, identity) = self.initialised()?;
-        let request = AddOffsetsToTxnRequest::default()
-            .with_transactional_id(id)
-            .with_producer_id(ProducerId(identity.id))
-            .with_producer_epoch(identity.epoch)
-            .with_group_id(group_id(group));
+        let request = self.group_request(group)?;
         let code = |answer: &AddOffsetsToTxnResponse| ErrorCode(answer.error_code);
         self.call(&self.transaction(), &request, Repeat::Harmless, code)?;
         self.groups.insert(group.to_owned());
         Ok(())
     }
 
-    fn send_offset(&mut self, group: &str, topic: &str, partition: i32, offset: i64, metadata: &str) -> Result<()> {
+    fn group_request(&self, group: &str) -> Result<AddOffsetsToTxnRequest> {
+        let (id, identity) = self.initialised()?;
+        Ok(AddOffsetsToTxnRequest::default()
+            .with_transactional_id(id)
+            .with_producer_id(ProducerId(identity.id))
+            .with_producer_epoch(identity.epoch)
+            .with_group_id(group_id(group)))
+    }
+
+    fn send_offset(&mut self, offset: &GroupOffset<'_>) -> Result<()> {
+        let request = self.offset_request(offset)?;
+        // Like a lost batch, a lost offset may arrive late and must not find a later transaction of this epoch open.
+        self.call(&Coordinated::Group(offset.group.to_owned()), &request, Repeat::Never, offset_error)
+    }
+
+    /// TxnOffsetCommit to go out with the batches; none while the group's coordinator can't be reached.
+    fn beside(&mut self, offset: &GroupOffset<'_>) -> Result<Option<Beside<TxnOffsetCommitRequest>>> {
+        let request = self.offset_request(offset)?;
+        let cluster = &mut self.producer.cluster;
+        let deadline = cluster.retry().deadline();
+        let found = cluster.coordinator(&Coordinated::Group(offset.group.to_owned()), deadline);
+        let reached = found.and_then(|address| cluster.connection(&address).map(|_| address.clone()));
+        Ok(reached.ok().map(|address| Beside { address, request, answer: None }))
+    }
+
+    fn offset_request(&self, offset: &GroupOffset<'_>) -> Result<TxnOffsetCommitRequest> {
         let (id, identity) = self.initialised()?;
         let at = TxnOffsetCommitRequestPartition::default()
-            .with_partition_index(partition)
-            .with_committed_offset(offset)
+            .with_partition_index(offset.partition)
+            .with_committed_offset(offset.offset)
             .with_committed_leader_epoch(-1)
-            .with_committed_metadata(Some(StrBytes::from_string(metadata.to_owned())));
-        let topic = TxnOffsetCommitRequestTopic::default().with_name(topic_name(topic)).with_partitions(vec![at]);
+            .with_committed_metadata(Some(StrBytes::from_string(offset.metadata.to_owned())));
+        let topic =
+            TxnOffsetCommitRequestTopic::default().with_name(topic_name(offset.topic)).with_partitions(vec![at]);
         // Generation -1 and no member id: not a member, so no generation is checked (KIP-447).
-        let request = TxnOffsetCommitRequest::default()
+        Ok(TxnOffsetCommitRequest::default()
             .with_transactional_id(id)
-            .with_group_id(group_id(group))
+            .with_group_id(group_id(offset.group))
             .with_producer_id(ProducerId(identity.id))
             .with_producer_epoch(identity.epoch)
             .with_generation_id(-1)
-            .with_topics(vec![topic]);
-        // Like a lost batch, a lost offset may arrive late and must not find a later transaction of this epoch open.
-        self.call(&Coordinated::Group(group.to_owned()), &request, Repeat::Never, offset_error)
+            .with_topics(vec![topic]))
     }
 
     /// Makes all of it visible. Returns once the broker has decided so; readers may see it a few milliseconds later.

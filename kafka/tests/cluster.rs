@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{Broker, Line, record, records, unique, value_of, wait_until};
 use kafka::{
-    Admin, Config, Consumer, FetchConfig, Group, GroupConfig, Interrupt, NewTopic, Polled, Producer, ProducerRecord,
-    TopicPartition, Transaction,
+    Admin, Config, Consumer, FetchConfig, Group, GroupConfig, GroupOffset, Interrupt, NewTopic, Polled, Producer,
+    ProducerRecord, TopicPartition, Transaction,
 };
 
 const PARTITIONS: i32 = 3;
@@ -150,8 +150,8 @@ fn write_until_stopped(progress: &Progress, config: &Config, topic: &str) -> i64
     while !progress.stop.load(Ordering::Relaxed) {
         progress.turns.store(turns, Ordering::Relaxed);
         let fill = |transaction: &mut Transaction<'_>| {
-            transaction.send(to_all(topic, &turns.to_string()))?;
-            transaction.commit_offset(&group, topic, 0, turns + 1, "")
+            let offset = GroupOffset { group: &group, topic, partition: 0, offset: turns + 1, metadata: "" };
+            transaction.send_with_offset(to_all(topic, &turns.to_string()), &offset)
         };
         match transact(&mut producer, fill) {
             Ok(()) => turns += 1,

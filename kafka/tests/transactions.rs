@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use common::proxy::{END_TXN, Loss, PRODUCE, TXN_OFFSET_COMMIT};
 use common::{Broker, record, records, unique, value_of, wait_until};
-use kafka::{Bytes, CommittedOffset, Config, Error, ErrorCode, ErrorKind, Interrupt, Isolation, OffsetSpec, Producer};
+use kafka::{
+    Bytes, CommittedOffset, Config, Error, ErrorCode, ErrorKind, GroupOffset, Interrupt, Isolation, OffsetSpec,
+    Producer,
+};
 
 on_both_lines! {
     what_is_committed_is_seen_and_what_is_aborted_never
@@ -15,6 +18,8 @@ on_both_lines! {
     a_second_producer_with_the_same_id_fences_the_first
     a_dropped_transaction_is_never_seen
     a_position_is_read_back_exactly_with_its_transaction
+    records_and_position_sent_at_once_are_both_there_or_neither
+    a_lost_answer_of_either_ends_the_epoch_and_nothing_is_seen
     a_committed_transaction_whose_answer_was_lost_is_told_by_its_position
     an_open_transaction_whose_position_answer_was_lost_is_never_seen
     after_a_lost_produce_answer_only_a_new_epoch_goes_on
@@ -34,6 +39,10 @@ fn commit(producer: &mut Producer, topic: &str, value: &str) {
     let mut transaction = producer.begin().unwrap();
     transaction.send(vec![record(topic, "k", value)]).unwrap();
     transaction.commit().unwrap();
+}
+
+fn at<'a>(group: &'a str, topic: &'a str, offset: i64, metadata: &'a str) -> GroupOffset<'a> {
+    GroupOffset { group, topic, partition: 0, offset, metadata }
 }
 
 fn committed(broker: &Broker, group: &str, topic: &str) -> CommittedOffset {
@@ -156,7 +165,7 @@ fn a_position_is_read_back_exactly_with_its_transaction(broker: &Broker) {
     for turn in 1..=100 {
         let mut transaction = producer.begin().unwrap();
         transaction.send((0..50).map(|n| record(topic, &format!("{n}"), "v")).collect()).unwrap();
-        transaction.commit_offset(&group, topic, 0, turn, &format!("turn {turn}")).unwrap();
+        transaction.commit_offset(&at(&group, topic, turn, &format!("turn {turn}"))).unwrap();
         transaction.commit().unwrap();
         // Right after the commit and over a warm connection, where an unstable read is mostly the one before.
         let found = found();
@@ -164,9 +173,54 @@ fn a_position_is_read_back_exactly_with_its_transaction(broker: &Broker) {
     }
     let mut aborted = producer.begin().unwrap();
     aborted.send(vec![record(topic, "k", "v")]).unwrap();
-    aborted.commit_offset(&group, topic, 0, 999, "aborted").unwrap();
+    aborted.commit_offset(&at(&group, topic, 999, "aborted")).unwrap();
     aborted.abort().unwrap();
     assert_eq!(found().metadata, "turn 100");
+}
+
+fn records_and_position_sent_at_once_are_both_there_or_neither(broker: &Broker) {
+    let partitions = broker.topic("at-once", 3);
+    let topic = &*partitions[0].topic;
+    let group = unique("at-once-group");
+    let mut producer = producer(broker.config());
+    let values =
+        |turn: i64| (0..10).map(|n| record(topic, &format!("k{n}"), &format!("{turn}/{n}"))).collect::<Vec<_>>();
+    for turn in 1..=50 {
+        let mut transaction = producer.begin().unwrap();
+        transaction.send_with_offset(values(turn), &at(&group, topic, turn, "")).unwrap();
+        transaction.commit().unwrap();
+        assert_eq!(committed(broker, &group, topic).offset, turn);
+    }
+    let mut aborted = producer.begin().unwrap();
+    aborted.send_with_offset(values(999), &at(&group, topic, 999, "")).unwrap();
+    aborted.abort().unwrap();
+    commit(&mut producer, topic, "last");
+    assert_eq!(committed(broker, &group, topic).offset, 50);
+    let mut seen = broker.committed_values(&partitions, "last");
+    seen.sort();
+    let mut expected: Vec<String> = (1..=50).flat_map(|turn| (0..10).map(move |n| format!("{turn}/{n}"))).collect();
+    expected.push("last".to_owned());
+    expected.sort();
+    assert_eq!(seen, expected);
+}
+
+fn a_lost_answer_of_either_ends_the_epoch_and_nothing_is_seen(broker: &Broker) {
+    let partitions = broker.topic("either-lost", 1);
+    let topic = &*partitions[0].topic;
+    let (group, client) = (unique("either-lost-group"), unique("client"));
+    let mut producer = producer(broker.proxied(&client));
+    for api in [PRODUCE, TXN_OFFSET_COMMIT] {
+        let mut transaction = producer.begin().unwrap();
+        broker.proxy.lose_answer(&client, api, Loss::Cut);
+        transaction.send_with_offset(vec![record(topic, "k", "never")], &at(&group, topic, 1, "never")).unwrap_err();
+        assert!(broker.proxy.has_lost(&client, api));
+        assert!(matches!(transaction.commit(), Err(Error::TransactionFailed)));
+        assert!(matches!(producer.begin().err(), Some(Error::NotInitialised)));
+        producer.initialise().unwrap();
+        assert_eq!(committed(broker, &group, topic).offset, -1);
+    }
+    commit(&mut producer, topic, "next");
+    assert_eq!(broker.committed_values(&partitions, "next"), ["next"]);
 }
 
 fn a_committed_transaction_whose_answer_was_lost_is_told_by_its_position(broker: &Broker) {
@@ -177,7 +231,7 @@ fn a_committed_transaction_whose_answer_was_lost_is_told_by_its_position(broker:
     for (turn, loss) in [(1, Loss::Silence), (2, Loss::Cut)] {
         let mut transaction = producer.begin().unwrap();
         transaction.send(vec![record(topic, "k", &format!("turn {turn}"))]).unwrap();
-        transaction.commit_offset(&group, topic, 0, turn, &format!("turn {turn}")).unwrap();
+        transaction.commit_offset(&at(&group, topic, turn, &format!("turn {turn}"))).unwrap();
         broker.proxy.lose_answer(&client, END_TXN, loss);
         let lost = transaction.commit().unwrap_err();
         assert!(broker.proxy.has_lost(&client, END_TXN));
@@ -198,7 +252,7 @@ fn an_open_transaction_whose_position_answer_was_lost_is_never_seen(broker: &Bro
     let mut transaction = producer.begin().unwrap();
     transaction.send(vec![record(topic, "k", "never")]).unwrap();
     broker.proxy.lose_answer(&client, TXN_OFFSET_COMMIT, Loss::Cut);
-    transaction.commit_offset(&group, topic, 0, 1, "never").unwrap_err();
+    transaction.commit_offset(&at(&group, topic, 1, "never")).unwrap_err();
     assert!(matches!(transaction.abort(), Err(Error::NotInitialised)));
     producer.initialise().unwrap();
     assert_eq!(committed(broker, &group, topic).offset, -1);

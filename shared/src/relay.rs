@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::select;
-use kafka::{Admin, ErrorCode, ErrorKind, Interrupt, Producer, ProducerRecord};
+use kafka::{Admin, ErrorCode, ErrorKind, GroupOffset, Interrupt, Producer, ProducerRecord};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -230,7 +230,9 @@ impl Relay {
         #[cfg(sabotage)]
         let records = sabotage::publish_halves(&mut self.producer, records)?;
         let mut transaction = self.producer.begin()?;
-        if let Err(error) = transaction.send(records) {
+        let offset =
+            GroupOffset { group: &group, topic: &topic, partition: 0, offset: position.last, metadata: &metadata };
+        if let Err(error) = transaction.send_with_offset(records, &offset) {
             // an answer, not a lost one: the transaction may be ended plainly
             if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
                 log::error!(
@@ -243,7 +245,6 @@ impl Relay {
             }
             return Err(error.into());
         }
-        transaction.commit_offset(&group, &topic, 0, position.last, &metadata)?;
         transaction.commit()?;
         Ok(position)
     }

@@ -10,8 +10,8 @@ use postgres::Client;
 
 use crate::load::{self, Asked, End, Heard, PutIn};
 
-/// Kafka's numbers of the requests that write records, and that end a transaction.
-const PRODUCE: i16 = 0;
+/// Kafka's numbers of the requests that begin a transaction, and that end it.
+const ADD_PARTITIONS_TO_TXN: i16 = 24;
 const END_TXN: i16 = 26;
 /// For what a turned off mechanism leaves undone, before it is judged as it is.
 const QUIET_LIMIT: Duration = Duration::from_secs(30);
@@ -180,9 +180,10 @@ fn killed_at_the_commit(play: &mut Play) {
 fn thawed_leader(play: &mut Play) {
     let [frozen, ..] = play.start(&[("KAFKA_BROKERS", &play.broker.proxied())]);
     let successor = play.world.start(Service::Order);
-    play.broker.proxy.hold_after(kafka_request(PRODUCE, "order-relay"));
+    // before its position is written: no successor could read past one whose fate is open
+    play.broker.proxy.hold_after(kafka_request(ADD_PARTITIONS_TO_TXN, "order-relay"));
     play.place(frozen.api(), "fast");
-    until("the records to be written", || play.broker.proxy.holds_the_answer());
+    until("the transaction to begin", || play.broker.proxy.holds_the_answer());
     frozen.signal(Signal::STOP);
     successor.wait_for_log("leading: producer");
     until("the successor to publish", || play.world.outbox_rows(Service::Order) == 0);
