@@ -6,7 +6,6 @@ use shared::backoff;
 use shared::config::Config;
 use shared::db::{Connector, Limits};
 use shared::error::Result;
-use shared::event::Service;
 use shared::outbox;
 use shared::pool::Connection;
 use shared::shutdown::Shutdown;
@@ -86,7 +85,7 @@ impl DeadlineScan {
             }
         }
         batch.write(&mut tx, due.round + 1, wait(self.compensation_retry, due.round))?;
-        outbox::append(&mut tx, Service::Order, &batch.sent)?;
+        outbox::append(&mut tx, &batch.sent)?;
         tx.commit()?;
         if !batch.sent.is_empty() {
             self.waker.wake();

@@ -20,7 +20,6 @@ use shared::error::Result;
 use shared::handler::Handler;
 use shared::http::{Routes, Server};
 use shared::pool::Pool;
-use shared::relay::OnPublished;
 use shared::service::{self, Threads};
 use shared::shutdown::{Shutdown, Stop};
 use shared::{dead_letter_http, wake::Waker};
@@ -37,7 +36,7 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let listener = service::listen(&config)?;
     let ready = service::prepare(&config, migrations::migrations::runner(), &shutdown)?;
     let mut threads = Threads::new(stop, shutdown);
-    let waker = threads.spawn_relay(&config, &ready, mark_published(&config))?;
+    let waker = threads.spawn_relay(&config, &ready, store::remove_published(config.order_deadline))?;
 
     let (waiters, mut room) = waiters::new(ready.connector.clone());
     threads.spawn("order-waiters".into(), move |shutdown| {
@@ -61,16 +60,11 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     threads.run_until_stopped(server)
 }
 
-fn mark_published(config: &Config) -> OnPublished {
-    let deadline = config.order_deadline;
-    Box::new(move |tx, order_ids| store::mark_published(tx, order_ids, deadline))
-}
-
 fn answers(config: &Config, waiters: &waiters::Waiters) -> Box<dyn Handler> {
     Box::new(handlers::Answers::new(config.compensation_retry, waiters.clone()))
 }
 
 fn dead_letters(routes: Routes, pool: Pool, config: &Config, waker: Waker, waiters: waiters::Waiters) -> Routes {
-    let (service, prefix, config) = (config.service, config.topic_prefix.clone(), config.clone());
-    dead_letter_http::routes(routes, pool, service, prefix, waker, Arc::new(move || answers(&config, &waiters)))
+    let (prefix, config) = (config.topic_prefix.clone(), config.clone());
+    dead_letter_http::routes(routes, pool, prefix, waker, Arc::new(move || answers(&config, &waiters)))
 }

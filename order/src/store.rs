@@ -1,6 +1,6 @@
 //! All SQL of the tables `orders`, `idempotency_key` and `deadline`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use postgres::Row;
@@ -59,13 +59,22 @@ pub struct Locked {
     pub traceparent: String,
 }
 
-/// Stores orders with their outbox rows in one call. `messages`: each order's outbox row. Answers, for each, the id of the
-/// order that stands for it: its own, or that of an earlier request with its idempotency key. A call repeated with the
+/// What became of a batch of new orders.
+pub struct Placement {
+    /// For each, the id of the order that stands for it: its own, or that of an earlier request with its idempotency key.
+    pub standing: Vec<Uuid>,
+    /// Those that this call has placed.
+    pub placed: HashSet<Uuid>,
+    /// When; RFC 3339, UTC, six digits.
+    pub placed_at: String,
+}
+
+/// Stores orders with their outbox rows in one call. `messages`: each order's outbox row. A call repeated with the
 /// same ids after a lost answer changes nothing; a concurrent call with one of the keys is waited for.
 ///
 /// # Errors
 /// What PostgreSQL says: nothing was stored, or (connection lost) it is unknown.
-pub fn place(session: &mut Session, orders: &[&NewOrder], messages: &[String]) -> Result<Vec<Uuid>> {
+pub fn place(session: &mut Session, orders: &[&NewOrder], messages: &[String]) -> Result<Placement> {
     let order_ids: Vec<Uuid> = orders.iter().map(|order| order.order_id).collect();
     let user_names: Vec<&str> = orders.iter().map(|order| order.user_name.as_str()).collect();
     let item_names: Vec<&str> = orders.iter().map(|order| order.item_name.as_str()).collect();
@@ -74,10 +83,11 @@ pub fn place(session: &mut Session, orders: &[&NewOrder], messages: &[String]) -
     let keys: Vec<Option<&str>> = orders.iter().map(|order| order.key.as_deref()).collect();
     let traceparents: Vec<&str> = orders.iter().map(|order| order.traceparent.as_str()).collect();
     let rows = session.query(
-        "select place_orders($1, $2, $3, $4, $5, $6, $7, $8)",
+        "select standing, placed, placed_at from place_new_orders($1, $2, $3, $4, $5, $6, $7, $8)",
         &[&order_ids, &user_names, &item_names, &prices, &quantities, &keys, &traceparents, &messages],
     )?;
-    Ok(rows[0].get(0))
+    let placed: Vec<Uuid> = rows[0].get(1);
+    Ok(Placement { standing: rows[0].get(0), placed: placed.into_iter().collect(), placed_at: rows[0].get(2) })
 }
 
 const COLUMNS: &str = r#"o.order_id, o.user_name, o.item_name, o.price, o.quantity, o.payment_status, o.stock_status,
@@ -209,30 +219,10 @@ pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)]) -> Result<()> {
     Ok(())
 }
 
-/// Sides that are still READY become IN_PROGRESS, and the deadline of their orders starts: the set-based form of
-/// [`crate::order::Happening::Published`]. Rows are locked in id order first.
-///
-/// # Errors
-/// What PostgreSQL says.
-pub fn mark_published(tx: &mut Tx<'_>, order_ids: &[Uuid], deadline: Duration) -> Result<()> {
-    tx.execute(
-        "with ready as (
-             select o.order_id from unnest($1::uuid[]) as p (order_id) join orders o using (order_id)
-              where o.payment_status = 'READY' or o.stock_status = 'READY'
-              order by o.order_id for update of o
-         ), marked as (
-             update orders o
-                set payment_status = case when o.payment_status = 'READY' then 'IN_PROGRESS' else o.payment_status end,
-                    stock_status = case when o.stock_status = 'READY' then 'IN_PROGRESS' else o.stock_status end,
-                    updated_at = clock_timestamp()
-               from ready where o.order_id = ready.order_id
-             returning o.order_id
-         )
-         insert into deadline (due_at, round, order_ids)
-         select clock_timestamp() + $2 * interval '1 millisecond', 0, array_agg(order_id) from marked having count(*) > 0",
-        &[&order_ids, &(deadline.as_millis() as f64)],
-    )?;
-    Ok(())
+/// The query that deletes published outbox rows and marks their orders: sides that are still READY become IN_PROGRESS,
+/// and the deadline of their orders starts. The set-based form of [`crate::order::Happening::Published`].
+pub fn remove_published(deadline: Duration) -> String {
+    format!("select remove_published($1, $2, $3, interval '{} milliseconds')", deadline.as_millis())
 }
 
 /// Orders to look at again.
@@ -282,6 +272,20 @@ pub fn take_due(tx: &mut Tx<'_>) -> Result<Option<Due>> {
 }
 
 impl Order {
+    /// An order as it was placed.
+    pub fn placed(order: &NewOrder, placed_at: &str) -> Order {
+        Order {
+            order_id: order.order_id,
+            user_name: order.user_name.clone(),
+            item_name: order.item_name.clone(),
+            price: order.price,
+            quantity: order.quantity,
+            saga: Saga::new(),
+            created_at: placed_at.to_string(),
+            updated_at: placed_at.to_string(),
+        }
+    }
+
     /// Why it failed, as events and JSON carry it.
     pub fn reason(&self) -> Option<Reason> {
         self.saga.reason.clone().map(|(code, from)| Reason { code, from })

@@ -1,12 +1,13 @@
 //! The group-committing writer: one thread stores the orders of many requests in one call. A lone order is stored at
 //! once; while a call is under way the next batch gathers.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use shared::backoff;
 use shared::config::Config;
-use shared::db::{Connector, Limits};
+use shared::db::{Connector, Limits, Session};
 use shared::envelope;
 use shared::error::{Blame, Error, Result};
 use shared::event::{Body, Event, Side};
@@ -15,7 +16,7 @@ use shared::pool::Connection;
 use shared::wake::Waker;
 use uuid::Uuid;
 
-use crate::store::{self, NewOrder, Order};
+use crate::store::{self, NewOrder, Order, Placement};
 
 /// Orders in one call: beyond this the commits/s no longer grow.
 const BATCH: usize = 300;
@@ -90,7 +91,6 @@ impl Writer {
     fn write(&mut self, batch: Vec<Request>) {
         match self.store(&batch) {
             Ok(orders) => {
-                self.waker.wake();
                 for (request, order) in batch.into_iter().zip(orders) {
                     (request.reply)(Placed::Stands(Box::new(order)));
                 }
@@ -108,7 +108,8 @@ impl Writer {
         let orders: Vec<&NewOrder> = batch.iter().map(|request| &request.order).collect();
         let messages: Vec<String> = orders.iter().map(|order| envelope::to_stored(&requests(order))).collect();
         for attempt in 1.. {
-            let error = match self.connection.with(|session| place(session, &orders, &messages)) {
+            let waker = &self.waker;
+            let error = match self.connection.with(|session| place(session, &orders, &messages, waker)) {
                 Err(error) if error.blame() != Blame::Message => error,
                 done => return done,
             };
@@ -124,11 +125,22 @@ impl Writer {
     }
 }
 
-fn place(session: &mut shared::db::Session, orders: &[&NewOrder], messages: &[String]) -> Result<Vec<Order>> {
-    let standing: Vec<Uuid> = store::place(session, orders, messages)?;
-    let found = store::find(session, &standing)?;
+fn place(session: &mut Session, asked: &[&NewOrder], messages: &[String], waker: &Waker) -> Result<Vec<Order>> {
+    let placement = store::place(session, asked, messages)?;
+    // before anything else: the relay is on its way while the requests are answered
+    waker.wake();
+    orders(session, asked, &placement)
+}
+
+/// Those that stood before are read; of those placed now all is known.
+fn orders(session: &mut Session, asked: &[&NewOrder], placement: &Placement) -> Result<Vec<Order>> {
+    let Placement { standing, placed, placed_at } = placement;
+    let earlier: Vec<Uuid> = standing.iter().copied().filter(|id| !placed.contains(id)).collect();
+    let mut known = if earlier.is_empty() { HashMap::new() } else { store::find(session, &earlier)? };
+    let now = asked.iter().filter(|order| placed.contains(&order.order_id));
+    known.extend(now.map(|order| (order.order_id, Order::placed(order, placed_at))));
     let order =
-        |id: &Uuid| found.get(id).cloned().ok_or_else(|| Error::Fatal(format!("order {id} was stored and is gone")));
+        |id: &Uuid| known.get(id).cloned().ok_or_else(|| Error::Fatal(format!("order {id} was stored and is gone")));
     standing.iter().map(order).collect()
 }
 

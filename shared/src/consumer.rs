@@ -70,7 +70,6 @@ impl Consumer {
         let fetch = FetchConfig { max_wait: MAX_WAIT, isolation: Isolation::ReadCommitted, ..FetchConfig::default() };
         let (nudge, rebalance) = bounded(1);
         let effects = Effects {
-            service: config.service,
             prefix: config.topic_prefix.clone(),
             connection: Connection::new(Connector::new(&config.database_url, name, Limits::WORK)?),
             handler,

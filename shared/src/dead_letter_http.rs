@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::dead_letter::{self, Summary};
 use crate::error::Error;
-use crate::event::Service;
 use crate::handler::Handler;
 use crate::http::{Method, Problem, Response, Routes};
 use crate::pool::Pool;
@@ -29,7 +28,6 @@ struct Page {
 pub fn routes(
     routes: Routes,
     pool: Pool,
-    service: Service,
     prefix: String,
     waker: Waker,
     handler: Arc<dyn Fn() -> Box<dyn Handler> + Send + Sync>,
@@ -51,7 +49,7 @@ pub fn routes(
         })
         .answer(Method::Post, "/dead-letters/{id}/replay", move |request| {
             let id = request.integer_param("id", 1..=i64::MAX)?;
-            let replayed = pool.with(|session| replay::replay(session, service, &prefix, &mut *handler(), id));
+            let replayed = pool.with(|session| replay::replay(session, &prefix, &mut *handler(), id));
             let replay = replayed.map_err(problem)?.ok_or_else(|| unknown(id))?;
             if replay == Replay::Applied {
                 waker.wake();

@@ -7,7 +7,7 @@ use crate::db::Tx;
 use crate::dead_letter::{self, Parked};
 use crate::envelope::Undecodable;
 use crate::error::{Error, Result};
-use crate::event::{Channel, Event, Service, Topic};
+use crate::event::{Channel, Event, Topic};
 use crate::handler::{self, Cause, Handler, Outcome};
 use crate::offsets::{self, Move};
 use crate::outbox;
@@ -17,8 +17,6 @@ use crate::wake::Waker;
 
 /// Turns slices into effects, on one connection.
 pub struct Effects {
-    /// Whose outbox the answers go to.
-    pub service: Service,
     /// The topics' prefix.
     pub prefix: String,
     /// Opened when needed.
@@ -47,7 +45,7 @@ impl Effects {
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &steps)?;
         let sent = handle(&mut tx, &self.prefix, &mut *self.handler, slices)?;
-        outbox::append(&mut tx, self.service, &sent)?;
+        outbox::append(&mut tx, &sent)?;
         tx.commit()?;
         self.handler.committed();
         self.wake(&sent);
@@ -71,7 +69,7 @@ impl Effects {
         };
         let story = Parked::new(Cause::GivenUp, why.to_string(), &slice.partition, record);
         dead_letter::park(&mut tx, &Parked { attempts: attempts as i32, ..story })?;
-        outbox::append(&mut tx, self.service, &sent)?;
+        outbox::append(&mut tx, &sent)?;
         tx.commit()?;
         self.wake(&sent);
         Ok(())

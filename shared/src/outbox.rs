@@ -1,5 +1,6 @@
 //! The outbox: events stored in the transaction that causes them, deleted when they are known to be published.
 
+use postgres::error::SqlState;
 use uuid::Uuid;
 
 use crate::db::{Query, Session, Tx};
@@ -25,13 +26,13 @@ pub struct Row {
 ///
 /// # Errors
 /// What PostgreSQL says; on a lock timeout see [`end_hanging_writer`].
-pub fn append(tx: &mut Tx<'_>, service: Service, events: &[Event]) -> Result<()> {
+pub fn append(tx: &mut Tx<'_>, events: &[Event]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }
     let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
     let messages: Vec<String> = events.iter().map(|event| envelope::to_stored(std::slice::from_ref(event))).collect();
-    tx.execute("select append_outbox($1, $2, $3)", &[&service.outbox(), &order_ids, &messages])?;
+    tx.execute("select append_outbox($1, $2)", &[&order_ids, &messages])?;
     Ok(())
 }
 
@@ -62,13 +63,22 @@ pub fn last_message(session: &mut Session, service: Service, id: i64) -> Result<
     Ok(session.query(&sql, &[&id])?.first().map(|row| row.get(0)))
 }
 
-/// Deletes the rows with ids from `first` to `last`; answers their orders.
+/// The query that deletes published rows, where nothing else is to be done then.
+pub const REMOVE_PUBLISHED: &str = "select remove_published($1, $2, $3)";
+
+/// Deletes what a position names, by the service's own statement ([`crate::relay::Relay::new`]), in a transaction of its
+/// own. All rows gone: an earlier delete has won.
 ///
 /// # Errors
-/// What PostgreSQL says.
-pub fn delete(tx: &mut Tx<'_>, service: Service, first: i64, last: i64) -> Result<Vec<Uuid>> {
-    let sql = format!("delete from {} where id between $1 and $2 returning order_id", service.outbox());
-    Ok(tx.query(&sql, &[&first, &last])?.iter().map(|row| row.get(0)).collect())
+/// [`Error::Fatal`] when the outbox holds some of the rows only; what PostgreSQL says. Nothing was deleted.
+pub fn remove_published(session: &mut Session, removal: &str, first: i64, last: i64, count: i64) -> Result<()> {
+    match session.query(removal, &[&first, &last, &count]) {
+        Err(Error::Database(error)) if error.code() == Some(&SqlState::ASSERT_FAILURE) => Err(Error::Fatal(format!(
+            "the position in Kafka names {count} outbox rows ({first} to {last}): {}; nothing was deleted; compare them by hand",
+            Error::Database(error)
+        ))),
+        done => done.map(drop),
+    }
 }
 
 /// After a waiter's lock timeout: ends the session that has held the append lock for longer than that. It hangs, and every

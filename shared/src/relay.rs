@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::backoff;
 use crate::config::Config;
-use crate::db::{Connector, Limits, Tx};
+use crate::db::{Connector, Limits};
 use crate::envelope::{self, Stored};
 use crate::error::{Error, Result};
 use crate::event::Service;
@@ -33,9 +33,6 @@ const STAND_AGAIN: Duration = Duration::from_millis(500);
 /// The broker aborts what a dead relay left open after this, so that readers wait no longer.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the service does with the orders of rows that are now published, in the transaction that deletes the rows.
-pub type OnPublished = Box<dyn FnMut(&mut Tx<'_>, &[Uuid]) -> Result<()> + Send>;
-
 /// What one turn did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -43,8 +40,10 @@ pub enum Turn {
     Standby,
     /// The outbox is empty.
     Empty,
-    /// So many rows were published and deleted.
+    /// So many rows were published and deleted; more may wait.
     Published(usize),
+    /// So many, and there were no more when they were read.
+    Drained(usize),
 }
 
 /// The relay of one service instance.
@@ -60,7 +59,7 @@ pub struct Relay {
     recovered: bool,
     producer: Producer,
     admin: Admin,
-    on_published: OnPublished,
+    removal: String,
 }
 
 /// The position: what the last committed transaction published.
@@ -74,11 +73,12 @@ struct Position {
 }
 
 impl Relay {
-    /// Connects to nothing yet. `interrupt` ends its Kafka calls.
+    /// Connects to nothing yet. `interrupt` ends its Kafka calls. `removal` is the query that deletes published rows, with
+    /// whatever else the service does then; its parameters are the first and the last id, and how many there are.
     ///
     /// # Errors
     /// When the database URL can't be parsed.
-    pub fn new(config: &Config, install_id: Uuid, interrupt: Interrupt, on_published: OnPublished) -> Result<Relay> {
+    pub fn new(config: &Config, install_id: Uuid, interrupt: Interrupt, removal: String) -> Result<Relay> {
         let name = format!("{}-relay", config.service.name());
         let kafka = config.kafka(&name);
         let transactional_id = format!("{}{name}", config.topic_prefix);
@@ -95,7 +95,7 @@ impl Relay {
             recovered: false,
             producer: Producer::transactional(kafka.clone(), interrupt.clone(), transactional_id, TRANSACTION_TIMEOUT),
             admin: Admin::new(kafka, interrupt),
-            on_published,
+            removal,
         })
     }
 
@@ -107,10 +107,13 @@ impl Relay {
         let mut failures = 0;
         while !shutdown.is_set() {
             let turn = self.relay_once();
-            wakeups.leads.store(self.leadership.is_some(), Ordering::Relaxed);
+            let led = wakeups.leads.swap(self.leadership.is_some(), Ordering::Relaxed);
             let pause = match turn {
                 Ok(Turn::Published(_)) => Duration::ZERO,
-                Ok(Turn::Empty) => SLOW_POLL,
+                // commits during the first turn of a leadership have woken nobody here
+                Ok(Turn::Empty | Turn::Drained(_)) if !led => Duration::ZERO,
+                // whoever commits afterwards wakes us
+                Ok(Turn::Empty | Turn::Drained(_)) => SLOW_POLL,
                 Ok(Turn::Standby) => STAND_AGAIN / 2 + backoff::jitter(STAND_AGAIN / 2),
                 Err(Error::Fatal(why)) => return Err(Error::Fatal(why)),
                 Err(Error::Kafka(kafka::Error::Interrupted)) => return Ok(()),
@@ -178,7 +181,7 @@ impl Relay {
         let position = self.publish(&rows)?;
         self.remove(&position)?;
         self.batch = (batch * 2).min(self.batch_limit);
-        Ok(Turn::Published(rows.len()))
+        Ok(if rows.len() < batch { Turn::Drained(rows.len()) } else { Turn::Published(rows.len()) })
     }
 
     /// The door of a new leader: under the lock, end whatever any predecessor left open, then learn from the position
@@ -265,25 +268,9 @@ impl Relay {
         Ok((records, Position { install: self.install_id, first, last, count: rows.len(), message }))
     }
 
-    /// Deletes what the position names. All rows gone: the predecessor's delete won. Anything between: stop.
-    fn remove(&mut self, position: &Position) -> Result<()> {
-        let service = self.service;
-        let on_published = &mut self.on_published;
-        let Some(leadership) = &self.leadership else { return Err(Error::LostRace("not leading".into())) };
-        leadership.with(|session| {
-            let mut tx = session.transaction()?;
-            let order_ids = outbox::delete(&mut tx, service, position.first, position.last)?;
-            if order_ids.is_empty() {
-                return Ok(());
-            }
-            if order_ids.len() != position.count {
-                return Err(Error::Fatal(format!(
-                    "the position in Kafka names {} outbox rows ({} to {}), the outbox holds {} of them: nothing was deleted; compare them by hand",
-                    position.count, position.first, position.last, order_ids.len())));
-            }
-            on_published(&mut tx, &order_ids)?;
-            tx.commit()
-        })
+    fn remove(&self, position: &Position) -> Result<()> {
+        let Position { first, last, count, .. } = *position;
+        self.leader()?.with(|session| outbox::remove_published(session, &self.removal, first, last, count as i64))
     }
 
     fn leader(&self) -> Result<&Leadership> {

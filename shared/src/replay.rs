@@ -7,7 +7,7 @@ use crate::db::{Session, Tx};
 use crate::dead_letter::{self, Detail};
 use crate::envelope;
 use crate::error::{Blame, Result};
-use crate::event::{Event, Service, Topic};
+use crate::event::{Event, Topic};
 use crate::handler::{self, Cause, Handler, Outcome};
 use crate::outbox;
 
@@ -27,16 +27,10 @@ pub enum Replay {
 ///
 /// # Errors
 /// What PostgreSQL says, when it is not the record's fault; nothing was changed.
-pub fn replay(
-    session: &mut Session,
-    service: Service,
-    prefix: &str,
-    handler: &mut dyn Handler,
-    id: i64,
-) -> Result<Option<Replay>> {
+pub fn replay(session: &mut Session, prefix: &str, handler: &mut dyn Handler, id: i64) -> Result<Option<Replay>> {
     let mut tx = session.transaction()?;
     let Some(kept) = dead_letter::lock(&mut tx, id)? else { return Ok(None) };
-    let replay = match handle(&mut tx, service, prefix, handler, id, &kept) {
+    let replay = match handle(&mut tx, prefix, handler, id, &kept) {
         Ok(replay) => {
             tx.commit()?;
             handler.committed();
@@ -52,20 +46,13 @@ pub fn replay(
     Ok(Some(replay))
 }
 
-fn handle(
-    tx: &mut Tx<'_>,
-    service: Service,
-    prefix: &str,
-    handler: &mut dyn Handler,
-    id: i64,
-    kept: &Detail,
-) -> Result<Replay> {
+fn handle(tx: &mut Tx<'_>, prefix: &str, handler: &mut dyn Handler, id: i64, kept: &Detail) -> Result<Replay> {
     let (sent, replay) = match decode(prefix, kept) {
         Ok(event) => effects(tx, handler, event)?,
         Err(why_not) => (vec![], why_not),
     };
     dead_letter::note_replay(tx, id, &text(&replay))?;
-    outbox::append(tx, service, &sent)?;
+    outbox::append(tx, &sent)?;
     Ok(replay)
 }
 

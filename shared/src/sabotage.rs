@@ -70,14 +70,7 @@ pub fn replace_append(session: &mut Session) -> Result<()> {
         return Ok(());
     }
     session.batch_execute(
-        "create or replace function append_outbox(outbox text, order_ids uuid[], messages text[]) returns void
-             language plpgsql volatile as $$
-         begin
-             execute format('insert into %I (stored_at, order_id, messages)
-                             select clock_timestamp(), order_id, messages::json
-                               from unnest($1, $2) with ordinality as row (order_id, messages, place)
-                              order by place', outbox)
-                 using order_ids, messages;
-         end $$",
+        "create or replace function stamp_outbox() returns timestamptz
+             language sql volatile as 'select clock_timestamp()'",
     )
 }

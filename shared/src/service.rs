@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::handler::{Handler, panic_text};
 use crate::http::Server;
-use crate::relay::{self, OnPublished, Relay};
+use crate::relay::{self, Relay};
 use crate::shutdown::{self, Shutdown, Stop};
 use crate::wake::{self, Waker};
 use crate::{logging, schema, topics};
@@ -175,14 +175,14 @@ impl Threads {
         Ok(())
     }
 
-    /// Starts the relay with its listener and notifier; answers what wakes it.
+    /// Starts the relay with its listener and notifier; answers what wakes it. `removal`: see [`Relay::new`].
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn spawn_relay(&mut self, config: &Config, ready: &Ready, on_published: OnPublished) -> Result<Waker> {
+    pub fn spawn_relay(&mut self, config: &Config, ready: &Ready, removal: String) -> Result<Waker> {
         let (waker, wakeups) = wake::channel();
         let (wakeups, service) = (Arc::new(wakeups), config.service);
-        let mut relay = Relay::new(config, ready.install_id, self.turn.clone(), on_published)?;
+        let mut relay = Relay::new(config, ready.install_id, self.turn.clone(), removal)?;
         let (ours, theirs) = (wakeups.clone(), wakeups.clone());
         let (listen, notify) = (ready.connector.clone(), ready.connector.clone());
         self.spawn(format!("{}-listener", service.name()), move |shutdown| {

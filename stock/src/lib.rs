@@ -14,6 +14,7 @@ use shared::dead_letter_http;
 use shared::descriptors;
 use shared::error::Result;
 use shared::http::{Routes, Server};
+use shared::outbox;
 use shared::pool::Pool;
 use shared::service::{self, Threads};
 use shared::shutdown::{Shutdown, Stop};
@@ -30,13 +31,13 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let listener = service::listen(&config)?;
     let ready = service::prepare(&config, migrations::migrations::runner(), &shutdown)?;
     let mut threads = Threads::new(stop, shutdown);
-    let waker = threads.spawn_relay(&config, &ready, Box::new(|_, _| Ok(())))?;
+    let waker = threads.spawn_relay(&config, &ready, outbox::REMOVE_PUBLISHED.into())?;
     threads.spawn_consumers(&config, &waker, || Box::new(handlers::Requests))?;
 
     let pool = Pool::new(&ready.connector, config.http_workers);
     let routes = http::routes(Routes::new(), pool.clone());
     let handler = Arc::new(|| Box::new(handlers::Requests) as _);
-    let routes = dead_letter_http::routes(routes, pool, config.service, config.topic_prefix.clone(), waker, handler);
+    let routes = dead_letter_http::routes(routes, pool, config.topic_prefix.clone(), waker, handler);
     let server = Server::start("stock", listener, descriptors::http_limits(&config), routes)?;
     log::info!("stock listens on {}", server.local_addr());
     threads.run_until_stopped(server)

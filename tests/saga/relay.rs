@@ -27,7 +27,7 @@ fn append_to(db: &mut Client, topic: &str, name: &str) -> Uuid {
     let data = json!({"orderId": order_id, "userName": name, "price": 1});
     let ce_type = format!("{topic}.requested");
     let messages = json!([{"id": id, "topic": topic, "type": ce_type, "data": data}]).to_string();
-    db.execute("select append_outbox('order_outbox', $1, $2)", &[&vec![order_id], &vec![messages]]).expect("appended");
+    db.execute("select append_outbox($1, $2)", &[&vec![order_id], &vec![messages]]).expect("appended");
     id
 }
 
