@@ -58,6 +58,19 @@ pub struct Payment {
     pub confirmed: Vec<Uuid>,
 }
 
+impl Payment {
+    /// One that was placed and has not been decided.
+    pub fn new() -> Payment {
+        Payment { terms: None, status: Status::New, reason: None, confirmed: vec![] }
+    }
+}
+
+impl Default for Payment {
+    fn default() -> Payment {
+        Payment::new()
+    }
+}
+
 /// Locked payments and balances, and what a batch makes of them.
 pub struct Books {
     /// By order.
@@ -195,7 +208,7 @@ mod tests {
     const ORDER: Uuid = Uuid::from_u128(1);
 
     fn books(balance: Option<i64>) -> Books {
-        let payment = Payment { terms: None, status: Status::New, reason: None, confirmed: vec![] };
+        let payment = Payment::new();
         let balances = balance.map(|balance| ("ann".to_string(), balance)).into_iter().collect();
         Books::new(HashMap::from([(ORDER, payment)]), balances)
     }

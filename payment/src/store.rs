@@ -10,16 +10,26 @@ use uuid::Uuid;
 
 use crate::payment::{Books, Payment, Status};
 
-/// Places a payment for each order that has none, then locks them all; `order_ids` must be sorted.
+/// Places a payment for each order that has none, then locks those that were there; `order_ids` must be sorted. One
+/// placed just now is ours without a lock.
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub fn place_and_lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Payment>> {
-    tx.execute(
+    let placed = tx.query(
         "insert into payment (order_id) select order_id from unnest($1::uuid[]) as p (order_id) order by order_id
-         on conflict do nothing",
+         on conflict do nothing returning order_id",
         &[&order_ids],
     )?;
+    let mut locked: HashMap<Uuid, Payment> = placed.iter().map(|row| (row.get(0), Payment::new())).collect();
+    let known: Vec<Uuid> = order_ids.iter().copied().filter(|order_id| !locked.contains_key(order_id)).collect();
+    if !known.is_empty() {
+        locked.extend(lock(tx, &known)?);
+    }
+    Ok(locked)
+}
+
+fn lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Payment>> {
     let rows = tx.query(
         "select p.order_id, p.user_name, p.amount, p.status, p.reason_code, p.reason_from, p.confirmed
            from unnest($1::uuid[]) as wanted (order_id) join payment p using (order_id)

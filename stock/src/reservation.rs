@@ -58,6 +58,19 @@ pub struct Reservation {
     pub confirmed: Vec<Uuid>,
 }
 
+impl Reservation {
+    /// One that was placed and has not been decided.
+    pub fn new() -> Reservation {
+        Reservation { terms: None, status: Status::New, reason: None, confirmed: vec![] }
+    }
+}
+
+impl Default for Reservation {
+    fn default() -> Reservation {
+        Reservation::new()
+    }
+}
+
 /// Locked reservations and quantities, and what a batch makes of them.
 pub struct Books {
     /// By order.
@@ -202,7 +215,7 @@ mod tests {
     const ORDER: Uuid = Uuid::from_u128(1);
 
     fn books(quantity: Option<i64>) -> Books {
-        let reservation = Reservation { terms: None, status: Status::New, reason: None, confirmed: vec![] };
+        let reservation = Reservation::new();
         let quantities = quantity.map(|quantity| ("pen".to_string(), quantity)).into_iter().collect();
         Books::new(HashMap::from([(ORDER, reservation)]), quantities)
     }

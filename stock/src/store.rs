@@ -10,16 +10,26 @@ use uuid::Uuid;
 
 use crate::reservation::{Books, Reservation, Status};
 
-/// Places a reservation for each order that has none, then locks them all; `order_ids` must be sorted.
+/// Places a reservation for each order that has none, then locks those that were there; `order_ids` must be sorted. One
+/// placed just now is ours without a lock.
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub fn place_and_lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation>> {
-    tx.execute(
+    let placed = tx.query(
         "insert into reservation (order_id) select order_id from unnest($1::uuid[]) as p (order_id) order by order_id
-         on conflict do nothing",
+         on conflict do nothing returning order_id",
         &[&order_ids],
     )?;
+    let mut locked: HashMap<Uuid, Reservation> = placed.iter().map(|row| (row.get(0), Reservation::new())).collect();
+    let known: Vec<Uuid> = order_ids.iter().copied().filter(|order_id| !locked.contains_key(order_id)).collect();
+    if !known.is_empty() {
+        locked.extend(lock(tx, &known)?);
+    }
+    Ok(locked)
+}
+
+fn lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation>> {
     let rows = tx.query(
         "select r.order_id, r.item_name, r.quantity, r.status, r.reason_code, r.reason_from, r.confirmed
            from unnest($1::uuid[]) as wanted (order_id) join reservation r using (order_id)
