@@ -270,7 +270,7 @@ fn a_plain_client_at_a_guarded_port_and_a_guarded_one_at_a_plain_port_are_told_w
     let mut config = guarded.broker.config();
     (config.security, config.request_timeout) = (guarded.tls(), Duration::from_secs(3));
     let told = refusal(config).to_string();
-    assert!(told.contains("does it expect TLS there?"), "{told}");
+    assert!(told.contains("does it speak TLS there?"), "{told}");
 }
 
 #[test]

@@ -41,7 +41,14 @@ impl Reader<'_> {
         }
         let own = certificate.as_deref().zip(key.as_deref());
         let tls = Tls::new(authorities.as_deref(), own);
-        tls.map_err(|why| self.errors.push(format!("KAFKA_SSL_*_LOCATION: {why}"))).ok()
+        // it tells the file; without one it is the system's authorities that are missing
+        let files = OF_TLS.into_iter().zip([&authorities, &certificate, &key]);
+        let named = |why: &str| {
+            let is_it =
+                |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| why.contains(&*file.to_string_lossy()));
+            files.clone().find(|(_, file)| is_it(file)).map_or(OF_TLS[0], |(name, _)| name)
+        };
+        tls.map_err(|why| self.errors.push(format!("{}: {why}", named(&why)))).ok()
     }
 
     fn sasl(&mut self) -> Option<Sasl> {
@@ -102,7 +109,7 @@ mod tests {
             (&[("KAFKA_SECURITY_PROTOCOL", "SSL"), ("KAFKA_SSL_KEY_LOCATION", "/key.pem")], "set both or neither"),
             (
                 &[("KAFKA_SECURITY_PROTOCOL", "SSL"), ("KAFKA_SSL_CA_LOCATION", "/no/such.pem")],
-                "KAFKA_SSL_*_LOCATION: /no/such.pem: ",
+                "KAFKA_SSL_CA_LOCATION: /no/such.pem: ",
             ),
         ];
         for (settings, wanted) in cases {
