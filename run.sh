@@ -1197,10 +1197,29 @@ own_stage() { # NAME
   addresses_only
 }
 
+# Before anything is started: what the program itself would refuse only afterwards.
+check_chaos() { # ARG...
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --orders | --faults | --seed | --instances | --brokers | --minutes)
+        case ${2:-} in '' | *[!0-9]*) misuse "chaos: $1 needs a number" ;; esac
+        case $1/$2 in
+          --seed/* | --brokers/1) ;;
+          --brokers/3) WANTED_BROKERS=3 ;;
+          --brokers/*) misuse "--brokers must be 1 or 3" ;;
+          */0) misuse "chaos: $1 must be at least 1" ;;
+        esac
+        shift 2 ;;
+      --spare-broker) shift ;;
+      *) misuse "chaos: unknown option $1" ;;
+    esac
+  done
+}
+
 # On servers of its own: they are killed too.
 chaos() { # ARG...
   case " $* " in *" --help "* | *" -h "*) usage | sed -n '/ chaos /,/twice/p'; return ;; esac
-  case " $* " in *" --brokers 3 "*) WANTED_BROKERS=3 ;; *" --brokers "[!1]*) misuse "--brokers must be 1 or 3" ;; esac
+  check_chaos "$@"
   own_stage chaos
   stage "chaos" limited "$CHAOS_LIMIT" "$TEST_BIN_DIR/chaos" "$@"
 }

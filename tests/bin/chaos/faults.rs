@@ -247,7 +247,7 @@ impl Fault {
 
     fn title(&self, name: &str) -> String {
         match self.kind {
-            Kind::KillLeader | Kind::FreezeLeader => format!("{name}, which leads its relay,"),
+            Kind::KillLeader | Kind::FreezeLeader => format!("{name}, the relay's leader"),
             _ => name.to_string(),
         }
     }
