@@ -89,7 +89,7 @@ impl Config {
             compensation_retry: read.duration("COMPENSATION_RETRY", "60s"),
             consumers: read.number("CONSUMERS", 1, 1..=64),
             http_workers: read.number("HTTP_WORKERS", 4, 1..=64),
-            relay_batch: read.number("RELAY_BATCH", 500, 1..=10_000),
+            relay_batch: read.number("RELAY_BATCH", 2_000, 1..=10_000),
             startup_limit: read.duration("STARTUP_LIMIT", "60s"),
             log_level: read.parsed("LOG_LEVEL", "info", "off, error, warn, info, debug or trace"),
         };

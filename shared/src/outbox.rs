@@ -36,17 +36,17 @@ pub fn append(tx: &mut Tx<'_>, events: &[Event]) -> Result<()> {
     Ok(())
 }
 
-/// The oldest rows, `limit` at most, by id.
+/// The oldest rows behind the id `after`, `limit` at most, by id.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn next_batch(session: &mut Session, service: Service, limit: usize) -> Result<Vec<Row>> {
+pub fn next_batch(session: &mut Session, service: Service, after: i64, limit: usize) -> Result<Vec<Row>> {
     let sql = format!(
         r#"select id, order_id, to_char(stored_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), messages::text
-             from {} order by id limit $1"#,
+             from {} where id > $1 order by id limit $2"#,
         service.outbox()
     );
-    let rows = session.query(&sql, &[&(limit as i64)])?;
+    let rows = session.query(&sql, &[&after, &(limit as i64)])?;
     Ok(rows.iter().map(row).collect())
 }
 

@@ -1,8 +1,9 @@
 //! The relay: outbox rows into Kafka, in stored order, each seen once by a read-committed reader.
 //!
 //! A turn is one Kafka transaction with the records and a *position* (a group offset whose metadata names the rows),
-//! then one database transaction that deletes the rows. Rows are deleted only after a plain success of EndTxn or on
-//! finding their position. Every other end of a turn goes through the door of a new leader ([`Relay::relay_once`]
+//! then one database transaction that deletes the rows. Under a backlog that delete runs beside the next turn's writes,
+//! and is over before that turn's EndTxn: so a position always names all published rows that may still be there. Rows
+//! are deleted only after a plain success of EndTxn or on finding their position. Every other end of a turn goes through the door of a new leader ([`Relay::relay_once`]
 //! recovers first): InitProducerId ends what is open, and then the position alone tells what was committed.
 
 use std::sync::atomic::Ordering;
@@ -19,6 +20,7 @@ use crate::db::{Connector, Limits};
 use crate::envelope::{self, Stored};
 use crate::error::{Error, Result};
 use crate::event::Service;
+use crate::handler::panic_text;
 use crate::leader::{Candidate, Leadership};
 use crate::outbox::{self, Row};
 #[cfg(sabotage)]
@@ -40,9 +42,9 @@ pub enum Turn {
     Standby,
     /// The outbox is empty.
     Empty,
-    /// So many rows were published and deleted; more may wait.
+    /// So many rows were published; more may wait. The next turn deletes them.
     Published(usize),
-    /// So many, and there were no more when they were read.
+    /// So many rows were published and deleted, and there were no more when they were read.
     Drained(usize),
 }
 
@@ -57,6 +59,8 @@ pub struct Relay {
     leadership: Option<Leadership>,
     /// Whether the fate of all earlier transactions is known.
     recovered: bool,
+    /// Committed, its rows not deleted yet.
+    undeleted: Option<Position>,
     producer: Producer,
     admin: Admin,
     removal: String,
@@ -93,6 +97,7 @@ impl Relay {
             candidate: Candidate::new(Connector::new(&config.database_url, &name, Limits::LEADER)?),
             leadership: None,
             recovered: false,
+            undeleted: None,
             producer: Producer::transactional(kafka.clone(), interrupt.clone(), transactional_id, TRANSACTION_TIMEOUT),
             admin: Admin::new(kafka, interrupt),
             removal,
@@ -104,6 +109,15 @@ impl Relay {
     /// # Errors
     /// [`Error::Fatal`] when going on would break an invariant.
     pub fn run(&mut self, wakeups: &Wakeups, shutdown: &Shutdown) -> Result<()> {
+        let ended = self.run_turns(wakeups, shutdown);
+        // the next leader would do it, by the position
+        if let Err(error) = self.delete_published() {
+            log::debug!("published rows are left to the next leader: {error}");
+        }
+        ended
+    }
+
+    fn run_turns(&mut self, wakeups: &Wakeups, shutdown: &Shutdown) -> Result<()> {
         let mut failures = 0;
         while !shutdown.is_set() {
             let turn = self.relay_once();
@@ -152,6 +166,7 @@ impl Relay {
         let result = self.turn();
         if let Err(error) = &result {
             self.recovered = false;
+            self.undeleted = None;
             // a fenced or broken leader closes its connection: the lock is free for whoever is alive
             let keeps_lock = matches!(error, Error::Kafka(cause) if cause.kind() != ErrorKind::Fenced);
             if !keeps_lock {
@@ -172,16 +187,21 @@ impl Relay {
         if !self.recovered {
             self.recover()?;
         }
-        let rows = self.leader()?.with(|session| outbox::next_batch(session, self.service, self.batch))?;
+        let after = self.undeleted.as_ref().map_or(0, |position| position.last);
+        let rows = self.leader()?.with(|session| outbox::next_batch(session, self.service, after, self.batch))?;
         if rows.is_empty() {
+            self.delete_published()?;
             return Ok(Turn::Empty);
         }
         // fewer at the next attempt: the rows before a refused one get out, and a slow broker ends in time
         let batch = std::mem::replace(&mut self.batch, (rows.len() / 2).max(1));
-        let position = self.publish(&rows)?;
-        self.remove(&position)?;
+        self.undeleted = Some(self.publish(&rows)?);
         self.batch = (batch * 2).min(self.batch_limit);
-        Ok(if rows.len() < batch { Turn::Drained(rows.len()) } else { Turn::Published(rows.len()) })
+        if rows.len() == batch {
+            return Ok(Turn::Published(batch));
+        }
+        self.delete_published()?;
+        Ok(Turn::Drained(rows.len()))
     }
 
     /// The door of a new leader: under the lock, end whatever any predecessor left open, then learn from the position
@@ -197,7 +217,8 @@ impl Relay {
         if let Some(position) = position {
             self.require_own(&position)?;
             if self.is_of_this_life(&position)? {
-                self.remove(&position)?;
+                self.undeleted = Some(position);
+                self.delete_published()?;
             }
         }
         self.recovered = true;
@@ -232,22 +253,24 @@ impl Relay {
         let topic = position_topic(self.service, &self.prefix);
         #[cfg(sabotage)]
         let records = sabotage::publish_halves(&mut self.producer, records)?;
+        let (undeleted, leadership) = (self.undeleted.take(), self.leadership.as_ref().ok_or_else(not_leading)?);
         let mut transaction = self.producer.begin()?;
         let offset =
             GroupOffset { group: &group, topic: &topic, partition: 0, offset: position.last, metadata: &metadata };
-        if let Err(error) = transaction.send_with_offset(records, &offset) {
+        let delete = |undeleted: &Position| delete(leadership, &self.removal, undeleted);
+        let send = || transaction.send_with_offset(records, &offset);
+        let (sent, deleted) = while_deleting(self.service, undeleted, delete, send);
+        if let Err(error) = sent {
             // an answer, not a lost one: the transaction may be ended plainly
             if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
-                log::error!(
-                    "Kafka refuses outbox rows {} to {} (first order {}): {error}",
-                    position.first,
-                    position.last,
-                    rows[0].order_id
-                );
+                let Position { first, last, .. } = position;
+                log::error!("Kafka refuses outbox rows {first} to {last} (first order {}): {error}", rows[0].order_id);
                 transaction.abort()?;
             }
             return Err(error.into());
         }
+        // else the new position would hide the rows that the last one names
+        deleted?;
         transaction.commit()?;
         Ok(position)
     }
@@ -268,14 +291,43 @@ impl Relay {
         Ok((records, Position { install: self.install_id, first, last, count: rows.len(), message }))
     }
 
-    fn remove(&self, position: &Position) -> Result<()> {
-        let Position { first, last, count, .. } = *position;
-        self.leader()?.with(|session| outbox::remove_published(session, &self.removal, first, last, count as i64))
+    fn delete_published(&mut self) -> Result<()> {
+        let Some(position) = self.undeleted.take() else { return Ok(()) };
+        delete(self.leader()?, &self.removal, &position)
     }
 
     fn leader(&self) -> Result<&Leadership> {
-        self.leadership.as_ref().ok_or(Error::LostRace("not leading".into()))
+        self.leadership.as_ref().ok_or_else(not_leading)
     }
+}
+
+/// Does `work` while a thread of its own deletes the rows of a position, if there is one.
+fn while_deleting<T>(
+    service: Service,
+    undeleted: Option<Position>,
+    delete: impl Fn(&Position) -> Result<()> + Sync,
+    work: impl FnOnce() -> T,
+) -> (T, Result<()>) {
+    let Some(position) = undeleted else { return (work(), Ok(())) };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name(format!("{}-relay-delete", service.name()));
+        let deleting = thread.spawn_scoped(scope, || delete(&position));
+        let done = work();
+        let deleted = match deleting {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| Err(panic_text(panic))),
+            Err(_) => delete(&position),
+        };
+        (done, deleted)
+    })
+}
+
+fn delete(leadership: &Leadership, removal: &str, position: &Position) -> Result<()> {
+    let Position { first, last, count, .. } = *position;
+    leadership.with(|session| outbox::remove_published(session, removal, first, last, count as i64))
+}
+
+fn not_leading() -> Error {
+    Error::LostRace("not leading".into())
 }
 
 /// The records' timestamp is when they are published: Kafka refuses one that lies ahead of its clock, as a stored time
