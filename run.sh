@@ -18,7 +18,10 @@ usage() {
 ./run.sh topics [OPTION...]       describes the topics with Kafka's own tool; options go to the tool
 ./run.sh psql SERVICE [ARG...]    psql on the database of order, stock or payment
 ./run.sh demo                     plays every outcome of an order against the running system, which is started if need be
-./run.sh bench [ARG...]           measures the running system, which is started if need be
+./run.sh bench [SECTION...] [--seconds S] [--connections C] [--rows N]
+                                  measures release binaries on servers of its own, and the machine's limits beside them:
+                                  levels, limits, relay, consumers, recovery, growth, or all of them, about 15 minutes;
+                                  results, raw samples and plots go to bench/ in cargo's target folder
 ./run.sh chaos [--orders N] [--faults M] [--seed S] [--instances K] [--brokers 3] [--minutes T] [--spare-broker]
                                   places orders on servers and instances of its own while they are killed, frozen and cut
                                   off; checks that nothing was lost and nothing happened twice
@@ -73,6 +76,7 @@ SERVER_STOP_LIMIT=30
 BROKERS_STOP_LIMIT=8  # several brokers at once: the last ones, a minority, wait for the others; killed, they lose nothing acknowledged
 LOCK_LIMIT=120
 TEST_LIMIT=1500
+BENCH_LIMIT=14400     # all sections with the longest --seconds
 CHAOS_LIMIT=90000     # its own limits are stricter; this one is above a day of --minutes
 TOOL_LIMIT=60
 
@@ -1142,12 +1146,12 @@ service_psql() {
   exec "$PG_BIN/psql" "${!url}" "$@"
 }
 
-play() { # demo|bench ARG...
-  local program=$1 before status=0; shift
+demo() { # ARG...
+  local before status=0
   before=$(running_services)
   bring_up
-  build -p saga-tests --bin "$program"
-  "$BIN_DIR/$program" "$@" || status=$?
+  build -p saga-tests --bin demo
+  "$BIN_DIR/demo" "$@" || status=$?
   [ -n "$before" ] || say "The system was started for this and is left running: ./run.sh down stops it."
   exit "$status"
 }
@@ -1169,7 +1173,7 @@ run_tests() {
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked --workspace --no-run
   stage "servers" test_servers
   ON_EXIT=end_tests
-  addresses_only
+  addresses_only debug
   stage "tests" limited "$TEST_LIMIT" cargo test --locked --workspace --no-fail-fast "$@"
   # About a minute and a half. With a choice of tests nobody asks for it.
   if [ $# = 0 ]; then
@@ -1182,25 +1186,27 @@ run_tests() {
 }
 
 # The tests get addresses, and none of the settings of a running system.
-addresses_only() {
+addresses_only() { # PROFILE
   local brokers=$KAFKA_BROKERS
   # shellcheck disable=SC2086
   unset $PLACES $TUNABLES
   export KAFKA_BROKERS=$brokers TEST_LOG_DIR=$DIR/log RUN_DIR=$DIR
-  TEST_BIN_DIR=$(target_dir)/debug
+  TEST_BIN_DIR=$(target_dir)/$1
   export TEST_BIN_DIR
 }
 
 # The binaries, and private servers in a folder of their own that goes at the end.
-own_stage() { # NAME
+own_stage() { # NAME [release CARGO_OPTION...]
+  local name=$1 profile=${2:-debug} what=(--workspace --bins)
+  [ "$profile" = debug ] || what=(--release "${@:3}")
   cd "$ROOT"
   need cargo linker postgres java maven
-  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-$1.XXXXXX")" && pwd -P)"
+  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-$name.XXXXXX")" && pwd -P)"
   ON_EXIT=end_tests
-  stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bins
+  stage "build" limited "$BUILD_LIMIT" cargo build --locked "${what[@]}"
   stage "servers" test_servers
   ON_EXIT=end_tests
-  addresses_only
+  addresses_only "$profile"
 }
 
 # Before anything is started: what the program itself would refuse only afterwards.
@@ -1228,6 +1234,14 @@ chaos() { # ARG...
   check_chaos "$@"
   own_stage chaos
   stage "chaos" limited "$CHAOS_LIMIT" "$TEST_BIN_DIR/chaos" "$@"
+}
+
+# Nobody else's servers: what is measured has them to itself.
+bench() { # ARG...
+  case " $* " in *" --help "* | *" -h "*) usage | sed -n '/ bench /,/target folder/p'; return ;; esac
+  own_stage bench release -p order -p payment -p stock -p saga-tests --bin order --bin payment --bin stock --bin bench
+  export PG_BIN # pgbench
+  stage "bench" limited "$BENCH_LIMIT" "$TEST_BIN_DIR/bench" "$@"
 }
 
 # What takes too long for each change.
@@ -1330,7 +1344,8 @@ main() {
     stop | start | restart) one "$command" "$@" ;;
     topics) topics "$@" ;;
     psql) service_psql "$@" ;;
-    demo | bench) play "$command" "$@" ;;
+    demo) demo "$@" ;;
+    bench) bench "$@" ;;
     chaos) chaos "$@" ;;
     sabotage) sabotage "$@" ;;
     proof) proof "$@" ;;

@@ -145,7 +145,7 @@ fn orders(session: &mut Session, asked: &[&NewOrder], placement: &Placement) -> 
 }
 
 /// An order's two messages: one outbox row.
-fn requests(order: &NewOrder) -> [Event; 2] {
+pub fn requests(order: &NewOrder) -> [Event; 2] {
     let traceparent = Some(order.traceparent.clone());
     let payment = Body::PaymentRequested { user_name: order.user_name.clone(), price: order.price };
     let stock = Body::StockRequested { item_name: order.item_name.clone(), quantity: order.quantity };

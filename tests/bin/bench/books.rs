@@ -1,25 +1,30 @@
-//! What the three databases say: who is settled since when, whether money and stock are conserved.
+//! What the three databases say: who is settled since when, whether money and stock are conserved. Statements of the bench
+//! carry a mark by which they are told from those of the services.
 
 use std::time::{Duration, Instant};
 
+use harness::{Service, World};
 use postgres::Client;
-use shared::config::Config;
-use shared::event::Service;
-use shared::postgres_tls::Target;
 use uuid::Uuid;
 
-use crate::load::{PUT_IN, Placed};
+use crate::load::{Names, Placed};
+
+/// Put into each account and item but the empty one: no run takes it all.
+const PUT_IN: i64 = 1_000_000_000_000;
 
 /// Connections to the three databases.
 pub struct Books {
-    order: Client,
-    payment: Client,
-    stock: Client,
+    /// The orders.
+    pub order: Client,
+    /// Accounts and payments.
+    pub payment: Client,
+    /// Items and reservations.
+    pub stock: Client,
 }
 
 /// A settled order.
 pub struct Settled {
-    /// Its index among the accepted ones.
+    /// Its index among those asked for.
     pub place: usize,
     /// The order's status.
     pub status: String,
@@ -39,35 +44,45 @@ impl Clock {
     /// From a moment here to one there; zero if it seems negative, which the uncertainty allows.
     pub fn since(&self, there_micros: i64, here: Instant) -> Duration {
         let after_reading = (there_micros - self.there_micros) as f64 / 1e6;
-        Duration::try_from_secs_f64((self.here - here).as_secs_f64() + after_reading).unwrap_or_default()
+        let until_reading = self.here.saturating_duration_since(here).as_secs_f64()
+            - here.saturating_duration_since(self.here).as_secs_f64();
+        Duration::try_from_secs_f64(until_reading + after_reading).unwrap_or_default()
     }
 }
 
-fn said(error: postgres::Error) -> String {
-    format!("PostgreSQL: {error}")
+/// As an error of ours.
+pub fn said(error: postgres::Error) -> String {
+    use std::error::Error;
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("PostgreSQL: {error}{cause}")
 }
 
 impl Books {
-    /// The databases of the environment's settings.
+    /// Those of this installation.
     ///
     /// # Errors
-    /// Bad settings, or a database that is away.
-    pub fn open() -> Result<Books, String> {
+    /// What PostgreSQL says.
+    pub fn open(world: &World) -> Result<Books, String> {
         let open = |service| {
-            let config = Config::from_env(service).map_err(|error| error.to_string())?;
-            let mut target = Target::parse(&config.database_url)?;
-            target.config.connect_timeout(Duration::from_secs(10)).options("-c statement_timeout=60s");
-            target.connect().map_err(said)
+            let mut client = world.db(service);
+            client.batch_execute("set /*bench*/ statement_timeout = '300s'").map_err(said)?;
+            Ok::<Client, String>(client)
         };
         Ok(Books { order: open(Service::Order)?, payment: open(Service::Payment)?, stock: open(Service::Stock)? })
     }
 
-    /// PostgreSQL's version.
+    /// Accounts and items with plenty, and an item without stock.
     ///
     /// # Errors
     /// What PostgreSQL says.
-    pub fn version(&mut self) -> Result<String, String> {
-        Ok(self.order.query_one("show server_version", &[]).map_err(said)?.get(0))
+    pub fn put_in(&mut self, names: Names) -> Result<(), String> {
+        let account =
+            "insert /*bench*/ into account select 'user-' || n, $1::bigint, $1 from generate_series(0, $2 - 1) as n";
+        let item = "insert /*bench*/ into item select 'item-' || n, $1::bigint, $1 from generate_series(0, $2 - 1) as n
+                    union all select 'empty', 0, 0";
+        self.payment.execute(account, &[&PUT_IN, &(names.users as i32)]).map_err(said)?;
+        self.stock.execute(item, &[&PUT_IN, &(names.items as i32)]).map_err(said)?;
+        Ok(())
     }
 
     /// Those of `placed` that are settled.
@@ -76,7 +91,7 @@ impl Books {
     /// What PostgreSQL says.
     pub fn settled(&mut self, placed: &[Placed]) -> Result<Vec<Settled>, String> {
         let order_ids: Vec<Uuid> = placed.iter().map(|order| order.order_id).collect();
-        let sql = "select place, order_status, (extract(epoch from updated_at) * 1000000)::bigint
+        let sql = "select /*bench*/ place, order_status, (extract(epoch from updated_at) * 1000000)::bigint
                      from unnest($1::uuid[]) with ordinality as wanted (order_id, place) join orders using (order_id)
                     where order_status <> 'IN_PROGRESS' and payment_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')
                       and stock_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')";
@@ -89,16 +104,15 @@ impl Books {
         Ok(rows.iter().map(settled).collect())
     }
 
-    /// Reads the database's clock, the quickest of several readings. `began` must be a moment of this run: the clock
-    /// is read after it.
+    /// Reads the database's clock, the quickest of several readings.
     ///
     /// # Errors
     /// What PostgreSQL says.
-    pub fn clock(&mut self, began: Instant) -> Result<Clock, String> {
-        let mut best = Clock { here: began, there_micros: 0, uncertainty: Duration::MAX };
+    pub fn clock(&mut self) -> Result<Clock, String> {
+        let mut best = Clock { here: Instant::now(), there_micros: 0, uncertainty: Duration::MAX };
         for _ in 0..30 {
             let asked = Instant::now();
-            let sql = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+            let sql = "select /*bench*/ (extract(epoch from clock_timestamp()) * 1000000)::bigint";
             let there_micros = self.order.query_one(sql, &[]).map_err(said)?.get(0);
             let uncertainty = asked.elapsed() / 2;
             if uncertainty < best.uncertainty {
@@ -116,35 +130,36 @@ impl Books {
         let mut times = vec![];
         for _ in 0..21 {
             let asked = Instant::now();
-            self.order.execute("select pg_logical_emit_message(true, 'bench', '')", &[]).map_err(said)?;
+            let sql = "select /*bench*/ pg_logical_emit_message(true, 'bench', '')";
+            self.order.execute(sql, &[]).map_err(said)?;
             times.push(asked.elapsed());
         }
         times.sort();
         Ok(times[times.len() / 2])
     }
 
-    /// The accounts and items of this run for which what is left and what was taken is not what was put in (I2).
+    /// Accounts and items for which what is left and what was taken is not what was put in (I2).
     ///
     /// # Errors
     /// What PostgreSQL says.
-    pub fn unconserved(&mut self, suffix: &str) -> Result<Vec<String>, String> {
-        let accounts =
-            "select a.user_name, a.balance, coalesce(sum(p.amount) filter (where p.status = 'COMPLETED'), 0)::bigint
-                          from account a left join payment p using (user_name) where a.user_name like $1 group by 1, 2";
-        let items =
-            "select i.item_name, i.quantity, coalesce(sum(r.quantity) filter (where r.status = 'COMPLETED'), 0)::bigint
-                       from item i left join reservation r using (item_name) where i.item_name like $1 group by 1, 2";
-        let names = format!("bench-%-{suffix}");
+    pub fn unconserved(&mut self) -> Result<Vec<String>, String> {
+        let accounts = unconserved("account", "user_name", "balance", "payment", "amount");
+        let items = unconserved("item", "item_name", "quantity", "reservation", "quantity");
         let mut wrong = vec![];
         for (client, sql) in [(&mut self.payment, accounts), (&mut self.stock, items)] {
-            for row in client.query(sql, &[&names]).map_err(said)? {
+            for row in client.query(&sql, &[&PUT_IN]).map_err(said)? {
                 let (name, left, taken): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
-                let put_in = if name.starts_with("bench-empty") { 0 } else { PUT_IN };
-                if left < 0 || left + taken != put_in {
-                    wrong.push(format!("{name}: {left} left and {taken} taken are not {put_in}"));
-                }
+                wrong.push(format!("{name}: {left} left and {taken} taken are not what was put in"));
             }
         }
         Ok(wrong)
     }
+}
+
+fn unconserved(table: &str, name: &str, left: &str, effects: &str, amount: &str) -> String {
+    format!(
+        "select /*bench*/ {name}, {left}, coalesce(taken, 0) from {table} left join
+            (select {name}, sum({amount})::bigint as taken from {effects} where status = 'COMPLETED' group by 1) t using ({name})
+          where {left} < 0 or {left} + coalesce(taken, 0) <> case {name} when 'empty' then 0 else $1::bigint end limit 5"
+    )
 }

@@ -1,65 +1,49 @@
-//! Percentiles; what was measured on.
+//! Percentiles.
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+/// What is told of a distribution.
+pub const PERCENTILES: [(&str, f64); 5] =
+    [("p50", 50.0), ("p95", 95.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)];
 
-use crate::books::Books;
+/// Times in order.
+pub struct Times(Vec<Duration>);
 
-/// A progress bar; invisible where the output is no terminal.
-pub fn bar(what: &'static str, length: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:8} {wide_bar} {pos}/{len} {per_sec}").expect("a valid template");
-    ProgressBar::new(length as u64).with_style(style).with_message(what)
+impl Times {
+    /// Sorts them.
+    pub fn new(times: impl IntoIterator<Item = Duration>) -> Times {
+        let mut times: Vec<Duration> = times.into_iter().collect();
+        times.sort();
+        Times(times)
+    }
+
+    /// The time that so many percent do not exceed, by nearest rank, in milliseconds; not a number if there are none.
+    pub fn at(&self, percent: f64) -> f64 {
+        let rank = (self.0.len() as f64 * percent / 100.0).ceil().max(1.0) as usize;
+        self.0.get(rank - 1).map_or(f64::NAN, |time| milliseconds(*time))
+    }
 }
 
-/// A line of the table: p50, p95, p99 and the maximum of these times, in milliseconds, by nearest rank.
-pub fn line(label: &str, mut times: Vec<Duration>) -> String {
-    times.sort();
-    let at = |percent: usize| {
-        let rank = (times.len() * percent).div_ceil(100).max(1);
-        times.get(rank - 1).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
-    };
-    format!("{label:<18} {:>10.1} {:>10.1} {:>10.1} {:>10.1}", at(50), at(95), at(99), at(100))
+/// As a number.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
-/// Machine, servers and settings.
-///
-/// # Errors
-/// What PostgreSQL says.
-pub fn machine(books: &mut Books) -> Result<String, String> {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let settings = ["CONSUMERS", "TOPIC_PARTITIONS", "RELAY_BATCH", "HTTP_WORKERS", "INSTANCES"];
-    let settings = settings.map(|name| format!("{name} {}", std::env::var(name).unwrap_or("default".into())));
-    Ok(format!(
-        "{cores} cores, {}, kernel {}, load {}; PostgreSQL {}, Kafka {} (unless it is your own); {}",
-        memory(),
-        read("/proc/sys/kernel/osrelease"),
-        read("/proc/loadavg").split(' ').next().unwrap_or_default(),
-        books.version()?,
-        kafka_version(),
-        settings.join(", ")
-    ))
+/// So many in this time, a second.
+pub fn rate(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64().max(1e-9)
 }
 
-fn read(path: &str) -> String {
-    std::fs::read_to_string(path).map_or("unknown".into(), |text| text.trim().to_string())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn memory() -> String {
-    let info = read("/proc/meminfo");
-    let kib =
-        info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.map_or("memory unknown".into(), |kib| format!("{:.1} GiB memory", kib as f64 / (1 << 20) as f64))
-}
-
-/// That of the private Kafka, by its jars: the protocol does not tell a broker's version.
-fn kafka_version() -> String {
-    let libs = std::env::var("KAFKA_LIBS").unwrap_or_default();
-    let names = std::fs::read_dir(libs)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok());
-    let version = |name: String| Some(name.strip_prefix("kafka-clients-")?.strip_suffix(".jar")?.to_string());
-    names.filter_map(version).next().unwrap_or("of unknown version".into())
+    #[test]
+    fn a_percentile_is_the_time_of_the_nearest_rank() {
+        let times = Times::new((1..=1000).rev().map(Duration::from_millis));
+        assert_eq!(PERCENTILES.map(|(_, percent)| times.at(percent)), [500.0, 950.0, 990.0, 999.0, 1000.0]);
+        let two = Times::new([3, 7].map(Duration::from_millis));
+        assert_eq!([0.0, 50.0, 50.1].map(|percent| two.at(percent)), [3.0, 3.0, 7.0]);
+        assert!(Times::new([]).at(50.0).is_nan());
+    }
 }

@@ -1,41 +1,48 @@
 //! Orders placed by threads, each with a keep-alive connection of its own.
 
-use std::sync::Mutex;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::ProgressBar;
-use serde_json::{Value, json};
-use shared::config::Config;
-use shared::event::Service;
+use indicatif::{ProgressBar, ProgressStyle};
 use uuid::Uuid;
 
-use crate::client::Client;
-use crate::figures;
+use crate::http::Connection;
 
-/// Users, and items: enough that a row lock is rarely waited for, few enough that batches meet the same ones.
-const NAMES: usize = 100;
-/// Put into each account and item: no run empties one.
-pub const PUT_IN: i64 = 1_000_000_000_000;
+/// One order in so many must fail on a side: payment (unknown user) and stock (empty item) in turn.
+const FAILING: usize = 10;
+/// How often the progress bar moves.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Who orders what.
+#[derive(Clone, Copy)]
+pub struct Names {
+    /// Users, in turn.
+    pub users: usize,
+    /// Items, in turn, each for three orders.
+    pub items: usize,
+}
+
+/// Enough that a row lock is rarely waited for, few enough that batches meet the same ones.
+pub const NAMES: Names = Names { users: 100, items: 100 };
 
 /// When the next order is placed.
+#[derive(Clone, Copy)]
 pub enum Pace {
     /// As soon as the connection's last one was answered.
     AsAnswered,
     /// So many a second, whether or not answers come.
-    Rate(usize),
+    Rate(f64),
 }
 
 /// What is placed.
 pub struct Load {
-    /// In all.
-    pub orders: usize,
-    /// Threads.
+    /// The order service's instances.
+    pub ports: Vec<u16>,
+    /// Keep-alive connections, a thread each.
     pub connections: usize,
-    /// Percent.
-    pub failing: usize,
-    /// When.
-    pub pace: Pace,
+    /// Who orders what.
+    pub names: Names,
 }
 
 /// An accepted order.
@@ -50,115 +57,146 @@ pub struct Placed {
     pub must_fail: bool,
 }
 
-impl std::fmt::Display for Load {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Load { orders, connections, failing, pace } = self;
-        let pace = match pace {
-            Pace::AsAnswered => "as fast as they are answered".to_string(),
-            Pace::Rate(rate) => format!("{rate} a second"),
-        };
-        write!(
-            f,
-            "{orders} orders, {pace}, by {connections} connections; {failing} % must fail; {NAMES} users, {NAMES} items"
-        )
+/// What came of a load.
+pub struct Done {
+    /// When it began.
+    pub began: Instant,
+    /// The accepted orders.
+    pub placed: Vec<Placed>,
+    /// Why others were not accepted.
+    pub refused: Vec<String>,
+}
+
+/// An order as it is asked for.
+pub struct Asked {
+    /// Whose balance.
+    pub user: String,
+    /// Which item.
+    pub item: String,
+    /// The whole amount.
+    pub price: i64,
+    /// How many items.
+    pub quantity: i64,
+    /// Whether one side must fail.
+    pub must_fail: bool,
+}
+
+impl Names {
+    /// Order `number`.
+    pub fn order(self, number: usize) -> Asked {
+        let must_fail = number % FAILING == FAILING - 1;
+        let by_payment = (number / FAILING).is_multiple_of(2);
+        let user = if must_fail && by_payment { "nobody".into() } else { format!("user-{}", number % self.users) };
+        let item = if must_fail && !by_payment { "empty".into() } else { format!("item-{}", number / 3 % self.items) };
+        Asked { user, item, price: 100 + number as i64 % 900, quantity: 1 + number as i64 % 5, must_fail }
     }
 }
 
-fn client(service: Service) -> Result<Client, String> {
-    Ok(Client::new(&Config::from_env(service).map_err(|error| error.to_string())?))
+impl Asked {
+    fn json(&self) -> String {
+        let Asked { user, item, price, quantity, .. } = self;
+        format!(r#"{{"userName":"{user}","itemName":"{item}","price":{price},"quantity":{quantity}}}"#)
+    }
+}
+
+/// What the threads share.
+struct Course {
+    pace: Pace,
+    time: Duration,
+    began: Instant,
+    next: AtomicUsize,
 }
 
 impl Load {
-    /// Users and items for this run alone, all with plenty, and an item without stock. Answers what their names end with.
+    /// Places orders for so long.
     ///
     /// # Errors
-    /// The calls'.
-    pub fn put_in(&self) -> Result<String, String> {
-        let suffix = Uuid::now_v7().simple().to_string();
-        client(Service::Order)?.get("/orders?limit=1").map_err(|error| format!("{error}; is the system running?"))?;
-        let (payment, stock) = (client(Service::Payment)?, client(Service::Stock)?);
-        for number in 0..NAMES {
-            payment.put(&format!("/accounts/bench-{number}-{suffix}"), &json!({ "balance": PUT_IN }))?;
-            stock.put(&format!("/items/bench-{number}-{suffix}"), &json!({ "quantity": PUT_IN }))?;
-        }
-        stock.put(&format!("/items/bench-empty-{suffix}"), &json!({ "quantity": 0 }))?;
-        Ok(suffix)
-    }
-
-    /// Places all orders; answers the accepted ones, and why others were not.
-    ///
-    /// # Errors
-    /// Bad settings.
-    pub fn run(&self, suffix: &str) -> Result<(Vec<Placed>, Vec<String>), String> {
-        let clients: Vec<Client> = (0..self.connections).map(|_| client(Service::Order)).collect::<Result<_, _>>()?;
-        let (next, results, bar) =
-            (AtomicUsize::new(0), Mutex::new((vec![], vec![])), figures::bar("placed", self.orders));
-        let began = Instant::now();
+    /// A connection that breaks.
+    pub fn run(&self, title: &str, pace: Pace, time: Duration) -> Result<Done, String> {
+        let connections: Vec<Connection> = (0..self.connections)
+            .map(|number| Connection::open(self.ports[number % self.ports.len()]))
+            .collect::<io::Result<_>>()
+            .map_err(broken)?;
+        let course = Course { pace, time, began: Instant::now(), next: AtomicUsize::new(0) };
+        let mut done = Done { began: course.began, placed: vec![], refused: vec![] };
         std::thread::scope(|scope| {
-            for client in &clients {
-                let work = || {
-                    let mine = self.work(client, suffix, began, &next, &bar);
-                    let mut all = results.lock().expect("no thread panics with it");
-                    all.0.extend(mine.0);
-                    all.1.extend(mine.1);
-                };
-                scope.spawn(work);
+            let work = |connection| scope.spawn(|| course.work(connection, self.names));
+            let threads: Vec<_> = connections.into_iter().map(work).collect();
+            show_progress(title, &course, || threads.iter().all(|thread| thread.is_finished()));
+            for thread in threads {
+                let (placed, refused) = thread.join().expect("no thread panics").map_err(broken)?;
+                done.placed.extend(placed);
+                done.refused.extend(refused);
             }
-        });
-        bar.finish_and_clear();
-        Ok(results.into_inner().expect("no thread panicked"))
-    }
-
-    fn work(
-        &self,
-        client: &Client,
-        suffix: &str,
-        began: Instant,
-        next: &AtomicUsize,
-        bar: &ProgressBar,
-    ) -> (Vec<Placed>, Vec<String>) {
-        let (mut placed, mut refused) = (vec![], vec![]);
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= self.orders {
-                return (placed, refused);
-            }
-            let (order, must_fail) = self.order(number, suffix);
-            let start = self.start(number, began);
-            match client.place(&order).and_then(|answer| order_id(&answer)) {
-                Ok(order_id) => placed.push(Placed { order_id, start, answered: Instant::now(), must_fail }),
-                Err(error) => refused.push(error),
-            }
-            bar.inc(1);
-        }
-    }
-
-    /// Now, or the intended moment once it has come: if all connections are busy, that it is late counts.
-    fn start(&self, number: usize, began: Instant) -> Instant {
-        let Pace::Rate(rate) = self.pace else { return Instant::now() };
-        let intended = began + Duration::from_secs_f64(number as f64 / rate as f64);
-        std::thread::sleep(intended.saturating_duration_since(Instant::now()));
-        intended
-    }
-
-    /// Order `number`, and whether a side must fail: payment (unknown user) and stock (empty item) in turn.
-    fn order(&self, number: usize, suffix: &str) -> (Value, bool) {
-        let must_fail = (number * self.failing) / 100 != ((number + 1) * self.failing) / 100;
-        let by_payment = ((number * self.failing) / 100).is_multiple_of(2);
-        let (user, item) = (number % NAMES, number / NAMES % NAMES);
-        let (mut user, mut item) = (format!("bench-{user}-{suffix}"), format!("bench-{item}-{suffix}"));
-        match (must_fail, by_payment) {
-            (true, true) => user = format!("bench-nobody-{suffix}"),
-            (true, false) => item = format!("bench-empty-{suffix}"),
-            _ => {}
-        }
-        (
-            json!({"userName": user, "itemName": item, "price": 100 + number % 900, "quantity": 1 + number % 5}),
-            must_fail,
-        )
+            Ok(done)
+        })
     }
 }
 
-fn order_id(answer: &Value) -> Result<Uuid, String> {
-    answer["orderId"].as_str().and_then(|id| id.parse().ok()).ok_or(format!("no orderId in {answer}"))
+fn broken(error: io::Error) -> String {
+    format!("the connection to the order service: {error}")
+}
+
+impl Course {
+    fn work(&self, mut connection: Connection, names: Names) -> io::Result<(Vec<Placed>, Vec<String>)> {
+        let (mut placed, mut refused) = (vec![], vec![]);
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(start) = self.start(number) else { return Ok((placed, refused)) };
+            let order = names.order(number);
+            let answer = connection.post("/orders", &order.json())?;
+            match answer.order_id.filter(|_| answer.status == 202) {
+                Some(order_id) => {
+                    placed.push(Placed { order_id, start, answered: Instant::now(), must_fail: order.must_fail });
+                }
+                None => refused.push(format!("{} {}", answer.status, answer.refusal)),
+            }
+        }
+    }
+
+    /// Now, or the intended moment once it has come: if all connections are busy, that it is late counts. None: over.
+    fn start(&self, number: usize) -> Option<Instant> {
+        let start = match self.pace {
+            Pace::AsAnswered => Instant::now(),
+            Pace::Rate(rate) => self.began + Duration::from_secs_f64(number as f64 / rate),
+        };
+        let in_time = start < self.began + self.time;
+        in_time.then(|| {
+            std::thread::sleep(start.saturating_duration_since(Instant::now()));
+            start
+        })
+    }
+}
+
+/// Until all threads have ended; invisible where the output is no terminal.
+fn show_progress(title: &str, course: &Course, ended: impl Fn() -> bool) {
+    let style = ProgressStyle::with_template("{prefix:24} {wide_bar} {elapsed} of {len} s, {msg} orders");
+    let bar = ProgressBar::new(course.time.as_secs()).with_style(style.expect("a valid template"));
+    bar.set_prefix(title.to_string());
+    while !ended() {
+        bar.set_position(course.began.elapsed().as_secs());
+        bar.set_message(course.next.load(Ordering::Relaxed).to_string());
+        std::thread::sleep(TICK);
+    }
+    bar.finish_and_clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tenth_order_must_fail_by_payment_and_stock_in_turn() {
+        let orders: Vec<Asked> = (0..1000).map(|number| NAMES.order(number)).collect();
+        assert_eq!(orders.iter().filter(|order| order.must_fail).count(), 100);
+        assert_eq!(orders.iter().filter(|order| order.user == "nobody").count(), 50);
+        assert_eq!(orders.iter().filter(|order| order.item == "empty").count(), 50);
+    }
+
+    #[test]
+    fn one_user_has_all_orders_of_all_items() {
+        let orders: Vec<Asked> = (0..1000).map(|number| Names { users: 1, items: 7 }.order(number)).collect();
+        assert!(orders.iter().all(|order| order.user == "user-0" || order.user == "nobody"));
+        assert!((0..7).all(|item| orders.iter().any(|order| order.item == format!("item-{item}"))));
+    }
 }

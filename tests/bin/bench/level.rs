@@ -1,0 +1,135 @@
+//! One stretch of load: orders placed, waited for until they are settled, and what they took and cost.
+
+use std::time::{Duration, Instant};
+
+use crate::books::{Books, Settled};
+use crate::figures::{PERCENTILES, Times, rate};
+use crate::load::{Done, Load, Pace, Placed};
+use crate::report::{Report, Run};
+use crate::stage::Stage;
+use crate::usage::Meter;
+
+/// After the last answer, for the last order to settle: well beyond the backlog that a run can leave.
+const SETTLE_LIMIT: Duration = Duration::from_secs(300);
+/// The last orders placed, which are asked for until they are settled: few, to cost the system at work little.
+const LAST: usize = 50;
+const POLL: Duration = Duration::from_millis(100);
+/// Before anything is measured: connections, caches and code that is compiled as it is used.
+const WARM_UP: Duration = Duration::from_secs(3);
+
+/// A settled order's moments, counted from the beginning of the load.
+#[derive(Clone, Copy)]
+pub struct Sample {
+    /// Its POST was sent, or was meant to be.
+    pub start: Duration,
+    /// Its 202 was read.
+    pub answered: Duration,
+    /// It was settled.
+    pub settled: Duration,
+}
+
+impl Sample {
+    /// From POST to settled.
+    pub fn settling(&self) -> Duration {
+        self.settled.saturating_sub(self.start)
+    }
+}
+
+/// Orders that count for nothing.
+///
+/// # Errors
+/// As [`run`].
+pub fn warm_up(stage: &mut Stage, load: &Load) -> Result<(), String> {
+    let done = load.run("warming up", Pace::AsAnswered, WARM_UP)?;
+    settle(&mut stage.books, &done.placed).map(drop)
+}
+
+/// Places orders for so long, and adds what came of them.
+///
+/// # Errors
+/// What the connections and PostgreSQL say.
+pub fn run(
+    (section, name): (&'static str, &str),
+    stage: &mut Stage,
+    load: &Load,
+    (pace, time): (Pace, Duration),
+    report: &mut Report,
+) -> Result<Vec<Sample>, String> {
+    let mut meter = Meter::new()?;
+    let before = meter.read(stage)?;
+    let done = load.run(&format!("{section}: {name}"), pace, time)?;
+    let memory = meter.memory(stage);
+    let settled = settle(&mut stage.books, &done.placed)?;
+    let costs = meter.costs(stage, &before, done.placed.len())?;
+    let samples = samples(&mut stage.books, &done, &settled)?;
+    let mut figures = report.run(section, name);
+    add_figures(&mut figures, &done, &samples);
+    costs.iter().for_each(|(what, unit, value)| figures.add(what, unit, *value));
+    memory.iter().for_each(|(process, mib)| figures.add(&format!("memory of {process}"), "MiB", *mib));
+    report.samples(section, name, &samples);
+    let problems = wrong_ends(&done.placed, &settled).into_iter().chain(stage.books.unconserved()?);
+    problems.for_each(|problem| report.problem(format!("{section}, {name}: {problem}")));
+    Ok(samples)
+}
+
+/// Waits until all are settled or the time is over.
+fn settle(books: &mut Books, placed: &[Placed]) -> Result<Vec<Settled>, String> {
+    let end = Instant::now() + SETTLE_LIMIT;
+    let last = &placed[placed.len().saturating_sub(LAST)..];
+    while books.settled(last)?.len() < last.len() && Instant::now() < end {
+        std::thread::sleep(POLL);
+    }
+    loop {
+        let settled = books.settled(placed)?;
+        if settled.len() == placed.len() || Instant::now() > end {
+            return Ok(settled);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+fn samples(books: &mut Books, done: &Done, settled: &[Settled]) -> Result<Vec<Sample>, String> {
+    let clock = books.clock()?;
+    let sample = |settled: &Settled| {
+        let Placed { start, answered, .. } = done.placed[settled.place];
+        Sample {
+            start: start - done.began,
+            answered: answered - done.began,
+            settled: clock.since(settled.at_micros, done.began),
+        }
+    };
+    let mut samples: Vec<Sample> = settled.iter().map(sample).collect();
+    samples.sort_by_key(|sample| sample.start);
+    Ok(samples)
+}
+
+fn add_figures(run: &mut Run<'_>, done: &Done, samples: &[Sample]) {
+    let last = |moment: fn(&Sample) -> Duration| samples.iter().map(moment).max().unwrap_or_default();
+    let under_load = samples.iter().filter(|sample| sample.settled <= last(|s| s.start)).count();
+    run.add("accepted", "orders", done.placed.len() as f64);
+    run.add("not accepted", "orders", done.refused.len() as f64);
+    run.add("accepted/s", "", rate(done.placed.len(), last(|s| s.answered)));
+    run.add("settled/s", "", rate(samples.len(), last(|s| s.settled)));
+    run.add("settled/s while orders come", "", rate(under_load, last(|s| s.start)));
+    let answered = Times::new(samples.iter().map(|sample| sample.answered - sample.start));
+    let settled = Times::new(samples.iter().map(Sample::settling));
+    for (what, times) in [("POST to 202", answered), ("POST to settled", settled)] {
+        PERCENTILES.iter().for_each(|(name, percent)| run.add(&format!("{what}, {name}"), "ms", times.at(*percent)));
+    }
+}
+
+/// Accepted orders that are unsettled, or that ended otherwise than their user and item say.
+fn wrong_ends(placed: &[Placed], settled: &[Settled]) -> Vec<String> {
+    let mut ends: Vec<Option<&str>> = vec![None; placed.len()];
+    settled.iter().for_each(|s| ends[s.place] = Some(&s.status));
+    let wrong = placed.iter().zip(ends).filter_map(|(order, end)| match (end, order.must_fail) {
+        (None, _) => Some(format!("order {} is not settled", order.order_id)),
+        (Some("FAILED"), true) | (Some("COMPLETED"), false) => None,
+        (Some(end), _) => Some(format!("order {} is {end}", order.order_id)),
+    });
+    let mut wrong: Vec<String> = wrong.collect();
+    if placed.is_empty() {
+        wrong.push("no order was accepted".into());
+    }
+    wrong
+}

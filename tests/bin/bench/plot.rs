@@ -1,0 +1,88 @@
+//! Pictures, as SVG.
+
+use std::ops::Range;
+use std::path::Path;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use crate::figures::Times;
+
+/// How many nines of a distribution are shown: beyond 99.9 % a level has too few orders.
+const NINES: f64 = 3.0;
+const FONT: (&str, u32) = ("sans-serif", 14);
+
+/// Its name and its points.
+type Line = (String, Vec<(f64, f64)>);
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Lines of one chart; on an axis of powers, the values are logarithms.
+pub struct Chart {
+    title: &'static str,
+    x: Axis,
+    y: Axis,
+    lines: Vec<Line>,
+}
+
+struct Axis {
+    title: &'static str,
+    range: Range<f64>,
+    label: fn(&f64) -> String,
+}
+
+/// The latency of each level, from the median to the tail.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn distributions(file: &Path, levels: &[(String, Times)]) -> Result<(), String> {
+    let lines: Vec<Line> = levels.iter().map(|(name, times)| (name.clone(), distribution(times))).collect();
+    let x = Axis { title: "percent of the orders", range: 0.0..NINES, label: |nines| percent(*nines).to_string() };
+    let chart = Chart { title: "POST to settled", x, y: powers_of_ten("ms", &lines), lines };
+    save(file, &[chart])
+}
+
+fn distribution(times: &Times) -> Vec<(f64, f64)> {
+    let nines = (0..=60).map(|step| NINES * f64::from(step) / 60.0);
+    nines.map(|nines| (nines, times.at(percent(nines)).log10())).collect()
+}
+
+/// 0 is 0 %, 1 is 90 %, 2 is 99 %.
+fn percent(nines: f64) -> f64 {
+    let percent = 100.0 * (1.0 - 0.1f64.powf(nines));
+    (percent * 1000.0).round() / 1000.0
+}
+
+fn powers_of_ten(title: &'static str, lines: &[Line]) -> Axis {
+    let values = || lines.iter().flat_map(|(_, line)| line).map(|(_, y)| *y).filter(|y| y.is_finite());
+    let (least, most) = (values().fold(3.0, f64::min), values().fold(1.0, f64::max));
+    Axis { title, range: least.floor()..most.ceil(), label: |power| format!("{:.0}", 10f64.powf(*power)) }
+}
+
+fn save(file: &Path, charts: &[Chart]) -> Result<(), String> {
+    let draw = || {
+        let area = SVGBackend::new(file, (900, 420 * charts.len() as u32)).into_drawing_area();
+        area.fill(&WHITE)?;
+        let parts = area.split_evenly((charts.len(), 1));
+        parts.iter().zip(charts).try_for_each(|(part, chart)| draw(part, chart))?;
+        area.present()
+    };
+    draw().map_err(|error| format!("{}: {error}", file.display()))
+}
+
+fn draw(area: &Area<'_>, chart: &Chart) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
+    let Chart { title, x, y, lines } = chart;
+    let mut builder = ChartBuilder::on(area);
+    builder.caption(title, FONT).margin(12).x_label_area_size(40).y_label_area_size(60);
+    let mut context = builder.build_cartesian_2d(x.range.clone(), y.range.clone())?;
+    let mut mesh = context.configure_mesh();
+    mesh.x_desc(x.title).y_desc(y.title).x_label_formatter(&x.label).y_label_formatter(&y.label);
+    mesh.light_line_style(WHITE).draw()?;
+    for (number, (name, points)) in lines.iter().enumerate() {
+        let color = Palette99::pick(number).to_rgba();
+        let shown = points.iter().copied().filter(|(_, y)| y.is_finite());
+        let line = context.draw_series(LineSeries::new(shown, color.stroke_width(2)))?;
+        line.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
+    }
+    let mut labels = context.configure_series_labels();
+    labels.position(SeriesLabelPosition::UpperLeft).background_style(WHITE).border_style(BLACK.mix(0.3)).draw()
+}

@@ -1,0 +1,59 @@
+//! The installation of one section: databases, topics and processes of its own, on the private servers of `run.sh`.
+
+use harness::{Instance, Service, World};
+
+use crate::books::Books;
+use crate::load::{Load, Names};
+
+/// All that runs. Dropped, it is gone with its data.
+pub struct Stage {
+    /// Connections of our own to the databases; before the world, which removes them.
+    pub books: Books,
+    /// The running processes.
+    instances: Vec<Instance>,
+    /// Databases and topics.
+    pub world: World,
+    /// Whose accounts and items were put in.
+    pub names: Names,
+}
+
+impl Stage {
+    /// Starts so many instances of every service, with accounts and items that have plenty.
+    ///
+    /// # Errors
+    /// What PostgreSQL says.
+    ///
+    /// # Panics
+    /// When a service does not start.
+    pub fn start(name: &str, instances: usize, names: Names) -> Result<Stage, String> {
+        // longer than any backlog here lasts: nothing is to be measured but the orders' own way
+        let world = World::with(&format!("bench_{name}"), &[("ORDER_DEADLINE", "1h"), ("TOPIC_REPLICATION", "1")]);
+        let started: Vec<Instance> =
+            Service::ALL.iter().flat_map(|service| (0..instances).map(|_| world.launch(*service, &[]))).collect();
+        started.iter().for_each(Instance::wait_until_ready);
+        let mut books = Books::open(&world)?;
+        books.put_in(names)?;
+        Ok(Stage { books, instances: started, world, names })
+    }
+
+    /// The running instances.
+    pub fn instances(&self) -> &[Instance] {
+        &self.instances
+    }
+
+    /// Stops all instances of a service.
+    ///
+    /// # Panics
+    /// When one does not stop within its limit.
+    pub fn stop(&mut self, service: Service) {
+        for instance in self.instances.extract_if(.., |instance| instance.service() == service) {
+            instance.stop();
+        }
+    }
+
+    /// A load on all instances of the order service.
+    pub fn load(&self, connections: usize) -> Load {
+        let orders = self.instances.iter().filter(|instance| instance.service() == Service::Order);
+        Load { ports: orders.map(Instance::port).collect(), connections, names: self.names }
+    }
+}
