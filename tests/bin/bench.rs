@@ -14,7 +14,8 @@
 //! | `stage` | an installation of one section: databases, topics, processes |
 //! | `load`, `http` | orders placed by threads on keep-alive connections, closed and open loop |
 //! | `level` | one stretch of load, from its first POST to its figures |
-//! | `backlog` | orders stored by SQL, without HTTP |
+//! | `backlog`, `history` | orders stored by SQL: waiting in the outbox, settled long ago |
+//! | `topic` | a topic as its readers see it |
 //! | `books` | what the databases say: settled when, conserved or not |
 //! | `usage`, `procfs` | processor time, memory, statements, bytes of each process |
 //! | `figures` | percentiles |
@@ -30,8 +31,14 @@
 mod backlog;
 #[path = "bench/books.rs"]
 mod books;
+#[path = "bench/consumers.rs"]
+mod consumers;
 #[path = "bench/figures.rs"]
 mod figures;
+#[path = "bench/growth.rs"]
+mod growth;
+#[path = "bench/history.rs"]
+mod history;
 #[path = "bench/http.rs"]
 mod http;
 #[path = "bench/level.rs"]
@@ -50,12 +57,18 @@ mod options;
 mod plot;
 #[path = "bench/procfs.rs"]
 mod procfs;
+#[path = "bench/recovery.rs"]
+mod recovery;
+#[path = "bench/relay.rs"]
+mod relay;
 #[path = "bench/report.rs"]
 mod report;
 #[path = "bench/stage.rs"]
 mod stage;
 #[path = "bench/targets.rs"]
 mod targets;
+#[path = "bench/topic.rs"]
+mod topic;
 #[path = "bench/usage.rs"]
 mod usage;
 
@@ -69,7 +82,14 @@ use report::Report;
 type Section = fn(&Options, &mut Report) -> Result<(), String>;
 
 /// In the order of a whole run.
-const SECTIONS: [(&str, Section); 2] = [("levels", levels::run), ("limits", limits::run)];
+const SECTIONS: [(&str, Section); 6] = [
+    ("levels", levels::run),
+    ("limits", limits::run),
+    ("relay", relay::run),
+    ("consumers", consumers::run),
+    ("recovery", recovery::run),
+    ("growth", growth::run),
+];
 
 fn main() -> ExitCode {
     match options::read(&SECTIONS.map(|(name, _)| name)).and_then(|asked| asked.map_or(Ok(true), |asked| run(&asked))) {

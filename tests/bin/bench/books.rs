@@ -14,12 +14,9 @@ const PUT_IN: i64 = 1_000_000_000_000;
 
 /// Connections to the three databases.
 pub struct Books {
-    /// The orders.
-    pub order: Client,
-    /// Accounts and payments.
-    pub payment: Client,
-    /// Items and reservations.
-    pub stock: Client,
+    order: Client,
+    payment: Client,
+    stock: Client,
 }
 
 /// A settled order.
@@ -69,6 +66,15 @@ impl Books {
             Ok::<Client, String>(client)
         };
         Ok(Books { order: open(Service::Order)?, payment: open(Service::Payment)?, stock: open(Service::Stock)? })
+    }
+
+    /// The connection to a service's database.
+    pub fn of(&mut self, service: Service) -> &mut Client {
+        match service {
+            Service::Order => &mut self.order,
+            Service::Payment => &mut self.payment,
+            Service::Stock => &mut self.stock,
+        }
     }
 
     /// Accounts and items with plenty, and an item without stock.

@@ -59,13 +59,26 @@ pub fn run(
     let before = meter.read(stage)?;
     let done = load.run(&format!("{section}: {name}"), pace, time)?;
     let memory = meter.memory(stage);
-    let settled = settle(&mut stage.books, &done.placed)?;
+    let samples = settle_all((section, name), stage, &done, report)?;
     let costs = meter.costs(stage, &before, done.placed.len())?;
-    let samples = samples(&mut stage.books, &done, &settled)?;
     let mut figures = report.run(section, name);
-    add_figures(&mut figures, &done, &samples);
-    costs.iter().for_each(|(what, unit, value)| figures.add(what, unit, *value));
-    memory.iter().for_each(|(process, mib)| figures.add(&format!("memory of {process}"), "MiB", *mib));
+    add_figures(&mut figures, time, &done, &samples);
+    figures.add_all(costs.into_iter().chain(memory));
+    Ok(samples)
+}
+
+/// Waits until all accepted orders are settled; adds their moments, and what is wrong with them.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn settle_all(
+    (section, name): (&'static str, &str),
+    stage: &mut Stage,
+    done: &Done,
+    report: &mut Report,
+) -> Result<Vec<Sample>, String> {
+    let settled = settle(&mut stage.books, &done.placed)?;
+    let samples = samples(&mut stage.books, done, &settled)?;
     report.samples(section, name, &samples);
     let problems = wrong_ends(&done.placed, &settled).into_iter().chain(stage.books.unconserved()?);
     problems.for_each(|problem| report.problem(format!("{section}, {name}: {problem}")));
@@ -103,14 +116,14 @@ fn samples(books: &mut Books, done: &Done, settled: &[Settled]) -> Result<Vec<Sa
     Ok(samples)
 }
 
-fn add_figures(run: &mut Run<'_>, done: &Done, samples: &[Sample]) {
-    let last = |moment: fn(&Sample) -> Duration| samples.iter().map(moment).max().unwrap_or_default();
-    let under_load = samples.iter().filter(|sample| sample.settled <= last(|s| s.start)).count();
+fn add_figures(run: &mut Run<'_>, time: Duration, done: &Done, samples: &[Sample]) {
+    let last = |moment: fn(&Sample) -> Duration| samples.iter().map(moment).fold(time, Duration::max);
+    let under_load = samples.iter().filter(|sample| sample.settled <= time).count();
     run.add("accepted", "orders", done.placed.len() as f64);
     run.add("not accepted", "orders", done.refused.len() as f64);
     run.add("accepted/s", "", rate(done.placed.len(), last(|s| s.answered)));
     run.add("settled/s", "", rate(samples.len(), last(|s| s.settled)));
-    run.add("settled/s while orders come", "", rate(under_load, last(|s| s.start)));
+    run.add("settled/s while orders come", "", rate(under_load, time));
     let answered = Times::new(samples.iter().map(|sample| sample.answered - sample.start));
     let settled = Times::new(samples.iter().map(Sample::settling));
     for (what, times) in [("POST to 202", answered), ("POST to settled", settled)] {

@@ -7,8 +7,6 @@ mod kafka;
 #[path = "limits/postgres.rs"]
 mod postgres;
 
-use harness::Service;
-
 use crate::load::NAMES;
 use crate::options::Options;
 use crate::report::Report;
@@ -28,7 +26,7 @@ fn add(report: &mut Report, what: &str, unit: &'static str, value: f64) {
 pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     let mut stage = Stage::start(SECTION, 1, NAMES)?;
     http::constant(&stage, options, report)?;
-    Service::ALL.iter().for_each(|service| stage.stop(*service));
+    stage.stop_all();
     postgres::place_orders(&stage, options, report)?;
     postgres::transactions(&mut stage, options, report)?;
     kafka::own_transactions(&stage, options, report)?;

@@ -82,13 +82,26 @@ pub struct Asked {
 }
 
 impl Names {
-    /// Order `number`.
+    /// Order `number`; some must fail.
     pub fn order(self, number: usize) -> Asked {
-        let must_fail = number % FAILING == FAILING - 1;
-        let by_payment = (number / FAILING).is_multiple_of(2);
-        let user = if must_fail && by_payment { "nobody".into() } else { format!("user-{}", number % self.users) };
-        let item = if must_fail && !by_payment { "empty".into() } else { format!("item-{}", number / 3 % self.items) };
-        Asked { user, item, price: 100 + number as i64 % 900, quantity: 1 + number as i64 % 5, must_fail }
+        let sound = self.sound_order(number);
+        let (must_fail, by_payment) = (number % FAILING == FAILING - 1, (number / FAILING).is_multiple_of(2));
+        match (must_fail, by_payment) {
+            (true, true) => Asked { user: "nobody".into(), must_fail, ..sound },
+            (true, false) => Asked { item: "empty".into(), must_fail, ..sound },
+            _ => sound,
+        }
+    }
+
+    /// The same if none fails.
+    pub fn sound_order(self, number: usize) -> Asked {
+        Asked {
+            user: format!("user-{}", number % self.users),
+            item: format!("item-{}", number / 3 % self.items),
+            price: 100 + number as i64 % 900,
+            quantity: 1 + number as i64 % 5,
+            must_fail: false,
+        }
     }
 }
 

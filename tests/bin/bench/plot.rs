@@ -41,6 +41,23 @@ pub fn distributions(file: &Path, levels: &[(String, Times)]) -> Result<(), Stri
     save(file, &[chart])
 }
 
+/// How many orders were settled in each second, and the p99 of those placed in it.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn over_time(file: &Path, settled: &[(f64, f64)], p99: &[(f64, f64)]) -> Result<(), String> {
+    let end = settled.len().max(p99.len()) as f64;
+    let most = settled.iter().map(|(_, count)| *count).fold(1.0, f64::max);
+    let seconds = || Axis { title: "seconds", range: 0.0..end, label: |second| format!("{second:.0}") };
+    let y = Axis { title: "settled/s", range: 0.0..most * 1.1, label: |count| format!("{count:.0}") };
+    let lines = vec![("settled in this second".to_string(), settled.to_vec())];
+    let upper = Chart { title: "payment away", x: seconds(), y, lines };
+    let powers = p99.iter().map(|(second, p99)| (*second, p99.log10())).collect();
+    let lines = vec![("POST to settled, p99 of the orders placed in this second".to_string(), powers)];
+    let lower = Chart { title: "", x: seconds(), y: powers_of_ten("ms", &lines), lines };
+    save(file, &[upper, lower])
+}
+
 fn distribution(times: &Times) -> Vec<(f64, f64)> {
     let nines = (0..=60).map(|step| NINES * f64::from(step) / 60.0);
     nines.map(|nines| (nines, times.at(percent(nines)).log10())).collect()
@@ -76,7 +93,7 @@ fn draw(area: &Area<'_>, chart: &Chart) -> Result<(), DrawingAreaErrorKind<std::
     let mut context = builder.build_cartesian_2d(x.range.clone(), y.range.clone())?;
     let mut mesh = context.configure_mesh();
     mesh.x_desc(x.title).y_desc(y.title).x_label_formatter(&x.label).y_label_formatter(&y.label);
-    mesh.light_line_style(WHITE).draw()?;
+    mesh.max_light_lines(0).draw()?;
     for (number, (name, points)) in lines.iter().enumerate() {
         let color = Palette99::pick(number).to_rgba();
         let shown = points.iter().copied().filter(|(_, y)| y.is_finite());

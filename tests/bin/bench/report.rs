@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::level::Sample;
+use crate::usage::Cost;
 
 /// Problems of one kind that are printed; all are counted.
 const SHOWN: usize = 10;
@@ -46,6 +47,11 @@ impl Run<'_> {
             let (section, run, name) = (self.section, self.name.clone(), name.to_string());
             self.report.figures.push(Figure { section, run, name, unit, value });
         }
+    }
+
+    /// What the work has cost.
+    pub fn add_all(&mut self, costs: impl IntoIterator<Item = Cost>) {
+        costs.into_iter().for_each(|(name, unit, value)| self.add(&name, unit, value));
     }
 }
 
@@ -123,12 +129,21 @@ impl Report {
     pub fn save(&self) -> Result<(), String> {
         let results = json!({
             "machine": self.machine,
-            "figures": self.figures.iter().map(Figure::to_json).collect::<Vec<Value>>(),
+            "figures": self.nested(),
             "notes": self.notes,
             "problems": self.problems,
         });
         self.write("results.json", &format!("{results:#}\n"))?;
         self.samples.iter().try_for_each(|(section, csv)| self.write(&format!("{section}.csv"), csv))
+    }
+
+    /// By section, run and name.
+    fn nested(&self) -> Value {
+        let mut nested = json!({});
+        for Figure { section, run, name, unit, value } in &self.figures {
+            nested[section][run][name] = json!({"value": value, "unit": unit});
+        }
+        nested
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), String> {
@@ -144,13 +159,6 @@ impl Report {
             count => println!("{count} PROBLEMS, the first: {}", self.problems[0]),
         }
         self.problems.is_empty()
-    }
-}
-
-impl Figure {
-    fn to_json(&self) -> Value {
-        let Figure { section, run, name, unit, value } = self;
-        json!({"section": section, "run": run, "figure": name, "unit": unit, "value": value})
     }
 }
 

@@ -51,6 +51,22 @@ impl Stage {
         }
     }
 
+    /// Stops all that runs.
+    ///
+    /// # Panics
+    /// As [`Stage::stop`].
+    pub fn stop_all(&mut self) {
+        Service::ALL.iter().for_each(|service| self.stop(*service));
+    }
+
+    /// Starts an instance of a service, and does not wait for it.
+    ///
+    /// # Panics
+    /// When the operating system can't start it.
+    pub fn launch(&mut self, service: Service) {
+        self.instances.push(self.world.launch(service, &[]));
+    }
+
     /// A load on all instances of the order service.
     pub fn load(&self, connections: usize) -> Load {
         let orders = self.instances.iter().filter(|instance| instance.service() == Service::Order);

@@ -32,7 +32,7 @@ const TARGETS: [(Key, Bound); 15] = [
 ];
 
 /// A figure, its limit, and the least ratio that is wanted of them.
-const LIMITS: [(Key, Key, Option<f64>); 8] = [
+const LIMITS: [(Key, Key, Option<f64>); 14] = [
     (SETTLED, limit("pgbench, monolith"), Some(1.0)),
     (SETTLED, limit("pgbench -N"), None),
     (ACCEPTED, limit("place_orders in batches"), None),
@@ -41,7 +41,16 @@ const LIMITS: [(Key, Key, Option<f64>); 8] = [
     (limit("own Kafka transactions, records"), limit("ProducerPerformance"), None),
     (HANDLED, limit("ConsumerPerformance"), None),
     (HANDLED, limit("pgbench, monolith"), None),
+    (growth("2 instances"), growth("base"), None),
+    (growth("3 instances"), growth("base"), None),
+    (growth("10^6 orders"), growth("base"), None),
+    (growth("10^5 users"), growth("base"), None),
+    (growth("10 users"), growth("base"), None),
+    (growth("1 user"), growth("base"), None),
 ];
+const fn growth(case: &'static str) -> Key {
+    ("growth", case, "settled/s")
+}
 const fn limit(figure: &'static str) -> Key {
     ("limits", "best", figure)
 }

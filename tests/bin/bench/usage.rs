@@ -77,29 +77,29 @@ impl Meter {
         Ok(self.admin.query_one(sql, &[&databases]).map_err(said)?.get(0))
     }
 
-    /// What each order has cost since `before`: figure, unit, value.
+    /// What each order, row or record has cost since `before`.
     ///
     /// # Errors
     /// What PostgreSQL says.
-    pub fn costs(&mut self, stage: &Stage, before: &Usage, orders: usize) -> Result<Vec<Cost>, String> {
+    pub fn costs(&mut self, stage: &Stage, before: &Usage, count: usize) -> Result<Vec<Cost>, String> {
         let after = self.read(stage)?;
-        let each = |from: f64, to: f64| (to - from) / orders as f64;
+        let each = |from: f64, to: f64| (to - from) / count as f64;
         let cpu = before.cpu.iter().zip(&after.cpu);
-        let cpu = cpu.map(|((name, from), (_, to))| (format!("CPU of {name}"), "ms/order", each(*from, *to) * 1e3));
+        let cpu = cpu.map(|((name, from), (_, to))| (format!("CPU of {name}"), "ms each", each(*from, *to) * 1e3));
         let more = [
-            ("WAL".into(), "bytes/order", each(before.wal, after.wal)),
-            ("Kafka log".into(), "bytes/order", each(before.log, after.log)),
-            ("statements".into(), "/order", each(before.statements, after.statements)),
+            ("WAL".into(), "bytes each", each(before.wal, after.wal)),
+            ("Kafka log".into(), "bytes each", each(before.log, after.log)),
+            ("statements".into(), "each", each(before.statements, after.statements)),
         ];
         Ok(cpu.chain(more).collect())
     }
 
-    /// The memory of each process in MiB: the services' largest instance at its peak, the servers' now.
-    pub fn memory(&self, stage: &Stage) -> Vec<(&'static str, f64)> {
+    /// The memory of each process: the services' largest instance at its peak, the servers' now.
+    pub fn memory(&self, stage: &Stage) -> Vec<Cost> {
         let mut memory = by_service(stage, procfs::peak, |all| all.iter().copied().fold(f64::NAN, f64::max));
         memory.push(("PostgreSQL", procfs::memory_of_family(self.postmaster)));
         memory.push(("Kafka", procfs::memory_of_family(self.kafka)));
-        memory
+        memory.into_iter().map(|(name, mib)| (format!("memory of {name}"), "MiB", mib)).collect()
     }
 }
 
