@@ -113,6 +113,7 @@ fn run(options: &Options) -> Result<bool, String> {
         report.print(name);
         report.save()?;
     }
-    targets::print(&report);
+    println!();
+    targets::compare(&report).iter().for_each(|comparison| println!("{comparison}"));
     Ok(report.verdict())
 }

@@ -32,17 +32,6 @@ pub fn memory_of_family(parent: u32) -> f64 {
     std::iter::once(parent).chain(children(parent)).map(shares).sum()
 }
 
-/// The bytes of the files below a folder that have this ending.
-pub fn bytes_below(folder: &std::path::Path, ending: &str) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let bytes = entries.map(|entry| match entry.metadata() {
-        Ok(data) if data.is_dir() => bytes_below(&entry.path(), ending),
-        Ok(data) if entry.file_name().to_string_lossy().ends_with(ending) => data.len(),
-        _ => 0,
-    });
-    bytes.sum()
-}
-
 /// All of the machine's memory, in MiB.
 pub fn machine_memory() -> f64 {
     kib("/proc/meminfo", "MemTotal:") * 1024.0 / MIB

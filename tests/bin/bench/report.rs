@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::level::Sample;
+use crate::targets::{self, Comparison};
 use crate::usage::Cost;
 
 /// Problems of one kind that are printed; all are counted.
@@ -130,6 +131,7 @@ impl Report {
         let results = json!({
             "machine": self.machine,
             "figures": self.nested(),
+            "compared": targets::compare(self).iter().map(Comparison::to_json).collect::<Vec<Value>>(),
             "notes": self.notes,
             "problems": self.problems,
         });

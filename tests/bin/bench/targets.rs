@@ -1,6 +1,8 @@
 //! What the figures are compared with: the limits of the same machine in the same run, and what is wanted. A missed target
 //! is told and is no failure: machines are noisy.
 
+use serde_json::{Value, json};
+
 use crate::report::{Report, readable};
 
 /// Section, run, figure.
@@ -58,41 +60,66 @@ const SETTLED: Key = ("levels", "saturation", "settled/s");
 const ACCEPTED: Key = ("levels", "saturation", "accepted/s");
 const HANDLED: Key = ("consumers", "payment", "records/s");
 
-/// Prints every figure that was measured beside its limit and its target.
-pub fn print(report: &Report) {
-    let ratios = LIMITS.iter().filter_map(|(figure, limit, least)| {
+/// A figure that was measured, beside what it is compared with.
+pub struct Comparison {
+    figure: String,
+    value: f64,
+    /// The limit and its value.
+    limit: Option<(String, f64)>,
+    /// What is wanted of the figure, or of its ratio to the limit.
+    wanted: Option<Wanted>,
+}
+
+struct Wanted {
+    words: String,
+    reached: bool,
+}
+
+/// Every figure that was measured beside its limit and its target.
+pub fn compare(report: &Report) -> Vec<Comparison> {
+    let limits = LIMITS.iter().filter_map(|(figure, limit, least)| {
         let (value, most) = (report.value(*figure)?, report.value(*limit)?);
-        let wanted = least.map_or("".into(), |least| wanted(value / most, &AtLeast(least)));
-        let (value, ratio) = (readable(value), readable(value / most));
-        Some(format!(
-            "{:<52} {value:>9} is {ratio:>6} of {:>9}, {}  {wanted}",
-            name(*figure),
-            readable(most),
-            name(*limit)
-        ))
+        let wanted = least.map(|least| AtLeast(least).of(value / most));
+        Some(Comparison { figure: name(*figure), value, limit: Some((name(*limit), most)), wanted })
     });
-    let ratios: Vec<String> = ratios.collect();
     let targets = TARGETS.iter().filter_map(|(figure, bound)| {
         let value = report.value(*figure)?;
-        Some(format!("{:<52} {:>9}  {}", name(*figure), readable(value), wanted(value, bound)))
+        Some(Comparison { figure: name(*figure), value, limit: None, wanted: Some(bound.of(value)) })
     });
-    let targets: Vec<String> = targets.collect();
-    for (title, lines) in [("beside the limits of this machine", ratios), ("beside the targets", targets)] {
-        if !lines.is_empty() {
-            println!("\n{title}\n{}", lines.join("\n"));
-        }
-    }
+    limits.chain(targets).collect()
 }
 
 fn name((section, run, figure): Key) -> String {
     format!("{section}, {run}: {figure}")
 }
 
-fn wanted(value: f64, bound: &Bound) -> String {
-    let (reached, words, bound) = match bound {
-        AtLeast(least) => (value >= *least, "at least", least),
-        AtMost(most) => (value <= *most, "at most", most),
-    };
-    let verdict = if reached { "reached" } else { "missed" };
-    format!("{verdict} (wanted: {words} {bound})")
+impl Bound {
+    fn of(&self, value: f64) -> Wanted {
+        let (reached, words) = match self {
+            AtLeast(least) => (value >= *least, format!("at least {least}")),
+            AtMost(most) => (value <= *most, format!("at most {most}")),
+        };
+        Wanted { words, reached }
+    }
+}
+
+impl std::fmt::Display for Comparison {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:<52} {:>9}", self.figure, readable(self.value))?;
+        if let Some((limit, most)) = &self.limit {
+            write!(f, "  {:>6} of {:>9}, {limit}", readable(self.value / most), readable(*most))?;
+        }
+        let Some(Wanted { words, reached }) = &self.wanted else { return Ok(()) };
+        write!(f, "  {} (wanted: {words})", if *reached { "reached" } else { "missed" })
+    }
+}
+
+impl Comparison {
+    /// As JSON.
+    pub fn to_json(&self) -> Value {
+        let limit = self.limit.as_ref().map(|(limit, most)| json!({"figure": limit, "value": most}));
+        let ratio = self.limit.as_ref().map(|(_, most)| self.value / most);
+        let wanted = self.wanted.as_ref().map(|Wanted { words, reached }| json!({"is": words, "reached": reached}));
+        json!({"figure": self.figure, "value": self.value, "limit": limit, "ratio": ratio, "wanted": wanted})
+    }
 }

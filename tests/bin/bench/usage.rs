@@ -47,7 +47,7 @@ impl Meter {
         let postmaster = id(admin.query_one(sql, &[]).map_err(said)?.get(0))?;
         let counts = admin.batch_execute("create extension if not exists pg_stat_statements").is_ok();
         let kafka = std::fs::read_to_string(Path::new(&folder).join("pid/kafka")).map_err(|error| error.to_string())?;
-        Ok(Meter { admin, postmaster, kafka: id(&kafka)?, broker: Path::new(&folder).join("broker"), counts })
+        Ok(Meter { admin, postmaster, kafka: id(&kafka)?, broker: Path::new(&folder).join("broker/data"), counts })
     }
 
     /// Reads all counters; the peaks of memory begin anew.
@@ -62,8 +62,14 @@ impl Meter {
         cpu.push(("load tool", procfs::cpu(std::process::id())));
         let wal = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8";
         let wal = self.admin.query_one(wal, &[]).map_err(said)?.get(0);
-        let log = procfs::bytes_below(&self.broker, ".log") as f64;
-        Ok(Usage { cpu, wal, log, statements: self.statements(stage)? })
+        Ok(Usage { cpu, wal, log: self.log_bytes(stage.world.prefix()), statements: self.statements(stage)? })
+    }
+
+    /// The logs of the installation's topics and of Kafka's own; those of earlier installations go when Kafka likes.
+    fn log_bytes(&self, prefix: &str) -> f64 {
+        let partitions = files(&self.broker).filter(|(name, _)| name.starts_with(prefix) || name.starts_with("__"));
+        let segments = partitions.flat_map(|(_, folder)| files(&folder)).filter(|(name, _)| name.ends_with(".log"));
+        segments.filter_map(|(_, segment)| Some(segment.metadata().ok()?.len() as f64)).sum()
     }
 
     /// Statements on the three databases but for the bench's own, which are marked.
@@ -110,6 +116,12 @@ fn by_service(stage: &Stage, figure: fn(u32) -> f64, together: fn(&[f64]) -> f64
         (service.name(), its.map(Instance::pid).map(figure).collect::<Vec<f64>>())
     });
     all.filter(|(_, figures)| !figures.is_empty()).map(|(name, figures)| (name, together(&figures))).collect()
+}
+
+/// Names and paths; none if the folder is gone.
+fn files(folder: &Path) -> impl Iterator<Item = (String, PathBuf)> + use<> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
 }
 
 fn id(text: &str) -> Result<u32, String> {
