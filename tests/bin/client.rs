@@ -1,4 +1,4 @@
-//! Calls to the running services, for demo and bench: blocking, by keep-alive connections.
+//! Calls to the running services, for the demo: blocking, by keep-alive connections.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

@@ -146,3 +146,23 @@ fn wrong_ends(placed: &[Placed], settled: &[Settled]) -> Vec<String> {
     }
     wrong
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn an_order_unsettled_or_ended_otherwise_than_it_must_is_told() {
+        let now = Instant::now();
+        let placed = |must_fail| Placed { order_id: Uuid::now_v7(), start: now, answered: now, must_fail };
+        let placed = [placed(false), placed(true), placed(false), placed(true), placed(false)];
+        let settled = [(0, "COMPLETED"), (1, "FAILED"), (2, "FAILED"), (3, "COMPLETED")];
+        let settled = settled.map(|(place, status)| Settled { place, status: status.into(), at_micros: 0 });
+        let wrong = wrong_ends(&placed, &settled);
+        let wanted = [(2, "is FAILED"), (3, "is COMPLETED"), (4, "is not settled")];
+        assert_eq!(wrong, wanted.map(|(place, end)| format!("order {} {end}", placed[place].order_id)));
+        assert_eq!(wrong_ends(&[], &[]), ["no order was accepted"]);
+    }
+}

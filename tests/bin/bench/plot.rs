@@ -36,7 +36,8 @@ struct Axis {
 /// When the file can't be written.
 pub fn distributions(file: &Path, levels: &[(String, Times)]) -> Result<(), String> {
     let lines: Vec<Line> = levels.iter().map(|(name, times)| (name.clone(), distribution(times))).collect();
-    let x = Axis { title: "percent of the orders", range: 0.0..NINES, label: |nines| percent(*nines).to_string() };
+    let x =
+        Axis { title: "percent of the orders", range: 0.0..NINES, label: |nines| format!("{:.1}", percent(*nines)) };
     let chart = Chart { title: "POST to settled", x, y: powers_of_ten("ms", &lines), lines };
     save(file, &[chart])
 }
@@ -65,8 +66,7 @@ fn distribution(times: &Times) -> Vec<(f64, f64)> {
 
 /// 0 is 0 %, 1 is 90 %, 2 is 99 %.
 fn percent(nines: f64) -> f64 {
-    let percent = 100.0 * (1.0 - 0.1f64.powf(nines));
-    (percent * 1000.0).round() / 1000.0
+    100.0 * (1.0 - 0.1f64.powf(nines))
 }
 
 fn powers_of_ten(title: &'static str, lines: &[Line]) -> Axis {
