@@ -75,6 +75,7 @@ pub fn wait_until_published(stage: &mut Stage, service: Service) -> Result<(), S
         if begun.elapsed() > LIMIT {
             return Err(format!("{}'s outbox is not empty after {LIMIT:?}", service.name()));
         }
+        stage.require_alive()?;
         std::thread::sleep(POLL);
     }
     Ok(())

@@ -78,6 +78,7 @@ fn wait_for_offsets(stage: &mut Stage, service: Service, wanted: i64) -> Result<
         if begun.elapsed() > LIMIT {
             return Err(format!("{} has not handled its records after {LIMIT:?}", service.name()));
         }
+        stage.require_alive()?;
         std::thread::sleep(POLL);
     }
     Ok(())

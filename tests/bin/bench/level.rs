@@ -41,7 +41,7 @@ impl Sample {
 /// As [`run`].
 pub fn warm_up(stage: &mut Stage, load: &Load) -> Result<(), String> {
     let done = load.run("warming up", Pace::AsAnswered, WARM_UP)?;
-    settle(&mut stage.books, &done.placed).map(drop)
+    settle(stage, &done.placed).map(drop)
 }
 
 /// Places orders for so long, and adds what came of them.
@@ -77,7 +77,7 @@ pub fn settle_all(
     done: &Done,
     report: &mut Report,
 ) -> Result<Vec<Sample>, String> {
-    let settled = settle(&mut stage.books, &done.placed)?;
+    let settled = settle(stage, &done.placed)?;
     let samples = samples(&mut stage.books, done, &settled)?;
     report.samples(section, name, &samples);
     let problems = wrong_ends(&done.placed, &settled).into_iter().chain(stage.books.unconserved()?);
@@ -86,17 +86,19 @@ pub fn settle_all(
 }
 
 /// Waits until all are settled or the time is over.
-fn settle(books: &mut Books, placed: &[Placed]) -> Result<Vec<Settled>, String> {
+fn settle(stage: &mut Stage, placed: &[Placed]) -> Result<Vec<Settled>, String> {
     let end = Instant::now() + SETTLE_LIMIT;
-    let last = &placed[placed.len().saturating_sub(LAST)..];
-    while books.settled(last)?.len() < last.len() && Instant::now() < end {
-        std::thread::sleep(POLL);
-    }
+    settle_until(end, stage, &placed[placed.len().saturating_sub(LAST)..])?;
+    settle_until(end, stage, placed)
+}
+
+fn settle_until(end: Instant, stage: &mut Stage, placed: &[Placed]) -> Result<Vec<Settled>, String> {
     loop {
-        let settled = books.settled(placed)?;
+        let settled = stage.books.settled(placed)?;
         if settled.len() == placed.len() || Instant::now() > end {
             return Ok(settled);
         }
+        stage.require_alive()?;
         std::thread::sleep(POLL);
     }
 }

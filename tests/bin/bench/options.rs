@@ -5,7 +5,7 @@ use std::time::Duration;
 const USAGE: &str = "bench [SECTION...] [--seconds S] [--connections C] [--rows N]
   SECTION          levels, limits, relay, consumers, recovery or growth; none named: all
   --seconds S      length of each measured stretch; default 15
-  --connections C  keep-alive connections of the load, a thread each; default 64
+  --connections C  keep-alive connections of the load, a thread each; default 256
   --rows N         rows that wait in the relay's outbox, half as many as wait for a consumer; default 100000";
 
 /// What is to be measured.
@@ -32,11 +32,12 @@ impl Options {
 /// What is wrong with them.
 pub fn read(sections: &[&str]) -> Result<Option<Options>, String> {
     use lexopt::prelude::*;
-    let mut options = Options { sections: vec![], time: Duration::from_secs(15), connections: 64, rows: 100_000 };
+    let mut options = Options { sections: vec![], time: Duration::from_secs(15), connections: 256, rows: 100_000 };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
-            Long("seconds") => options.time = Duration::from_secs(number(&mut parser, 1..=120)? as u64),
+            // a connection that waits longer for its turn would be closed as idle
+            Long("seconds") => options.time = Duration::from_secs(number(&mut parser, 1..=60)? as u64),
             Long("connections") => options.connections = number(&mut parser, 1..=1_000)?,
             Long("rows") => options.rows = number(&mut parser, 1_000..=10_000_000)?,
             Short('h') | Long("help") => {

@@ -29,7 +29,8 @@ pub fn forget_peak(pid: u32) {
 /// The memory of a process and its children now, what they share counted once, in MiB.
 pub fn memory_of_family(parent: u32) -> f64 {
     let shares = |pid| kib(&format!("/proc/{pid}/smaps_rollup"), "Pss:") / 1024.0;
-    std::iter::once(parent).chain(children(parent)).map(shares).sum()
+    // a child may have ended meanwhile
+    std::iter::once(parent).chain(children(parent)).map(shares).filter(|mib| mib.is_finite()).sum()
 }
 
 /// All of the machine's memory, in MiB.

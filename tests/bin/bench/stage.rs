@@ -41,6 +41,17 @@ impl Stage {
         &self.instances
     }
 
+    /// Whether all that was started still runs.
+    ///
+    /// # Errors
+    /// An instance that has ended by itself, with the end of its log.
+    pub fn require_alive(&self) -> Result<(), String> {
+        let ended = self.instances.iter().find_map(|instance| Some((instance, instance.process().ended()?)));
+        ended.map_or(Ok(()), |(instance, status)| {
+            Err(format!("{} ended ({status}):\n{}", instance.service().name(), instance.process().tail()))
+        })
+    }
+
     /// Stops all instances of a service.
     ///
     /// # Panics
