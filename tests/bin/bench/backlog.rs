@@ -14,7 +14,7 @@ use crate::books::said;
 use crate::load::{Asked, Names};
 use crate::stage::Stage;
 
-/// Orders in one call of `place_orders`, as the order service's writer has.
+/// Orders in one call of `place_new_orders`, as the order service's writer has.
 pub const BATCH: usize = 300;
 
 /// For hundreds of thousands of rows on a slow machine.

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use harness::env;
-use kafka::{Admin, Interrupt, NewTopic, Producer, ProducerRecord};
+use kafka::{Admin, GroupOffset, Interrupt, NewTopic, Producer, ProducerRecord};
 use shared::envelope::{self, Stored};
 use shared::event::Service;
 
@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::stage::Stage;
 
 /// Outbox rows in one Kafka transaction, as the relay has.
-const ROWS: usize = 500;
+const ROWS: usize = 2_000;
 /// Transactions before any is counted: the first ones of a group and a producer are slow.
 const WARM_UP: i64 = 50;
 /// For Kafka's own tools: some seconds of work.
@@ -24,7 +24,7 @@ const RECORDS: usize = 500_000;
 /// Longer than anything here takes.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Records a second by transactions like the relay's: the records of 500 rows and a position.
+/// Records a second by transactions like the relay's: the records of [`ROWS`] rows and a position.
 ///
 /// # Errors
 /// Kafka's.
@@ -35,8 +35,9 @@ pub fn own_transactions(stage: &Stage, options: &Options, report: &mut Report) -
     producer.initialise().map_err(said)?;
     let mut transact = |position| {
         let mut transaction = producer.begin()?;
-        transaction.send(records.clone())?;
-        transaction.commit_offset(&id, &records[0].topic, 0, position, "position")?;
+        let (group, topic) = (&*id, &*records[0].topic);
+        let offset = GroupOffset { group, topic, partition: 0, offset: position, metadata: "position" };
+        transaction.send_with_offset(records.clone(), &offset)?;
         transaction.commit()
     };
     (0..WARM_UP).try_for_each(&mut transact).map_err(said)?;

@@ -24,7 +24,7 @@ const TABLES: [&str; 3] = [
 /// Clients that are tried; the best counts.
 const CLIENTS: [usize; 4] = [8, 16, 32, 64];
 
-/// Rows a second by `place_orders`, a batch after the other on one connection as the order service's writer does.
+/// Rows a second by `place_new_orders`, a batch after the other on one connection as the order service's writer does.
 ///
 /// # Errors
 /// What PostgreSQL says.
