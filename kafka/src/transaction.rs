@@ -19,6 +19,7 @@ use crate::cluster::{Coordinated, Repeat, topic_name};
 use crate::error::{Error, ErrorCode, Result};
 use crate::produce::{Beside, Place, Queues};
 use crate::producer::{Producer, ProducerIdentity};
+use crate::protocol::Request;
 use crate::record::ProducerRecord;
 
 /// An open transaction: what is written in it becomes visible to read-committed readers as a whole, at
@@ -90,16 +91,31 @@ impl<'p> Transaction<'p> {
         self.add_group(offset.group)?;
         let mut beside = self.beside(offset)?;
         self.producer.deliver(queues, beside.as_mut())?;
-        match beside.and_then(|beside| beside.answer) {
-            Some(Ok(answer)) if offset_error(&answer) == ErrorCode::NONE => Ok(()),
-            Some(Err(error)) => Err(self.producer.judge(error)),
-            // not sent, or plainly refused
+        match beside.map(|beside| (beside.address, beside.answer)) {
+            Some((_, Some(Err(error)))) => Err(self.producer.judge(error)),
+            Some((broker, Some(Ok(answer)))) => {
+                let group = Coordinated::Group(offset.group.to_owned());
+                match self.settle::<TxnOffsetCommitRequest>(offset_error(&answer), &broker, &group)? {
+                    true => Ok(()),
+                    false => self.send_offset(offset),
+                }
+            }
+            // not sent
             _ => self.send_offset(offset),
         }
     }
 
-    /// AddPartitionsToTxn and AddOffsetsToTxn, one behind the other, without waiting between. Whatever does not come of
-    /// it is left to [`add_partitions`](Transaction::add_partitions) and [`add_group`](Transaction::add_group).
+    /// Whether a request that was sent without waiting is done; false: it may be asked again, as what is refused for now.
+    fn settle<R: Request>(&mut self, code: ErrorCode, broker: &str, whom: &Coordinated) -> Result<bool> {
+        if code == ErrorCode::NONE || code.passes() {
+            return Ok(code == ErrorCode::NONE);
+        }
+        let error = Error::Refused { code, api: R::API, broker: broker.to_owned(), detail: whom.to_string() };
+        Err(self.producer.judge(error))
+    }
+
+    /// AddPartitionsToTxn and AddOffsetsToTxn, one behind the other, without waiting between. What is lost or refused
+    /// for now is left to [`add_partitions`](Transaction::add_partitions) and [`add_group`](Transaction::add_group).
     fn add_both(&mut self, queues: &Queues, group: &str) -> Result<()> {
         let new = self.new_partitions(queues);
         if new.is_empty() || self.groups.contains(group) {
@@ -112,13 +128,16 @@ impl<'p> Transaction<'p> {
         self.begun = true;
         let Ok(first) = cluster.send(&address, &partitions, deadline) else { return Ok(()) };
         let second = cluster.send(&address, &offsets, deadline);
-        let added =
-            cluster.receive(&address, first).is_ok_and(|answer| add_partitions_error(&answer) == ErrorCode::NONE);
-        let joined = second.and_then(|second| cluster.receive(&address, second));
-        if added {
+        let first = cluster.receive(&address, first).map(|answer| add_partitions_error(&answer));
+        let second = second.and_then(|second| cluster.receive(&address, second));
+        if let Ok(code) = first
+            && self.settle::<AddPartitionsToTxnRequest>(code, &address, &coordinator)?
+        {
             self.partitions.extend(new);
         }
-        if joined.is_ok_and(|answer| answer.error_code == ErrorCode::NONE.0) {
+        if let Ok(answer) = second
+            && self.settle::<AddOffsetsToTxnRequest>(ErrorCode(answer.error_code), &address, &coordinator)?
+        {
             self.groups.insert(group.to_owned());
         }
         Ok(())
@@ -258,7 +277,7 @@ impl<'p> Transaction<'p> {
         self.failed
     }
 
-    fn call<R: crate::protocol::Request>(
+    fn call<R: Request>(
         &mut self,
         whom: &Coordinated,
         request: &R,
