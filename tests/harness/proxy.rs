@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 #[path = "proxy/kafka.rs"]
 mod kafka;
 
-/// What chooses the request whose answer is held. Clients write a request at once, so what is read at once is one.
-pub type Choice = Box<dyn Fn(&[u8]) -> bool + Send>;
+/// What chooses the Kafka request whose answer is held, and gives its correlation id.
+pub type Choice = Box<dyn Fn(&[u8]) -> Option<[u8; 4]> + Send>;
 
 /// A running proxy. Dropped, it refuses and cuts.
 pub struct Proxy {
@@ -28,8 +28,8 @@ struct State {
     /// What the requests that are kept back contain.
     kept: Vec<u8>,
     hold_after: Option<Choice>,
-    /// The connection of the picked request.
-    picked: Option<u64>,
+    /// The connection of the picked request, and its correlation id.
+    picked: Option<(u64, [u8; 4])>,
     /// Its answer has come, and is kept back.
     answered: bool,
     connections: u64,
@@ -103,8 +103,8 @@ impl Proxy {
         lock(&self.state).holds = true;
     }
 
-    /// [`Proxy::hold`], from the next request on that `choice` picks: that one reaches the server, its answer is kept back.
-    pub fn hold_after(&self, choice: impl Fn(&[u8]) -> bool + Send + 'static) {
+    /// [`Proxy::hold`], from the answer to the next Kafka request on that `choice` picks, by the correlation id it gives.
+    pub fn hold_after(&self, choice: impl Fn(&[u8]) -> Option<[u8; 4]> + Send + 'static) {
         lock(&self.state).hold_after = Some(Box::new(choice));
     }
 
@@ -139,13 +139,22 @@ impl Drop for Proxy {
     }
 }
 
-/// Picks a Kafka request by its API number and the client id in its header.
-pub fn kafka_request(api: i16, client_id: &str) -> impl Fn(&[u8]) -> bool + Send + 'static {
+/// Picks a Kafka request by its API number and the client id in its header; gives its correlation id.
+pub fn kafka_request(api: i16, client_id: &str) -> impl Fn(&[u8]) -> Option<[u8; 4]> + Send + 'static {
     let client_id = client_id.as_bytes().to_vec();
     // length, API, version, correlation id, client id with its length before it
     move |request| {
-        request.get(4..6) == Some(&api.to_be_bytes()) && request.get(14..14 + client_id.len()) == Some(&client_id)
+        let is_it =
+            request.get(4..6) == Some(&api.to_be_bytes()) && request.get(14..14 + client_id.len()) == Some(&client_id);
+        request.get(8..12).filter(|_| is_it).and_then(|id| id.try_into().ok())
     }
+}
+
+/// The frames that begin in these bytes: several requests, or answers, may arrive at once.
+fn frames(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let length = |bytes: &[u8]| Some(4 + u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?) as usize);
+    let begin = Some(bytes).filter(|bytes| !bytes.is_empty());
+    std::iter::successors(begin, move |frame| frame.get(length(frame)?..).filter(|rest| !rest.is_empty()))
 }
 
 type Shared = Arc<(Mutex<State>, Condvar)>;
@@ -179,7 +188,7 @@ fn serve(client: TcpStream, server: &str, state: &Shared) -> io::Result<()> {
     let (asking, answering) = (state.clone(), state.clone());
     let connection = number(state);
     std::thread::spawn(move || pump(from_client, to_server, |request| choose(&asking, connection, request)));
-    std::thread::spawn(move || pump(server, client, |_| wait_while_held(&answering, connection)));
+    std::thread::spawn(move || pump(server, client, |answer| wait_while_held(&answering, connection, answer)));
     Ok(())
 }
 
@@ -202,10 +211,10 @@ fn pump(mut from: TcpStream, mut to: TcpStream, before: impl Fn(&[u8])) {
 
 fn choose(shared: &(Mutex<State>, Condvar), connection: u64, request: &[u8]) {
     let mut state = lock(shared);
-    if state.hold_after.as_ref().is_some_and(|choice| choice(request)) {
-        state.holds = true;
+    let picked = state.hold_after.as_ref().and_then(|choice| frames(request).find_map(choice));
+    if let Some(correlation_id) = picked {
         state.hold_after = None;
-        state.picked = Some(connection);
+        state.picked = Some((connection, correlation_id));
     }
     if !state.holds_requests {
         return;
@@ -215,10 +224,15 @@ fn choose(shared: &(Mutex<State>, Condvar), connection: u64, request: &[u8]) {
     drop(shared.1.wait_while(state, held).unwrap_or_else(|poisoned| poisoned.into_inner()));
 }
 
-fn wait_while_held(state: &(Mutex<State>, Condvar), connection: u64) {
+fn wait_while_held(state: &(Mutex<State>, Condvar), connection: u64, answer: &[u8]) {
     let held = |state: &mut State| state.holds && !state.refuses;
     let mut now = lock(state);
-    now.answered |= now.picked == Some(connection);
+    // length, correlation id
+    let is_picked = |id: [u8; 4]| frames(answer).any(|frame| frame.get(4..8) == Some(&id));
+    if now.picked.is_some_and(|(picked, id)| picked == connection && is_picked(id)) {
+        now.holds = true;
+        now.answered = true;
+    }
     drop(state.1.wait_while(now, held).unwrap_or_else(|poisoned| poisoned.into_inner()));
 }
 

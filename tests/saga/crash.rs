@@ -28,6 +28,12 @@ fn relay_waits_for_a_lock(db: &mut Client) -> bool {
     db.query_one(sql, &[]).expect("an answer").get(0)
 }
 
+fn end_relay(db: &mut Client) {
+    let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()
+                and application_name = 'order-relay'";
+    db.execute(sql, &[]).expect("a superuser may");
+}
+
 fn relay_is_gone(db: &mut Client) -> bool {
     let sql = "select not exists (select from pg_stat_activity where datname = current_database()
                 and application_name = 'order-relay')";
@@ -46,8 +52,10 @@ fn a_kill_between_kafkas_commit_and_the_delete_publishes_no_duplicate() {
     until("Kafka's commit", || world.records("stock").len() == 1);
     until("the delete to be blocked", || relay_waits_for_a_lock(&mut watch));
     order.signal(Signal::KILL);
-    blocker.batch_execute("rollback").expect("released");
+    // the server would go on with the statement, which it already has
+    end_relay(&mut watch);
     until("the killed relay's session to be gone", || relay_is_gone(&mut watch));
+    blocker.batch_execute("rollback").expect("released");
     assert_eq!(world.outbox_rows(Service::Order), 1, "published, and not deleted");
     let restarted = world.start(Service::Order);
     until("the new leader to delete what is published", || world.outbox_rows(Service::Order) == 0);
@@ -56,6 +64,43 @@ fn a_kill_between_kafkas_commit_and_the_delete_publishes_no_duplicate() {
     assert_eq!(world.types_about(order_id), ["payment.requested", "stock.requested"], "once");
     assert_eq!(restarted.api().order(order_id)["paymentStatus"], "IN_PROGRESS", "the new leader marked it published");
     assert_each_message_once(&world);
+}
+
+/// Three orders, stored in one transaction as the writer does.
+fn place_three(db: &mut Client) -> Vec<Uuid> {
+    let ids: Vec<Uuid> = (0..3).map(|_| Uuid::now_v7()).collect();
+    let message = |topic: &str, id: &Uuid, data: Value| json!({"id": Uuid::now_v7(), "topic": topic, "type": format!("{topic}.requested"), "data": {"orderId": id, "more": data}});
+    let both = |id: &Uuid| json!([message("payment", id, json!(1)), message("stock", id, json!(2))]).to_string();
+    let (texts, numbers, none) = (vec!["ann"; 3], vec![1_i64; 3], vec![None::<&str>; 3]);
+    let messages: Vec<String> = ids.iter().map(both).collect();
+    db.execute("select place_new_orders($1, $2, $2, $3, $3, $4, $2, $5)", &[&ids, &texts, &numbers, &none, &messages])
+        .expect("placed");
+    ids
+}
+
+#[test]
+fn a_kill_while_rows_are_deleted_beside_the_next_turn_publishes_no_duplicate() {
+    let world = World::with("killbeside", &[("RELAY_BATCH", "1"), ("TOPIC_PARTITIONS", "1")]);
+    let order = world.start(Service::Order);
+    order.wait_for_log("leading: producer");
+    let (mut blocker, mut watch) = (world.db(Service::Order), world.db(Service::Order));
+    blocker.batch_execute("begin; lock table deadline in share mode").expect("locked");
+    let ids = place_three(&mut watch);
+    until("the first row's delete to be blocked", || relay_waits_for_a_lock(&mut watch));
+    assert_eq!(world.records("stock").len(), 1, "the second turn ends only when the first one's row is deleted");
+    order.signal(Signal::KILL);
+    end_relay(&mut watch);
+    until("the killed relay's session to be gone", || relay_is_gone(&mut watch));
+    blocker.batch_execute("rollback").expect("released");
+    assert_eq!(world.outbox_rows(Service::Order), 3, "one of them published, none deleted");
+    let restarted = world.start(Service::Order);
+    until("the new leader to publish the rest", || world.outbox_rows(Service::Order) == 0);
+    let expected: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    for topic in ["payment", "stock"] {
+        let keys: Vec<String> = world.records(topic).into_iter().filter_map(|record| record.key).collect();
+        assert_eq!(keys, expected, "{topic}: each once, in stored order");
+    }
+    ids.iter().for_each(|id| assert_eq!(restarted.api().order(*id)["paymentStatus"], "IN_PROGRESS"));
 }
 
 /// Where in its Kafka transaction the relay is killed: after the broker has done what it was asked for, before the relay

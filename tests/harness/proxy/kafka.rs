@@ -33,7 +33,7 @@ pub(super) fn serve(client: TcpStream, broker: &str, state: &Shared, ports: &Arc
                 Some(FIND_COORDINATOR) => replace(frame, &ports, true),
                 _ => Some(()),
             };
-            wait_while_held(&answering, connection);
+            wait_while_held(&answering, connection, frame);
         })
     });
     Ok(())
