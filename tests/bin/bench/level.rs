@@ -40,7 +40,15 @@ impl Sample {
 /// # Errors
 /// As [`run`].
 pub fn warm_up(stage: &mut Stage, load: &Load) -> Result<(), String> {
-    let done = load.run("warming up", Pace::AsAnswered, WARM_UP)?;
+    warm_up_at(stage, load, (Pace::AsAnswered, WARM_UP))
+}
+
+/// The same at a pace and for a time of one's own.
+///
+/// # Errors
+/// As [`run`].
+pub fn warm_up_at(stage: &mut Stage, load: &Load, (pace, time): (Pace, Duration)) -> Result<(), String> {
+    let done = load.run("warming up", pace, time)?;
     settle(stage, &done.placed).map(drop)
 }
 

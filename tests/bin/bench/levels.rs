@@ -1,5 +1,7 @@
 //! Latency and cost at fixed rates, at saturation and at half of it.
 
+use std::time::Duration;
+
 use crate::figures::{Times, rate};
 use crate::level::{self, Sample};
 use crate::load::{NAMES, Pace};
@@ -11,6 +13,9 @@ use crate::stage::Stage;
 const SECTION: &str = "levels";
 /// Orders a second.
 const RATES: [usize; 4] = [1, 100, 500, 1_000];
+/// A broker that was just started compiles as it goes: a transaction costs it twice as much until it has seen some ten
+/// thousand, which a saturated system, with few large ones, does not bring about.
+const SMALL_TRANSACTIONS: (Pace, Duration) = (Pace::Rate(200.0), Duration::from_secs(60));
 
 /// Measures the section.
 ///
@@ -20,6 +25,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     let mut stage = Stage::start(SECTION, 1, NAMES)?;
     let load = stage.load(options.connections);
     level::warm_up(&mut stage, &load)?;
+    level::warm_up_at(&mut stage, &load, SMALL_TRANSACTIONS)?;
     let mut measured = vec![];
     let mut measure = |name: String, pace| {
         let samples = level::run((SECTION, &name), &mut stage, &load, (pace, options.time), report)?;
