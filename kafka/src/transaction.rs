@@ -90,18 +90,16 @@ impl<'p> Transaction<'p> {
         self.add_partitions(&queues)?;
         self.add_group(offset.group)?;
         let mut beside = self.beside(offset)?;
-        self.producer.deliver(queues, beside.as_mut())?;
-        match beside.map(|beside| (beside.address, beside.answer)) {
-            Some((_, Some(Err(error)))) => Err(self.producer.judge(error)),
-            Some((broker, Some(Ok(answer)))) => {
-                let group = Coordinated::Group(offset.group.to_owned());
-                match self.settle::<TxnOffsetCommitRequest>(offset_error(&answer), &broker, &group)? {
-                    true => Ok(()),
-                    false => self.send_offset(offset),
-                }
-            }
-            // not sent
-            _ => self.send_offset(offset),
+        let delivered = self.producer.deliver(queues, beside.as_mut());
+        let answered = beside.and_then(|beside| Some((beside.address, beside.answer?)));
+        let Some((broker, answer)) = answered else { return delivered.and_then(|()| self.send_offset(offset)) };
+        // A lost offset may arrive late, also when the records were plainly refused.
+        let answer = answer.map_err(|error| self.producer.judge(error))?;
+        delivered?;
+        let group = Coordinated::Group(offset.group.to_owned());
+        match self.settle::<TxnOffsetCommitRequest>(offset_error(&answer), &broker, &group)? {
+            true => Ok(()),
+            false => self.send_offset(offset),
         }
     }
 

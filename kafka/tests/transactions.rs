@@ -20,6 +20,7 @@ on_both_lines! {
     a_position_is_read_back_exactly_with_its_transaction
     records_and_position_sent_at_once_are_both_there_or_neither
     a_lost_answer_of_either_ends_the_epoch_and_nothing_is_seen
+    a_lost_position_answer_ends_the_epoch_although_the_records_were_plainly_refused
     a_committed_transaction_whose_answer_was_lost_is_told_by_its_position
     an_open_transaction_whose_position_answer_was_lost_is_never_seen
     after_a_lost_produce_answer_only_a_new_epoch_goes_on
@@ -221,6 +222,23 @@ fn a_lost_answer_of_either_ends_the_epoch_and_nothing_is_seen(broker: &Broker) {
     }
     commit(&mut producer, topic, "next");
     assert_eq!(broker.committed_values(&partitions, "next"), ["next"]);
+}
+
+fn a_lost_position_answer_ends_the_epoch_although_the_records_were_plainly_refused(broker: &Broker) {
+    let small = broker.topic_with("both-wrong", 1, &[("max.message.bytes", "2000")]);
+    let topic = &*small[0].topic;
+    let (group, client) = (unique("both-wrong-group"), unique("client"));
+    let mut producer = producer(broker.proxied(&client));
+    let mut transaction = producer.begin().unwrap();
+    broker.proxy.lose_answer(&client, TXN_OFFSET_COMMIT, Loss::Cut);
+    let records = vec![record(topic, "k", &"x".repeat(5000))];
+    transaction.send_with_offset(records, &at(&group, topic, 1, "never")).unwrap_err();
+    assert!(broker.proxy.has_lost(&client, TXN_OFFSET_COMMIT));
+    assert!(matches!(transaction.abort(), Err(Error::NotInitialised)));
+    producer.initialise().unwrap();
+    commit(&mut producer, topic, "next");
+    assert_eq!(broker.committed_values(&small, "next"), ["next"]);
+    assert_eq!(committed(broker, &group, topic).offset, -1);
 }
 
 fn a_committed_transaction_whose_answer_was_lost_is_told_by_its_position(broker: &Broker) {
