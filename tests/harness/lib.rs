@@ -20,6 +20,7 @@ pub mod books;
 pub mod broker;
 pub mod env;
 pub mod locks;
+#[path = "../../kafka/tests/common/ports.rs"]
 mod ports;
 pub mod private;
 pub mod process;

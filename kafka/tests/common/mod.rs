@@ -2,11 +2,11 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod authority;
+mod ports;
 pub mod proxy;
 mod refusal;
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -18,6 +18,7 @@ use kafka::{
     TopicPartition,
 };
 
+pub use ports::free_port;
 use proxy::Proxy;
 
 /// How long a condition may take on a busy machine.
@@ -297,11 +298,6 @@ fn settings(folder: &Path, number: usize, port: u16, controllers: &[u16], behind
          group.min.session.timeout.ms=1000\n",
         folder.display()
     )
-}
-
-/// A port that nobody listens on now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A shell that does this when the test process ends, however it ends.
