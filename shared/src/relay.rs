@@ -3,8 +3,9 @@
 //! A turn is one Kafka transaction with the records and a *position* (a group offset whose metadata names the rows),
 //! then one database transaction that deletes the rows. Under a backlog that delete runs beside the next turn's writes,
 //! and is over before that turn's EndTxn: so a position always names all published rows that may still be there. Rows
-//! are deleted only after a plain success of EndTxn or on finding their position. Every other end of a turn goes through the door of a new leader ([`Relay::relay_once`]
-//! recovers first): InitProducerId ends what is open, and then the position alone tells what was committed.
+//! are deleted only after a plain success of EndTxn or on finding their position. Every other end of a turn goes through
+//! the door of a new leader ([`Relay::relay_once`] recovers first): InitProducerId ends what is open, and then the position
+//! alone tells what was committed.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

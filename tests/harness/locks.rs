@@ -1,4 +1,7 @@
-//! Sessions that wait for a lock: how a test knows that a statement of a service has arrived at PostgreSQL and stands still.
+//! Sessions that wait for a lock: how a test knows that a statement of a service has arrived at PostgreSQL and stands still,
+//! and how it ends one whose client is dead.
+
+use postgres::Client;
 
 use crate::wait;
 use crate::world::{Service, World};
@@ -25,4 +28,15 @@ impl World {
         let sql = "select count(*) from pg_stat_activity where datname = $1 and wait_event_type = 'Lock'";
         self.db(service).query_one(sql, &[&self.database(service)]).expect("a superuser may look").get(0)
     }
+}
+
+/// Ends the sessions of this name on the database of `db`: the server goes on with a statement that it has, also when the
+/// client was killed.
+///
+/// # Panics
+/// When PostgreSQL does not answer.
+pub fn end_sessions(db: &mut Client, name: &str) {
+    let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()
+                and application_name = $1";
+    db.execute(sql, &[&name]).expect("a superuser may");
 }

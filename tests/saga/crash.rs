@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use harness::locks::end_sessions;
 use harness::proxy::kafka_request;
 use harness::{Api, Broker, Instance, Service, Signal, World, until};
 use postgres::Client;
@@ -28,12 +29,6 @@ fn relay_waits_for_a_lock(db: &mut Client) -> bool {
     db.query_one(sql, &[]).expect("an answer").get(0)
 }
 
-fn end_relay(db: &mut Client) {
-    let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()
-                and application_name = 'order-relay'";
-    db.execute(sql, &[]).expect("a superuser may");
-}
-
 fn relay_is_gone(db: &mut Client) -> bool {
     let sql = "select not exists (select from pg_stat_activity where datname = current_database()
                 and application_name = 'order-relay')";
@@ -52,8 +47,7 @@ fn a_kill_between_kafkas_commit_and_the_delete_publishes_no_duplicate() {
     until("Kafka's commit", || world.records("stock").len() == 1);
     until("the delete to be blocked", || relay_waits_for_a_lock(&mut watch));
     order.signal(Signal::KILL);
-    // the server would go on with the statement, which it already has
-    end_relay(&mut watch);
+    end_sessions(&mut watch, "order-relay");
     until("the killed relay's session to be gone", || relay_is_gone(&mut watch));
     blocker.batch_execute("rollback").expect("released");
     assert_eq!(world.outbox_rows(Service::Order), 1, "published, and not deleted");
@@ -89,7 +83,7 @@ fn a_kill_while_rows_are_deleted_beside_the_next_turn_publishes_no_duplicate() {
     until("the first row's delete to be blocked", || relay_waits_for_a_lock(&mut watch));
     assert_eq!(world.records("stock").len(), 1, "the second turn ends only when the first one's row is deleted");
     order.signal(Signal::KILL);
-    end_relay(&mut watch);
+    end_sessions(&mut watch, "order-relay");
     until("the killed relay's session to be gone", || relay_is_gone(&mut watch));
     blocker.batch_execute("rollback").expect("released");
     assert_eq!(world.outbox_rows(Service::Order), 3, "one of them published, none deleted");

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use harness::locks::end_sessions;
 use harness::proxy::kafka_request;
 use harness::{Api, Broker, Instance, Proxy, Seen, Service, Signal, World, env, until};
 use postgres::Client;
@@ -203,7 +204,6 @@ fn killed_before_the_delete(play: &mut Play) {
     play.place(order.api(), "fast");
     until("the delete to be blocked", || waiting(&mut watch, "order-relay") == 1);
     order.signal(Signal::KILL);
-    // the server would go on with the statement, which it already has
     end_sessions(&mut watch, "order-relay");
     until("the killed relay's session to end", || sessions(&mut watch, "order-relay") == 0);
     blocker.batch_execute("rollback").expect("released");
@@ -243,12 +243,6 @@ fn waiting(db: &mut Client, name: &str) -> i64 {
     let sql = "select count(*) from pg_stat_activity where datname = current_database()
                 and wait_event_type = 'Lock' and application_name like $1";
     db.query_one(sql, &[&name]).expect("an answer").get(0)
-}
-
-fn end_sessions(db: &mut Client, name: &str) {
-    let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()
-                and application_name = $1";
-    db.execute(sql, &[&name]).expect("a superuser may");
 }
 
 fn sessions(db: &mut Client, name: &str) -> i64 {
