@@ -5,10 +5,10 @@ use std::net::TcpListener;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Below the range from which outgoing connections take theirs (32768 on Linux), so that none is taken between this
-/// answer and its use.
+/// Below the range from which outgoing connections take theirs (32768 on Linux), and below the one from which `run.sh`
+/// does (20000), so that none is taken between this answer and its use.
 const FIRST: u16 = 10_000;
-const COUNT: u16 = 20_000;
+const COUNT: u16 = 10_000;
 
 /// A port on which nobody listens, and that this process has not given out lately.
 pub fn free_port() -> u16 {
