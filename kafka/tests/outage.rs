@@ -123,7 +123,7 @@ fn connections_cut_while_idle_are_no_event(broker: &Broker) {
 fn a_lost_fetch_answer_loses_no_record(broker: &Broker) {
     let partitions = broker.topic("lost-fetch", 1);
     let client = unique("client");
-    let mut reader = Consumer::new(broker.proxied(&client), Interrupt::new(), FetchConfig::default());
+    let mut reader = Consumer::new(broker.impatient(&client), Interrupt::new(), FetchConfig::default());
     reader.assign(&[(partitions[0].clone(), 0)]);
     let mut producer = Producer::idempotent(broker.config(), Interrupt::new());
     producer.send((0..10).map(|n| record(&partitions[0].topic, "k", &n.to_string())).collect()).unwrap();

@@ -245,7 +245,7 @@ fn a_committed_transaction_whose_answer_was_lost_is_told_by_its_position(broker:
     let partitions = broker.topic("lost-end", 1);
     let topic = &partitions[0].topic;
     let (group, client) = (unique("lost-end-group"), unique("client"));
-    let mut producer = producer(broker.proxied(&client));
+    let mut producer = producer(broker.impatient(&client));
     for (turn, loss) in [(1, Loss::Silence), (2, Loss::Cut)] {
         let mut transaction = producer.begin().unwrap();
         transaction.send(vec![record(topic, "k", &format!("turn {turn}"))]).unwrap();
@@ -282,7 +282,7 @@ fn after_a_lost_produce_answer_only_a_new_epoch_goes_on(broker: &Broker) {
     let partitions = broker.topic("lost-produce", 1);
     let topic = &partitions[0].topic;
     let client = unique("client");
-    let mut producer = producer(broker.proxied(&client));
+    let mut producer = producer(broker.impatient(&client));
     for (turn, loss) in [Loss::Silence, Loss::Cut].into_iter().enumerate() {
         let before = producer.identity().unwrap();
         let mut transaction = producer.begin().unwrap();
@@ -303,9 +303,7 @@ fn without_transactions_a_lost_produce_answer_neither_loses_nor_repeats(broker: 
     let partitions = broker.topic("idempotent", 1);
     let topic = &partitions[0].topic;
     let client = unique("client");
-    let mut config = broker.proxied(&client);
-    config.request_timeout = Duration::from_secs(20);
-    let mut producer = Producer::idempotent(config, Interrupt::new());
+    let mut producer = Producer::idempotent(broker.proxied(&client), Interrupt::new());
     for turn in 0..4 {
         broker.proxy.lose_answer(&client, PRODUCE, Loss::Cut);
         producer.send(vec![record(topic, "k", &format!("{turn}"))]).unwrap();

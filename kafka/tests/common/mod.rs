@@ -203,9 +203,14 @@ impl Broker {
 
     /// Settings that reach it through the proxy only; the proxy's rules go by the client id.
     pub fn proxied(&self, client_id: &str) -> Config {
-        let mut config = Config::new(vec![format!("127.0.0.1:{}", self.proxy.port())], client_id);
-        config.request_timeout = Duration::from_secs(3);
-        config
+        let config = Config::new(vec![format!("127.0.0.1:{}", self.proxy.port())], client_id);
+        // the first to ask a new broker waits until its internal topics are made
+        Config { request_timeout: Duration::from_secs(20), ..config }
+    }
+
+    /// For answers lost in silence, which are waited for to the end of the request timeout.
+    pub fn impatient(&self, client_id: &str) -> Config {
+        Config { request_timeout: Duration::from_secs(8), ..self.proxied(client_id) }
     }
 
     pub fn admin(&self) -> Admin {
