@@ -134,7 +134,8 @@ fn a_lost_fetch_answer_loses_no_record(broker: &Broker) {
     }
     let mut seen = Vec::new();
     wait_until("the records", || {
-        seen.extend(records(reader.poll().unwrap()).iter().map(value_of));
+        // another claim's cut may hit this connection too
+        seen.extend(records(reader.poll().unwrap_or_default()).iter().map(value_of));
         seen.len() >= 10
     });
     assert_eq!(seen, (0..10).map(|n| n.to_string()).collect::<Vec<_>>());
