@@ -70,13 +70,13 @@ fn hurt_each(hurt: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)) {
     }
 }
 
-/// Each partition has a leader of its own, and two of the three have nothing to say for ten seconds.
+/// Each partition has a leader of its own, and two of the three have nothing to say for a minute.
 #[test]
 fn a_leader_without_news_delays_no_other() {
     let brokers = cluster();
     let config = config(&brokers);
     let partitions = topic(&config);
-    let fetch = FetchConfig { max_wait: Duration::from_secs(10), ..FetchConfig::default() };
+    let fetch = FetchConfig { max_wait: Duration::from_secs(60), ..FetchConfig::default() };
     let mut reader = Consumer::new(config.clone(), Interrupt::new(), fetch);
     reader.assign(&partitions.iter().map(|partition| (partition.clone(), 0)).collect::<Vec<_>>());
     let mut producer = Producer::idempotent(config, Interrupt::new());
@@ -90,7 +90,7 @@ fn a_leader_without_news_delays_no_other() {
             seen.extend(records(reader.poll().unwrap()).iter().map(value_of));
         }
         assert_eq!(seen, [turn.to_string()]);
-        assert!(since.elapsed() < Duration::from_secs(3), "turn {turn}: {:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(20), "turn {turn}: {:?}", since.elapsed());
     }
 }
 

