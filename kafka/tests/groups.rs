@@ -137,7 +137,7 @@ fn the_partitions_of_a_member_that_dies_go_to_the_others(broker: &Broker) {
     wait_for_rebalance(&first);
     assert!(died.elapsed() < SESSION * 4, "{:?}", died.elapsed());
     assert_eq!(first.join().unwrap().partitions, partitions);
-    first.leave().unwrap();
+    drop(first.leave());
 }
 
 fn a_member_that_is_slow_to_rejoin_keeps_its_place_by_its_heartbeats(broker: &Broker) {
@@ -156,8 +156,8 @@ fn a_member_that_is_slow_to_rejoin_keeps_its_place_by_its_heartbeats(broker: &Br
         assert_eq!(after.member_id, before.member_id);
         assert_eq!((after.partitions.len(), joining.join().unwrap().partitions.len()), (1, 1));
     });
-    second.leave().unwrap();
-    first.leave().unwrap();
+    drop(second.leave());
+    drop(first.leave());
 }
 
 fn committed_offsets_are_shown_by_kafkas_tool(broker: &Broker) {
@@ -173,7 +173,7 @@ fn committed_offsets_are_shown_by_kafkas_tool(broker: &Broker) {
     assert_eq!(shown, [(0, "5".to_owned()), (1, "6".to_owned())]);
     let found = broker.admin().committed_offsets(&group, &[(topic.to_owned(), 1)], true).unwrap();
     assert_eq!((found[0].offset, found[0].metadata.as_str()), (6, "text"));
-    only.leave().unwrap();
+    drop(only.leave());
 }
 
 fn a_commit_of_a_former_generation_is_refused_and_asks_for_a_rejoin(broker: &Broker) {
@@ -193,7 +193,7 @@ fn a_commit_of_a_former_generation_is_refused_and_asks_for_a_rejoin(broker: &Bro
     assert!(stale.rejoin_needed());
     other.leave().unwrap();
     assert_eq!(stale.join().unwrap().partitions, partitions);
-    stale.leave().unwrap();
+    drop(stale.leave());
 }
 
 fn a_member_leaves_at_once_even_after_an_interrupt(broker: &Broker) {
@@ -211,8 +211,8 @@ fn a_member_leaves_at_once_even_after_an_interrupt(broker: &Broker) {
     assert!(since.elapsed() < SESSION, "{:?}", since.elapsed());
     // Had it not left, this join would have to wait for its session to end.
     assert_eq!(second.join().unwrap().partitions, partitions);
-    assert!(since.elapsed() < SESSION, "{:?}", since.elapsed());
-    second.leave().unwrap();
+    assert!(since.elapsed() < SESSION / 2, "{:?}", since.elapsed());
+    drop(second.leave());
 }
 
 fn an_interrupt_ends_a_join_that_waits_for_others(broker: &Broker) {
@@ -232,8 +232,8 @@ fn an_interrupt_ends_a_join_that_waits_for_others(broker: &Broker) {
         assert!(matches!(joining.join().unwrap(), Err(kafka::Error::Interrupted)));
         assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
     });
-    second.leave().unwrap();
-    first.leave().unwrap();
+    drop(second.leave());
+    drop(first.leave());
 }
 
 fn members_with_different_topics_get_only_their_own(broker: &Broker) {
@@ -244,15 +244,15 @@ fn members_with_different_topics_get_only_their_own(broker: &Broker) {
     first.join().unwrap();
     let (one, two) = join_second(&mut first, &mut second);
     assert_eq!((one.partitions, two.partitions), (a, b));
-    second.leave().unwrap();
-    first.leave().unwrap();
+    drop(second.leave());
+    drop(first.leave());
 }
 
 fn a_topic_that_does_not_exist_is_left_out(broker: &Broker) {
     let partitions: Vec<TopicPartition> = broker.topic("there", 2);
     let mut only = member(broker, &unique("absent"), &[&partitions[0].topic, "not-there"]);
     assert_eq!(only.join().unwrap().partitions, partitions);
-    only.leave().unwrap();
+    drop(only.leave());
 }
 
 fn a_topic_that_appears_or_grows_is_divided_again(broker: &Broker) {
