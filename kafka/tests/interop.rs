@@ -32,6 +32,9 @@ fn console_producer(broker: &Broker) -> &'static str {
     }
 }
 
+/// The console producer gives a request up after 1.5 s, little beside other JVMs that start, and only logs what it lost.
+const PATIENT: [&str; 2] = ["--request-timeout-ms", "20000"];
+
 const CONSOLE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
 
 /// All records of these partitions, once there are `count`.
@@ -66,7 +69,7 @@ fn records_of_the_java_producer_are_read_whole_and_lie_where_we_would_put_them(b
     let topic = &*partitions[0].topic;
     let lines: String = (0..50).map(|n| format!("h1:eins,h2:zwei\tkey-{n}\tvalue {n}\n")).collect();
     let reading = ["--property", "parse.key=true", "--property", "parse.headers=true"];
-    broker.tool(console_producer(broker), &[&["--topic", topic], &reading[..]].concat(), &lines);
+    broker.tool(console_producer(broker), &[&["--topic", topic], &PATIENT[..], &reading].concat(), &lines);
     let read = read(broker, &partitions, 50);
     let mut values: Vec<_> = read.iter().map(|(_, record)| text(&record.value).to_owned()).collect();
     values.sort();
@@ -119,7 +122,8 @@ fn every_compression_of_the_java_producer_is_read(broker: &Broker) {
     let codecs = ["gzip", "snappy", "lz4", "zstd"];
     for codec in codecs {
         let lines: String = (0..500).map(|n| format!("{codec} {n} {}\n", "well compressible ".repeat(5))).collect();
-        broker.tool(console_producer(broker), &["--topic", topic, "--compression-codec", codec], &lines);
+        let arguments = [&["--topic", topic, "--compression-codec", codec], &PATIENT[..]].concat();
+        broker.tool(console_producer(broker), &arguments, &lines);
     }
     let read = read(broker, &partitions, 2000);
     for (at, (_, record)) in read.iter().enumerate() {
