@@ -276,8 +276,8 @@ fn a_body_over_the_limit_is_refused_by_its_declared_length() {
 fn a_client_that_sends_a_large_body_to_its_end_still_reads_the_refusal() {
     let service = start();
     let mut client = Client::of(&service);
-    // More than the sockets hold: the client can't finish unless the server goes on taking it in.
-    client.send(post("Content-Type: application/json\r\n", vec![b' '; 256 * BODY_LIMIT]));
+    // More than the sockets hold: the client can't finish unless the server goes on taking it in, for as long as it lingers.
+    client.send(post("Content-Type: application/json\r\n", vec![b' '; 160 * BODY_LIMIT]));
     client.answer().is_problem(too_large());
 }
 
@@ -806,7 +806,9 @@ fn a_dropped_server_ends_its_connections_and_its_threads() {
 fn beyond_the_most_connections_the_longest_idle_one_makes_room() {
     let service = start_with(Limits { connections: 3, ..Limits::default() });
     let mut clients: Vec<_> = (0..3).map(|_| Client::of(&service)).collect();
-    // the first to come has waited since its answer only, so that the second has waited longest
+    // accepted in their order: now all three are
+    assert_eq!(clients[2].get("/accounts/alice").status, 200);
+    // these two have waited since their answers only, so that the second has waited longest
     assert_eq!(clients[0].get("/accounts/alice").status, 200);
     let mut fourth = Client::of(&service);
     assert_eq!(fourth.get("/accounts/alice").status, 200);
@@ -854,7 +856,8 @@ fn a_request_without_an_answer_in_time_is_answered_and_its_late_answer_dropped()
 
 #[test]
 fn a_client_that_does_not_take_in_its_answers_loses_its_connection() {
-    let service = start_with(Limits { write: Duration::from_millis(50), ..Limits::default() });
+    // the answer to the next client is under it too
+    let service = start_with(Limits { write: Duration::from_secs(1), ..Limits::default() });
     let mut client = Client::of(&service);
     // 30 MB of answers, more than both kernels' buffers hold
     client.send(get("/large").repeat(100));
