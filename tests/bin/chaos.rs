@@ -288,7 +288,7 @@ fn settle(stage: &Stage) -> Result<(), String> {
     let begun = Instant::now();
     while begun.elapsed() < SETTLE_LIMIT {
         let (orders, rows) = evidence::unfinished(&stage.world).map_err(said)?;
-        if (orders, rows) == (0, 0) && Service::ALL.iter().all(|service| stage.world.is_at_the_ends(*service)) {
+        if (orders, rows) == (0, 0) && stage.world.is_quiet() {
             println!("\nsettled {:.1} s after the last request", begun.elapsed().as_secs_f64());
             return Ok(());
         }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::topics::Seen;
 use crate::wait;
-use crate::world::{Service, World};
+use crate::world::{Service, TOPICS, World};
 
 /// Tables that are not part of an installation's state: where consumers are, and which migrations ran.
 const ASIDE: [&str; 1] = ["consumer_offset"];
@@ -56,6 +56,17 @@ impl World {
         count(&mut self.db(service), &format!("{}_outbox", service.name()))
     }
 
+    /// Waits until a service's outbox is empty and readers see what left it: rows go when Kafka has decided, markers come
+    /// later.
+    ///
+    /// # Panics
+    /// When that takes too long, or the service never ran.
+    pub fn wait_until_published(&self, service: Service) {
+        wait::until(&format!("{}'s outbox to be empty, and no open transaction", service.name()), || {
+            self.outbox_rows(service) == 0 && self.ends_at_rest(&TOPICS).is_some()
+        });
+    }
+
     /// How many records are parked, in all three databases.
     ///
     /// # Panics
@@ -90,27 +101,22 @@ impl World {
     /// # Panics
     /// When a service never ran.
     pub fn is_quiet(&self) -> bool {
-        let published = || Service::ALL.iter().all(|service| self.outbox_rows(*service) == 0);
-        // published, handled, and nothing published meanwhile
-        published() && self.all_are_handled(&Service::ALL) && published()
+        let Some(ends) = self.ends_at_rest(&TOPICS) else { return false };
+        // in this order: what the handled records led to is stored, what is stored is published, and that was nothing
+        Service::ALL.iter().all(|service| self.is_at_the_ends(*service))
+            && Service::ALL.iter().all(|service| self.outbox_rows(*service) == 0)
+            && self.ends_at_rest(&TOPICS) == Some(ends)
     }
 
-    /// Whether a service has handled every record of the topics it reads.
+    /// Whether a service has handled every record of the topics it reads, and none of them is in an open transaction.
     ///
     /// # Panics
     /// When the service never ran.
     pub fn is_at_the_ends(&self, service: Service) -> bool {
-        self.all_are_handled(&[service])
-    }
-
-    fn all_are_handled(&self, services: &[Service]) -> bool {
-        let records = self.all_records();
-        let handled = |service: &Service| {
-            let offsets = self.offsets(*service);
-            let next = |seen: &Seen| offsets.get(&(seen.topic.clone(), seen.partition)).copied().unwrap_or(0);
-            records.iter().filter(|seen| read_by(*service).contains(&&*seen.topic)).all(|seen| seen.offset < next(seen))
-        };
-        services.iter().all(handled)
+        let Some(records) = self.records_at_rest(read_by(service)) else { return false };
+        let offsets = self.offsets(service);
+        let next = |seen: &Seen| offsets.get(&(seen.topic.clone(), seen.partition)).copied().unwrap_or(0);
+        records.iter().all(|seen| seen.offset < next(seen))
     }
 
     /// A service's next offsets, by topic (without prefix) and partition.

@@ -115,11 +115,15 @@ impl World {
     /// What a reader sees on these topics at a moment when no transaction is open on any of their partitions; none if now
     /// is not such a moment, or the broker is away.
     pub fn records_at_rest(&self, topics: &[&str]) -> Option<Vec<Seen>> {
+        self.read(topics, &self.ends_at_rest(topics)?, Isolation::ReadCommitted).ok()
+    }
+
+    /// Where the partitions of these topics end at such a moment.
+    pub(crate) fn ends_at_rest(&self, topics: &[&str]) -> Option<Vec<(TopicPartition, i64)>> {
         // in this order: what is committed up to its end afterwards was at rest in between
         let committed = self.ends(topics, Isolation::ReadCommitted).ok()?;
         let written = self.ends(topics, Isolation::ReadUncommitted).ok()?;
-        let seen = (committed == written).then(|| self.read(topics, &committed, Isolation::ReadCommitted));
-        seen?.ok()
+        (committed == written).then_some(committed)
     }
 
     /// The types of the records about one order, topic after topic in the order of [`TOPICS`].
