@@ -81,6 +81,7 @@ fn a_kill_while_rows_are_deleted_beside_the_next_turn_publishes_no_duplicate() {
     blocker.batch_execute("begin; lock table deadline in share mode").expect("locked");
     let ids = place_three(&mut watch);
     until("the first row's delete to be blocked", || relay_waits_for_a_lock(&mut watch));
+    until("the first row's markers", || !world.records("stock").is_empty());
     assert_eq!(world.records("stock").len(), 1, "the second turn ends only when the first one's row is deleted");
     order.signal(Signal::KILL);
     end_sessions(&mut watch, "order-relay");
@@ -88,7 +89,7 @@ fn a_kill_while_rows_are_deleted_beside_the_next_turn_publishes_no_duplicate() {
     blocker.batch_execute("rollback").expect("released");
     assert_eq!(world.outbox_rows(Service::Order), 3, "one of them published, none deleted");
     let restarted = world.start(Service::Order);
-    until("the new leader to publish the rest", || world.outbox_rows(Service::Order) == 0);
+    world.wait_until_published(Service::Order);
     let expected: Vec<String> = ids.iter().map(Uuid::to_string).collect();
     for topic in ["payment", "stock"] {
         let keys: Vec<String> = world.records(topic).into_iter().filter_map(|record| record.key).collect();
@@ -123,7 +124,7 @@ fn kill_at(moment: &Moment, name: &str) {
     until("the markers, if it was the commit", || world.records("stock").len() == moment.visible);
     assert_eq!(world.outbox_rows(Service::Order), 1);
     let _restarted = world.start(Service::Order);
-    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    world.wait_until_published(Service::Order);
     assert_eq!(world.types_about(order_id), ["payment.requested", "stock.requested"], "once");
     assert_eq!(world.uncommitted_records("stock").len(), moment.written);
 }

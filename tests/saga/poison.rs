@@ -818,10 +818,8 @@ fn an_offset_beyond_the_end_of_the_log_is_parked_as_a_gap_and_nothing_is_done_tw
     let detail = "the offset 40 is beyond the log's end 1: the log was cut; handled again from 0";
     assert_eq!(parked(&world, Service::Payment), [gap(40, 0, detail)]);
     assert_eq!(payment.api().balance("ann"), 986);
-    until("both answers, each once", || {
-        world.records("payment.success").len() >= 2 && world.outbox_rows(Service::Payment) == 0
-    });
-    assert_eq!(world.records("payment.success").len(), 2);
+    world.wait_until_published(Service::Payment);
+    assert_eq!(world.records("payment.success").len(), 2, "both answers, each once");
 }
 
 #[test]

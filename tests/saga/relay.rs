@@ -88,7 +88,7 @@ fn what_a_writer_rolls_back_is_never_published_and_holds_nobody_back() {
     until("the late writer to wait", || someone_waits_for_the_append_lock(&mut watch));
     early.batch_execute("rollback").expect("rolled back");
     let stored = storing.join().expect("stored");
-    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    world.wait_until_published(Service::Order);
     assert_eq!(ids(&world.uncommitted_records("payment")), [stored.to_string()]);
 }
 
@@ -131,7 +131,7 @@ fn many_concurrent_writers_leave_in_stored_order_on_every_partition() {
         let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| write_many(&world, &clock, 50))).collect();
         writers.into_iter().flat_map(|writer| writer.join().expect("written")).collect()
     });
-    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    world.wait_until_published(Service::Order);
     let records = world.records("payment");
     assert_eq!(records.len(), 400);
     for partition in 0..3 {
@@ -207,7 +207,7 @@ fn rows_before_a_refused_one_of_the_same_batch_get_out_and_those_behind_it_wait(
     wait_for_a_turn(&mut db);
     assert_eq!(world.outbox_rows(Service::Order), 2, "the refused row and the one behind it");
     widen(&world, &topic);
-    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    world.wait_until_published(Service::Order);
     assert_eq!(ids(&world.records("payment")), [before, vec![behind]].concat());
     assert_eq!(ids(&world.records("stock")), [refused]);
 }
@@ -222,7 +222,7 @@ fn stored_times_ahead_of_the_brokers_clock_are_published_all_the_same() {
     let jump = "update outbox_clock set last_stored_at = clock_timestamp() + interval '2 days'";
     assert_eq!(db.execute(jump, &[]).expect("the clock's row"), 1);
     let stored = [append(&mut db), append(&mut db)].map(|id| id.to_string());
-    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    world.wait_until_published(Service::Order);
     let published = world.records("payment");
     assert_eq!(ids(&published), stored);
     let tomorrow: String = db
@@ -255,7 +255,7 @@ fn a_restored_database_publishes_what_it_stores_under_row_ids_that_were_publishe
     copy_database(&world, &backup, &database);
     let after = append(&mut world.db(Service::Order)).to_string();
     let order = world.start(Service::Order);
-    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    world.wait_until_published(Service::Order);
     assert_eq!(ids(&world.records("payment")), [before, after]);
     order.wait_for_log("the position in Kafka is of an earlier life of this database");
     drop(order);
@@ -329,7 +329,7 @@ fn a_leader_frozen_inside_its_transaction_is_fenced_by_the_broker_when_it_goes_o
     until("orders to go out after it", || published(&world, after));
     assert!(published(&world, order_id), "once, by the successor alone");
     assert_no_id_twice(&world);
-    until("the outbox to be empty", || world.outbox_rows(Service::Order) == 0);
+    world.wait_until_published(Service::Order);
 }
 
 #[test]

@@ -366,7 +366,7 @@ impl PutTen for harness::Api {
 }
 
 fn assert_only_confirmed(world: &World, side: &Side, order_id: Uuid) {
-    until("the confirmation", || world.outbox_rows(side.service) == 0);
+    world.wait_until_published(side.service);
     let said = world.records(side.successes);
     assert_eq!(said.len(), 1, "{said:?}");
     assert_eq!(said[0].ce_type, side.compensated);
@@ -408,7 +408,7 @@ fn every_compensation_request_is_confirmed_once_and_undoes_once() {
         world.produce(message);
     }
     until("all five to be handled", || world.is_at_the_ends(Service::Payment));
-    until("the answers", || world.outbox_rows(Service::Payment) == 0);
+    world.wait_until_published(Service::Payment);
     let said: Vec<(String, Value)> =
         world.records(side.successes).into_iter().map(|seen| (seen.ce_type, seen.data["undone"].clone())).collect();
     let expected = [
