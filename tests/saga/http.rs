@@ -548,6 +548,8 @@ fn a_wait_ends_when_the_order_settles_on_whichever_instance() {
     instances[2].api().put_quantity("lamp", 10);
     let id = instances[0].api().place("ann", "lamp", 7, 2);
     until("stock's answer", || instances[0].api().order(id)["stockStatus"] == "COMPLETED");
+    // else the relay, which marks the order as published, would wait at the door too
+    world.wait_until_published(Service::Order);
     let stuck = stuck_order(&world);
     // stopped at the door of the table, so that all of them have found the order open before it settles
     let mut db = world.db(Service::Order);

@@ -253,6 +253,7 @@ fn what_order_cannot_read_is_parked_only() {
     let [order, payment, _stock] = open_shop(&world);
     assert!(payment.stop().success());
     let id = order.api().place("ann", "lamp", 7, 2);
+    until("its requests to be published", || statuses(&order.api().order(id))[1] == "IN_PROGRESS");
     let poison = [
         (
             Message { value: Some(b"\xff".to_vec()), ..answer("payment.success", id, "payment.completed") },

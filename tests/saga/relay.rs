@@ -204,6 +204,7 @@ fn rows_before_a_refused_one_of_the_same_batch_get_out_and_those_behind_it_wait(
     });
     assert_eq!(ids(&published), before);
     order.wait_for_log("MESSAGE_TOO_LARGE");
+    until("the published rows to go", || world.outbox_rows(Service::Order) == 2);
     wait_for_a_turn(&mut db);
     assert_eq!(world.outbox_rows(Service::Order), 2, "the refused row and the one behind it");
     widen(&world, &topic);
