@@ -424,7 +424,9 @@ fn every_compensation_request_is_confirmed_once_and_undoes_once() {
 
 #[test]
 fn duplicates_of_every_message_change_nothing() {
-    let mut play = Play::new("duplicates", 1_000, 1);
+    // the row that has the compensation asked again must not come due meanwhile
+    let late = [("COMPENSATION_RETRY", "1h"), ("ORDER_DEADLINE", "1h")];
+    let mut play = Play::with("duplicates", 1_000, 1, &late);
     play.start(Service::Payment);
     play.start(Service::Stock);
     play.order.api().settled(play.order_id);
