@@ -165,8 +165,9 @@ fn without_leader(world: &World, signal: Signal) -> Duration {
     let order_id = followers[0].api().place("ann", "tea", 1, 1);
     until("a successor to publish", || world.types_about(order_id) == ["payment.requested", "stock.requested"]);
     let took = begun.elapsed();
-    let leading = followers.iter().filter(|one| one.log().contains("leading: producer")).count();
-    assert_eq!(leading, 1, "one of the two leads");
+    let leading = || followers.iter().filter(|one| one.log().contains("leading: producer")).count();
+    until("the successor's line", || leading() > 0);
+    assert_eq!(leading(), 1, "one of the two leads");
     leader.kill();
     took
 }

@@ -287,7 +287,7 @@ fn a_follower_wakes_the_leader_and_takes_over_when_it_is_killed() {
     leader.signal(Signal::KILL);
     let by_successor = follower.api().place("ann", "tea", 1, 1);
     until("the successor to publish", || published(&world, by_successor));
-    assert!(follower.log().contains("leading: producer"));
+    follower.wait_for_log("leading: producer");
     assert_no_id_twice(&world);
 }
 
