@@ -218,6 +218,8 @@ fn one_fault(
     load.release(share.start + half);
     wait_until(Duration::from_secs(30), || load.done.load(Ordering::SeqCst) >= moment);
     let busy = Busy::now(stage, load);
+    // nobody can be struck who has ended meanwhile, as one that was frozen may
+    tell_of_revived(stage);
     let wound = fault.strike(stage, target);
     let what = wound.what.clone();
     report::fault(number, began.elapsed(), &what, &busy);
