@@ -1,14 +1,14 @@
 //! The relay: outbox rows into Kafka, in stored order, each seen once by a read-committed reader.
 //!
-//! A turn is one Kafka transaction with the records and a *position* (a group offset whose metadata names the rows),
-//! then one database transaction that deletes the rows. Under a backlog that delete runs beside the next turn's writes,
-//! and is over before that turn's EndTxn: so a position always names all published rows that may still be there. Rows
-//! are deleted only after a plain success of EndTxn or on finding their position. Every other end of a turn goes through
-//! the door of a new leader ([`Relay::relay_once`] recovers first): InitProducerId ends what is open, and then the position
+//! A turn is one Kafka transaction with the records and a *position*: a group offset whose metadata names all published
+//! rows that may still be in the outbox. They are deleted a little later, those of several turns at once, in one database
+//! transaction: beside a turn's writes, but over before that turn's EndTxn, or when there is nothing to publish. Rows are
+//! deleted only after a plain success of EndTxn or on finding their position. Every other end of a turn goes through the
+//! door of a new leader ([`Relay::relay_once`] recovers first): InitProducerId ends what is open, and then the position
 //! alone tells what was committed.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::select;
 use kafka::{Admin, ErrorCode, ErrorKind, GroupOffset, Interrupt, Producer, ProducerRecord};
@@ -33,6 +33,9 @@ use crate::wake::Wakeups;
 const SLOW_POLL: Duration = Duration::from_secs(1);
 /// How often a follower stands: a dead leader's place is taken within it, and `idle_session_timeout` is 3 s.
 const STAND_AGAIN: Duration = Duration::from_millis(500);
+/// Published rows are deleted so long after the first of them. Most orders are settled by then: nothing is left to be
+/// marked of them, and a delete stands for several turns.
+const DELETE_AFTER: Duration = Duration::from_millis(50);
 /// The broker aborts what a dead relay left open after this, so that readers wait no longer.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -41,11 +44,11 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Turn {
     /// Another instance leads.
     Standby,
-    /// The outbox is empty.
+    /// There was nothing to publish; published rows that were due are deleted.
     Empty,
-    /// So many rows were published; more may wait. The next turn deletes them.
+    /// So many rows were published; more may wait.
     Published(usize),
-    /// So many rows were published and deleted, and there were no more when they were read.
+    /// So many rows were published, and there were no more when they were read.
     Drained(usize),
 }
 
@@ -60,15 +63,20 @@ pub struct Relay {
     leadership: Option<Leadership>,
     /// Whether the fate of all earlier transactions is known.
     recovered: bool,
-    /// Committed, its rows not deleted yet.
-    undeleted: Option<Position>,
+    undeleted: Option<Undeleted>,
     producer: Producer,
     admin: Admin,
     removal: String,
 }
 
-/// The position: what the last committed transaction published.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Rows that are published for certain and not deleted yet.
+struct Undeleted {
+    position: Position,
+    since: Instant,
+}
+
+/// The position: the published rows that may still be there when the transaction that carries it is committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Position {
     install: Uuid,
     first: i64,
@@ -128,7 +136,7 @@ impl Relay {
                 // commits during the first turn of a leadership have woken nobody here
                 Ok(Turn::Empty | Turn::Drained(_)) if !led => Duration::ZERO,
                 // whoever commits afterwards wakes us
-                Ok(Turn::Empty | Turn::Drained(_)) => SLOW_POLL,
+                Ok(Turn::Empty | Turn::Drained(_)) => self.undeleted.as_ref().map_or(SLOW_POLL, Undeleted::rest),
                 Ok(Turn::Standby) => STAND_AGAIN / 2 + backoff::jitter(STAND_AGAIN / 2),
                 Err(Error::Fatal(why)) => return Err(Error::Fatal(why)),
                 Err(Error::Kafka(kafka::Error::Interrupted)) => return Ok(()),
@@ -188,21 +196,19 @@ impl Relay {
         if !self.recovered {
             self.recover()?;
         }
-        let after = self.undeleted.as_ref().map_or(0, |position| position.last);
+        let after = self.undeleted.as_ref().map_or(0, |undeleted| undeleted.position.last);
         let rows = self.leader()?.with(|session| outbox::next_batch(session, self.service, after, self.batch))?;
         if rows.is_empty() {
-            self.delete_published()?;
+            if self.undeleted.as_ref().is_some_and(|undeleted| undeleted.is_due(self.batch_limit)) {
+                self.delete_published()?;
+            }
             return Ok(Turn::Empty);
         }
         // fewer at the next attempt: the rows before a refused one get out, and a slow broker ends in time
         let batch = std::mem::replace(&mut self.batch, (rows.len() / 2).max(1));
         self.undeleted = Some(self.publish(&rows)?);
         self.batch = (batch * 2).min(self.batch_limit);
-        if rows.len() == batch {
-            return Ok(Turn::Published(batch));
-        }
-        self.delete_published()?;
-        Ok(Turn::Drained(rows.len()))
+        Ok(if rows.len() == batch { Turn::Published(batch) } else { Turn::Drained(rows.len()) })
     }
 
     /// The door of a new leader: under the lock, end whatever any predecessor left open, then learn from the position
@@ -218,7 +224,7 @@ impl Relay {
         if let Some(position) = position {
             self.require_own(&position)?;
             if self.is_of_this_life(&position)? {
-                self.undeleted = Some(position);
+                self.undeleted = Some(Undeleted { position, since: Instant::now() });
                 self.delete_published()?;
             }
         }
@@ -246,25 +252,33 @@ impl Relay {
     }
 
     /// One Kafka transaction with the rows' records and their position. A record that Kafka refuses is never skipped:
-    /// the batch is halved until the rows before it are out, and then it is tried again without end (I4).
-    fn publish(&mut self, rows: &[Row]) -> Result<Position> {
+    /// the batch is halved until the rows before it are out, and then it is tried again without end (I4). Published rows
+    /// that are due are deleted meanwhile; those that are not are named by the new position too.
+    fn publish(&mut self, rows: &[Row]) -> Result<Undeleted> {
         let (records, position) = self.records(rows)?;
-        let metadata = serde_json::to_string(&position).expect("plain data is always JSON");
+        let (limit, undeleted) = (self.batch_limit, self.undeleted.take());
+        let (due, kept): (Option<Undeleted>, Option<Undeleted>) = match undeleted {
+            Some(undeleted) if undeleted.is_due(limit) => (Some(undeleted), None),
+            undeleted => (None, undeleted),
+        };
+        let next = Undeleted::joined(kept, position);
+        let position = &next.position;
+        let metadata = serde_json::to_string(position).expect("plain data is always JSON");
         let group = position_group(self.service, &self.prefix);
         let topic = position_topic(self.service, &self.prefix);
         #[cfg(sabotage)]
         let records = sabotage::publish_halves(&mut self.producer, records)?;
-        let (undeleted, leadership) = (self.undeleted.take(), self.leadership.as_ref().ok_or_else(not_leading)?);
+        let leadership = self.leadership.as_ref().ok_or_else(not_leading)?;
         let mut transaction = self.producer.begin()?;
         let offset =
             GroupOffset { group: &group, topic: &topic, partition: 0, offset: position.last, metadata: &metadata };
-        let delete = |undeleted: &Position| delete(leadership, &self.removal, undeleted);
+        let delete = |due: &Undeleted| delete(leadership, &self.removal, &due.position);
         let send = || transaction.send_with_offset(records, &offset);
-        let (sent, deleted) = while_deleting(self.service, undeleted, delete, send);
+        let (sent, deleted) = while_deleting(self.service, due, delete, send);
         if let Err(error) = sent {
             // an answer, not a lost one: the transaction may be ended plainly
             if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
-                let Position { first, last, .. } = position;
+                let (first, last) = (rows[0].id, position.last);
                 log::error!("Kafka refuses outbox rows {first} to {last} (first order {}): {error}", rows[0].order_id);
                 transaction.abort()?;
             }
@@ -273,7 +287,7 @@ impl Relay {
         // else the new position would hide the rows that the last one names
         deleted?;
         transaction.commit()?;
-        Ok(position)
+        Ok(next)
     }
 
     fn records(&self, rows: &[Row]) -> Result<(Vec<ProducerRecord>, Position)> {
@@ -293,8 +307,8 @@ impl Relay {
     }
 
     fn delete_published(&mut self) -> Result<()> {
-        let Some(position) = self.undeleted.take() else { return Ok(()) };
-        delete(self.leader()?, &self.removal, &position)
+        let Some(undeleted) = self.undeleted.take() else { return Ok(()) };
+        delete(self.leader()?, &self.removal, &undeleted.position)
     }
 
     fn leader(&self) -> Result<&Leadership> {
@@ -302,21 +316,42 @@ impl Relay {
     }
 }
 
-/// Does `work` while a thread of its own deletes the rows of a position, if there is one.
+impl Undeleted {
+    /// What was published before and is still there, with what is published now.
+    fn joined(before: Option<Undeleted>, now: Position) -> Undeleted {
+        match before {
+            None => Undeleted { position: now, since: Instant::now() },
+            Some(Undeleted { position: Position { first, count, .. }, since }) => {
+                Undeleted { position: Position { first, count: count + now.count, ..now }, since }
+            }
+        }
+    }
+
+    /// Time to delete them: they are old enough, or as many as one transaction takes.
+    fn is_due(&self, limit: usize) -> bool {
+        self.position.count >= limit || self.rest().is_zero()
+    }
+
+    fn rest(&self) -> Duration {
+        DELETE_AFTER.saturating_sub(self.since.elapsed())
+    }
+}
+
+/// Does `work` while a thread of its own deletes the rows that are due, if there are any.
 fn while_deleting<T>(
     service: Service,
-    undeleted: Option<Position>,
-    delete: impl Fn(&Position) -> Result<()> + Sync,
+    due: Option<Undeleted>,
+    delete: impl Fn(&Undeleted) -> Result<()> + Sync,
     work: impl FnOnce() -> T,
 ) -> (T, Result<()>) {
-    let Some(position) = undeleted else { return (work(), Ok(())) };
+    let Some(due) = due else { return (work(), Ok(())) };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name(format!("{}-relay-delete", service.name()));
-        let deleting = thread.spawn_scoped(scope, || delete(&position));
+        let deleting = thread.spawn_scoped(scope, || delete(&due));
         let done = work();
         let deleted = match deleting {
             Ok(thread) => thread.join().unwrap_or_else(|panic| Err(panic_text(panic))),
-            Err(_) => delete(&position),
+            Err(_) => delete(&due),
         };
         (done, deleted)
     })
