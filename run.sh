@@ -642,9 +642,9 @@ offsets.topic.num.partitions=8
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
 transaction.state.log.num.partitions=8
-# Beside the services on a few cores: fewer threads are awake more often, and a request costs less.
-num.network.threads=2
-num.io.threads=3
+# Beside the services on a few cores: one thread that is awake costs a request less than several that wake one another.
+num.network.threads=1
+num.io.threads=1
 # Each write in a transaction would first be asked back of the coordinator: a sixth of the broker's work for a lone
 # order. That guards against a client that goes on under the old epoch after a lost answer, which ours never does.
 transaction.partition.verification.enable=false
