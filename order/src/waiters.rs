@@ -1,6 +1,8 @@
 //! Requests that wait for an order to settle: parked, not held by a worker. One query answers all of them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -38,6 +40,8 @@ struct Waiter {
 pub struct Waiters {
     park: Sender<Waiter>,
     look: Sender<()>,
+    /// Requests parked and not answered.
+    open: Arc<AtomicUsize>,
 }
 
 /// The ends that the waiting room's thread holds.
@@ -46,14 +50,17 @@ pub struct WaitingRoom {
     look: Receiver<()>,
     connection: Connection,
     waiting: Vec<Waiter>,
+    open: Arc<AtomicUsize>,
 }
 
 /// The waiters and their room.
 pub fn new(connector: Connector) -> (Waiters, WaitingRoom) {
     let (park, parked) = bounded(PARKED);
     let (look_sender, look) = bounded(1);
-    let room = WaitingRoom { parked, look, connection: Connection::new(connector), waiting: Vec::new() };
-    (Waiters { park, look: look_sender }, room)
+    let open = Arc::default();
+    let connection = Connection::new(connector);
+    let room = WaitingRoom { parked, look, connection, waiting: Vec::new(), open: Arc::clone(&open) };
+    (Waiters { park, look: look_sender, open }, room)
 }
 
 impl Waiters {
@@ -61,14 +68,19 @@ impl Waiters {
     /// once when too many wait.
     pub fn park(&self, order_id: Uuid, wait: Duration, reply: impl FnOnce(Waited) + Send + 'static) {
         let waiter = Waiter { order_id, until: Instant::now() + wait, reply: Box::new(reply) };
+        self.open.fetch_add(1, Ordering::SeqCst);
         if let Err(refused) = self.park.try_send(waiter) {
+            self.open.fetch_sub(1, Ordering::SeqCst);
             (refused.into_inner().reply)(Waited::TooMany);
         }
     }
 
-    /// Has the waiting orders looked at: some may have settled. Never blocks.
+    /// Has the waiting orders looked at, if there are any: some may have settled. Never blocks. Who is counted only after
+    /// this is looked at when it is parked, which is after what the caller has committed.
     pub fn look(&self) {
-        let _ = self.look.try_send(());
+        if self.open.load(Ordering::SeqCst) > 0 {
+            let _ = self.look.try_send(());
+        }
     }
 }
 
@@ -121,6 +133,7 @@ impl WaitingRoom {
         for waiter in std::mem::take(&mut self.waiting) {
             let order = found.get(&waiter.order_id);
             if all || waiter.until <= now || order.is_some_and(|order| order.saga.is_settled()) {
+                self.open.fetch_sub(1, Ordering::SeqCst);
                 (waiter.reply)(Waited::Over(order.cloned()));
             } else {
                 self.waiting.push(waiter);

@@ -1,32 +1,43 @@
 //! The one answer to a request, given from any thread.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::limits::Limits;
 use super::message::Response;
 use super::problem::Problem;
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 /// Answers one request, once, from any thread and at any later time within its limit ([`Limits::answer`]).
 ///
 /// Sending never blocks: the connection's own thread writes to the client. Dropped without an answer, by a panic for instance, it
 /// sends a 500 problem.
 #[derive(Debug)]
-pub struct Responder {
-    answer: Option<Sender<Response>>,
-    late: Late,
-}
+pub struct Responder(Option<Arc<Slot>>);
 
 /// Where a request's answer arrives.
 #[derive(Debug)]
-pub struct Awaited {
-    answer: Receiver<Response>,
-    late: Late,
+pub struct Awaited(Arc<Slot>);
+
+/// A lock and a condition rather than a channel, whose receiver spins before it sleeps: answers take milliseconds.
+#[derive(Debug)]
+struct Slot {
+    content: Mutex<Content>,
+    filled: Condvar,
 }
 
-/// When the waiting ends, and what is answered then.
-type Late = Arc<Mutex<(Duration, Option<Response>)>>;
+#[derive(Debug)]
+struct Content {
+    answer: Option<Response>,
+    /// When the waiting ends, and what is answered then.
+    limit: Duration,
+    late: Option<Response>,
+}
+
+impl Slot {
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Responder {
     /// A responder and where its answer arrives. Tests of handlers use it as well.
@@ -36,33 +47,37 @@ impl Responder {
 
     /// The same with the longest time to wait for the answer.
     pub(super) fn pair_within(limit: Duration) -> (Self, Awaited) {
-        // One place: there is one answer, so that sending it never waits.
-        let (sender, receiver) = bounded(1);
-        let late = Late::new(Mutex::new((limit, None)));
-        (Responder { answer: Some(sender), late: late.clone() }, Awaited { answer: receiver, late })
+        let content = Mutex::new(Content { answer: None, limit, late: None });
+        let slot = Arc::new(Slot { content, filled: Condvar::new() });
+        (Responder(Some(slot.clone())), Awaited(slot))
     }
 
     /// Has `response` sent if there is no other after `limit`. To be called before the handler returns.
     pub fn or_after(&self, limit: Duration, response: impl Into<Response>) {
-        *self.late.lock().unwrap_or_else(PoisonError::into_inner) = (limit, Some(response.into()));
+        if let Some(slot) = &self.0 {
+            let mut content = slot.content();
+            content.limit = limit;
+            content.late = Some(response.into());
+        }
     }
 
     /// Answers the request. If nobody waits any more (the answer came too late), it is dropped.
     pub fn send(mut self, response: impl Into<Response>) {
-        self.deliver(response.into());
+        self.deliver(response);
     }
 
-    fn deliver(&mut self, response: Response) {
-        if let Some(answer) = self.answer.take() {
-            let _ = answer.try_send(response);
+    fn deliver(&mut self, response: impl Into<Response>) {
+        if let Some(slot) = self.0.take() {
+            slot.content().answer = Some(response.into());
+            slot.filled.notify_one();
         }
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if self.answer.is_some() {
-            self.deliver(Problem::new(500, "the request was dropped without an answer; its outcome is unknown").into());
+        if self.0.is_some() {
+            self.deliver(Problem::new(500, "the request was dropped without an answer; its outcome is unknown"));
         }
     }
 }
@@ -70,11 +85,12 @@ impl Drop for Responder {
 impl Awaited {
     /// Waits for the answer, or for the end of the request's limit.
     pub fn wait(self) -> Response {
-        let (limit, late) = std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
-        self.answer.recv_timeout(limit).unwrap_or_else(|_| {
-            late.unwrap_or_else(|| {
-                Problem::unavailable("no answer was found in time; the request's outcome is unknown", 1).into()
-            })
+        let content = self.0.content();
+        let limit = content.limit;
+        let waited = self.0.filled.wait_timeout_while(content, limit, |content| content.answer.is_none());
+        let mut content = waited.unwrap_or_else(PoisonError::into_inner).0;
+        content.answer.take().or_else(|| content.late.take()).unwrap_or_else(|| {
+            Problem::unavailable("no answer was found in time; the request's outcome is unknown", 1).into()
         })
     }
 }
