@@ -63,16 +63,11 @@ pub fn lock_balances(tx: &mut Tx<'_>, user_names: &[&str]) -> Result<HashMap<Str
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Writes what changed in the books.
+/// Writes what changed in the books: payments and balances by one statement, all of them locked before.
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub fn write(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
-    write_payments(tx, books)?;
-    write_balances(tx, books)
-}
-
-fn write_payments(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
     if books.changed_payments.is_empty() {
         return Ok(());
     }
@@ -87,13 +82,19 @@ fn write_payments(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
     let froms: Vec<Option<&str>> =
         changed.iter().map(|p| p.reason.as_ref().map(|reason| reason.from.as_str())).collect();
     let confirmed: Vec<String> = changed.iter().map(|p| array_text(&p.confirmed)).collect();
+    let accounts: Vec<&str> = books.changed_balances.iter().map(String::as_str).collect();
+    let balances: Vec<i64> = accounts.iter().map(|user_name| books.balances[*user_name]).collect();
     tx.execute(
-        "update payment p set user_name = c.user_name, amount = c.amount, status = c.status, reason_code = c.code,
-                reason_from = c.reason_from, confirmed = c.confirmed::uuid[], updated_at = clock_timestamp()
-           from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
-                as c (order_id, user_name, amount, status, code, reason_from, confirmed)
-          where p.order_id = c.order_id",
-        &[&order_ids, &user_names, &amounts, &statuses, &codes, &froms, &confirmed],
+        "with written as (
+             update payment p set user_name = c.user_name, amount = c.amount, status = c.status, reason_code = c.code,
+                    reason_from = c.reason_from, confirmed = c.confirmed::uuid[], updated_at = clock_timestamp()
+               from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
+                    as c (order_id, user_name, amount, status, code, reason_from, confirmed)
+              where p.order_id = c.order_id
+         )
+         update account a set balance = c.balance from unnest($8::text[], $9::bigint[]) as c (user_name, balance)
+          where a.user_name = c.user_name",
+        &[&order_ids, &user_names, &amounts, &statuses, &codes, &froms, &confirmed, &accounts, &balances],
     )?;
     Ok(())
 }
@@ -102,20 +103,6 @@ fn write_payments(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
 fn array_text(ids: &[Uuid]) -> String {
     let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
     format!("{{{}}}", ids.join(","))
-}
-
-fn write_balances(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
-    if books.changed_balances.is_empty() {
-        return Ok(());
-    }
-    let user_names: Vec<&str> = books.changed_balances.iter().map(String::as_str).collect();
-    let balances: Vec<i64> = user_names.iter().map(|user_name| books.balances[*user_name]).collect();
-    tx.execute(
-        "update account a set balance = c.balance from unnest($1::text[], $2::bigint[]) as c (user_name, balance)
-          where a.user_name = c.user_name",
-        &[&user_names, &balances],
-    )?;
-    Ok(())
 }
 
 /// Sets an account's balance; the difference counts as deposited. True if the account is new.

@@ -63,16 +63,11 @@ pub fn lock_quantities(tx: &mut Tx<'_>, item_names: &[&str]) -> Result<HashMap<S
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Writes what changed in the books.
+/// Writes what changed in the books: reservations and quantities by one statement, all of them locked before.
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub fn write(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
-    write_reservations(tx, books)?;
-    write_quantities(tx, books)
-}
-
-fn write_reservations(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
     if books.changed_reservations.is_empty() {
         return Ok(());
     }
@@ -88,13 +83,20 @@ fn write_reservations(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
     let froms: Vec<Option<&str>> =
         changed.iter().map(|r| r.reason.as_ref().map(|reason| reason.from.as_str())).collect();
     let confirmed: Vec<String> = changed.iter().map(|r| array_text(&r.confirmed)).collect();
+    let items: Vec<&str> = books.changed_quantities.iter().map(String::as_str).collect();
+    let left: Vec<i64> = items.iter().map(|item_name| books.quantities[*item_name]).collect();
     tx.execute(
-        "update reservation r set item_name = c.item_name, quantity = c.quantity, status = c.status, reason_code = c.code,
-                reason_from = c.reason_from, confirmed = c.confirmed::uuid[], updated_at = clock_timestamp()
-           from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
-                as c (order_id, item_name, quantity, status, code, reason_from, confirmed)
-          where r.order_id = c.order_id",
-        &[&order_ids, &item_names, &quantities, &statuses, &codes, &froms, &confirmed],
+        "with written as (
+             update reservation r set item_name = c.item_name, quantity = c.quantity, status = c.status,
+                    reason_code = c.code, reason_from = c.reason_from, confirmed = c.confirmed::uuid[],
+                    updated_at = clock_timestamp()
+               from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
+                    as c (order_id, item_name, quantity, status, code, reason_from, confirmed)
+              where r.order_id = c.order_id
+         )
+         update item i set quantity = c.quantity from unnest($8::text[], $9::bigint[]) as c (item_name, quantity)
+          where i.item_name = c.item_name",
+        &[&order_ids, &item_names, &quantities, &statuses, &codes, &froms, &confirmed, &items, &left],
     )?;
     Ok(())
 }
@@ -103,20 +105,6 @@ fn write_reservations(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
 fn array_text(ids: &[Uuid]) -> String {
     let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
     format!("{{{}}}", ids.join(","))
-}
-
-fn write_quantities(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
-    if books.changed_quantities.is_empty() {
-        return Ok(());
-    }
-    let item_names: Vec<&str> = books.changed_quantities.iter().map(String::as_str).collect();
-    let quantities: Vec<i64> = item_names.iter().map(|item_name| books.quantities[*item_name]).collect();
-    tx.execute(
-        "update item i set quantity = c.quantity from unnest($1::text[], $2::bigint[]) as c (item_name, quantity)
-          where i.item_name = c.item_name",
-        &[&item_names, &quantities],
-    )?;
-    Ok(())
 }
 
 /// Sets an item's quantity; the difference counts as deposited. True if the item is new.
