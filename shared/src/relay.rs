@@ -2,10 +2,10 @@
 //!
 //! A turn is one Kafka transaction with the records and a *position*: a group offset whose metadata names all published
 //! rows that may still be in the outbox. They are deleted a little later, those of several turns at once, in one database
-//! transaction: beside a turn's writes, but over before that turn's EndTxn, or when there is nothing to publish. Rows are
-//! deleted only after a plain success of EndTxn or on finding their position. Every other end of a turn goes through the
-//! door of a new leader ([`Relay::relay_once`] recovers first): InitProducerId ends what is open, and then the position
-//! alone tells what was committed.
+//! transaction: beside a turn's writes, but over before that turn's EndTxn ([`crate::beside`]), or when there is nothing to
+//! publish. Rows are deleted only after a plain success of EndTxn or on finding their position. Every other end of a turn
+//! goes through the door of a new leader ([`Relay::relay_once`] recovers first): InitProducerId ends what is open, and then
+//! the position alone tells what was committed.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::backoff;
+use crate::beside::Beside;
 use crate::config::Config;
 use crate::db::{Connector, Limits};
 use crate::envelope::{self, Stored};
 use crate::error::{Error, Result};
 use crate::event::Service;
-use crate::handler::panic_text;
 use crate::leader::{Candidate, Leadership};
 use crate::outbox::{self, Row};
 #[cfg(sabotage)]
@@ -64,6 +64,8 @@ pub struct Relay {
     /// Whether the fate of all earlier transactions is known.
     recovered: bool,
     undeleted: Option<Undeleted>,
+    /// Read beside the last turn, to be published next.
+    ahead: Vec<Row>,
     producer: Producer,
     admin: Admin,
     removal: String,
@@ -107,6 +109,7 @@ impl Relay {
             leadership: None,
             recovered: false,
             undeleted: None,
+            ahead: Vec::new(),
             producer: Producer::transactional(kafka.clone(), interrupt.clone(), transactional_id, TRANSACTION_TIMEOUT),
             admin: Admin::new(kafka, interrupt),
             removal,
@@ -176,6 +179,7 @@ impl Relay {
         if let Err(error) = &result {
             self.recovered = false;
             self.undeleted = None;
+            self.ahead.clear();
             // a fenced or broken leader closes its connection: the lock is free for whoever is alive
             let keeps_lock = matches!(error, Error::Kafka(cause) if cause.kind() != ErrorKind::Fenced);
             if !keeps_lock {
@@ -196,8 +200,7 @@ impl Relay {
         if !self.recovered {
             self.recover()?;
         }
-        let after = self.undeleted.as_ref().map_or(0, |undeleted| undeleted.position.last);
-        let rows = self.leader()?.with(|session| outbox::next_batch(session, self.service, after, self.batch))?;
+        let rows = self.next_rows()?;
         if rows.is_empty() {
             if self.undeleted.as_ref().is_some_and(|undeleted| undeleted.is_due(self.batch_limit)) {
                 self.delete_published()?;
@@ -206,9 +209,19 @@ impl Relay {
         }
         // fewer at the next attempt: the rows before a refused one get out, and a slow broker ends in time
         let batch = std::mem::replace(&mut self.batch, (rows.len() / 2).max(1));
-        self.undeleted = Some(self.publish(&rows)?);
-        self.batch = (batch * 2).min(self.batch_limit);
-        Ok(if rows.len() == batch { Turn::Published(batch) } else { Turn::Drained(rows.len()) })
+        let (count, next_batch) = (rows.len(), (batch * 2).min(self.batch_limit));
+        self.publish(&rows, (count == batch).then_some(next_batch))?;
+        self.batch = next_batch;
+        Ok(if count == batch { Turn::Published(count) } else { Turn::Drained(count) })
+    }
+
+    /// Those read ahead, or read now.
+    fn next_rows(&mut self) -> Result<Vec<Row>> {
+        if !self.ahead.is_empty() {
+            return Ok(std::mem::take(&mut self.ahead));
+        }
+        let after = self.undeleted.as_ref().map_or(0, |undeleted| undeleted.position.last);
+        read(self.leader()?, self.service, after, self.batch)
     }
 
     /// The door of a new leader: under the lock, end whatever any predecessor left open, then learn from the position
@@ -253,41 +266,41 @@ impl Relay {
 
     /// One Kafka transaction with the rows' records and their position. A record that Kafka refuses is never skipped:
     /// the batch is halved until the rows before it are out, and then it is tried again without end (I4). Published rows
-    /// that are due are deleted meanwhile; those that are not are named by the new position too.
-    fn publish(&mut self, rows: &[Row]) -> Result<Undeleted> {
+    /// that are due are deleted meanwhile; those that are not are named by the new position too. Where more rows are
+    /// likely to wait, so many are then read ahead.
+    fn publish(&mut self, rows: &[Row], more: Option<usize>) -> Result<()> {
         let (records, position) = self.records(rows)?;
-        let (limit, undeleted) = (self.batch_limit, self.undeleted.take());
-        let (due, kept): (Option<Undeleted>, Option<Undeleted>) = match undeleted {
-            Some(undeleted) if undeleted.is_due(limit) => (Some(undeleted), None),
-            undeleted => (None, undeleted),
-        };
-        let next = Undeleted::joined(kept, position);
-        let position = &next.position;
-        let metadata = serde_json::to_string(position).expect("plain data is always JSON");
-        let group = position_group(self.service, &self.prefix);
-        let topic = position_topic(self.service, &self.prefix);
         #[cfg(sabotage)]
         let records = sabotage::publish_halves(&mut self.producer, records)?;
+        let due = self.undeleted.take_if(|undeleted| undeleted.is_due(self.batch_limit));
+        let next = Undeleted::joined(self.undeleted.take(), position);
+        let (service, last, removal) = (self.service, next.position.last, &*self.removal);
         let leadership = self.leadership.as_ref().ok_or_else(not_leading)?;
+        let beside = Beside {
+            delete: due.map(|due| move || delete(leadership, removal, &due.position)),
+            read: more.map(|limit| move || read(leadership, service, last, limit)),
+        };
+        let group = position_group(service, &self.prefix);
+        let topic = position_topic(service, &self.prefix);
+        let metadata = serde_json::to_string(&next.position).expect("plain data is always JSON");
+        let offset = GroupOffset { group: &group, topic: &topic, partition: 0, offset: last, metadata: &metadata };
         let mut transaction = self.producer.begin()?;
-        let offset =
-            GroupOffset { group: &group, topic: &topic, partition: 0, offset: position.last, metadata: &metadata };
-        let delete = |due: &Undeleted| delete(leadership, &self.removal, &due.position);
-        let send = || transaction.send_with_offset(records, &offset);
-        let (sent, deleted) = while_deleting(self.service, due, delete, send);
-        if let Err(error) = sent {
-            // an answer, not a lost one: the transaction may be ended plainly
-            if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
-                let (first, last) = (rows[0].id, position.last);
-                log::error!("Kafka refuses outbox rows {first} to {last} (first order {}): {error}", rows[0].order_id);
-                transaction.abort()?;
+        self.ahead = beside.run(format!("{}-relay-beside", service.name()), |deleted| {
+            if let Err(error) = transaction.send_with_offset(records, &offset) {
+                // an answer, not a lost one: the transaction may be ended plainly
+                if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
+                    let Row { id, order_id, .. } = &rows[0];
+                    log::error!("Kafka refuses outbox rows {id} to {last} (first order {order_id}): {error}");
+                    transaction.abort()?;
+                }
+                return Err(error.into());
             }
-            return Err(error.into());
-        }
-        // else the new position would hide the rows that the last one names
-        deleted?;
-        transaction.commit()?;
-        Ok(next)
+            // else the new position would hide the rows that the last one names
+            deleted()?;
+            Ok(transaction.commit()?)
+        })?;
+        self.undeleted = Some(next);
+        Ok(())
     }
 
     fn records(&self, rows: &[Row]) -> Result<(Vec<ProducerRecord>, Position)> {
@@ -337,24 +350,8 @@ impl Undeleted {
     }
 }
 
-/// Does `work` while a thread of its own deletes the rows that are due, if there are any.
-fn while_deleting<T>(
-    service: Service,
-    due: Option<Undeleted>,
-    delete: impl Fn(&Undeleted) -> Result<()> + Sync,
-    work: impl FnOnce() -> T,
-) -> (T, Result<()>) {
-    let Some(due) = due else { return (work(), Ok(())) };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name(format!("{}-relay-delete", service.name()));
-        let deleting = thread.spawn_scoped(scope, || delete(&due));
-        let done = work();
-        let deleted = match deleting {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| Err(panic_text(panic))),
-            Err(_) => delete(&due),
-        };
-        (done, deleted)
-    })
+fn read(leadership: &Leadership, service: Service, after: i64, limit: usize) -> Result<Vec<Row>> {
+    leadership.with(|session| outbox::next_batch(session, service, after, limit))
 }
 
 fn delete(leadership: &Leadership, removal: &str, position: &Position) -> Result<()> {
