@@ -27,6 +27,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     let mut stage = Stage::start(SECTION, 1, NAMES)?;
     http::constant(&stage, options, report)?;
     stage.stop_all();
+    http::tiny_http(options, report)?;
     postgres::place_orders(&stage, options, report)?;
     postgres::transactions(&mut stage, options, report)?;
     kafka::own_transactions(&stage, options, report)?;

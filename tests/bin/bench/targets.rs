@@ -34,11 +34,13 @@ const TARGETS: [(Key, Bound); 15] = [
 ];
 
 /// A figure, its limit, and the least ratio that is wanted of them.
-const LIMITS: [(Key, Key, Option<f64>); 14] = [
+const LIMITS: [(Key, Key, Option<f64>); 16] = [
     (SETTLED, limit("pgbench, monolith"), Some(1.0)),
     (SETTLED, limit("pgbench -N"), None),
     (ACCEPTED, limit("place_orders in batches"), None),
     (ACCEPTED, limit("HTTP, a constant"), None),
+    (ACCEPTED, limit("HTTP, a constant, by tiny_http"), None),
+    (limit("HTTP, a constant, few connections"), limit("HTTP, a constant, by tiny_http"), None),
     (("relay", "drain", "rows/s"), limit("own Kafka transactions, rows"), Some(0.5)),
     (limit("own Kafka transactions, records"), limit("ProducerPerformance"), None),
     (HANDLED, limit("ConsumerPerformance"), None),
