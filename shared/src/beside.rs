@@ -28,7 +28,8 @@ impl<D: Fn() -> Result<()> + Sync, R: Fn() -> Result<Vec<Row>> + Sync> Beside<D,
         }
         let (tell, told) = bounded(1);
         scope(|scope| {
-            let work = || {
+            // it owns `tell`: a panic in it ends the wait, too
+            let work = move || {
                 let deleted = self.delete();
                 let sound = deleted.is_ok();
                 let _ = tell.send(deleted);
@@ -53,5 +54,25 @@ impl<D: Fn() -> Result<()> + Sync, R: Fn() -> Result<Vec<Row>> + Sync> Beside<D,
 
     fn read(&self) -> Vec<Row> {
         self.read.as_ref().and_then(|read| read().ok()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Read = fn() -> Result<Vec<Row>>;
+
+    fn outcome(delete: fn() -> Result<()>) -> String {
+        let beside = Beside { delete: Some(delete), read: None::<Read> };
+        let done = beside.run("beside".into(), |deleted| deleted());
+        done.map_or_else(|error| error.to_string(), |ahead| format!("{} rows ahead", ahead.len()))
+    }
+
+    #[test]
+    fn whoever_waits_for_the_delete_is_told_also_of_its_failure_and_its_panic() {
+        assert_eq!(outcome(|| Ok(())), "0 rows ahead");
+        assert_eq!(outcome(|| Err(Error::Fatal("kept".into()))), "kept");
+        assert!(outcome(|| panic!("torn")).contains("the thread that deletes published rows is gone"));
     }
 }
