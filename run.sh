@@ -478,6 +478,10 @@ CONF
 start_postgres() {
   local attempt pid
   if runs postgres; then return 0; fi
+  if [ -f "$PG_DATA/PG_VERSION" ] && [ -z "${POSTGRES_PASSWORD:-}" ]; then
+    die "$PG_HOME has a PostgreSQL cluster of this folder, but its password, kept in $DIR/servers, is gone" \
+      "bring that file back or, if the data may go, remove it: rm -r $PG_HOME"
+  fi
   [ -f "$PG_DATA/PG_VERSION" ] || { : "${POSTGRES_PASSWORD:=$(od -An -N 16 -tx1 /dev/urandom | tr -d ' \n')}"; create_cluster; }
   POSTGRES_PORT=$(free_port "$POSTGRES_PORT")
   write_servers
@@ -499,7 +503,7 @@ start_postgres() {
   die "PostgreSQL does not start" "$(tail -n 5 "$PG_HOME/postgres.log" 2>/dev/null)" "log: $DIR/log/postgres.log"
 }
 
-sql() { PGCONNECT_TIMEOUT=10 "$PG_BIN/psql" -X -q -t -A -v ON_ERROR_STOP=1 "$1" -c "$2" </dev/null; } # URL STATEMENT
+sql() { PGCONNECT_TIMEOUT=10 "$PG_BIN/psql" -X -w -q -t -A -v ON_ERROR_STOP=1 "$1" -c "$2" </dev/null; } # URL STATEMENT
 
 # The services' own user of the private cluster; it may create databases, and is no superuser.
 create_role() {
