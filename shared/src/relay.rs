@@ -78,7 +78,7 @@ struct Undeleted {
 }
 
 /// The position: the published rows that may still be there when the transaction that carries it is committed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Position {
     install: Uuid,
     first: i64,
@@ -202,8 +202,8 @@ impl Relay {
         }
         let rows = self.next_rows()?;
         if rows.is_empty() {
-            if self.undeleted.as_ref().is_some_and(|undeleted| undeleted.is_due(self.batch_limit)) {
-                self.delete_published()?;
+            if let Some(due) = self.take_due() {
+                delete(self.leader()?, &self.removal, &due.position)?;
             }
             return Ok(Turn::Empty);
         }
@@ -237,8 +237,7 @@ impl Relay {
         if let Some(position) = position {
             self.require_own(&position)?;
             if self.is_of_this_life(&position)? {
-                self.undeleted = Some(Undeleted { position, since: Instant::now() });
-                self.delete_published()?;
+                delete(self.leader()?, &self.removal, &position)?;
             }
         }
         self.recovered = true;
@@ -272,7 +271,7 @@ impl Relay {
         let (records, position) = self.records(rows)?;
         #[cfg(sabotage)]
         let records = sabotage::publish_halves(&mut self.producer, records)?;
-        let due = self.undeleted.take_if(|undeleted| undeleted.is_due(self.batch_limit));
+        let due = self.take_due();
         let next = Undeleted::joined(self.undeleted.take(), position);
         let (service, last, removal) = (self.service, next.position.last, &*self.removal);
         let leadership = self.leadership.as_ref().ok_or_else(not_leading)?;
@@ -317,6 +316,10 @@ impl Relay {
         }
         let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
         Ok((records, Position { install: self.install_id, first, last, count: rows.len(), message }))
+    }
+
+    fn take_due(&mut self) -> Option<Undeleted> {
+        self.undeleted.take_if(|undeleted| undeleted.is_due(self.batch_limit))
     }
 
     fn delete_published(&mut self) -> Result<()> {
