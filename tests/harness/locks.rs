@@ -30,13 +30,15 @@ impl World {
     }
 }
 
-/// Ends the sessions of this name on the database of `db`: the server goes on with a statement that it has, also when the
-/// client was killed.
+/// Ends the sessions of this name on the database of `db`, and waits until they are gone: the server goes on with a
+/// statement that it has, also when the client was killed.
 ///
 /// # Panics
-/// When PostgreSQL does not answer.
+/// When PostgreSQL does not answer, or that takes too long.
 pub fn end_sessions(db: &mut Client, name: &str) {
     let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()
                 and application_name = $1";
-    db.execute(sql, &[&name]).expect("a superuser may");
+    wait::until(&format!("the sessions of {name} to be gone"), || {
+        db.execute(sql, &[&name]).expect("a superuser may") == 0
+    });
 }
