@@ -478,11 +478,13 @@ CONF
 start_postgres() {
   local attempt pid
   if runs postgres; then return 0; fi
-  if [ -f "$PG_DATA/PG_VERSION" ] && [ -z "${POSTGRES_PASSWORD:-}" ]; then
+  if [ ! -f "$PG_DATA/PG_VERSION" ]; then
+    : "${POSTGRES_PASSWORD:=$(od -An -N 16 -tx1 /dev/urandom | tr -d ' \n')}"
+    create_cluster
+  elif [ -z "${POSTGRES_PASSWORD:-}" ]; then
     die "$PG_HOME has a PostgreSQL cluster of this folder, but its password, kept in $DIR/servers, is gone" \
       "bring that file back or, if the data may go, remove it: rm -r $PG_HOME"
   fi
-  [ -f "$PG_DATA/PG_VERSION" ] || { : "${POSTGRES_PASSWORD:=$(od -An -N 16 -tx1 /dev/urandom | tr -d ' \n')}"; create_cluster; }
   POSTGRES_PORT=$(free_port "$POSTGRES_PORT")
   write_servers
   ln -sf "$PG_HOME/postgres.log" "$DIR/log/postgres.log"
