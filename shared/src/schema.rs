@@ -12,7 +12,7 @@ mod common {
 }
 
 /// What this binary is: a schema that asks for a newer one refuses it.
-const BINARY_VERSION: i32 = 1;
+const BINARY_VERSION: i32 = 2;
 
 /// Brings the schema up to date. A schema newer than the binary but additive is warned of and used.
 ///
@@ -55,8 +55,10 @@ fn run(session: &mut Session, history: &str, mut runner: Runner) -> Result<()> {
     Ok(())
 }
 
+/// What lies behind it, down to the server's own words.
 fn cause(error: &refinery::Error) -> String {
-    std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default()
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    causes.map(|cause| format!(": {cause}")).collect()
 }
 
 fn warn_if_newer(
