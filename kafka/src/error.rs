@@ -166,6 +166,15 @@ pub enum Error {
         /// The partition.
         partition: i32,
     },
+    /// A transaction is still open in this partition.
+    Undecided {
+        /// The partition, `topic-number`.
+        partition: String,
+        /// The first offset that waits for it.
+        offset: i64,
+        /// How long was waited.
+        after: Duration,
+    },
     /// [`Interrupt::interrupt`](crate::Interrupt::interrupt) was called. The object can't be used any more.
     Interrupted,
     /// The producer must be initialised first: it never was, or its last call left open what the broker has done.
@@ -183,6 +192,7 @@ impl Error {
             Error::Refused { code, .. } => code.kind(),
             Error::Io { .. } | Error::Timeout { .. } => ErrorKind::Retriable,
             Error::NoBroker { .. } | Error::NoLeader { .. } => ErrorKind::Retriable,
+            Error::Undecided { .. } => ErrorKind::Retriable,
             Error::NotInitialised | Error::TransactionFailed => ErrorKind::Retriable,
             Error::Frame { .. } | Error::Decode { .. } => ErrorKind::Fatal,
             Error::UnsupportedVersion { .. } => ErrorKind::Fatal,
@@ -245,6 +255,9 @@ impl fmt::Display for Error {
             }
             Error::NoBroker { causes } => write!(f, "no broker usable: {}", causes.join("; ")),
             Error::NoLeader { topic, partition } => write!(f, "no leader for {topic}-{partition}"),
+            Error::Undecided { partition, offset, after } => {
+                write!(f, "the transaction at offset {offset} of {partition} was not decided within {after:?}")
+            }
             Error::Interrupted => f.write_str("interrupted"),
             Error::NotInitialised => f.write_str("the producer is not initialised"),
             Error::TransactionFailed => f.write_str("a part of the transaction failed: it can only be aborted"),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
-use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TransactionalId, TxnOffsetCommitRequest};
+use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TransactionalId};
 
 use crate::batch::{Writer, encode, estimated_size};
 use crate::cluster::{Cluster, topic_name};
@@ -130,18 +130,9 @@ pub(crate) enum Undelivered {
     Unknown(Error),
 }
 
-/// A request to a coordinator that goes out with the first batches, so that both wait for their answers at once.
-pub(crate) struct Beside<R: Request> {
-    pub(crate) address: String,
-    pub(crate) request: R,
-    /// None while it was not sent.
-    pub(crate) answer: Option<Result<R::Response>>,
-}
-
 /// What it takes to write under one identity.
 pub(crate) struct Delivery<'a> {
     pub(crate) cluster: &'a mut Cluster,
-    pub(crate) beside: Option<&'a mut Beside<TxnOffsetCommitRequest>>,
     pub(crate) sequences: &'a mut Sequences,
     pub(crate) writer: Writer,
     pub(crate) transactional_id: Option<TransactionalId>,
@@ -241,16 +232,11 @@ impl Delivery<'_> {
                 left.batches.extend(batches);
             }
         }
-        // Behind the batches also where it shares their connection: answers come in the order of the requests.
-        let beside = self.beside.take().map(|beside| (beside.send(self.cluster, deadline), beside));
         for (leader, request, batches) in sent {
             match self.cluster.receive(&leader, request) {
                 Ok(answer) => self.settle(&leader, answer, batches, &mut left),
                 Err(error) => self.lost(error, batches, &mut left),
             }
-        }
-        if let Some((sent, beside)) = beside {
-            beside.answer = sent.map(|sent| self.cluster.receive(&beside.address, sent));
         }
         left
     }
@@ -343,13 +329,6 @@ impl Delivery<'_> {
         batch.doubtful |= may_be_written(code, answer.base_offset);
         let error = refused(leader, &batch.place, code, answer);
         left.keep(batch, error);
-    }
-}
-
-impl<R: Request> Beside<R> {
-    /// `None` when it certainly was not sent.
-    fn send(&self, cluster: &mut Cluster, deadline: Instant) -> Option<Sent<R>> {
-        cluster.send(&self.address, &self.request, deadline).ok()
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use kafka_protocol::messages::{
-    InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId, TxnOffsetCommitRequest,
-};
+use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId};
 use kafka_protocol::protocol::StrBytes;
 
 use crate::batch::Writer;
@@ -12,7 +10,7 @@ use crate::cluster::{Cluster, Coordinated, Repeat};
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
-use crate::produce::{Beside, Delivery, Queues, Sequences, Undelivered, split};
+use crate::produce::{Delivery, Queues, Sequences, Undelivered, split};
 use crate::protocol::Request;
 use crate::record::ProducerRecord;
 use crate::retry::Retry;
@@ -149,7 +147,7 @@ impl Producer {
             self.initialise()?;
         }
         let queues = self.split(records)?;
-        self.deliver(queues, None)
+        self.deliver(queues)
     }
 
     /// Sorts records by partition. Nothing is sent but metadata requests.
@@ -159,18 +157,13 @@ impl Producer {
     }
 
     /// Writes sorted records under the current identity. When it is left open what became of them, or the epoch is at
-    /// its end, the producer is not initialised afterwards. `beside` goes out with the first batches.
-    pub(crate) fn deliver(
-        &mut self,
-        queues: Queues,
-        beside: Option<&mut Beside<TxnOffsetCommitRequest>>,
-    ) -> Result<()> {
+    /// its end, the producer is not initialised afterwards.
+    pub(crate) fn deliver(&mut self, queues: Queues) -> Result<()> {
         let transactional_id = self.transactional_id();
         let state = self.state.as_mut().ok_or(Error::NotInitialised)?;
         let mut delivery = Delivery {
             writer: state.writer(transactional_id.is_some()),
             cluster: &mut self.cluster,
-            beside,
             sequences: &mut state.sequences,
             transactional_id,
         };

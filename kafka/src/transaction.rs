@@ -1,6 +1,6 @@
 //! One transaction of a transactional producer (KIP-98, transaction version 1).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
@@ -17,10 +17,10 @@ use kafka_protocol::protocol::StrBytes;
 use crate::admin::first_error;
 use crate::cluster::{Coordinated, Repeat, topic_name};
 use crate::error::{Error, ErrorCode, Result};
-use crate::produce::{Beside, Place, Queues};
+use crate::produce::{Place, Queues};
 use crate::producer::{Producer, ProducerIdentity};
 use crate::protocol::Request;
-use crate::record::ProducerRecord;
+use crate::record::{Header, ProducerRecord};
 
 /// An open transaction: what is written in it becomes visible to read-committed readers as a whole, at
 /// [`commit`](Transaction::commit), or never. It borrows its producer, so there is one at a time.
@@ -65,80 +65,25 @@ impl<'p> Transaction<'p> {
     /// it can be aborted and the producer goes on; after everything else (`Timeout`, `Io`, kind `Fenced`, …) the producer is not initialised.
     /// `Invalid`: a partition that does not exist.
     pub fn send(&mut self, records: Vec<ProducerRecord>) -> Result<()> {
-        let sent = self.try_send(records);
+        let sent = self.try_send(records, None);
         self.note(sent)
     }
 
-    fn try_send(&mut self, records: Vec<ProducerRecord>) -> Result<()> {
+    fn try_send(&mut self, records: Vec<ProducerRecord>, mark: Option<&Header>) -> Result<()> {
         self.initialised()?;
-        let queues = self.producer.split(records)?;
+        let mut queues = self.producer.split(records)?;
+        if let Some(mark) = mark {
+            mark_last(&mut queues, mark);
+        }
         self.add_partitions(&queues)?;
-        self.producer.deliver(queues, None)
+        self.producer.deliver(queues)
     }
 
-    /// Does what [`send`](Transaction::send) and then [`commit_offset`](Transaction::commit_offset) do, with the same
-    /// errors, in less time: what does not depend on another answer is asked for at once.
-    pub fn send_with_offset(&mut self, records: Vec<ProducerRecord>, offset: &GroupOffset<'_>) -> Result<()> {
-        let done = self.try_send_with_offset(records, offset);
-        self.note(done)
-    }
-
-    fn try_send_with_offset(&mut self, records: Vec<ProducerRecord>, offset: &GroupOffset<'_>) -> Result<()> {
-        self.initialised()?;
-        let queues = self.producer.split(records)?;
-        self.add_both(&queues, offset.group)?;
-        self.add_partitions(&queues)?;
-        self.add_group(offset.group)?;
-        let mut beside = self.beside(offset)?;
-        let delivered = self.producer.deliver(queues, beside.as_mut());
-        let answered = beside.and_then(|beside| Some((beside.address, beside.answer?)));
-        let Some((broker, answer)) = answered else { return delivered.and_then(|()| self.send_offset(offset)) };
-        // A lost offset may arrive late, also when the records were plainly refused.
-        let answer = answer.map_err(|error| self.producer.judge(error))?;
-        delivered?;
-        let group = Coordinated::Group(offset.group.to_owned());
-        match self.settle::<TxnOffsetCommitRequest>(offset_error(&answer), &broker, &group)? {
-            true => Ok(()),
-            false => self.send_offset(offset),
-        }
-    }
-
-    /// Whether a request that was sent without waiting is done; false: it may be asked again, as what is refused for now.
-    fn settle<R: Request>(&mut self, code: ErrorCode, broker: &str, whom: &Coordinated) -> Result<bool> {
-        if code == ErrorCode::NONE || code.passes() {
-            return Ok(code == ErrorCode::NONE);
-        }
-        let error = Error::Refused { code, api: R::API, broker: broker.to_owned(), detail: whom.to_string() };
-        Err(self.producer.judge(error))
-    }
-
-    /// AddPartitionsToTxn and AddOffsetsToTxn, one behind the other, without waiting between. What is lost or refused
-    /// for now is left to [`add_partitions`](Transaction::add_partitions) and [`add_group`](Transaction::add_group).
-    fn add_both(&mut self, queues: &Queues, group: &str) -> Result<()> {
-        let new = self.new_partitions(queues);
-        if new.is_empty() || self.groups.contains(group) {
-            return Ok(());
-        }
-        let (partitions, offsets) = (self.partitions_request(&new)?, self.group_request(group)?);
-        let (coordinator, cluster) = (self.transaction(), &mut self.producer.cluster);
-        let deadline = cluster.retry().deadline();
-        let Ok(address) = cluster.coordinator(&coordinator, deadline) else { return Ok(()) };
-        self.begun = true;
-        let Ok(first) = cluster.send(&address, &partitions, deadline) else { return Ok(()) };
-        let second = cluster.send(&address, &offsets, deadline);
-        let first = cluster.receive(&address, first).map(|answer| add_partitions_error(&answer));
-        let second = second.and_then(|second| cluster.receive(&address, second));
-        if let Ok(code) = first
-            && self.settle::<AddPartitionsToTxnRequest>(code, &address, &coordinator)?
-        {
-            self.partitions.extend(new);
-        }
-        if let Ok(answer) = second
-            && self.settle::<AddOffsetsToTxnRequest>(ErrorCode(answer.error_code), &address, &coordinator)?
-        {
-            self.groups.insert(group.to_owned());
-        }
-        Ok(())
+    /// Writes records as [`send`](Transaction::send) does, with the same errors, and adds a header to the last one of
+    /// each partition: whoever reads a partition backwards ([`last_records`](crate::last_records)) meets it first.
+    pub fn send_marked(&mut self, records: Vec<ProducerRecord>, mark: &Header) -> Result<()> {
+        let sent = self.try_send(records, Some(mark));
+        self.note(sent)
     }
 
     fn new_partitions(&self, queues: &Queues) -> Vec<Place> {
@@ -202,16 +147,6 @@ impl<'p> Transaction<'p> {
         let request = self.offset_request(offset)?;
         // Like a lost batch, a lost offset may arrive late and must not find a later transaction of this epoch open.
         self.call(&Coordinated::Group(offset.group.to_owned()), &request, Repeat::Never, offset_error)
-    }
-
-    /// TxnOffsetCommit to go out with the batches; none while the group's coordinator can't be reached.
-    fn beside(&mut self, offset: &GroupOffset<'_>) -> Result<Option<Beside<TxnOffsetCommitRequest>>> {
-        let request = self.offset_request(offset)?;
-        let cluster = &mut self.producer.cluster;
-        let deadline = cluster.retry().deadline();
-        let found = cluster.coordinator(&Coordinated::Group(offset.group.to_owned()), deadline);
-        let reached = found.and_then(|address| cluster.connection(&address).map(|_| address.clone()));
-        Ok(reached.ok().map(|address| Beside { address, request, answer: None }))
     }
 
     fn offset_request(&self, offset: &GroupOffset<'_>) -> Result<TxnOffsetCommitRequest> {
@@ -310,6 +245,16 @@ impl Drop for Transaction<'_> {
             self.producer.state = None;
         }
     }
+}
+
+/// A partition's batches are in the order of its records.
+fn mark_last(queues: &mut Queues, mark: &Header) {
+    let last = |batches: &mut VecDeque<Vec<ProducerRecord>>| {
+        if let Some(record) = batches.back_mut().and_then(|batch| batch.last_mut()) {
+            record.headers.push(mark.clone());
+        }
+    };
+    queues.values_mut().for_each(last);
 }
 
 fn group_id(group: &str) -> GroupId {

@@ -151,7 +151,8 @@ fn write_until_stopped(progress: &Progress, config: &Config, topic: &str) -> i64
         progress.turns.store(turns, Ordering::Relaxed);
         let fill = |transaction: &mut Transaction<'_>| {
             let offset = GroupOffset { group: &group, topic, partition: 0, offset: turns + 1, metadata: "" };
-            transaction.send_with_offset(to_all(topic, &turns.to_string()), &offset)
+            transaction.send(to_all(topic, &turns.to_string()))?;
+            transaction.commit_offset(&offset)
         };
         match transact(&mut producer, fill) {
             Ok(()) => turns += 1,

@@ -95,7 +95,8 @@ impl Writer {
         let topic = self.partitions[0].topic.clone();
         let mut transaction = self.producer.begin()?;
         let offset = GroupOffset { group: &self.group, topic: &topic, partition: 0, offset: position, metadata: value };
-        transaction.send_with_offset(vec![record(&topic, "k", value)], &offset)?;
+        transaction.send(vec![record(&topic, "k", value)])?;
+        transaction.commit_offset(&offset)?;
         transaction.commit()
     }
 

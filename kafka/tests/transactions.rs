@@ -8,7 +8,7 @@ use common::proxy::{END_TXN, Loss, PRODUCE, TXN_OFFSET_COMMIT};
 use common::{Broker, record, records, unique, value_of, wait_until};
 use kafka::{
     Bytes, CommittedOffset, Config, Error, ErrorCode, ErrorKind, GroupOffset, Interrupt, Isolation, OffsetSpec,
-    Producer,
+    Producer, ProducerRecord, Record, StrBytes, last_records,
 };
 
 on_both_lines! {
@@ -18,9 +18,6 @@ on_both_lines! {
     a_second_producer_with_the_same_id_fences_the_first
     a_dropped_transaction_is_never_seen
     a_position_is_read_back_exactly_with_its_transaction
-    records_and_position_sent_at_once_are_both_there_or_neither
-    a_lost_answer_of_either_ends_the_epoch_and_nothing_is_seen
-    a_lost_position_answer_ends_the_epoch_although_the_records_were_plainly_refused
     a_committed_transaction_whose_answer_was_lost_is_told_by_its_position
     an_open_transaction_whose_position_answer_was_lost_is_never_seen
     after_a_lost_produce_answer_only_a_new_epoch_goes_on
@@ -28,6 +25,8 @@ on_both_lines! {
     a_send_larger_than_a_batch_arrives_whole_and_in_order
     an_empty_transaction_leaves_nothing_behind
     transactions_back_to_back_are_all_there
+    the_last_marked_record_of_each_partition_is_found
+    an_open_transaction_at_the_end_is_waited_for_or_left_out
 }
 
 fn producer(config: Config) -> Producer {
@@ -179,68 +178,6 @@ fn a_position_is_read_back_exactly_with_its_transaction(broker: &Broker) {
     assert_eq!(found().metadata, "turn 100");
 }
 
-fn records_and_position_sent_at_once_are_both_there_or_neither(broker: &Broker) {
-    let partitions = broker.topic("at-once", 3);
-    let topic = &*partitions[0].topic;
-    let group = unique("at-once-group");
-    let mut producer = producer(broker.config());
-    let values =
-        |turn: i64| (0..10).map(|n| record(topic, &format!("k{n}"), &format!("{turn}/{n}"))).collect::<Vec<_>>();
-    for turn in 1..=50 {
-        let mut transaction = producer.begin().unwrap();
-        transaction.send_with_offset(values(turn), &at(&group, topic, turn, "")).unwrap();
-        transaction.commit().unwrap();
-        assert_eq!(committed(broker, &group, topic).offset, turn);
-    }
-    let mut aborted = producer.begin().unwrap();
-    aborted.send_with_offset(values(999), &at(&group, topic, 999, "")).unwrap();
-    aborted.abort().unwrap();
-    commit(&mut producer, topic, "last");
-    assert_eq!(committed(broker, &group, topic).offset, 50);
-    let mut seen = broker.committed_values(&partitions, "last");
-    seen.sort();
-    let mut expected: Vec<String> = (1..=50).flat_map(|turn| (0..10).map(move |n| format!("{turn}/{n}"))).collect();
-    expected.push("last".to_owned());
-    expected.sort();
-    assert_eq!(seen, expected);
-}
-
-fn a_lost_answer_of_either_ends_the_epoch_and_nothing_is_seen(broker: &Broker) {
-    let partitions = broker.topic("either-lost", 1);
-    let topic = &*partitions[0].topic;
-    let (group, client) = (unique("either-lost-group"), unique("client"));
-    let mut producer = producer(broker.proxied(&client));
-    for api in [PRODUCE, TXN_OFFSET_COMMIT] {
-        let mut transaction = producer.begin().unwrap();
-        broker.proxy.lose_answer(&client, api, Loss::Cut);
-        transaction.send_with_offset(vec![record(topic, "k", "never")], &at(&group, topic, 1, "never")).unwrap_err();
-        assert!(broker.proxy.has_lost(&client, api));
-        assert!(matches!(transaction.commit(), Err(Error::TransactionFailed)));
-        assert!(matches!(producer.begin().err(), Some(Error::NotInitialised)));
-        producer.initialise().unwrap();
-        assert_eq!(committed(broker, &group, topic).offset, -1);
-    }
-    commit(&mut producer, topic, "next");
-    assert_eq!(broker.committed_values(&partitions, "next"), ["next"]);
-}
-
-fn a_lost_position_answer_ends_the_epoch_although_the_records_were_plainly_refused(broker: &Broker) {
-    let small = broker.topic_with("both-wrong", 1, &[("max.message.bytes", "2000")]);
-    let topic = &*small[0].topic;
-    let (group, client) = (unique("both-wrong-group"), unique("client"));
-    let mut producer = producer(broker.proxied(&client));
-    let mut transaction = producer.begin().unwrap();
-    broker.proxy.lose_answer(&client, TXN_OFFSET_COMMIT, Loss::Cut);
-    let records = vec![record(topic, "k", &"x".repeat(5000))];
-    transaction.send_with_offset(records, &at(&group, topic, 1, "never")).unwrap_err();
-    assert!(broker.proxy.has_lost(&client, TXN_OFFSET_COMMIT));
-    assert!(matches!(transaction.abort(), Err(Error::NotInitialised)));
-    producer.initialise().unwrap();
-    commit(&mut producer, topic, "next");
-    assert_eq!(broker.committed_values(&small, "next"), ["next"]);
-    assert_eq!(committed(broker, &group, topic).offset, -1);
-}
-
 fn a_committed_transaction_whose_answer_was_lost_is_told_by_its_position(broker: &Broker) {
     let partitions = broker.topic("lost-end", 1);
     let topic = &partitions[0].topic;
@@ -364,4 +301,75 @@ fn transactions_back_to_back_are_all_there(broker: &Broker) {
     let ends = broker.admin().list_offsets(&places, OffsetSpec::Latest, Isolation::ReadCommitted).unwrap();
     // Every transaction has one record and one marker, all of them in the partition of the key.
     assert_eq!(ends.iter().map(|end| end.offset).sum::<i64>(), 200);
+}
+
+fn mark(value: &str) -> kafka::Header {
+    (StrBytes::from_static_str("mark"), Some(Bytes::copy_from_slice(value.as_bytes())))
+}
+
+fn is_marked(record: &Record) -> bool {
+    record.headers.iter().any(|(name, _)| &**name == "mark")
+}
+
+/// The last marked record of each partition: its number, its value, its mark.
+fn marked(config: &Config, topic: &str, ends: Isolation) -> kafka::Result<Vec<(i32, String, String)>> {
+    let found = last_records(config, &Interrupt::new(), &[topic.to_owned()], ends, is_marked)?;
+    let text = |record: &Record| String::from_utf8(record.headers[0].1.as_ref().unwrap().to_vec()).unwrap();
+    let mut found: Vec<_> =
+        found.iter().map(|(place, record)| (place.partition, value_of(record), text(record))).collect();
+    found.sort();
+    Ok(found)
+}
+
+fn to(topic: &str, partition: i32, value: &str) -> ProducerRecord {
+    ProducerRecord { partition: Some(partition), ..record(topic, "k", value) }
+}
+
+fn the_last_marked_record_of_each_partition_is_found(broker: &Broker) {
+    let partitions = broker.topic("marked", 4);
+    let topic = &*partitions[0].topic;
+    let mut producer = producer(broker.config());
+    let config = broker.config();
+    assert_eq!(marked(&config, topic, Isolation::ReadUncommitted).unwrap(), []);
+    // to partitions 0, 1 and 2, then 1 and 2, then 2; two records each time, the second is marked
+    for turn in 0..3 {
+        let mut transaction = producer.begin().unwrap();
+        let records = (turn..3).flat_map(|place| [to(topic, place, "first"), to(topic, place, &format!("{turn}"))]);
+        transaction.send_marked(records.collect(), &mark(&format!("turn {turn}"))).unwrap();
+        transaction.commit().unwrap();
+    }
+    // behind them: an aborted transaction, and more than one look takes of records without a mark
+    let mut aborted = producer.begin().unwrap();
+    aborted.send_marked((0..4).map(|place| to(topic, place, "aborted")).collect(), &mark("aborted")).unwrap();
+    aborted.abort().unwrap();
+    let mut other = Producer::idempotent(broker.config(), Interrupt::new());
+    (0..300).for_each(|n| other.send(vec![to(topic, 0, &format!("foreign {n}")), to(topic, 3, "foreign")]).unwrap());
+    let expected = [(0, "0", "turn 0"), (1, "1", "turn 1"), (2, "2", "turn 2")];
+    let expected = expected.map(|(place, value, mark)| (place, value.to_owned(), mark.to_owned()));
+    assert_eq!(marked(&config, topic, Isolation::ReadUncommitted).unwrap(), expected);
+    let missing = marked(&config, "no-such-topic", Isolation::ReadUncommitted).unwrap_err();
+    assert_eq!(missing.code(), Some(ErrorCode(3)), "UNKNOWN_TOPIC_OR_PARTITION: {missing}");
+}
+
+fn an_open_transaction_at_the_end_is_waited_for_or_left_out(broker: &Broker) {
+    let partitions = broker.topic("undecided", 1);
+    let topic = &*partitions[0].topic;
+    let (mut ours, mut theirs) = (producer(broker.config()), producer(broker.config()));
+    let write = |producer: &mut Producer, value: &str| {
+        let mut transaction = producer.begin().unwrap();
+        transaction.send_marked(vec![record(topic, "k", value)], &mark(value)).unwrap();
+        transaction.commit().unwrap();
+    };
+    write(&mut ours, "before");
+    let mut open = theirs.begin().unwrap();
+    open.send(vec![record(topic, "k", "open")]).unwrap();
+    write(&mut ours, "behind");
+    let found = |value: &str| vec![(0, value.to_owned(), value.to_owned())];
+    let decided = || marked(&broker.config(), topic, Isolation::ReadCommitted).unwrap();
+    wait_until("the markers of the first", || decided() == found("before"));
+    let hasty = Config { request_timeout: Duration::from_secs(3), ..broker.config() };
+    let undecided = marked(&hasty, topic, Isolation::ReadUncommitted).unwrap_err();
+    assert!(matches!(&undecided, Error::Undecided { offset: 2, .. }), "{undecided}");
+    open.commit().unwrap();
+    assert_eq!(marked(&broker.config(), topic, Isolation::ReadUncommitted).unwrap(), found("behind"));
 }

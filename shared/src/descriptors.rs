@@ -13,8 +13,8 @@ const A_SESSION: usize = 4;
 const SESSIONS: usize = 6;
 /// A connection to a broker: its socket, and the clone that a stop shuts down.
 const A_BROKER_CONNECTION: usize = 2;
-/// To the partitions' leader, and to the coordinator of transactions.
-const BROKER_CONNECTIONS_OF_RELAY: usize = 2;
+/// To the partitions' leader, to the coordinator of transactions, and to read positions.
+const BROKER_CONNECTIONS_OF_RELAY: usize = 3;
 /// To the partitions' leader, to the group's coordinator, and for heartbeats.
 const BROKER_CONNECTIONS_OF_CONSUMER: usize = 3;
 
@@ -75,9 +75,9 @@ mod tests {
     #[test]
     fn the_service_s_own_connections_are_reserved_before_any_client_gets_one() {
         let config = Config::from_lookup(Service::Order, |_| None).unwrap();
-        assert_eq!(reserve(&config), 62);
+        assert_eq!(reserve(&config), 64);
         let busier = Config { http_workers: 8, consumers: 3, ..config };
-        assert_eq!(reserve(&busier), 62 + 4 * 4 + 2 * 4 + 2 * 3 * 2);
+        assert_eq!(reserve(&busier), 64 + 4 * 4 + 2 * 4 + 2 * 3 * 2);
     }
 
     #[test]

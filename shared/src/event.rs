@@ -43,13 +43,9 @@ impl Service {
         Topic::ALL.into_iter().filter(|topic| topic.reader() == self).collect()
     }
 
-    /// The topic in whose first partition its relay keeps the position.
-    pub fn position_topic(self) -> Topic {
-        match self {
-            Service::Order => Topic(Side::Payment, Channel::Request),
-            Service::Payment => Topic(Side::Payment, Channel::Success),
-            Service::Stock => Topic(Side::Stock, Channel::Success),
-        }
+    /// The topics it writes.
+    pub fn writes(self) -> Vec<Topic> {
+        Topic::ALL.into_iter().filter(|topic| topic.writer() == self).collect()
     }
 }
 
@@ -125,6 +121,13 @@ impl Topic {
     pub fn from_name(name: &str, prefix: &str) -> Option<Topic> {
         let bare = name.strip_prefix(prefix)?;
         Topic::ALL.into_iter().find(|topic| topic.name() == bare)
+    }
+
+    fn writer(self) -> Service {
+        match self.1 {
+            Channel::Request | Channel::Compensation => Service::Order,
+            Channel::Success | Channel::Dlt => self.0.service(),
+        }
     }
 
     fn reader(self) -> Service {

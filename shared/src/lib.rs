@@ -7,7 +7,7 @@
 //! | [`logging`], [`error`], [`shutdown`], [`backoff`], [`service`] | a process: its lines, failures, stop, pauses, threads |
 //! | [`db`], [`postgres_tls`], [`pool`], [`schema`] | PostgreSQL sessions with limits and cached statements; their TLS; connections; migrations |
 //! | [`event`], [`envelope`] | topics, types, bodies; headers and JSON: the contract between the services |
-//! | [`outbox`], [`leader`], [`wake`], [`relay`], [`beside`] | from a committed row to a committed record, once and in stored order |
+//! | [`outbox`], [`leader`], [`wake`], [`relay`], [`position`], [`beside`] | from a committed row to a committed record, once and in stored order |
 //! | [`consumer`], [`progress`], [`slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
 //! | [`dead_letter`], [`replay`] | what could not be handled: parked, replayed |
 //! | [`http`], [`dead_letter_http`] | requests, answers, problems; the parked records over HTTP |
@@ -33,6 +33,7 @@ pub mod logging;
 pub mod offsets;
 pub mod outbox;
 pub mod pool;
+pub mod position;
 pub mod postgres_tls;
 pub mod progress;
 pub mod relay;

@@ -1,18 +1,18 @@
 //! The relay: outbox rows into Kafka, in stored order, each seen once by a read-committed reader.
 //!
-//! A turn is one Kafka transaction with the records and a *position*: a group offset whose metadata names all published
-//! rows that may still be in the outbox. They are deleted a little later, those of several turns at once, in one database
+//! A turn is one Kafka transaction with the records and a [`Position`], which names all published rows that may still be in
+//! the outbox. They are deleted a little later, those of several turns at once, in one database
 //! transaction: beside a turn's writes, but over before that turn's EndTxn ([`crate::beside`]), or when there is nothing to
 //! publish. Rows are deleted only after a plain success of EndTxn or on finding their position. Every other end of a turn
 //! goes through the door of a new leader ([`Relay::relay_once`] recovers first): InitProducerId ends what is open, and then
-//! the position alone tells what was committed.
+//! the last committed positions alone tell what was published.
 
+use std::fmt::Display;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::select;
-use kafka::{Admin, ErrorCode, ErrorKind, GroupOffset, Interrupt, Producer, ProducerRecord};
-use serde::{Deserialize, Serialize};
+use kafka::{ErrorKind, Interrupt, Producer, ProducerRecord};
 use uuid::Uuid;
 
 use crate::backoff;
@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::leader::{Candidate, Leadership};
 use crate::outbox::{self, Row};
+use crate::position::{self, Position};
 #[cfg(sabotage)]
 use crate::sabotage;
 use crate::shutdown::Shutdown;
@@ -67,7 +68,9 @@ pub struct Relay {
     /// Read beside the last turn, to be published next.
     ahead: Vec<Row>,
     producer: Producer,
-    admin: Admin,
+    /// For reading positions.
+    kafka: kafka::Config,
+    interrupt: Interrupt,
     removal: String,
 }
 
@@ -75,16 +78,6 @@ pub struct Relay {
 struct Undeleted {
     position: Position,
     since: Instant,
-}
-
-/// The position: the published rows that may still be there when the transaction that carries it is committed.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Position {
-    install: Uuid,
-    first: i64,
-    last: i64,
-    count: usize,
-    message: Option<Uuid>,
 }
 
 impl Relay {
@@ -111,7 +104,8 @@ impl Relay {
             undeleted: None,
             ahead: Vec::new(),
             producer: Producer::transactional(kafka.clone(), interrupt.clone(), transactional_id, TRANSACTION_TIMEOUT),
-            admin: Admin::new(kafka, interrupt),
+            kafka,
+            interrupt,
             removal,
         })
     }
@@ -160,7 +154,7 @@ impl Relay {
         match turn {
             Ok(_) => {}
             Err(Error::LostRace(what)) => log::debug!("{what}"),
-            Err(Error::Kafka(error)) if error.code() == Some(ErrorCode::UNSTABLE_OFFSET_COMMIT) => log::error!(
+            Err(Error::Kafka(error @ kafka::Error::Undecided { .. })) => log::error!(
                 "the fate of an earlier transaction is not decided yet (attempt {attempt}, next in {pause:?}): {error}. \
                  If this lasts longer than a minute the broker has lost the transaction's markers: \
                  `kafka-transactions.sh find-hanging` names it"
@@ -231,36 +225,21 @@ impl Relay {
         self.leader()?.check()?;
         let identity = self.producer.initialise()?;
         self.leader()?.check()?;
-        let position = read_position(&mut self.admin, self.service, &self.prefix, true)?;
         #[cfg(sabotage)]
-        let position = position.filter(|_| !sabotage::is_off(sabotage::Mechanism::Position));
-        if let Some(position) = position {
-            self.require_own(&position)?;
-            if self.is_of_this_life(&position)? {
+        if sabotage::is_off(sabotage::Mechanism::Position) {
+            self.recovered = true;
+            return Ok(());
+        }
+        for position in position::read(&self.kafka, &self.interrupt, self.service, &self.prefix, self.install_id)? {
+            let ends = [position.first, position.last];
+            let rows = self.leader()?.with(|session| outbox::last_messages(session, self.service, ends))?;
+            if position.is_held(&rows) {
                 delete(self.leader()?, &self.removal, &position)?;
             }
         }
         self.recovered = true;
         log::info!("leading: producer {} epoch {}", identity.id, identity.epoch);
         Ok(())
-    }
-
-    /// A restored database draws row ids again. Then the position names rows that were never published: go on without it.
-    fn is_of_this_life(&self, position: &Position) -> Result<bool> {
-        let last = self.leader()?.with(|session| outbox::last_message(session, self.service, position.last))?;
-        let same = last.is_none() || last == position.message;
-        if !same {
-            log::error!("the position in Kafka is of an earlier life of this database; its rows are published again");
-        }
-        Ok(same)
-    }
-
-    fn require_own(&self, position: &Position) -> Result<()> {
-        if position.install == self.install_id {
-            Ok(())
-        } else {
-            Err(foreign(position, self.install_id, self.service, &self.prefix))
-        }
     }
 
     /// One Kafka transaction with the rows' records and their position. A record that Kafka refuses is never skipped:
@@ -279,13 +258,10 @@ impl Relay {
             delete: due.map(|due| move || delete(leadership, removal, &due.position)),
             read: more.map(|limit| move || read(leadership, service, last, limit)),
         };
-        let group = position_group(service, &self.prefix);
-        let topic = position_topic(service, &self.prefix);
-        let metadata = serde_json::to_string(&next.position).expect("plain data is always JSON");
-        let offset = GroupOffset { group: &group, topic: &topic, partition: 0, offset: last, metadata: &metadata };
+        let mark = next.position.to_header();
         let mut transaction = self.producer.begin()?;
         self.ahead = beside.run(format!("{}-relay-beside", service.name()), |deleted| {
-            if let Err(error) = transaction.send_with_offset(records, &offset) {
+            if let Err(error) = transaction.send_marked(records, &mark) {
                 // an answer, not a lost one: the transaction may be ended plainly
                 if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
                     let Row { id, order_id, .. } = &rows[0];
@@ -304,18 +280,19 @@ impl Relay {
 
     fn records(&self, rows: &[Row]) -> Result<(Vec<ProducerRecord>, Position)> {
         let mut records = Vec::with_capacity(rows.len() * 2);
-        let mut message = None;
-        let now = unix_millis();
+        let (mut messages, now) = (None::<[Uuid; 2]>, unix_millis());
         for row in rows {
-            let stored: Vec<Stored<'_>> = serde_json::from_str(&row.messages)
-                .map_err(|error| Error::Fatal(format!("outbox row {} can't be read: {error}", row.id)))?;
-            message = stored.last().map(|stored| stored.id);
+            let unreadable = |why: &dyn Display| Error::Fatal(format!("outbox row {} can't be read: {why}", row.id));
+            let stored: Vec<Stored<'_>> = serde_json::from_str(&row.messages).map_err(|error| unreadable(&error))?;
+            let last = stored.last().ok_or_else(|| unreadable(&"no message"))?.id;
+            messages = Some(messages.map_or([last, last], |[first, _]| [first, last]));
             records.extend(stored.iter().map(|stored| {
                 envelope::to_record(stored, row.order_id, self.service, &self.prefix, &row.stored_at, now)
             }));
         }
         let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
-        Ok((records, Position { install: self.install_id, first, last, count: rows.len(), message }))
+        let messages = messages.unwrap_or_default();
+        Ok((records, Position { install: self.install_id, first, last, count: rows.len(), messages }))
     }
 
     fn take_due(&mut self) -> Option<Undeleted> {
@@ -337,9 +314,7 @@ impl Undeleted {
     fn joined(before: Option<Undeleted>, now: Position) -> Undeleted {
         match before {
             None => Undeleted { position: now, since: Instant::now() },
-            Some(Undeleted { position: Position { first, count, .. }, since }) => {
-                Undeleted { position: Position { first, count: count + now.count, ..now }, since }
-            }
+            Some(Undeleted { position, since }) => Undeleted { position: now.behind(&position), since },
         }
     }
 
@@ -381,43 +356,4 @@ fn wait(wakeups: &Wakeups, shutdown: &Shutdown, limit: Duration) {
         recv(shutdown.receiver()) -> _ => {}
         default(limit) => {}
     }
-}
-
-/// Refuses, at start, a Kafka that holds another installation's position under our ids.
-///
-/// # Errors
-/// [`Error::Fatal`] with what to do; Kafka's errors.
-pub fn require_own_position(admin: &mut Admin, service: Service, prefix: &str, install_id: Uuid) -> Result<()> {
-    // any position tells whose it is: no need to wait for what a killed relay left open
-    match read_position(admin, service, prefix, false)? {
-        Some(position) if position.install != install_id => Err(foreign(&position, install_id, service, prefix)),
-        _ => Ok(()),
-    }
-}
-
-fn foreign(position: &Position, install_id: Uuid, service: Service, prefix: &str) -> Error {
-    Error::Fatal(format!(
-        "Kafka holds the position of another {} database (installation {}, ours is {install_id}) in group {}: \
-         set TOPIC_PREFIX to a prefix of this installation's own, or delete that group and the topics if that database is gone for good",
-        service.name(),
-        position.install,
-        position_group(service, prefix)
-    ))
-}
-
-fn read_position(admin: &mut Admin, service: Service, prefix: &str, stable: bool) -> Result<Option<Position>> {
-    let partition = (position_topic(service, prefix), 0);
-    let offsets = admin.committed_offsets(&position_group(service, prefix), &[partition], stable)?;
-    let Some(committed) = offsets.first().filter(|committed| committed.offset >= 0) else { return Ok(None) };
-    serde_json::from_str(&committed.metadata).map(Some).map_err(|error| {
-        Error::Fatal(format!("the position in group {} can't be read: {error}", position_group(service, prefix)))
-    })
-}
-
-fn position_group(service: Service, prefix: &str) -> String {
-    format!("{prefix}{}-relay", service.name())
-}
-
-fn position_topic(service: Service, prefix: &str) -> String {
-    format!("{prefix}{}", service.position_topic().name())
 }

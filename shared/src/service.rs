@@ -21,10 +21,10 @@ use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::handler::{Handler, panic_text};
 use crate::http::Server;
-use crate::relay::{self, Relay};
+use crate::relay::Relay;
 use crate::shutdown::{self, Shutdown, Stop};
 use crate::wake::{self, Waker};
-use crate::{logging, schema, topics};
+use crate::{logging, position, schema, topics};
 
 /// A stop ends within ten seconds; what is not done by then is safe to cut off (I8).
 const STOP_LIMIT: Duration = Duration::from_millis(9_000);
@@ -95,10 +95,10 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     let install_id = session.query("select install_id from install", &[])?[0].get(0);
     let mut kafka = config.kafka(config.service.name());
     kafka.request_timeout = STARTUP_ATTEMPT;
-    let mut admin = Admin::new(kafka, Interrupt::new());
+    let mut admin = Admin::new(kafka.clone(), Interrupt::new());
     wait_for("Kafka", until, shutdown, || {
         topics::create(&mut admin, config)?;
-        relay::require_own_position(&mut admin, config.service, &config.topic_prefix, install_id)
+        position::require_own(&kafka, &Interrupt::new(), config.service, &config.topic_prefix, install_id)
     })?;
     Ok(Ready { install_id, connector })
 }

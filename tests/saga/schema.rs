@@ -39,11 +39,35 @@ fn a_schema_that_needs_a_newer_binary_stops_the_service_and_is_left_alone() {
     let world = migrated("schema_incompatible");
     let mut db = world.db(Service::Payment);
     db.batch_execute(NEWER).unwrap();
-    db.batch_execute("update schema_compat set min_version = 2; drop table payment").unwrap();
+    db.batch_execute("update schema_compat set min_version = 3; drop table payment").unwrap();
     let payment = world.launch(Service::Payment, &[]);
     assert_eq!(payment.process().exit_within(harness::LIMIT).code(), Some(1));
-    assert!(payment.log().contains("needs a binary of schema version 2 or newer; this one is 1"), "{}", payment.log());
+    assert!(payment.log().contains("needs a binary of schema version 3 or newer; this one is 2"), "{}", payment.log());
     assert!(db.query("select 1 from payment", &[]).is_err(), "a table was made anew");
+}
+
+#[test]
+fn a_database_that_an_older_version_may_still_publish_from_is_not_migrated() {
+    let world = migrated("schema_older");
+    let (mut db, mut leader) = (world.db(Service::Payment), world.db(Service::Payment));
+    // as the version before left it, with a row that waits
+    db.batch_execute("delete from schema_history_common where version = 3; update schema_compat set min_version = 1")
+        .unwrap();
+    let message = r#"[{"id":"01a207b0-6c85-711f-941c-898f27171165","topic":"payment.success","type":"payment.completed","data":{}}]"#;
+    db.execute("select append_outbox(array[gen_random_uuid()], array[$1::text])", &[&message]).unwrap();
+    let refused = |why: &str| {
+        let payment = world.launch(Service::Payment, &[]);
+        assert_eq!(payment.process().exit_within(harness::LIMIT).code(), Some(1));
+        assert!(payment.log().contains(why), "{}", payment.log());
+    };
+    refused("1 rows wait in payment_outbox: start the older version until they are published");
+    db.batch_execute("delete from payment_outbox").unwrap();
+    leader.batch_execute("select pg_advisory_lock(7301, 2)").unwrap();
+    refused("an instance of an older version is running: stop all of them");
+    drop(leader);
+    world.start(Service::Payment);
+    let wanted: i32 = db.query_one("select min_version from schema_compat", &[]).unwrap().get(0);
+    assert_eq!(wanted, 2, "the older version can't be started any more");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use harness::env;
-use kafka::{Admin, GroupOffset, Interrupt, NewTopic, Producer, ProducerRecord};
+use kafka::{Admin, Interrupt, NewTopic, Producer, ProducerRecord};
 use shared::envelope::{self, Stored};
 use shared::event::Service;
 
@@ -17,33 +17,31 @@ use crate::stage::Stage;
 
 /// Outbox rows in one Kafka transaction, as the relay has.
 const ROWS: usize = 2_000;
-/// Transactions before any is counted: the first ones of a group and a producer are slow.
-const WARM_UP: i64 = 50;
+/// Transactions before any is counted: the first ones of a producer are slow.
+const WARM_UP: usize = 50;
 /// For Kafka's own tools: some seconds of work.
 const RECORDS: usize = 500_000;
 /// Longer than anything here takes.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Records a second by transactions like the relay's: the records of [`ROWS`] rows and a position.
+/// Records a second by transactions like the relay's: the records of [`ROWS`] rows.
 ///
 /// # Errors
 /// Kafka's.
 pub fn own_transactions(stage: &Stage, options: &Options, report: &mut Report) -> Result<(), String> {
     let records = records(stage)?;
     let id = format!("{}bench", stage.world.prefix());
-    let mut producer = Producer::transactional(stage.world.kafka(), Interrupt::new(), id.clone(), TRANSACTION_TIMEOUT);
+    let mut producer = Producer::transactional(stage.world.kafka(), Interrupt::new(), id, TRANSACTION_TIMEOUT);
     producer.initialise().map_err(said)?;
-    let mut transact = |position| {
+    let mut transact = || {
         let mut transaction = producer.begin()?;
-        let (group, topic) = (&*id, &*records[0].topic);
-        let offset = GroupOffset { group, topic, partition: 0, offset: position, metadata: "position" };
-        transaction.send_with_offset(records.clone(), &offset)?;
+        transaction.send(records.clone())?;
         transaction.commit()
     };
-    (0..WARM_UP).try_for_each(&mut transact).map_err(said)?;
+    (0..WARM_UP).try_for_each(|_| transact()).map_err(said)?;
     let (begun, mut rows) = (Instant::now(), 0);
     while begun.elapsed() < options.time / 3 {
-        transact(WARM_UP + rows as i64).map_err(said)?;
+        transact().map_err(said)?;
         rows += ROWS;
     }
     let took = begun.elapsed();
