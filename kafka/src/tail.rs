@@ -1,6 +1,6 @@
 //! Partitions read backwards: the last record of a certain kind in each.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::admin::{Admin, ListedOffset, OffsetSpec};
 use crate::config::Config;
@@ -13,6 +13,8 @@ use crate::record::{Record, TopicPartition};
 const FIRST_WINDOW: i64 = 32;
 /// Each further window is so many times as wide: far back is reached soon, and not much is read in vain.
 const WIDER: i64 = 8;
+/// Before a broker that did not answer is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Finds in every partition of `topics` the last record that `is_wanted` among those that are committed or outside of any
 /// transaction. A partition without one is left out.
@@ -34,7 +36,8 @@ pub fn last_records(
 ) -> Result<Vec<(TopicPartition, Record)>> {
     let mut searches = begin(&mut Admin::new(config.clone(), interrupt.clone()), topics, ends)?;
     let fetch = FetchConfig { isolation: Isolation::ReadCommitted, ..FetchConfig::default() };
-    let mut tail = Tail { consumer: Consumer::new(config.clone(), interrupt.clone(), fetch), config, is_wanted };
+    let mut tail =
+        Tail { consumer: Consumer::new(config.clone(), interrupt.clone(), fetch), config, interrupt, is_wanted };
     let mut found = Vec::new();
     while !searches.is_empty() {
         tail.read_windows(&mut searches)?;
@@ -67,8 +70,8 @@ impl Search {
 
     fn further_back(self) -> Search {
         let width = self.width.saturating_mul(WIDER);
-        let from = self.from.saturating_sub(width).max(self.log_start);
-        Search { until: self.from, from, width, ..self }
+        let until = self.from.min(self.until);
+        Search { until, from: until.saturating_sub(width).max(self.log_start), width, ..self }
     }
 }
 
@@ -92,16 +95,19 @@ fn begin(admin: &mut Admin, topics: &[String], isolation: Isolation) -> Result<V
     let places: Vec<_> = partitions.iter().map(|place| (place.topic.to_string(), place.partition)).collect();
     let starts = admin.list_offsets(&places, OffsetSpec::Earliest, isolation)?;
     let ends = admin.list_offsets(&places, OffsetSpec::Latest, isolation)?;
-    let range = |partition: TopicPartition| {
+    let mut searches = Vec::new();
+    for partition in partitions {
         let (start, end) = (offset_of(&starts, &partition)?, offset_of(&ends, &partition)?);
-        (start < end).then(|| Search::new(partition, start, end))
-    };
-    Ok(partitions.into_iter().filter_map(range).collect())
+        if start < end {
+            searches.push(Search::new(partition, start, end));
+        }
+    }
+    Ok(searches)
 }
 
-fn offset_of(listed: &[ListedOffset], partition: &TopicPartition) -> Option<i64> {
+fn offset_of(listed: &[ListedOffset], partition: &TopicPartition) -> Result<i64> {
     let is_its = |found: &&ListedOffset| found.topic == *partition.topic && found.partition == partition.partition;
-    listed.iter().find(is_its).map(|found| found.offset)
+    listed.iter().find(is_its).map(|found| found.offset).ok_or_else(|| unknown(&partition.to_string()))
 }
 
 fn unknown(what: &str) -> Error {
@@ -112,6 +118,7 @@ fn unknown(what: &str) -> Error {
 struct Tail<'a, W> {
     consumer: Consumer,
     config: &'a Config,
+    interrupt: &'a Interrupt,
     is_wanted: W,
 }
 
@@ -122,14 +129,24 @@ impl<W: Fn(&Record) -> bool> Tail<'_, W> {
         self.consumer.assign(&windows);
         let mut moved = Instant::now();
         while let Some((partition, offset)) = self.first_unfinished(searches) {
-            let polled = self.consumer.poll()?;
-            if !polled.is_empty() {
-                moved = Instant::now();
-            }
-            polled.into_iter().try_for_each(|polled| self.take(polled, searches))?;
+            let failure = match self.consumer.poll() {
+                Ok(polled) => {
+                    if !polled.is_empty() {
+                        moved = Instant::now();
+                    }
+                    polled.into_iter().try_for_each(|polled| self.take(polled, searches))?;
+                    None
+                }
+                // a broker that is away for a moment; what was read before is kept
+                Err(error) if error.passes() => {
+                    self.interrupt.sleep(PAUSE)?;
+                    Some(error)
+                }
+                Err(error) => return Err(error),
+            };
             let (after, partition) = (moved.elapsed(), partition.to_string());
             if after >= self.config.request_timeout {
-                return Err(Error::Undecided { partition, offset, after });
+                return Err(failure.unwrap_or(Error::Undecided { partition, offset, after }));
             }
         }
         Ok(())
@@ -158,7 +175,8 @@ impl<W: Fn(&Record) -> bool> Tail<'_, W> {
             }
             Polled::Corrupt { partition, last_offset, cause, .. } => {
                 log::error!("{partition}: what ends at offset {last_offset} can't be read and is passed over: {cause}");
-                self.consumer.seek(&partition, last_offset.saturating_add(1));
+                let position = self.consumer.position(&partition).unwrap_or(0);
+                self.consumer.seek(&partition, last_offset.max(position).saturating_add(1));
             }
             // the log was cut meanwhile, at its beginning or its end
             Polled::OutOfRange { partition, offset, log_start, high_watermark } => {

@@ -54,13 +54,13 @@ fn row(row: &postgres::Row) -> Row {
     Row { id: row.get(0), order_id: row.get(1), stored_at: row.get(2), messages: row.get(3) }
 }
 
-/// Those of these rows that are there, with the id of each one's last message.
+/// The id of a row's last message; none if there is no such row.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn last_messages(session: &mut Session, service: Service, ids: [i64; 2]) -> Result<Vec<(i64, Uuid)>> {
-    let sql = format!("select id, (messages -> -1 ->> 'id')::uuid from {} where id in ($1, $2)", service.outbox());
-    Ok(session.query(&sql, &[&ids[0], &ids[1]])?.iter().map(|row| (row.get(0), row.get(1))).collect())
+pub fn last_message(session: &mut Session, service: Service, id: i64) -> Result<Option<Uuid>> {
+    let sql = format!("select (messages -> -1 ->> 'id')::uuid from {} where id = $1", service.outbox());
+    Ok(session.query(&sql, &[&id])?.first().map(|row| row.get(0)))
 }
 
 /// The query that deletes published rows, where nothing else is to be done then.

@@ -23,15 +23,14 @@ pub struct Position {
     pub last: i64,
     /// How many rows they are.
     pub count: usize,
-    /// The first row's last message and the last row's.
-    pub messages: [Uuid; 2],
+    /// The last row's last message.
+    pub message: Uuid,
 }
 
 impl Position {
     /// The rows of a position before, which are still there, and those of this one behind them.
     pub fn behind(self, before: &Position) -> Position {
-        let messages = [before.messages[0], self.messages[1]];
-        Position { first: before.first, count: before.count + self.count, messages, ..self }
+        Position { first: before.first, count: before.count + self.count, ..self }
     }
 
     /// As it travels.
@@ -40,22 +39,19 @@ impl Position {
         (StrBytes::from_static_str(HEADER), Some(Bytes::from(text)))
     }
 
-    /// Whether the outbox holds rows of it. `rows` are those of its first and last one that are there, by id, with their
-    /// last messages.
+    /// Whether the outbox holds its rows; `there` is the last message of the last one, if that is there.
     ///
-    /// None is there: deleted by whoever published them. Other messages: a restored database draws row ids again, and the
-    /// position is of its earlier life. Then these rows were never published.
-    pub fn is_held(&self, rows: &[(i64, Uuid)]) -> bool {
-        let expected = |id: i64| self.messages[usize::from(id == self.last && id != self.first)];
-        let same = rows.iter().all(|(id, message)| *message == expected(*id));
-        if !same {
+    /// It is not: deleted by whoever published them. Another message: a restored database draws row ids again, and the
+    /// position is of its earlier life. Then the rows that have these ids now were never published.
+    pub fn is_held(&self, there: Option<Uuid>) -> bool {
+        if there.is_some_and(|message| message != self.message) {
             log::error!(
                 "a position in Kafka (outbox rows {} to {}) is of an earlier life of this database; its rows are published again",
                 self.first,
                 self.last
             );
         }
-        same && !rows.is_empty()
+        there == Some(self.message)
     }
 }
 
@@ -129,31 +125,24 @@ fn own(place: &TopicPartition, record: &Record, service: Service, install_id: Uu
 mod tests {
     use super::*;
 
-    const A: Uuid = Uuid::from_u128(1);
-    const B: Uuid = Uuid::from_u128(2);
-    const C: Uuid = Uuid::from_u128(3);
-
-    fn position(first: i64, last: i64, count: usize, messages: [Uuid; 2]) -> Position {
-        Position { install: Uuid::nil(), first, last, count, messages }
-    }
-
-    #[test]
-    fn rows_are_the_positions_own_by_their_messages() {
-        let turn = position(4, 9, 5, [A, B]);
-        assert!(turn.is_held(&[(4, A), (9, B)]));
-        assert!(turn.is_held(&[(4, A)]), "and the count will tell that some are missing");
-        assert!(turn.is_held(&[(9, B)]));
-        assert!(!turn.is_held(&[]), "deleted");
-        assert!(!turn.is_held(&[(4, A), (9, C)]), "ids drawn again");
-        assert!(!turn.is_held(&[(4, B)]), "ids drawn again");
-        let lone = position(7, 7, 1, [C, C]);
-        assert!(lone.is_held(&[(7, C)]));
-        assert!(!lone.is_held(&[(7, A)]));
-    }
-
     #[test]
     fn a_position_names_what_an_earlier_one_named_too() {
-        let joined = position(8, 9, 2, [B, C]).behind(&position(3, 7, 4, [A, B]));
-        assert_eq!(joined, position(3, 9, 6, [A, C]));
+        let position = |first, last, count, message| Position {
+            install: Uuid::nil(),
+            first,
+            last,
+            count,
+            message: Uuid::from_u128(message),
+        };
+        assert_eq!(position(8, 9, 2, 9).behind(&position(3, 7, 4, 7)), position(3, 9, 6, 9));
+    }
+
+    #[test]
+    fn rows_are_the_positions_own_only_by_the_last_ones_message() {
+        let (ours, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let position = Position { install: Uuid::nil(), first: 4, last: 9, count: 5, message: ours };
+        assert!(position.is_held(Some(ours)));
+        assert!(!position.is_held(Some(other)), "ids drawn again");
+        assert!(!position.is_held(None), "deleted");
     }
 }

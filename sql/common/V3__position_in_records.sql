@@ -1,13 +1,12 @@
 -- The position travels in the records themselves now, not as a group's offset. A leader of the version before does not look
--- for it there, and one of this version not at the offset; so none of that version may lead, and nothing may be left that it
--- might have published. Its instances can't be started any more.
+-- for it there, and one of this version not at the offset; so no relay of that version may run, leading or standing by, and
+-- nothing may be left that one might have published. Its instances can't be started any more.
 do $$
 declare
     outbox  text;
     waiting bigint;
 begin
-    -- the leader's lock
-    if not pg_try_advisory_xact_lock(7301, 2) then
+    if exists (select from pg_stat_activity where datname = current_database() and application_name like '%-relay') then
         raise exception 'an instance of an older version is running: stop all of them, then start this one';
     end if;
     for outbox in select table_name from information_schema.tables

@@ -1,6 +1,7 @@
 //! What a service finds at its start: a schema brought up to date by whoever comes first, a newer one used or refused, a
 //! topic that does not fit.
 
+use harness::locks::end_sessions;
 use harness::{Service, World};
 use kafka::{Admin, Config, Interrupt, NewTopic};
 
@@ -49,7 +50,7 @@ fn a_schema_that_needs_a_newer_binary_stops_the_service_and_is_left_alone() {
 #[test]
 fn a_database_that_an_older_version_may_still_publish_from_is_not_migrated() {
     let world = migrated("schema_older");
-    let (mut db, mut leader) = (world.db(Service::Payment), world.db(Service::Payment));
+    let (mut db, mut relay) = (world.db(Service::Payment), world.db(Service::Payment));
     // as the version before left it, with a row that waits
     db.batch_execute("delete from schema_history_common where version = 3; update schema_compat set min_version = 1")
         .unwrap();
@@ -62,9 +63,9 @@ fn a_database_that_an_older_version_may_still_publish_from_is_not_migrated() {
     };
     refused("1 rows wait in payment_outbox: start the older version until they are published");
     db.batch_execute("delete from payment_outbox").unwrap();
-    leader.batch_execute("select pg_advisory_lock(7301, 2)").unwrap();
+    relay.batch_execute("set application_name = 'payment-relay'").unwrap();
     refused("an instance of an older version is running: stop all of them");
-    drop(leader);
+    end_sessions(&mut db, "payment-relay");
     world.start(Service::Payment);
     let wanted: i32 = db.query_one("select min_version from schema_compat", &[]).unwrap().get(0);
     assert_eq!(wanted, 2, "the older version can't be started any more");
