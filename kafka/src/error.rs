@@ -40,8 +40,6 @@ impl ErrorCode {
     pub(crate) const DUPLICATE_SEQUENCE_NUMBER: ErrorCode = ErrorCode(46);
     pub(crate) const OPERATION_NOT_ATTEMPTED: ErrorCode = ErrorCode(55);
     pub(crate) const MEMBER_ID_REQUIRED: ErrorCode = ErrorCode(79);
-    /// A transaction that is not decided yet may still change the offset (KIP-447).
-    pub const UNSTABLE_OFFSET_COMMIT: ErrorCode = ErrorCode(88);
 
     /// Who has to act on this code. INVALID_PRODUCER_EPOCH (47) and PRODUCER_FENCED (90) are the same news from
     /// different APIs; which one a fenced producer gets depends on the request it sends next.

@@ -1,5 +1,6 @@
 //! Partitions read backwards: the last record of a certain kind in each.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::admin::{Admin, ListedOffset, OffsetSpec};
@@ -84,12 +85,8 @@ fn begin(admin: &mut Admin, topics: &[String], isolation: Isolation) -> Result<V
     let partitions: Vec<TopicPartition> = described
         .iter()
         .flat_map(|topic| {
-            let (name, id) = (topic.name.as_str().into(), topic.id);
-            (0..topic.partitions).map(move |partition| TopicPartition {
-                topic: std::sync::Arc::clone(&name),
-                topic_id: id,
-                partition,
-            })
+            let (name, topic_id): (Arc<str>, _) = (topic.name.as_str().into(), topic.id);
+            (0..topic.partitions).map(move |partition| TopicPartition { topic: name.clone(), topic_id, partition })
         })
         .collect();
     let places: Vec<_> = partitions.iter().map(|place| (place.topic.to_string(), place.partition)).collect();

@@ -69,6 +69,13 @@ impl<'p> Transaction<'p> {
         self.note(sent)
     }
 
+    /// Writes records as [`send`](Transaction::send) does, with the same errors, and adds a header to the last one of
+    /// each partition: whoever reads a partition backwards ([`last_records`](crate::last_records)) meets it first.
+    pub fn send_marked(&mut self, records: Vec<ProducerRecord>, mark: &Header) -> Result<()> {
+        let sent = self.try_send(records, Some(mark));
+        self.note(sent)
+    }
+
     fn try_send(&mut self, records: Vec<ProducerRecord>, mark: Option<&Header>) -> Result<()> {
         self.initialised()?;
         let mut queues = self.producer.split(records)?;
@@ -77,13 +84,6 @@ impl<'p> Transaction<'p> {
         }
         self.add_partitions(&queues)?;
         self.producer.deliver(queues)
-    }
-
-    /// Writes records as [`send`](Transaction::send) does, with the same errors, and adds a header to the last one of
-    /// each partition: whoever reads a partition backwards ([`last_records`](crate::last_records)) meets it first.
-    pub fn send_marked(&mut self, records: Vec<ProducerRecord>, mark: &Header) -> Result<()> {
-        let sent = self.try_send(records, Some(mark));
-        self.note(sent)
     }
 
     fn new_partitions(&self, queues: &Queues) -> Vec<Place> {

@@ -258,7 +258,7 @@ fn a_restored_database_publishes_what_it_stores_under_row_ids_that_were_publishe
     let order = world.start(Service::Order);
     world.wait_until_published(Service::Order);
     assert_eq!(ids(&world.records("payment")), [before, after]);
-    order.wait_for_log("is of an earlier life of this database");
+    order.wait_for_log("a position in Kafka (outbox rows 1 to 1) is of an earlier life of this database");
     drop(order);
     let mut admin = Client::connect(&harness::env::database_url("postgres"), NoTls).expect("the test PostgreSQL");
     admin.batch_execute(&format!("drop database {backup}")).expect("dropped");
