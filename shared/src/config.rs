@@ -1,6 +1,7 @@
 //! Settings: one environment variable each, with a default, a unit and a check. Read here only.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -73,27 +74,51 @@ impl Config {
     /// # Errors
     /// As [`Config::from_env`].
     pub fn from_lookup(service: Service, lookup: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-        let mut read = Reader { lookup: &lookup, errors: Vec::new() };
+        let mut read = Reader::new(&lookup);
+        let config = Config::read(&mut read, service);
+        if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
+    }
+
+    /// Every setting of `service`, in the order in which they are read: what `--help` shows.
+    pub fn settings(service: Service) -> Vec<Setting> {
+        let mut read = Reader::new(&|_| None);
+        Config::read(&mut read, service);
+        read.settings
+    }
+
+    /// The one list of the settings: what is read is known, with its default, what it takes and what it means.
+    fn read(read: &mut Reader<'_>, service: Service) -> Config {
         let upper = service.name().to_uppercase();
-        let config = Config {
+        Config {
             service,
-            bind: read.parsed("BIND", "127.0.0.1", "an IP address"),
-            port: read.number(&format!("{upper}_PORT"), default_port(service), 1..=65_535),
+            bind: read.parsed("BIND", "127.0.0.1", "an IP address", "address to listen on; 0.0.0.0: all"),
+            port: read.number(&format!("{upper}_PORT"), default_port(service), 1..=65_535, "port to listen on"),
             database_url: read.database_url(service),
             brokers: read.brokers(),
             kafka_security: read.kafka_security(),
             topic_prefix: read.topic_prefix(),
-            topic_partitions: read.number("TOPIC_PARTITIONS", 3, 1..=1_000),
-            topic_replication: read.optional_number("TOPIC_REPLICATION", 1..=32),
-            order_deadline: read.duration("ORDER_DEADLINE", "300s"),
-            compensation_retry: read.duration("COMPENSATION_RETRY", "60s"),
-            consumers: read.number("CONSUMERS", 1, 1..=64),
-            http_workers: read.number("HTTP_WORKERS", 4, 1..=64),
-            relay_batch: read.number("RELAY_BATCH", 2_000, 1..=10_000),
-            startup_limit: read.duration("STARTUP_LIMIT", "60s"),
-            log_level: read.parsed("LOG_LEVEL", "info", "off, error, warn, info, debug or trace"),
-        };
-        if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
+            topic_partitions: read.number("TOPIC_PARTITIONS", 3, 1..=1_000, "partitions of topics that are created"),
+            topic_replication: read.optional_number(
+                "TOPIC_REPLICATION",
+                1..=32,
+                "replicas of topics that are created; without it the broker's default",
+            ),
+            order_deadline: read.duration(
+                "ORDER_DEADLINE",
+                "300s",
+                "from publication until a silent side is asked to give back",
+            ),
+            compensation_retry: read.duration(
+                "COMPENSATION_RETRY",
+                "60s",
+                "until an unconfirmed compensation is asked for again; doubles up to 1h",
+            ),
+            consumers: read.number("CONSUMERS", 1, 1..=64, "consumer threads"),
+            http_workers: read.number("HTTP_WORKERS", 4, 1..=64, "handlers that run at once"),
+            relay_batch: read.number("RELAY_BATCH", 2_000, 1..=10_000, "outbox rows in one Kafka transaction"),
+            startup_limit: read.duration("STARTUP_LIMIT", "60s", "to wait for PostgreSQL and Kafka at the start"),
+            log_level: read.parsed("LOG_LEVEL", "info", "off, error, warn, info, debug or trace", "what is logged"),
+        }
     }
 
     /// What a client of Kafka with this name is built from.
@@ -110,14 +135,39 @@ fn default_port(service: Service) -> i64 {
     }
 }
 
+/// A setting as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The variable.
+    pub name: String,
+    /// What counts without it; empty: nothing.
+    pub default: String,
+    /// Which values it takes, with their unit.
+    pub takes: String,
+    /// What it is for.
+    pub meaning: &'static str,
+}
+
 struct Reader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
+    settings: Vec<Setting>,
     errors: Vec<String>,
 }
 
-impl Reader<'_> {
-    fn value(&self, name: &str) -> Option<String> {
-        (self.lookup)(name).map(|value| value.trim().to_string()).filter(|value| !value.is_empty())
+impl<'a> Reader<'a> {
+    fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Reader<'a> {
+        Reader { lookup, settings: Vec::new(), errors: Vec::new() }
+    }
+
+    /// Every setting is read here, so that each is known.
+    fn value(&mut self, name: &str, default: &str, takes: &str, meaning: &'static str) -> String {
+        let (setting, default) = (name.to_string(), default.to_string());
+        self.settings.push(Setting { name: setting, default: default.clone(), takes: takes.to_string(), meaning });
+        (self.lookup)(name).map(|value| value.trim().to_string()).filter(|value| !value.is_empty()).unwrap_or(default)
+    }
+
+    fn optional(&mut self, name: &str, takes: &str, meaning: &'static str) -> Option<String> {
+        Some(self.value(name, "", takes, meaning)).filter(|value| !value.is_empty())
     }
 
     fn refuse(&mut self, name: &str, value: &str, wanted: &str) {
@@ -125,68 +175,90 @@ impl Reader<'_> {
     }
 
     /// `default` must itself be parsable: it stands in for a refused value, which is never used.
-    fn parsed<T: FromStr>(&mut self, name: &str, default: &str, wanted: &str) -> T {
-        let value = self.value(name).unwrap_or_else(|| default.to_string());
+    fn parsed<T: FromStr>(&mut self, name: &str, default: &str, wanted: &str, meaning: &'static str) -> T {
+        let value = self.value(name, default, wanted, meaning);
         value.parse().unwrap_or_else(|_| {
             self.refuse(name, &value, wanted);
             default.parse().ok().expect("the default is valid")
         })
     }
 
-    fn number<T: TryFrom<i64>>(&mut self, name: &str, default: i64, range: std::ops::RangeInclusive<i64>) -> T {
-        let value = self.value(name).unwrap_or_else(|| default.to_string());
-        let number = value.parse().ok().filter(|n| range.contains(n)).unwrap_or_else(|| {
-            self.refuse(name, &value, &format!("a whole number from {} to {}", range.start(), range.end()));
-            default
+    fn number<T: TryFrom<i64>>(
+        &mut self,
+        name: &str,
+        default: i64,
+        range: RangeInclusive<i64>,
+        meaning: &'static str,
+    ) -> T {
+        let value = self.value(name, &default.to_string(), &whole(&range), meaning);
+        self.within(name, &value, range)
+    }
+
+    fn optional_number<T: TryFrom<i64>>(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<i64>,
+        meaning: &'static str,
+    ) -> Option<T> {
+        let value = self.optional(name, &whole(&range), meaning)?;
+        Some(self.within(name, &value, range))
+    }
+
+    /// The range's start stands in for a refused value.
+    fn within<T: TryFrom<i64>>(&mut self, name: &str, value: &str, range: RangeInclusive<i64>) -> T {
+        let number = value.parse().ok().filter(|number| range.contains(number)).unwrap_or_else(|| {
+            self.refuse(name, value, &whole(&range));
+            *range.start()
         });
         T::try_from(number).ok().expect("the range fits the type")
     }
 
-    fn optional_number<T: TryFrom<i64>>(&mut self, name: &str, range: std::ops::RangeInclusive<i64>) -> Option<T> {
-        self.value(name)?;
-        let default = *range.start();
-        Some(self.number(name, default, range))
-    }
-
-    fn duration(&mut self, name: &str, default: &str) -> Duration {
-        let value = self.value(name).unwrap_or_else(|| default.to_string());
+    fn duration(&mut self, name: &str, default: &str, meaning: &'static str) -> Duration {
+        const TIME: &str = "a time such as 500ms, 30s, 5m or 1h, from 1ms to 24h";
+        let value = self.value(name, default, TIME, meaning);
         parse_duration(&value).filter(|d| !d.is_zero()).unwrap_or_else(|| {
-            self.refuse(name, &value, "a time such as 500ms, 30s, 5m or 1h, from 1ms to 24h");
+            self.refuse(name, &value, TIME);
             parse_duration(default).expect("the default is valid")
         })
     }
 
     fn database_url(&mut self, service: Service) -> String {
+        let takes = "a PostgreSQL URL such as postgres://user:password@host:5432/database";
         let name = format!("{}_DATABASE_URL", service.name().to_uppercase());
         let default = format!("postgres://postgres@127.0.0.1:5432/{}db", service.name());
-        let value = self.value(&name).unwrap_or(default);
+        let meaning = "the service's own database; sslmode and sslrootcert as psql takes them";
+        let value = self.value(&name, &default, takes, meaning);
         if let Err(why) = Target::parse(&value) {
             // the value may hold a password: it is not repeated
-            self.errors.push(format!(
-                "{name}: must be a PostgreSQL URL such as postgres://user:password@host:5432/database ({why})"
-            ));
+            self.errors.push(format!("{name}: must be {takes} ({why})"));
         }
         value
     }
 
     fn brokers(&mut self) -> Vec<String> {
-        let value = self.value("KAFKA_BROKERS").unwrap_or_else(|| "127.0.0.1:9092".to_string());
+        let (name, takes) = ("KAFKA_BROKERS", "a list of host:port, separated by commas");
+        let value = self.value(name, "127.0.0.1:9092", takes, "brokers to find the Kafka cluster by");
         let brokers: Vec<String> = value.split(',').map(|b| b.trim().to_string()).collect();
         if !brokers.iter().all(|broker| is_host_and_port(broker)) {
-            self.refuse("KAFKA_BROKERS", &value, "a list of host:port, separated by commas");
+            self.refuse(name, &value, takes);
         }
         brokers
     }
 
     fn topic_prefix(&mut self) -> String {
-        let value = self.value("TOPIC_PREFIX").unwrap_or_default();
+        let (name, takes) = ("TOPIC_PREFIX", "at most 200 of the characters a-z A-Z 0-9 . _ -");
+        let value = self.value(name, "", takes, "before every topic, group and transactional id");
         let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         // Kafka's topic names end at 249 characters; the longest suffix is payment.compensation
         if value.len() > 200 || !value.chars().all(legal) {
-            self.refuse("TOPIC_PREFIX", &value, "at most 200 of the characters a-z A-Z 0-9 . _ -");
+            self.refuse(name, &value, takes);
         }
         value
     }
+}
+
+fn whole(range: &RangeInclusive<i64>) -> String {
+    format!("a whole number from {} to {}", range.start(), range.end())
 }
 
 fn is_host_and_port(broker: &str) -> bool {
@@ -251,6 +323,31 @@ mod tests {
     fn a_bad_database_url_is_refused_without_repeating_its_password() {
         let message = config(&[("ORDER_DATABASE_URL", "postgres://me:secret@host:port/db")]).unwrap_err().to_string();
         assert!(message.contains("ORDER_DATABASE_URL") && !message.contains("secret"), "{message}");
+    }
+
+    #[test]
+    fn every_setting_says_once_what_it_takes_and_what_it_is_for() {
+        let settings = Config::settings(Service::Order);
+        let names: std::collections::HashSet<_> = settings.iter().map(|setting| &setting.name).collect();
+        assert_eq!(names.len(), settings.len(), "{settings:#?}");
+        for setting in &settings {
+            assert!(!setting.takes.is_empty() && !setting.meaning.is_empty(), "{setting:?}");
+        }
+    }
+
+    #[test]
+    fn a_setting_is_known_with_its_default_whatever_the_others_say() {
+        let known = |name: &str| Config::settings(Service::Stock).into_iter().find(|setting| setting.name == name);
+        let port = Setting {
+            name: "STOCK_PORT".into(),
+            default: "8081".into(),
+            takes: "a whole number from 1 to 65535".into(),
+            meaning: "port to listen on",
+        };
+        assert_eq!(known("STOCK_PORT"), Some(port));
+        assert_eq!(known("TOPIC_REPLICATION").unwrap().default, "");
+        assert!(known("KAFKA_SASL_PASSWORD").is_some(), "also those that only some protocols need");
+        assert_eq!(known("ORDER_PORT"), None, "another service's");
     }
 
     #[test]

@@ -8,52 +8,67 @@ use super::Reader;
 
 const PROTOCOLS: [(&str, bool, bool); 4] =
     [("PLAINTEXT", false, false), ("SSL", true, false), ("SASL_PLAINTEXT", false, true), ("SASL_SSL", true, true)];
-const OF_TLS: [&str; 3] = ["KAFKA_SSL_CA_LOCATION", "KAFKA_SSL_CERTIFICATE_LOCATION", "KAFKA_SSL_KEY_LOCATION"];
-const OF_SASL: [&str; 3] = ["KAFKA_SASL_MECHANISM", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"];
+const OF_TLS: [(&str, &str, &str); 3] = [
+    ("KAFKA_SSL_CA_LOCATION", "a PEM file", "certificate authorities to trust; without it the system's"),
+    ("KAFKA_SSL_CERTIFICATE_LOCATION", "a PEM file", "certificate for brokers that ask for one"),
+    ("KAFKA_SSL_KEY_LOCATION", "a PEM file", "its key"),
+];
+const OF_SASL: [(&str, &str, &str); 3] = [
+    ("KAFKA_SASL_MECHANISM", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", "how the user is authenticated"),
+    ("KAFKA_SASL_USERNAME", "a name", "user of Kafka"),
+    ("KAFKA_SASL_PASSWORD", "a text", "the user's password"),
+];
+
+/// The values of three settings, each with its name.
+type Group = [(&'static str, Option<String>); 3];
 
 impl Reader<'_> {
     /// `KAFKA_SECURITY_PROTOCOL` and what belongs to it. A setting that would be ignored is a mistake.
     pub(super) fn kafka_security(&mut self) -> Security {
-        let protocol = self.value("KAFKA_SECURITY_PROTOCOL").unwrap_or_else(|| "PLAINTEXT".to_string());
+        let (name, takes) = ("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL");
+        let protocol = self.value(name, "PLAINTEXT", takes, "what guards the connections to Kafka");
+        let (of_tls, of_sasl) = (self.group(OF_TLS), self.group(OF_SASL));
         let Some((_, tls, sasl)) = PROTOCOLS.iter().find(|(name, ..)| *name == protocol) else {
-            self.refuse("KAFKA_SECURITY_PROTOCOL", &protocol, "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL");
+            self.refuse(name, &protocol, takes);
             return Security::default();
         };
-        for (names, is_used, with) in
-            [(OF_TLS, *tls, "SSL or SASL_SSL"), (OF_SASL, *sasl, "SASL_SSL or SASL_PLAINTEXT")]
+        for (group, is_used, with) in
+            [(&of_tls, *tls, "SSL or SASL_SSL"), (&of_sasl, *sasl, "SASL_SSL or SASL_PLAINTEXT")]
         {
-            for name in names {
-                if !is_used && self.value(name).is_some() {
-                    self.errors.push(format!(
-                        "{name}: is of no use with KAFKA_SECURITY_PROTOCOL={protocol}: leave it out, or set that to {with}"
-                    ));
-                }
+            for (name, _) in group.iter().filter(|(_, value)| !is_used && value.is_some()) {
+                self.errors.push(format!(
+                    "{name}: is of no use with KAFKA_SECURITY_PROTOCOL={protocol}: leave it out, or set that to {with}"
+                ));
             }
         }
-        Security { tls: tls.then(|| self.tls()).flatten(), sasl: sasl.then(|| self.sasl()).flatten() }
+        Security { tls: tls.then(|| self.tls(of_tls)).flatten(), sasl: sasl.then(|| self.sasl(of_sasl)).flatten() }
     }
 
-    fn tls(&mut self) -> Option<Tls> {
-        let [authorities, certificate, key] = OF_TLS.map(|name| self.value(name).map(PathBuf::from));
+    fn group(&mut self, settings: [(&'static str, &str, &'static str); 3]) -> Group {
+        settings.map(|(name, takes, meaning)| (name, self.optional(name, takes, meaning)))
+    }
+
+    fn tls(&mut self, group: Group) -> Option<Tls> {
+        let [authorities, certificate, key] = group.map(|(_, value)| value.map(PathBuf::from));
+        let names = OF_TLS.map(|(name, ..)| name);
         if certificate.is_some() != key.is_some() {
-            self.errors.push(format!("{} and {}: set both or neither", OF_TLS[1], OF_TLS[2]));
+            self.errors.push(format!("{} and {}: set both or neither", names[1], names[2]));
             return None;
         }
         let own = certificate.as_deref().zip(key.as_deref());
         let tls = Tls::new(authorities.as_deref(), own);
         // it tells the file; without one it is the system's authorities that are missing
-        let files = OF_TLS.into_iter().zip([&authorities, &certificate, &key]);
+        let files = names.into_iter().zip([&authorities, &certificate, &key]);
         let named = |why: &str| {
             let is_it =
                 |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| why.contains(&*file.to_string_lossy()));
-            files.clone().find(|(_, file)| is_it(file)).map_or(OF_TLS[0], |(name, _)| name)
+            files.clone().find(|(_, file)| is_it(file)).map_or(names[0], |(name, _)| name)
         };
         tls.map_err(|why| self.errors.push(format!("{}: {why}", named(&why)))).ok()
     }
 
-    fn sasl(&mut self) -> Option<Sasl> {
-        let [mechanism, username, password] = OF_SASL.map(|name| {
-            let value = self.value(name);
+    fn sasl(&mut self, group: Group) -> Option<Sasl> {
+        let [mechanism, username, password] = group.map(|(name, value)| {
             if value.is_none() {
                 self.errors.push(format!("{name}: must be set with KAFKA_SECURITY_PROTOCOL=SASL_…"));
             }
@@ -61,7 +76,8 @@ impl Reader<'_> {
         });
         let (name, username, password) = (mechanism?, username?, password?);
         let Some(mechanism) = Mechanism::ALL.into_iter().find(|known| known.name() == name) else {
-            self.refuse("KAFKA_SASL_MECHANISM", &name, "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512");
+            let (setting, takes, _) = OF_SASL[0];
+            self.refuse(setting, &name, takes);
             return None;
         };
         Some(Sasl { mechanism, username, password })
