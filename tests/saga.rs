@@ -12,12 +12,15 @@
 //! | `schema` | a database that is empty, newer, or of another make at the start |
 //! | `security` | TLS and SASL on the wires; what is wrong with them ends a service at its start |
 //! | `http` | each error of HTTP interface; one key, one order |
+//! | `deploy` | `--help`, `--version`, `--check`: what a service says of itself and of the place it is to run in |
 //! | `attack` | clients that are many, slow, endless or senseless harm nobody else |
 
 #[path = "saga/attack.rs"]
 mod attack;
 #[path = "saga/crash.rs"]
 mod crash;
+#[path = "saga/deploy.rs"]
+mod deploy;
 #[path = "saga/http.rs"]
 mod http;
 #[path = "saga/instances.rs"]

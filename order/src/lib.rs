@@ -28,13 +28,18 @@ mod migrations {
     refinery::embed_migrations!("../sql/order");
 }
 
+/// The schema's migrations of this service's own.
+pub fn migrations() -> refinery::Runner {
+    migrations::migrations::runner()
+}
+
 /// Runs one instance until it is stopped.
 ///
 /// # Errors
 /// When it can't start, or a thread failed.
 pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let listener = service::listen(&config)?;
-    let ready = service::prepare(&config, migrations::migrations::runner(), &shutdown)?;
+    let ready = service::prepare(&config, migrations(), &shutdown)?;
     let mut threads = Threads::new(stop, shutdown);
     let waker = threads.spawn_relay(&config, &ready, store::remove_published(config.order_deadline))?;
 

@@ -1,5 +1,6 @@
 //! The order service's process.
 
 fn main() -> std::process::ExitCode {
-    shared::service::main(shared::event::Service::Order, order::run)
+    let service = shared::event::Service::Order;
+    shared::service::main(service, env!("CARGO_PKG_DESCRIPTION"), order::migrations, order::run)
 }

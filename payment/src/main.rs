@@ -1,5 +1,6 @@
 //! The payment service's process.
 
 fn main() -> std::process::ExitCode {
-    shared::service::main(shared::event::Service::Payment, payment::run)
+    let service = shared::event::Service::Payment;
+    shared::service::main(service, env!("CARGO_PKG_DESCRIPTION"), payment::migrations, payment::run)
 }

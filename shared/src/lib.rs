@@ -4,6 +4,7 @@
 //! | module | idea |
 //! | --- | --- |
 //! | [`config`] | settings from the environment, read nowhere else |
+//! | [`args`], [`check`] | the command line: help from the settings themselves; whether a service could start, and nothing changed |
 //! | [`logging`], [`error`], [`shutdown`], [`backoff`], [`service`] | a process: its lines, failures, stop, pauses, threads |
 //! | [`db`], [`postgres_tls`], [`pool`], [`schema`] | PostgreSQL sessions with limits and cached statements; their TLS; connections; migrations |
 //! | [`event`], [`envelope`] | topics, types, bodies; headers and JSON: the contract between the services |
@@ -14,8 +15,10 @@
 //! | `sabotage` | only with `--cfg sabotage`: mechanisms turned off, to show that the checks notice |
 //! | [`descriptors`] | what the service itself needs comes first, clients get the rest |
 
+pub mod args;
 pub mod backoff;
 pub mod beside;
+pub mod check;
 pub mod config;
 pub mod consumer;
 pub mod db;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::event::Service;
+use crate::topics;
 
 /// The header's name.
 const HEADER: &str = "outbox_position";
@@ -68,37 +69,37 @@ pub fn read(
     prefix: &str,
     install_id: Uuid,
 ) -> Result<Vec<Position>> {
-    let mut positions = read_own(kafka, interrupt, service, prefix, install_id, Isolation::ReadUncommitted)?;
+    let topics = topics::names(prefix, &service.writes());
+    let mut positions = read_own(&topics, kafka, interrupt, service, install_id, Isolation::ReadUncommitted)?;
     // what was published together and is not deleted yet may stand in positions of several turns: the widest comes first
     positions.sort_by_key(|position| (std::cmp::Reverse(position.last), position.first));
     positions.dedup();
     Ok(positions)
 }
 
-/// Refuses, at start, topics that hold another installation's position.
+/// Refuses, at start, any of these topics, all of them written by the service, that holds another installation's position.
 ///
 /// # Errors
 /// As [`read`], but nothing is waited for: any position tells whose it is.
 pub fn require_own(
+    topics: &[String],
     kafka: &Config,
     interrupt: &Interrupt,
     service: Service,
-    prefix: &str,
     install_id: Uuid,
 ) -> Result<()> {
-    read_own(kafka, interrupt, service, prefix, install_id, Isolation::ReadCommitted).map(drop)
+    read_own(topics, kafka, interrupt, service, install_id, Isolation::ReadCommitted).map(drop)
 }
 
 fn read_own(
+    topics: &[String],
     kafka: &Config,
     interrupt: &Interrupt,
     service: Service,
-    prefix: &str,
     install_id: Uuid,
     ends: Isolation,
 ) -> Result<Vec<Position>> {
-    let topics: Vec<String> = service.writes().iter().map(|topic| format!("{prefix}{}", topic.name())).collect();
-    let last = last_records(kafka, interrupt, &topics, ends, |record| text(record).is_some())?;
+    let last = last_records(kafka, interrupt, topics, ends, |record| text(record).is_some())?;
     last.iter().map(|(place, record)| own(place, record, service, install_id)).collect()
 }
 

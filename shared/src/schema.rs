@@ -1,7 +1,7 @@
 //! The schema: migrated at start, under a lock, with separate histories for what is common and what is the
 //! service's own (one list would break when the common set grows).
 
-use refinery::Runner;
+use refinery::{Migration, Runner};
 
 use crate::db::{Query, Session};
 use crate::error::{Error, Result};
@@ -29,8 +29,57 @@ pub fn migrate(session: &mut Session, service: Service, own: Runner) -> Result<(
     outcome
 }
 
+/// What a start would find to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// How many migrations it would apply.
+    pub migrations: usize,
+    /// Where the schema is newer than the binary, but additive: what to know about it.
+    pub newer: Vec<String>,
+}
+
+/// What [`migrate`] would do. It only reads, and takes no lock.
+///
+/// # Errors
+/// [`Error::Fatal`] where `migrate` would refuse the schema; not where a migration itself would fail.
+pub fn pending(session: &mut Session, service: Service, own: Runner) -> Result<Pending> {
+    check_compatible(session)?;
+    let mut pending = Pending::default();
+    for (history, mut runner) in [("common", common::migrations::runner()), (service.name(), own)] {
+        let applied = applied(session, history, &mut runner)?;
+        let known = runner.get_migrations();
+        let last = newest(&applied);
+        pending.migrations += known.iter().filter(|migration| Some(migration.version()) > last).count();
+        pending.newer.extend(newer(history, &applied, known));
+        let is_other = |ours: &&Migration| applied.iter().any(|it| it.version() == ours.version() && it != *ours);
+        if let Some(other) = known.iter().find(is_other) {
+            return Err(Error::Fatal(format!("the schema ({history}) has another {other} than this binary")));
+        }
+    }
+    Ok(pending)
+}
+
+/// None where there is no history table yet. The runner looks at that table from now on.
+fn applied(session: &mut Session, history: &str, runner: &mut Runner) -> Result<Vec<Migration>> {
+    let table = format!("schema_history_{history}");
+    runner.set_migration_table_name(&table);
+    if !has_table(session, &table)? {
+        return Ok(vec![]);
+    }
+    let unreadable = |error| Error::Fatal(format!("the schema's history ({history}) can't be read: {}", told(&error)));
+    runner.get_applied_migrations(session.client()).map_err(unreadable)
+}
+
+/// Whether the session's database has this table.
+///
+/// # Errors
+/// What PostgreSQL or the connection says.
+pub fn has_table(session: &mut Session, name: &str) -> Result<bool> {
+    Ok(session.query("select to_regclass($1) is not null", &[&name])?[0].get(0))
+}
+
 fn check_compatible(session: &mut Session) -> Result<()> {
-    if session.query("select to_regclass('schema_compat')::text", &[])?[0].get::<_, Option<String>>(0).is_none() {
+    if !has_table(session, "schema_compat")? {
         return Ok(());
     }
     let wanted: i32 = session.query("select min_version from schema_compat", &[])?[0].get(0);
@@ -43,11 +92,13 @@ fn check_compatible(session: &mut Session) -> Result<()> {
 }
 
 fn run(session: &mut Session, history: &str, mut runner: Runner) -> Result<()> {
-    runner.set_migration_table_name(format!("schema_history_{history}"));
+    let applied = applied(session, history, &mut runner)?;
+    if let Some(newer) = newer(history, &applied, runner.get_migrations()) {
+        log::warn!("{newer}");
+    }
     let runner = runner.set_grouped(true).set_abort_divergent(true).set_abort_missing(false);
-    warn_if_newer(session, history, &mut |client| runner.get_last_applied_migration(client), &runner);
     let report = runner.run(session.client()).map_err(|error| {
-        Error::Fatal(format!("the schema ({history}) can't be brought up to date: {error}{}", cause(&error)))
+        Error::Fatal(format!("the schema ({history}) can't be brought up to date: {}", told(&error)))
     })?;
     for migration in report.applied_migrations() {
         log::info!("schema ({history}): applied {migration}");
@@ -55,26 +106,19 @@ fn run(session: &mut Session, history: &str, mut runner: Runner) -> Result<()> {
     Ok(())
 }
 
-/// What lies behind it, down to the server's own words.
-fn cause(error: &refinery::Error) -> String {
+/// An error with what lies behind it, down to the server's own words.
+fn told(error: &refinery::Error) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    causes.map(|cause| format!(": {cause}")).collect()
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }
 
-fn warn_if_newer(
-    session: &mut Session,
-    history: &str,
-    last_applied: &mut dyn FnMut(
-        &mut postgres::Client,
-    ) -> std::result::Result<Option<refinery::Migration>, refinery::Error>,
-    runner: &Runner,
-) {
-    let newest = runner.get_migrations().iter().map(refinery::Migration::version).max();
-    // no history table yet: nothing was applied
-    let applied = last_applied(session.client()).ok().flatten().map(|migration| migration.version());
-    if applied > newest {
-        log::warn!(
-            "schema ({history}) is at version {applied:?}, newer than this binary's {newest:?}, and says it is compatible"
-        );
-    }
+fn newer(history: &str, applied: &[Migration], known: &[Migration]) -> Option<String> {
+    let (there, ours) = (newest(applied)?, newest(known)?);
+    (there > ours).then(|| {
+        format!("schema ({history}) is at version {there}, newer than this binary's {ours}, and says it is compatible")
+    })
+}
+
+fn newest(migrations: &[Migration]) -> Option<i32> {
+    migrations.iter().map(Migration::version).max()
 }

@@ -13,7 +13,7 @@ use kafka::{Admin, Interrupt};
 use refinery::Runner;
 use uuid::Uuid;
 
-use crate::backoff;
+use crate::args::{self, Action};
 use crate::config::Config;
 use crate::consumer::Consumer;
 use crate::db::{self, Connector, Limits, Query};
@@ -24,7 +24,7 @@ use crate::http::Server;
 use crate::relay::Relay;
 use crate::shutdown::{self, Shutdown, Stop};
 use crate::wake::{self, Waker};
-use crate::{logging, position, schema, topics};
+use crate::{backoff, check, logging, position, schema, topics};
 
 /// A stop ends within ten seconds; what is not done by then is safe to cut off (I8).
 const STOP_LIMIT: Duration = Duration::from_millis(9_000);
@@ -33,15 +33,34 @@ const GRACE: Duration = Duration::from_secs(4);
 /// One attempt to reach Kafka at the start; short, so that waiting is told soon and ends near its limit.
 const STARTUP_ATTEMPT: Duration = Duration::from_secs(3);
 
-/// What `main` does: settings, log, signals, `run`. Exit code 2: bad settings; 1: stopped by an error.
-pub fn main(service: Service, run: impl FnOnce(Config, Stop, Shutdown) -> Result<()>) -> ExitCode {
-    let config = match Config::from_env(service) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("{}: {error}", service.name());
-            return ExitCode::from(2);
+/// What `main` does: arguments, settings, then `run` or what else is asked for ([`args`]). Exit code 2: bad arguments or
+/// settings; 1: stopped by an error.
+///
+/// `about`: what the service is, for `--help`; `migrations`: its own, for `--check`.
+pub fn main(
+    service: Service,
+    about: &str,
+    migrations: fn() -> Runner,
+    run: impl FnOnce(Config, Stop, Shutdown) -> Result<()>,
+) -> ExitCode {
+    let settings = || Config::from_env(service).map_err(|error| error.to_string());
+    let outcome = args::parse(std::env::args_os().skip(1)).and_then(|action| {
+        match action {
+            Action::Help => args::print(&args::help(service, about)),
+            Action::Version => args::print(&args::version(service)),
+            Action::Check if !check::run(&settings()?, migrations()) => return Ok(ExitCode::FAILURE),
+            Action::Check => {}
+            Action::Run => return Ok(run_logged(settings()?, run)),
         }
-    };
+        Ok(ExitCode::SUCCESS)
+    });
+    outcome.unwrap_or_else(|why| {
+        eprintln!("{}: {why}", service.name());
+        ExitCode::from(2)
+    })
+}
+
+fn run_logged(config: Config, run: impl FnOnce(Config, Stop, Shutdown) -> Result<()>) -> ExitCode {
     logging::init(config.log_level);
     let (stop, shutdown) = shutdown::channel();
     let watched = shutdown.clone();
@@ -96,9 +115,10 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     let mut kafka = config.kafka(config.service.name());
     kafka.request_timeout = STARTUP_ATTEMPT;
     let mut admin = Admin::new(kafka.clone(), Interrupt::new());
+    let written = topics::names(&config.topic_prefix, &config.service.writes());
     wait_for("Kafka", until, shutdown, || {
         topics::create(&mut admin, config)?;
-        position::require_own(&kafka, &Interrupt::new(), config.service, &config.topic_prefix, install_id)
+        position::require_own(&written, &kafka, &Interrupt::new(), config.service, install_id)
     })?;
     Ok(Ready { install_id, connector })
 }
@@ -107,17 +127,14 @@ fn wait_for<T>(what: &str, until: Instant, shutdown: &Shutdown, mut attempt: imp
     for number in 1.. {
         let error = match attempt() {
             Ok(done) => return Ok(done),
-            Err(Error::Fatal(why)) => return Err(Error::Fatal(why)),
-            Err(error) if error.is_refusal() => {
-                return Err(Error::Fatal(format!(
-                    "{what} refuses us, or is not to be trusted: {error}; check the settings"
-                )));
+            Err(error) if matches!(error, Error::Fatal(_)) || error.is_refusal() => {
+                return Err(Error::Fatal(explain(what, error)));
             }
             Err(error) => error,
         };
         let pause = backoff::delay(number);
         if Instant::now() + pause >= until {
-            return Err(Error::Fatal(format!("{what} is not there: {error}; check its address and that it runs")));
+            return Err(Error::Fatal(explain(what, error)));
         }
         log::warn!("waiting for {what}: {error}");
         if shutdown.wait(pause) {
@@ -125,6 +142,17 @@ fn wait_for<T>(what: &str, until: Instant, shutdown: &Shutdown, mut attempt: imp
         }
     }
     Err(Error::Fatal(format!("stopped while waiting for {what}")))
+}
+
+/// Why a server can't be used, and what to do.
+pub(crate) fn explain(what: &str, error: Error) -> String {
+    match error {
+        Error::Fatal(why) => why,
+        error if error.is_refusal() => {
+            format!("{what} refuses us, or is not to be trusted: {error}; check the settings")
+        }
+        error => format!("{what} is not there: {error}; check its address and that it runs"),
+    }
 }
 
 /// The named threads of a service. One that ends by an error or a panic stops them all.

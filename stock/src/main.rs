@@ -1,5 +1,6 @@
 //! The stock service's process.
 
 fn main() -> std::process::ExitCode {
-    shared::service::main(shared::event::Service::Stock, stock::run)
+    let service = shared::event::Service::Stock;
+    shared::service::main(service, env!("CARGO_PKG_DESCRIPTION"), stock::migrations, stock::run)
 }

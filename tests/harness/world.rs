@@ -211,6 +211,26 @@ impl World {
         instance
     }
 
+    /// Starts an instance by the binary of another folder, another version of the service, and waits until it answers.
+    ///
+    /// # Panics
+    /// As [`World::start`].
+    pub fn start_of(&self, binaries: &Path, service: Service, settings: &[(&str, &str)]) -> Instance {
+        let instance = self.launch_by(&binaries.join(service.name()), &[], service, settings);
+        instance.wait_until_ready();
+        instance
+    }
+
+    /// Runs a service's binary with these arguments to its end: its exit code, and all that it wrote.
+    ///
+    /// # Panics
+    /// When it does not end by itself.
+    pub fn ask(&self, service: Service, args: &[&str], settings: &[(&str, &str)]) -> (i32, String) {
+        let asked = self.launch_by(&self.binary(service), args, service, settings);
+        let status = asked.process().exit();
+        (status.code().unwrap_or_else(|| panic!("ended by a signal: {}", asked.log())), asked.log())
+    }
+
     fn launch_by(&self, program: &Path, args: &[&str], service: Service, settings: &[(&str, &str)]) -> Instance {
         let port = ports::free_port();
         let mut all = self.settings.clone();

@@ -1,0 +1,115 @@
+//! A service's command line: what it is asked for, and the help that says what there is.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use lexopt::Arg::{Long, Short};
+
+use crate::config::Config;
+use crate::event::Service;
+
+/// What a service's process is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// No argument: run until it is stopped.
+    Run,
+    /// `--check`: say whether it could start here and now.
+    Check,
+    /// `--help`: say what it is and what can be set.
+    Help,
+    /// `--version`: say its name and version.
+    Version,
+}
+
+const USAGE: &str =
+    "  (nothing)      runs one instance until SIGTERM or SIGINT; missing migrations are applied, missing topics created
+  --check        says whether it could start here and now, changes nothing; exit 0: it could, 1: it could not
+  -h, --help     this text
+  -V, --version  name and version
+";
+
+/// Reads the arguments, without the program's name.
+///
+/// # Errors
+/// What is not known or too much, and what is known.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, String> {
+    let refused = |error: lexopt::Error| format!("{error}; known are:\n{USAGE}");
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut wanted = Action::Run;
+    while let Some(argument) = parser.next().map_err(refused)? {
+        wanted = match argument {
+            _ if wanted != Action::Run => return Err(refused("one argument is enough".into())),
+            Long("check") => Action::Check,
+            Long("help") | Short('h') => Action::Help,
+            Long("version") | Short('V') => Action::Version,
+            other => return Err(refused(other.unexpected())),
+        };
+    }
+    Ok(wanted)
+}
+
+/// The text of `--version`. The services and what they share have one version.
+pub fn version(service: Service) -> String {
+    format!("{} {}\n", service.name(), env!("CARGO_PKG_VERSION"))
+}
+
+/// The text of `--help`: what the service is (`about`), its arguments, and every setting that [`Config`] reads.
+pub fn help(service: Service, about: &str) -> String {
+    let name = service.name();
+    let mut text = format!(
+        "{name}: {about}\n\nusage: {name} [--check | --help | --version]\n\n{USAGE}\n\
+         Exit codes: 0 stopped as asked, 1 stopped by an error, 2 bad settings or arguments.\n\n\
+         Settings are environment variables, shown with their defaults; an empty one counts as not set.\n"
+    );
+    for setting in Config::settings(service) {
+        let (name, default, meaning, takes) = (&setting.name, &setting.default, setting.meaning, &setting.takes);
+        write!(text, "\n  {name}={default}\n      {meaning} ({takes})").expect("a string takes all");
+    }
+    text.push('\n');
+    text
+}
+
+/// To standard output; a reader that is gone (`--help | head`) is no error.
+pub(crate) fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Action, String> {
+        parse(arguments.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn each_argument_is_known_alone() {
+        let cases: [(&[&str], Action); 6] = [
+            (&[], Action::Run),
+            (&["--check"], Action::Check),
+            (&["--help"], Action::Help),
+            (&["-h"], Action::Help),
+            (&["--version"], Action::Version),
+            (&["-V"], Action::Version),
+        ];
+        for (arguments, wanted) in cases {
+            assert_eq!(parsed(arguments), Ok(wanted), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_or_too_much_is_named_with_what_is_known() {
+        let cases: [(&[&str], &str); 5] = [
+            (&["--chek"], "invalid option '--chek'"),
+            (&["-x"], "invalid option '-x'"),
+            (&["now"], "unexpected argument \"now\""),
+            (&["--check=yes"], "unexpected argument for option '--check': \"yes\""),
+            (&["--check", "--help"], "one argument is enough"),
+        ];
+        for (arguments, wanted) in cases {
+            let told = parsed(arguments).unwrap_err();
+            assert!(told.starts_with(wanted) && told.contains("--check"), "{arguments:?}: {told}");
+        }
+    }
+}

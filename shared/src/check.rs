@@ -1,0 +1,163 @@
+//! `--check`: whether a service could start here and now. One attempt at everything, with short limits; nothing is changed:
+//! it says what a start would do.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use kafka::{Admin, Interrupt};
+use refinery::Runner;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::db::{Connector, Limits, Query, Session};
+use crate::error::{Error, Result};
+use crate::schema::Pending;
+use crate::{args, position, schema, service, topics};
+
+/// For each line: longer than any single attempt below takes to give up by itself. It ends what has no limit of its own, such
+/// as reading from a server that accepts and is silent.
+const LIMIT: Duration = Duration::from_secs(10);
+/// One attempt to reach Kafka.
+const ATTEMPT: Duration = Duration::from_secs(3);
+
+/// Writes a line to standard output for settings, database, schema, broker, topics and position, each `ok`, with what a
+/// start would do, or `failed`, with what to do. Answers whether all are well.
+///
+/// `migrations`: the service's own.
+pub fn run(config: &Config, migrations: Runner) -> bool {
+    let mut report = Report { failed: false };
+    report.tell("settings", Ok(vec![]));
+    let install = check_database(&mut report, config, migrations);
+    check_kafka(&mut report, config, install);
+    !report.failed
+}
+
+/// What was found: remarks, or what to do.
+type Finding = std::result::Result<Vec<String>, String>;
+
+struct Report {
+    failed: bool,
+}
+
+impl Report {
+    fn tell(&mut self, what: &str, finding: Finding) {
+        match finding {
+            Ok(remarks) if remarks.is_empty() => args::print(&format!("{what}: ok\n")),
+            Ok(remarks) => args::print(&format!("{what}: ok: {}\n", remarks.join("; "))),
+            Err(why) => self.fail(what, &why),
+        }
+    }
+
+    fn fail(&mut self, what: &str, why: &str) {
+        self.failed = true;
+        args::print(&format!("{what}: failed: {why}\n"));
+    }
+}
+
+/// The installation of the database: none if it can't be reached, nil if it has none yet.
+fn check_database(report: &mut Report, config: &Config, migrations: Runner) -> Option<Uuid> {
+    let reached = within(LIMIT, {
+        let config = config.clone();
+        move || connect(&config)
+    });
+    let mut session = match reached {
+        Ok(session) => session,
+        Err(error) => {
+            report.fail("database", &service::explain("PostgreSQL", error));
+            report.fail("schema", "not known without the database");
+            return None;
+        }
+    };
+    report.tell("database", Ok(vec![]));
+    let kind = config.service;
+    let found = within(LIMIT, move || {
+        let pending = schema::pending(&mut session, kind, migrations)?;
+        Ok((remarks(&pending), installation(&mut session)?))
+    });
+    let install = found.as_ref().ok().map(|(_, install)| *install);
+    report.tell("schema", found.map(|(remarks, _)| remarks).map_err(|error| error.to_string()));
+    install
+}
+
+/// A session under a name of its own (a migration looks at the names of those that are there), in which nothing can be changed.
+fn connect(config: &Config) -> Result<Session> {
+    let name = format!("{}-check", config.service.name());
+    let mut session = Connector::new(&config.database_url, &name, Limits::WORK)?.connect()?;
+    session.batch_execute("set default_transaction_read_only = on")?;
+    Ok(session)
+}
+
+fn remarks(pending: &Pending) -> Vec<String> {
+    let to_apply = match pending.migrations {
+        0 => None,
+        1 => Some("1 migration to apply".to_string()),
+        count => Some(format!("{count} migrations to apply")),
+    };
+    to_apply.into_iter().chain(pending.newer.clone()).collect()
+}
+
+/// Nil before the first migration: then every position in Kafka is another installation's.
+fn installation(session: &mut Session) -> Result<Uuid> {
+    if !schema::has_table(session, "install")? {
+        return Ok(Uuid::nil());
+    }
+    Ok(session.query("select install_id from install", &[])?[0].get(0))
+}
+
+fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
+    let found = within(LIMIT, {
+        let config = config.clone();
+        move || topics::find(&mut Admin::new(kafka(&config), Interrupt::new()), &config)
+    });
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => {
+            report.fail("broker", &service::explain("Kafka", error));
+            report.fail("topics", "not known without the broker");
+            report.fail("position", "not known without the broker");
+            return;
+        }
+    };
+    report.tell("broker", Ok(vec![]));
+    report.tell("topics", found.fit().map(|()| found.remarks()).map_err(|error| error.to_string()));
+    report.tell("position", check_position(config, &found.there, install));
+}
+
+fn check_position(config: &Config, there: &[String], install: Option<Uuid>) -> Finding {
+    let install = install.ok_or("not known without the database and its schema")?;
+    let (kafka, service) = (kafka(config), config.service);
+    let mut written = topics::names(&config.topic_prefix, &service.writes());
+    written.retain(|name| there.contains(name));
+    within(LIMIT, move || position::require_own(&written, &kafka, &Interrupt::new(), service, install))
+        .map(|()| vec![])
+        .map_err(|error| error.to_string())
+}
+
+fn kafka(config: &Config) -> kafka::Config {
+    kafka::Config { request_timeout: ATTEMPT, ..config.kafka(&format!("{}-check", config.service.name())) }
+}
+
+/// Does it on another thread, which is left behind when it takes too long: the process ends soon.
+fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(work()));
+    let silent =
+        || Error::Fatal(format!("no answer within {} s: check the address and what answers there", limit.as_secs()));
+    receiver.recv_timeout(limit).unwrap_or_else(|_| Err(silent()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_answer_is_not_waited_for_longer_than_the_limit() {
+        let (_never, wait) = mpsc::channel::<()>();
+        let silent = within(Duration::ZERO, move || {
+            let _ = wait.recv();
+            Ok(())
+        });
+        assert!(silent.unwrap_err().to_string().contains("no answer within"));
+        assert_eq!(within(LIMIT, || Ok(5)).unwrap(), 5);
+    }
+}
