@@ -30,8 +30,9 @@ usage() {
                                   that can be turned off, and plays for each the scenario in which it is missed
 ./run.sh test [-- ARG...]         format, lints, all tests, chaos for a minute or two, and sabotage, on servers of their own; what
                                   follows -- goes to the tests, and then there is neither chaos nor sabotage
-./run.sh proof [--seed S]         what takes longer, at most 45 minutes: the attacks on HTTP, sabotage, and chaos with 10,000
-                                  orders and 50 faults on three brokers
+./run.sh proof [--seed S]         what takes longer, at most 45 minutes: the attacks on HTTP, an upgrade from an earlier
+                                  version under load (it builds that, too), chaos with 10,000
+                                  orders and 50 faults on three brokers, and sabotage
 ./run.sh help                     this text
 
 Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh
@@ -55,6 +56,11 @@ LOG4J_VERSION=2.25.4
 MAVEN_COPY=org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies
 POSTGRES_OLDEST=14
 JAVA_OLDEST=17
+
+# Where the upgrade that `proof` plays starts from: the newest commit before this version's own with the same min_version
+# (sql/common). It moves on with each version that is given out, and must when a migration raises min_version: older
+# instances can't run beside newer ones then.
+UPGRADE_FROM=ee4230410315644161cfc8b9efb12d21e9afe3bb
 
 SERVICES="order stock payment"
 # What the services read: where everything is, and what a restart of a service may change.
@@ -1254,14 +1260,34 @@ bench() { # ARG...
 proof() { # [--seed S]
   local seed=(--seed "$((RANDOM * 32768 + RANDOM))") begin=$SECONDS
   case "${1:-}" in '') ;; --seed) [ $# = 2 ] || misuse "proof: --seed needs a number"; seed=("$@") ;; *) misuse "proof: unknown option $1" ;; esac
+  require_upgrade_from
   WANTED_BROKERS=3
   own_stage proof
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
   stage "attacks" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga attack
+  upgrade
   stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 10000 --faults 50 --brokers 3 --minutes 20 "${seed[@]}"
   prove
   say ""
   say "Proven, in $((SECONDS - begin)) s:$STAGES"
+}
+
+require_upgrade_from() {
+  git -C "$ROOT" cat-file -e "$UPGRADE_FROM^{commit}" 2>/dev/null ||
+    die "the commit that the upgrade starts from is not here: $UPGRADE_FROM" "a shallow clone lacks it: git fetch --unshallow"
+}
+
+# Instances of an earlier version beside those of this one. It is built in a folder of its own, from a copy of its files.
+upgrade() {
+  local folder source
+  folder=$(target_dir)/upgrade source=$(target_dir)/upgrade/source
+  rm -rf "$source"
+  mkdir -p "$source"
+  git -C "$ROOT" archive "$UPGRADE_FROM" | tar -x -C "$source"
+  stage "build earlier version" limited "$BUILD_LIMIT" env CARGO_TARGET_DIR="$folder" \
+    cargo build --locked --manifest-path "$source/Cargo.toml" -p order -p payment -p stock
+  stage "upgrade" limited "$TEST_LIMIT" env UPGRADE_FROM_BIN_DIR="$folder/debug" \
+    cargo test --locked -p saga-tests --test saga -- --ignored upgrade
 }
 
 # Whether the checks notice when a mechanism is missing.

@@ -13,6 +13,7 @@
 //! | `security` | TLS and SASL on the wires; what is wrong with them ends a service at its start |
 //! | `http` | each error of HTTP interface; one key, one order |
 //! | `deploy` | `--help`, `--version`, `--check`: what a service says of itself and of the place it is to run in |
+//! | `upgrade` | an earlier version runs beside this one, by binaries that `./run.sh proof` builds of its commit |
 //! | `attack` | clients that are many, slow, endless or senseless harm nobody else |
 
 #[path = "saga/attack.rs"]
@@ -39,3 +40,5 @@ mod rows;
 mod schema;
 #[path = "saga/security.rs"]
 mod security;
+#[path = "saga/upgrade.rs"]
+mod upgrade;

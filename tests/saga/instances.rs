@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 const INSTANCES: usize = 3;
-const CLIENTS: usize = 4;
+pub(crate) const CLIENTS: usize = 4;
 
 fn start_three(world: &World, service: Service) -> Vec<Instance> {
     let instances: Vec<Instance> = (0..INSTANCES).map(|_| world.launch(service, &[])).collect();
@@ -93,7 +93,7 @@ fn settle(apis: &[Api], order_id: Uuid, turn: &mut usize) -> Value {
 }
 
 /// One client: an order after the other, each to its end, until it is told to stop.
-fn trade(ports: &[u16], client: usize, stop: &AtomicBool, done: &AtomicUsize) -> usize {
+pub(crate) fn trade(ports: &[u16], client: usize, stop: &AtomicBool, done: &AtomicUsize) -> usize {
     let apis: Vec<Api> = ports.iter().map(|port| Api::new(*port)).collect();
     let (mut turn, mut number) = (client, 0);
     while !stop.load(Ordering::Relaxed) {
@@ -137,6 +137,11 @@ fn a_rolling_restart_of_all_instances_under_load_loses_and_repeats_nothing() {
         stop.store(true, Ordering::Relaxed);
         clients.into_iter().map(|client| client.join().expect("a client")).sum()
     });
+    assert_traded(&world, placed);
+}
+
+/// Every order of the clients is settled, paid and delivered, each message there once.
+pub(crate) fn assert_traded(world: &World, placed: usize) {
     world.wait_until_quiet();
     let count = |service, sql: &str| -> i64 { world.db(service).query_one(sql, &[]).expect("a count").get(0) };
     assert_eq!(count(Service::Order, "select count(*) from orders"), placed as i64, "one order a key");
