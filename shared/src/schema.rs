@@ -56,7 +56,24 @@ pub fn pending(session: &mut Session, service: Service, own: Runner) -> Result<P
             return Err(Error::Fatal(format!("the schema ({history}) has another {other} than this binary")));
         }
     }
+    if pending.migrations > 0 {
+        require_right_to_create(session)?;
+    }
     Ok(pending)
+}
+
+/// Since PostgreSQL 15 not everybody may create tables in `public`.
+fn require_right_to_create(session: &mut Session) -> Result<()> {
+    let sql = "select coalesce(has_schema_privilege(current_schema(), 'create'), false), current_user::text,
+                      coalesce(current_schema()::text, 'public')";
+    let found = &session.query(sql, &[])?[0];
+    let (may, user, schema): (bool, String, String) = (found.get(0), found.get(1), found.get(2));
+    if may {
+        return Ok(());
+    }
+    Err(Error::Fatal(format!(
+        "there are migrations to apply, and {user} may not create tables in schema {schema}: make {user} the database's owner"
+    )))
 }
 
 /// None where there is no history table yet. The runner looks at that table from now on.

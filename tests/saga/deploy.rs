@@ -205,6 +205,24 @@ fn a_wrong_password_fails_the_check_and_is_not_told() {
 }
 
 #[test]
+fn a_user_who_may_not_create_the_tables_fails_the_check_as_long_as_there_are_some_to_create() {
+    let world = World::new("check_rights");
+    let (user, mut db) = (format!("{}_reader", world.database(Service::Payment)), world.db(Service::Payment));
+    db.batch_execute(&format!(
+        "create role {user} login password 'reader'; revoke create on schema public from public"
+    ))
+    .unwrap();
+    let url = world.database_url(Service::Payment);
+    let url = format!("postgres://{user}:reader@{}", url.split_once('@').expect("a password").1);
+    let settings = [("PAYMENT_DATABASE_URL", url.as_str())];
+    assert_fails(&failed(&world, &settings), "schema", &format!("{user} may not create tables in schema public"));
+    assert!(world.start(Service::Payment).stop().success());
+    db.batch_execute(&format!("grant all on all tables in schema public to {user}")).unwrap();
+    assert_eq!(world.ask(Service::Payment, CHECK, &settings).0, 0, "all of them are there");
+    db.batch_execute(&format!("drop owned by {user}; drop role {user}")).unwrap();
+}
+
+#[test]
 fn what_a_start_would_refuse_fails_the_check() {
     let world = World::new("check_refused");
     let [order, payment, stock] = world.start_all();
