@@ -70,7 +70,8 @@ PLACES="ORDER_PORT STOCK_PORT PAYMENT_PORT BIND ORDER_DATABASE_URL STOCK_DATABAS
 GUARDS="KAFKA_SECURITY_PROTOCOL KAFKA_SSL_CA_LOCATION KAFKA_SSL_CERTIFICATE_LOCATION KAFKA_SSL_KEY_LOCATION
   KAFKA_SASL_MECHANISM KAFKA_SASL_USERNAME KAFKA_SASL_PASSWORD"
 PLACES="$PLACES $GUARDS"
-TUNABLES="ORDER_DEADLINE COMPENSATION_RETRY CONSUMERS HTTP_WORKERS RELAY_BATCH STARTUP_LIMIT LOG_LEVEL"
+TUNABLES="ORDER_DEADLINE COMPENSATION_RETRY CONSUMERS HTTP_WORKERS RELAY_BATCH STARTUP_LIMIT LOG_LEVEL ADMIN_TOKEN CORS_ORIGINS
+  IDEMPOTENCY_KEY_RETENTION DEAD_LETTER_RETENTION TIMELINE_RETENTION HOUSEKEEPING_INTERVAL HEARTBEAT_LIMIT"
 
 # Limits, in seconds.
 DOWNLOAD_LIMIT=900
@@ -809,6 +810,7 @@ default_settings() {
   export ORDER_PORT=${ORDER_PORT:-8080} STOCK_PORT=${STOCK_PORT:-8081} PAYMENT_PORT=${PAYMENT_PORT:-8082}
   export BIND=${BIND:-127.0.0.1} TOPIC_PREFIX=${TOPIC_PREFIX:-} TOPIC_PARTITIONS=${TOPIC_PARTITIONS:-3}
   export ORDER_DEADLINE=${ORDER_DEADLINE:-300s} CONSUMERS=${CONSUMERS:-1} INSTANCES=${INSTANCES:-1}
+  export CORS_ORIGINS=${CORS_ORIGINS:-$(url_of order),http://localhost:$ORDER_PORT}
 }
 
 # Writes the settings in use as shell assignments; more NAME... are written too.
@@ -896,11 +898,12 @@ all_answer_or_one_ended() {
 
 # Puts a user or an item in, unless it is there: what was sold and paid stays.
 put_in() { # SERVICE PATH BODY
-  local url status
+  local url status token=()
+  [ -z "${ADMIN_TOKEN:-}" ] || token=(-H "authorization: Bearer $ADMIN_TOKEN")
   url=$(url_of "$(instances_of "$1" | head -n 1)")/$2
   status=$(http -w '%{http_code}' "$url") || true
   [ "$status" = 404 ] || return 0
-  status=$(http -w '%{http_code}' -X PUT -H 'content-type: application/json' -d "$3" "$url") || true
+  status=$(http -w '%{http_code}' -X PUT ${token[@]+"${token[@]}"} -H 'content-type: application/json' -d "$3" "$url") || true
   case $status in 20?) say "put in: $2 $3" ;; *) die "PUT $url was answered with $status" "log: $DIR/log/$1.log" ;; esac
 }
 

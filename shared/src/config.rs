@@ -6,10 +6,18 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::event::Service;
+use crate::http::AdminToken;
 use crate::postgres_tls::Target;
 
 #[path = "config/kafka_security.rs"]
 mod kafka_security;
+
+const A_DAY: Duration = Duration::from_secs(24 * 3_600);
+/// Ten years: longer is for ever.
+const LONGEST_RETENTION: Duration = Duration::from_secs(3_650 * 24 * 3_600);
+
+/// Where the order service's page is by default, for browsers.
+const ORDER_PAGE: &str = "http://127.0.0.1:8080,http://localhost:8080";
 
 /// All settings of one service instance.
 #[derive(Clone, Debug)]
@@ -44,8 +52,44 @@ pub struct Config {
     pub relay_batch: usize,
     /// How long to wait at the start for PostgreSQL and Kafka (`STARTUP_LIMIT`).
     pub startup_limit: Duration,
+    /// What whoever changes things must know (`ADMIN_TOKEN`).
+    pub admin_token: Option<AdminToken>,
+    /// The origins whose pages may use the service (`CORS_ORIGINS`).
+    pub cors_origins: Vec<String>,
+    /// How long an idempotency key is kept (`IDEMPOTENCY_KEY_RETENTION`).
+    pub idempotency_key_retention: Duration,
+    /// How long a handled dead letter is kept (`DEAD_LETTER_RETENTION`).
+    pub dead_letter_retention: Retention,
+    /// How long an order's steps are kept (`TIMELINE_RETENTION`).
+    pub timeline_retention: Retention,
+    /// How often what is too old is removed (`HOUSEKEEPING_INTERVAL`).
+    pub housekeeping_interval: Duration,
+    /// Within which each thread must turn (`HEARTBEAT_LIMIT`).
+    pub heartbeat_limit: Duration,
     /// What is logged (`LOG_LEVEL`).
     pub log_level: log::LevelFilter,
+}
+
+/// How long rows are kept that tell of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retention {
+    /// As long as the topics keep the records.
+    AsTopics,
+    /// So long.
+    For(Duration),
+    /// They are not removed.
+    Forever,
+}
+
+impl Retention {
+    /// The time, if the topics keep records for `topics` (none: for ever); none: for ever.
+    pub fn time(self, topics: Option<Duration>) -> Option<Duration> {
+        match self {
+            Retention::AsTopics => topics,
+            Retention::For(time) => Some(time),
+            Retention::Forever => None,
+        }
+    }
 }
 
 /// A problem with the settings: one line for every bad variable.
@@ -76,6 +120,12 @@ impl Config {
     pub fn from_lookup(service: Service, lookup: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let mut read = Reader::new(&lookup);
         let config = Config::read(&mut read, service);
+        if !config.bind.is_loopback() && config.admin_token.is_none() {
+            read.errors.push(format!(
+                "BIND={}: others can reach this address, so ADMIN_TOKEN must be set: whoever changes things sends it",
+                config.bind
+            ));
+        }
         if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
     }
 
@@ -117,6 +167,26 @@ impl Config {
             http_workers: read.number("HTTP_WORKERS", 4, 1..=64, "handlers that run at once"),
             relay_batch: read.number("RELAY_BATCH", 2_000, 1..=10_000, "outbox rows in one Kafka transaction"),
             startup_limit: read.duration("STARTUP_LIMIT", "60s", "to wait for PostgreSQL and Kafka at the start"),
+            admin_token: read.admin_token(),
+            cors_origins: read.origins(),
+            idempotency_key_retention: read.days(
+                "IDEMPOTENCY_KEY_RETENTION",
+                "24h",
+                "how long a repeated request finds its order by its Idempotency-Key, at least",
+            ),
+            dead_letter_retention: read
+                .retention("DEAD_LETTER_RETENTION", "how long a dead letter is kept that was replayed or discarded"),
+            timeline_retention: read.retention("TIMELINE_RETENTION", "how long a settled order's steps are kept"),
+            housekeeping_interval: read.duration(
+                "HOUSEKEEPING_INTERVAL",
+                "60s",
+                "how often what is too old is removed",
+            ),
+            heartbeat_limit: read.duration(
+                "HEARTBEAT_LIMIT",
+                "60s",
+                "a thread that has not turned for so long is told",
+            ),
             log_level: read.parsed("LOG_LEVEL", "info", "off, error, warn, info, debug or trace", "what is logged"),
         }
     }
@@ -222,6 +292,29 @@ impl<'a> Reader<'a> {
         })
     }
 
+    fn days(&mut self, name: &str, default: &str, meaning: &'static str) -> Duration {
+        const TIME: &str = "a time such as 24h or 30d, from 1ms to 3650d";
+        let value = self.value(name, default, TIME, meaning);
+        parse_days(&value).unwrap_or_else(|| {
+            self.refuse(name, &value, TIME);
+            parse_days(default).expect("the default is valid")
+        })
+    }
+
+    fn retention(&mut self, name: &str, meaning: &'static str) -> Retention {
+        let takes = "topics (as long as the topics keep records), a time such as 30d, or forever";
+        let value = self.value(name, "topics", takes, meaning);
+        match (value.as_str(), parse_days(&value)) {
+            ("topics", _) => Retention::AsTopics,
+            ("forever", _) => Retention::Forever,
+            (_, Some(time)) => Retention::For(time),
+            (_, None) => {
+                self.refuse(name, &value, takes);
+                Retention::AsTopics
+            }
+        }
+    }
+
     fn database_url(&mut self, service: Service) -> String {
         let takes = "a PostgreSQL URL such as postgres://user:password@host:5432/database";
         let name = format!("{}_DATABASE_URL", service.name().to_uppercase());
@@ -233,6 +326,27 @@ impl<'a> Reader<'a> {
             self.errors.push(format!("{name}: must be {takes} ({why})"));
         }
         value
+    }
+
+    fn admin_token(&mut self) -> Option<AdminToken> {
+        let takes = "16 to 256 visible ASCII characters";
+        let value = self.optional("ADMIN_TOKEN", takes, "what whoever changes things must send, orders apart")?;
+        let token = AdminToken::new(&value);
+        if token.is_none() {
+            // it is a secret: it is not repeated
+            self.errors.push(format!("ADMIN_TOKEN: must be {takes}"));
+        }
+        token
+    }
+
+    fn origins(&mut self) -> Vec<String> {
+        let (name, takes) = ("CORS_ORIGINS", "a list of origins such as http://127.0.0.1:8080, separated by commas");
+        let value = self.value(name, ORDER_PAGE, takes, "origins whose pages may use the service");
+        let origins: Vec<String> = value.split(',').map(|origin| origin.trim().to_string()).collect();
+        if !origins.iter().all(|origin| is_origin(origin)) {
+            self.refuse(name, &value, takes);
+        }
+        origins
     }
 
     fn brokers(&mut self) -> Vec<String> {
@@ -261,12 +375,27 @@ fn whole(range: &RangeInclusive<i64>) -> String {
     format!("a whole number from {} to {}", range.start(), range.end())
 }
 
+/// As browsers write it: scheme, host, and a port if it is not the scheme's own; no path.
+fn is_origin(text: &str) -> bool {
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or_default();
+    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@".contains(&byte))
+}
+
 fn is_host_and_port(broker: &str) -> bool {
     broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }
 
 /// Reads a time such as `500ms`, `30s`, `5m` or `1h`; none if it is no such thing or longer than a day.
 pub fn parse_duration(text: &str) -> Option<Duration> {
+    parse_time(text).filter(|time| *time <= A_DAY)
+}
+
+/// The same in days too, up to ten years.
+fn parse_days(text: &str) -> Option<Duration> {
+    parse_time(text).filter(|time| !time.is_zero() && *time <= LONGEST_RETENTION)
+}
+
+fn parse_time(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let millis = match unit {
@@ -274,10 +403,10 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 24 * 3_600_000,
         _ => return None,
     };
-    let total = number.parse::<u64>().ok()?.checked_mul(millis)?;
-    (total <= 24 * 3_600_000).then(|| Duration::from_millis(total))
+    number.parse::<u64>().ok()?.checked_mul(millis).map(Duration::from_millis)
 }
 
 #[cfg(test)]
@@ -336,6 +465,17 @@ mod tests {
     }
 
     #[test]
+    fn a_retention_is_the_topics_a_time_in_days_too_or_for_ever() {
+        let kept = |text: &str| config(&[("DEAD_LETTER_RETENTION", text)]).map(|config| config.dead_letter_retention);
+        assert_eq!(kept("").unwrap(), Retention::AsTopics);
+        assert_eq!(kept("8d").unwrap(), Retention::For(Duration::from_secs(8 * 86_400)));
+        assert_eq!(kept("forever").unwrap(), Retention::Forever);
+        for bad in ["0d", "3651d", "8", "ever"] {
+            assert!(kept(bad).unwrap_err().to_string().contains("DEAD_LETTER_RETENTION="), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_setting_is_known_with_its_default_whatever_the_others_say() {
         let known = |name: &str| Config::settings(Service::Stock).into_iter().find(|setting| setting.name == name);
         let port = Setting {
@@ -348,6 +488,28 @@ mod tests {
         assert_eq!(known("TOPIC_REPLICATION").unwrap().default, "");
         assert!(known("KAFKA_SASL_PASSWORD").is_some(), "also those that only some protocols need");
         assert_eq!(known("ORDER_PORT"), None, "another service's");
+    }
+
+    #[test]
+    fn an_address_that_others_reach_needs_a_token_which_is_never_shown() {
+        let open = config(&[("BIND", "0.0.0.0")]).unwrap_err().to_string();
+        assert!(open.contains("BIND=0.0.0.0") && open.contains("ADMIN_TOKEN must be set"), "{open}");
+        let guarded = config(&[("BIND", "0.0.0.0"), ("ADMIN_TOKEN", "0123456789abcdef")]).unwrap();
+        assert!(!format!("{guarded:?}").contains("0123456789abcdef"));
+        let short = config(&[("ADMIN_TOKEN", "s3cret")]).unwrap_err().to_string();
+        assert!(short.contains("ADMIN_TOKEN: must be 16 to 256") && !short.contains("s3cret"), "{short}");
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_do() {
+        let origins = |text: &str| config(&[("CORS_ORIGINS", text)]).map(|config| config.cors_origins);
+        assert_eq!(
+            origins("https://a.example, http://[::1]:8080").unwrap(),
+            ["https://a.example", "http://[::1]:8080"]
+        );
+        for bad in ["*", "http://a.example/", "a.example", "http://"] {
+            assert!(origins(bad).unwrap_err().to_string().contains("CORS_ORIGINS="), "{bad}");
+        }
     }
 
     #[test]

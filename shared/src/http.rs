@@ -6,7 +6,9 @@
 //! | `problem` | every error as `application/problem+json` (RFC 9457) |
 //! | `fields` | a JSON body's fields, checked by hand so that all bad ones are named |
 //! | `params` | what stands in the path, the query and the headers |
-//! | `routes` | method and pattern to handler; 404 and 405 |
+//! | `routes` | method and pattern to handler; 404 and 405; who may call |
+//! | `guard` | the operator's token |
+//! | `cors` | which pages of other origins a browser lets in |
 //! | `responder` | the one answer to a request, given from any thread |
 //! | `head` | a request's head, and where its body ends |
 //! | `limits` | how much a server takes on, and how long it waits |
@@ -24,7 +26,9 @@
 //! eight workers; and a connection can't be closed from outside, neither after a 413 nor at a stop.
 
 mod connection;
+mod cors;
 mod fields;
+mod guard;
 mod head;
 mod limits;
 mod message;
@@ -35,7 +39,9 @@ mod routes;
 mod server;
 mod wire;
 
+pub use cors::Cors;
 pub use fields::{Fields, Object, json_object};
+pub use guard::{AdminToken, Guard};
 pub use head::HEAD_LIMIT;
 pub use limits::Limits;
 pub use message::{Headers, Method, Query, Request, Response};

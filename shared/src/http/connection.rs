@@ -120,7 +120,8 @@ fn refuse(connection: &Connection, service: &Service, problem: Problem) {
 fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> bool {
     let Incoming { head: Head { method, target, headers, keep_alive, .. }, body } = incoming;
     let request = Request::new(Method::parse(&method), &target, headers, body);
-    let response = request.map_or_else(Response::from, |request| handle(service, request));
+    let peer = connection.stream.peer_addr().ok().map(|address| address.ip());
+    let response = request.map_or_else(Response::from, |request| handle(service, Request { peer, ..request }));
     let keep_alive = keep_alive && !service.is_stopping();
     let write = if method == "HEAD" { write_head } else { write_response };
     write(&connection.stream, &response, keep_alive, service.limits.write).is_ok() && keep_alive
@@ -128,9 +129,11 @@ fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> boo
 
 /// The handler's answer, or one in its place if it panics, can't begin, or takes too long.
 fn handle(service: &Service, request: Request) -> Response {
-    let Some(turn) = service.turns.take(service.limits.turn) else {
+    let needs_turn = service.handler.needs_turn(&request);
+    let turn = needs_turn.then(|| service.turns.take(service.limits.turn));
+    if matches!(turn, Some(None)) {
         return Problem::unavailable("too many requests are being handled", 1).into();
-    };
+    }
     let (responder, awaited) = Responder::pair_within(service.limits.answer);
     if catch_unwind(AssertUnwindSafe(|| service.handler.handle(request, responder))).is_err() {
         log::error!("a handler panicked; its request is answered with 500");
@@ -153,6 +156,11 @@ impl Connections {
         let connection = Arc::new(Connection::new(stream));
         lock(&self.open).insert(id, connection.clone());
         Entered { connections: self, id, connection }
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        lock(&self.open).len()
     }
 
     /// Whether there is room for one more connection than `most` - 1, after closing the one that waited longest if need be.

@@ -2,6 +2,7 @@
 
 use super::problem::Problem;
 use serde::Serialize;
+use std::net::IpAddr;
 
 /// The request methods that routes know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,6 +15,8 @@ pub enum Method {
     Post,
     /// `DELETE`
     Delete,
+    /// `OPTIONS`; no route has it, browsers ask by it what a page of another origin may do.
+    Options,
     /// Any other; no route has it, so it is answered with 405.
     Other,
 }
@@ -26,6 +29,7 @@ impl Method {
             "PUT" => Method::Put,
             "POST" => Method::Post,
             "DELETE" => Method::Delete,
+            "OPTIONS" => Method::Options,
             _ => Method::Other,
         }
     }
@@ -37,6 +41,7 @@ impl Method {
             Method::Put => "PUT",
             Method::Post => "POST",
             Method::Delete => "DELETE",
+            Method::Options => "OPTIONS",
             Method::Other => "other",
         }
     }
@@ -55,6 +60,8 @@ pub struct Request {
     pub headers: Headers,
     /// The body, [`BODY_LIMIT`](super::BODY_LIMIT) bytes at most.
     pub body: Vec<u8>,
+    /// Where the client's end of the connection is; none if it is gone.
+    pub peer: Option<IpAddr>,
     pub(super) params: Vec<(&'static str, String)>,
 }
 
@@ -67,7 +74,7 @@ impl Request {
         let (path, query) = origin_form(target).split_once('?').unwrap_or((origin_form(target), ""));
         let segments = path.strip_prefix('/').ok_or_else(|| Problem::new(400, "the request target is not a path"))?;
         let path = segments.split('/').map(|segment| decode(segment, "path")).collect::<Result<_, _>>()?;
-        Ok(Request { method, path, query: Query::parse(query)?, headers, body, params: Vec::new() })
+        Ok(Request { method, path, query: Query::parse(query)?, headers, body, peer: None, params: Vec::new() })
     }
 
     /// The path segment at the place of `{name}` in the route's pattern.
@@ -207,6 +214,7 @@ pub(super) fn reason(status: u16) -> &'static str {
         202 => "Accepted",
         204 => "No Content",
         400 => "Bad Request",
+        401 => "Unauthorized",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",

@@ -25,12 +25,21 @@ struct Slot {
     filled: Condvar,
 }
 
-#[derive(Debug)]
 struct Content {
     answer: Option<Response>,
     /// When the waiting ends, and what is answered then.
     limit: Duration,
     late: Option<Response>,
+    finish: Option<Finish>,
+}
+
+/// What is done to an answer, whichever it is, before it is sent.
+type Finish = Box<dyn FnOnce(Response) -> Response + Send>;
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Content").field("answer", &self.answer).field("limit", &self.limit).finish_non_exhaustive()
+    }
 }
 
 impl Slot {
@@ -47,7 +56,7 @@ impl Responder {
 
     /// The same with the longest time to wait for the answer.
     pub(super) fn pair_within(limit: Duration) -> (Self, Awaited) {
-        let content = Mutex::new(Content { answer: None, limit, late: None });
+        let content = Mutex::new(Content { answer: None, limit, late: None, finish: None });
         let slot = Arc::new(Slot { content, filled: Condvar::new() });
         (Responder(Some(slot.clone())), Awaited(slot))
     }
@@ -58,6 +67,14 @@ impl Responder {
             let mut content = slot.content();
             content.limit = limit;
             content.late = Some(response.into());
+        }
+    }
+
+    /// Has `finish` called on the connection's thread with the answer, or with what stands in for it, before it is sent. To
+    /// be called before the handler returns.
+    pub(super) fn before_sending(&self, finish: impl FnOnce(Response) -> Response + Send + 'static) {
+        if let Some(slot) = &self.0 {
+            slot.content().finish = Some(Box::new(finish));
         }
     }
 
@@ -89,9 +106,15 @@ impl Awaited {
         let limit = content.limit;
         let waited = self.0.filled.wait_timeout_while(content, limit, |content| content.answer.is_none());
         let mut content = waited.unwrap_or_else(PoisonError::into_inner).0;
-        content.answer.take().or_else(|| content.late.take()).unwrap_or_else(|| {
+        let answer = content.answer.take().or_else(|| content.late.take()).unwrap_or_else(|| {
             Problem::unavailable("no answer was found in time; the request's outcome is unknown", 1).into()
-        })
+        });
+        let finish = content.finish.take();
+        drop(content);
+        match finish {
+            Some(finish) => finish(answer),
+            None => answer,
+        }
     }
 }
 

@@ -1,9 +1,14 @@
-//! Method and pattern to handler; 404 and 405.
+//! Method and pattern to handler; 404 and 405; who may call.
 
+use std::time::Instant;
+
+use super::cors::{self, Cors};
+use super::guard::Guard;
 use super::message::{Method, Request, Response};
 use super::problem::Problem;
 use super::responder::Responder;
 use super::server::Handler;
+use crate::metrics;
 
 type Action = Box<dyn Fn(Request, Responder) + Send + Sync>;
 
@@ -11,18 +16,32 @@ type Action = Box<dyn Fn(Request, Responder) + Send + Sync>;
 #[derive(Default)]
 pub struct Routes {
     routes: Vec<Route>,
+    guard: Guard,
+    cors: Cors,
 }
 
 struct Route {
     method: Method,
+    /// As it was written: the name in metrics.
+    text: &'static str,
     pattern: Vec<&'static str>,
+    /// Whether it may be called without the operator's token.
+    open: bool,
+    /// Whether it is answered also while too many others run.
+    always: bool,
     action: Action,
 }
 
 impl Routes {
-    /// No calls yet: everything is 404.
+    /// No calls yet: everything is 404. Nothing is guarded, and no page of another origin is let in.
     pub fn new() -> Self {
         Routes::default()
+    }
+
+    /// The same calls behind these doors: pages of the origins in `cors` may use them; those that change things, all but GET
+    /// unless they are marked as [`open`](Routes::open), take what `guard` asks for.
+    pub fn behind(self, guard: Guard, cors: Cors) -> Self {
+        Routes { guard, cors, ..self }
     }
 
     /// A call that is answered before `answer` returns. In the pattern, `{name}` stands for one segment that isn't empty.
@@ -36,13 +55,30 @@ impl Routes {
     }
 
     /// A call that may be answered later, through the [`Responder`].
-    pub fn hand_over<F>(mut self, method: Method, pattern: &'static str, action: F) -> Self
+    pub fn hand_over<F>(mut self, method: Method, text: &'static str, action: F) -> Self
     where
         F: Fn(Request, Responder) + Send + Sync + 'static,
     {
-        let pattern = pattern.trim_start_matches('/').split('/').collect();
-        self.routes.push(Route { method, pattern, action: Box::new(action) });
+        let pattern = text.trim_start_matches('/').split('/').collect();
+        let open = method == Method::Get;
+        self.routes.push(Route { method, text, pattern, open, always: false, action: Box::new(action) });
         self
+    }
+
+    /// The call added last may be made without the operator's token.
+    pub fn open(mut self) -> Self {
+        self.routes.iter_mut().last().into_iter().for_each(|route| route.open = true);
+        self
+    }
+
+    /// The call added last is answered also while too many others run: it must be quick and wait for nothing.
+    pub fn always(mut self) -> Self {
+        self.routes.iter_mut().last().into_iter().for_each(|route| route.always = true);
+        self
+    }
+
+    fn find(&self, request: &Request) -> Option<&Route> {
+        self.routes.iter().find(|route| route.method == request.method && route.fits(&request.path))
     }
 
     /// 405 with the methods that this path knows, or 404 if it knows none.
@@ -60,10 +96,28 @@ impl Routes {
 
 impl Handler for Routes {
     fn handle(&self, mut request: Request, responder: Responder) {
-        let found = self.routes.iter().find(|route| route.method == request.method && route.fits(&request.path));
+        let found = self.find(&request);
+        let (begun, method, route) = (Instant::now(), request.method.name(), found.map_or("none", |route| route.text));
+        let origin = self.cors.origin(&request);
+        responder.before_sending(move |response| {
+            metrics::answered(method, route, response.status, begun.elapsed());
+            cors::readable_by(response, origin)
+        });
+        if let Some(preflight) = self.cors.preflight(&request) {
+            return responder.send(preflight);
+        }
         let Some(route) = found else { return responder.send(self.refusal(&request)) };
-        request.params = route.params(&request.path);
-        (route.action)(request, responder);
+        match if route.open { Ok(()) } else { self.guard.check(&request) } {
+            Err(problem) => responder.send(problem),
+            Ok(()) => {
+                request.params = route.params(&request.path);
+                (route.action)(request, responder);
+            }
+        }
+    }
+
+    fn needs_turn(&self, request: &Request) -> bool {
+        !self.find(request).is_some_and(|route| route.always)
     }
 }
 

@@ -4,6 +4,7 @@ use super::connection::{Connections, serve};
 use super::limits::Limits;
 use super::message::Request;
 use super::responder::Responder;
+use crate::metrics;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -29,6 +30,12 @@ const OUT_OF_DESCRIPTORS: [i32; 2] = [24, 23];
 pub trait Handler: Send + Sync + 'static {
     /// Answers `request` through `responder`, now or later. Called by many threads at once. A panic is answered with a 500 problem.
     fn handle(&self, request: Request, responder: Responder);
+
+    /// Whether the request counts as one of those that run at the same time ([`Limits::workers`]). What an operator asks
+    /// should not: it must be answered also while all others hang.
+    fn needs_turn(&self, _request: &Request) -> bool {
+        true
+    }
 }
 
 impl<F: Fn(Request, Responder) + Send + Sync + 'static> Handler for F {
@@ -84,6 +91,10 @@ impl Server {
         let address = listener.local_addr()?;
         let service = Arc::new(Service::new(name, limits, handler));
         let listener = Arc::new(listener);
+        let counted = Arc::downgrade(&service);
+        metrics::watch("HTTP connections", limits.connections, move || {
+            counted.upgrade().map_or(0, |service| service.connections.count())
+        });
         let (ending, ended) = bounded(0);
         let (accepted_for, accepted_from) = (service.clone(), listener.clone());
         let acceptor = Builder::new().name(service.name.clone()).spawn(move || {
