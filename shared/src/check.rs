@@ -119,7 +119,7 @@ fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
         }
     };
     report.tell("broker", Ok(vec![]));
-    report.tell("topics", found.fit().map(|()| found.remarks()).map_err(|error| error.to_string()));
+    report.tell("topics", found.fit(config).map(|()| found.remarks()).map_err(|error| error.to_string()));
     report.tell("position", check_position(config, &found.there, install));
 }
 

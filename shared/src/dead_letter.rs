@@ -1,12 +1,16 @@
 //! All SQL of the table `dead_letter`: the records that could not be handled, with their story. Bytes are kept as bytes;
 //! text is scrubbed of what PostgreSQL's text can't hold.
 
+use std::time::Duration;
+
 use kafka::{Bytes, Record, StrBytes, TopicPartition};
 use serde::Serialize;
 
 use crate::db::{Query, Session, Tx};
 use crate::error::Result;
 use crate::handler::Cause;
+use crate::housekeeping::Sweep;
+use crate::metrics;
 
 /// A record to park.
 pub struct Parked<'a> {
@@ -58,6 +62,7 @@ pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<()> {
             &values,
         ],
     )?;
+    metrics::parked(*cause);
     log::error!("parked {}-{}@{} ({}): {detail}", partition.topic, partition.partition, record.offset, cause.name());
     Ok(())
 }
@@ -143,6 +148,27 @@ pub fn list(session: &mut Session, before: Option<i64>, limit: i64) -> Result<Ve
     let sql = format!("select {COLUMNS} from dead_letter where id < $1 order by id desc limit $2");
     let rows = session.query(&sql, &[&before.unwrap_or(i64::MAX), &limit])?;
     Ok(rows.iter().map(summary).collect())
+}
+
+/// Removes those that were handled so long ago. One that topics still hold must not be among them: read again, it would be
+/// parked again ([`crate::topics`] checks it).
+pub fn sweep(retention: Option<Duration>) -> Sweep {
+    let sql = "delete from dead_letter where id in
+                   (select id from dead_letter where handled_at < clock_timestamp() - $1 * interval '1 millisecond'
+                     order by handled_at limit $2 for update skip locked)";
+    Sweep { what: "handled dead letters", retention, sql }
+}
+
+/// Dead letters that are counted before it is left at "many".
+const MANY: i64 = 10_000;
+
+/// How many nobody has handled, [`MANY`] at most.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn count_open(session: &mut Session) -> Result<i64> {
+    let sql = "select count(*) from (select from dead_letter where handled_at is null limit $1) as counted";
+    Ok(session.query(sql, &[&MANY])?[0].get(0))
 }
 
 /// One parked record; none if there is no such number.

@@ -1,8 +1,10 @@
 //! The installation's topics in Kafka.
 
+use std::time::Duration;
+
 use kafka::{Admin, Created, NewTopic};
 
-use crate::config::Config;
+use crate::config::{Config, Retention};
 use crate::error::{Error, Result};
 use crate::event::Topic;
 
@@ -11,11 +13,11 @@ pub fn names(prefix: &str, topics: &[Topic]) -> Vec<String> {
     topics.iter().map(|topic| format!("{prefix}{}", topic.name())).collect()
 }
 
-/// Makes sure of the installation's eight topics, as they are missing.
+/// Makes sure of the installation's eight topics, as they are missing. Answers how long they keep records; none: for ever.
 ///
 /// # Errors
 /// Kafka's; [`Error::Fatal`] when a topic can't be used.
-pub fn create(admin: &mut Admin, config: &Config) -> Result<()> {
+pub fn create(admin: &mut Admin, config: &Config) -> Result<Option<Duration>> {
     let new = |name| NewTopic {
         name,
         partitions: config.topic_partitions,
@@ -30,7 +32,8 @@ pub fn create(admin: &mut Admin, config: &Config) -> Result<()> {
     // a topic that was there before may not be fit for the saga
     let found = find(admin, config)?;
     found.remarks().iter().for_each(|remark| log::warn!("{remark}"));
-    found.fit()
+    found.fit(config)?;
+    Ok(found.keep())
 }
 
 /// The installation's topics as Kafka has them.
@@ -39,8 +42,10 @@ pub struct Found {
     pub there: Vec<String>,
     missing: Vec<String>,
     remarks: Vec<String>,
-    /// Each with its cleanup policy, as far as that may be seen.
+    /// Each with its `cleanup.policy`, as far as that may be seen.
     policies: Vec<(String, String)>,
+    /// Each with its `retention.ms`, likewise.
+    retentions: Vec<(String, Option<Duration>)>,
 }
 
 /// Looks at the topics, and changes nothing.
@@ -56,21 +61,29 @@ pub fn find(admin: &mut Admin, config: &Config) -> Result<Found> {
         let (name, count, wanted) = (&topic.name, topic.partitions, config.topic_partitions);
         format!("topic {name} has {count} partitions; TOPIC_PARTITIONS={wanted} counts for new topics only")
     });
-    let mut found = Found { there, missing, remarks: remarks.collect(), policies: vec![] };
-    found.read_policies(admin);
+    let mut found = Found { there, missing, remarks: remarks.collect(), policies: vec![], retentions: vec![] };
+    found.policies = found.read(admin, "cleanup.policy");
+    let retentions = found.read(admin, "retention.ms");
+    found.retentions = retentions.into_iter().map(|(name, millis)| (name, retention(&millis))).collect();
     Ok(found)
 }
 
 impl Found {
-    /// It takes a right of its own, and is a precaution only.
-    fn read_policies(&mut self, admin: &mut Admin) {
+    /// A setting of each. It takes a right of its own to see it, and is a precaution only.
+    fn read(&mut self, admin: &mut Admin, key: &str) -> Vec<(String, String)> {
         if self.there.is_empty() {
-            return;
+            return vec![];
         }
-        match admin.topic_config(&self.there, "cleanup.policy") {
-            Ok(policies) => self.policies = self.there.iter().cloned().zip(policies).collect(),
-            Err(error) => self.remarks.push(format!("the topics' settings can't be checked: {error}")),
-        }
+        let values = admin.topic_config(&self.there, key).unwrap_or_else(|error| {
+            self.remarks.push(format!("the topics' {key} can't be checked: {error}"));
+            vec![]
+        });
+        self.there.iter().cloned().zip(values).collect()
+    }
+
+    /// How long they keep records; none: for ever, or not known.
+    fn keep(&self) -> Option<Duration> {
+        self.retentions.iter().map(|(_, kept)| *kept).max_by_key(|kept| kept.unwrap_or(Duration::MAX)).flatten()
     }
 
     /// What to know about them, with what a start would create.
@@ -83,17 +96,37 @@ impl Found {
         missing.into_iter().chain(self.remarks.iter().cloned()).collect()
     }
 
-    /// Whether the saga can use those that exist.
+    /// Whether the saga can use those that exist, with these settings.
     ///
     /// # Errors
     /// [`Error::Fatal`], naming the first that it can't and what to do.
-    pub fn fit(&self) -> Result<()> {
-        let Some((name, policy)) = self.policies.iter().find(|(_, policy)| policy.contains("compact")) else {
-            return Ok(());
-        };
-        Err(Error::Fatal(format!(
-            "topic {name} has cleanup.policy={policy}: compaction removes records that were not read yet; \
-             set it to delete, or set TOPIC_PREFIX to use other topics"
-        )))
+    pub fn fit(&self, config: &Config) -> Result<()> {
+        if let Some((name, policy)) = self.policies.iter().find(|(_, policy)| policy.contains("compact")) {
+            return Err(Error::Fatal(format!(
+                "topic {name} has cleanup.policy={policy}: compaction removes records that were not read yet; \
+                 set it to delete, or set TOPIC_PREFIX to use other topics"
+            )));
+        }
+        for (name, kept) in &self.retentions {
+            fits("DEAD_LETTER_RETENTION", config.dead_letter_retention, name, *kept)?;
+            fits("TIMELINE_RETENTION", config.timeline_retention, name, *kept)?;
+        }
+        Ok(())
     }
+}
+
+/// A topic's `retention.ms`; -1: for ever.
+fn retention(millis: &str) -> Option<Duration> {
+    millis.parse().ok().map(Duration::from_millis)
+}
+
+/// What is told of a record must not be removed before the record: it could be read again, from the topic's beginning.
+fn fits(variable: &str, ours: Retention, topic: &str, topics: Option<Duration>) -> Result<()> {
+    let Some(ours) = ours.time(topics).filter(|ours| topics.is_none_or(|topics| *ours < topics)) else { return Ok(()) };
+    let kept = topics.map_or("for ever".into(), |kept| format!("for {} s", kept.as_secs()));
+    Err(Error::Fatal(format!(
+        "{variable} is {} s, and topic {topic} keeps records {kept} (retention.ms): leave {variable} at topics, \
+         or set the topic's retention.ms to less",
+        ours.as_secs()
+    )))
 }

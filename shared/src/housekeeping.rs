@@ -1,0 +1,57 @@
+//! Housekeeping: rows that nobody needs any more are removed, in small batches that hold nobody up.
+
+use std::time::Duration;
+
+use crate::db::Query;
+use crate::error::Result;
+use crate::health;
+use crate::pool::Pool;
+use crate::shutdown::Shutdown;
+
+/// Rows in one statement: a few milliseconds.
+const BATCH: i64 = 500;
+/// Between two batches: the database belongs to the orders.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What is removed once it is old enough.
+pub struct Sweep {
+    /// What the rows are, for the log.
+    pub what: &'static str,
+    /// How long they are kept; none: for ever.
+    pub retention: Option<Duration>,
+    /// Deletes rows older than `$1` milliseconds (float8), `$2` at most (bigint), none that somebody has locked.
+    pub sql: &'static str,
+}
+
+/// Sweeps every `interval` until it is time to stop. Any number of instances may do so at once.
+pub fn run(pool: &Pool, sweeps: &[Sweep], interval: Duration, shutdown: &Shutdown) {
+    loop {
+        for sweep in sweeps {
+            match sweep.sweep(pool, shutdown) {
+                Ok(0) => {}
+                Ok(removed) => log::info!("removed {removed} {}", sweep.what),
+                Err(error) => log::warn!("{} are left for the next time: {error}", sweep.what),
+            }
+        }
+        health::beat_before(interval * 2);
+        if shutdown.wait(interval) {
+            return;
+        }
+    }
+}
+
+impl Sweep {
+    fn sweep(&self, pool: &Pool, shutdown: &Shutdown) -> Result<u64> {
+        let Some(retention) = self.retention else { return Ok(0) };
+        let age = retention.as_millis() as f64;
+        let mut removed = 0;
+        loop {
+            health::beat();
+            let batch = pool.with(|session| session.execute(self.sql, &[&age, &BATCH]))?;
+            removed += batch;
+            if batch < BATCH as u64 || shutdown.wait(PAUSE) {
+                return Ok(removed);
+            }
+        }
+    }
+}
