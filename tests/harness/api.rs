@@ -7,6 +7,7 @@ use ureq::http::{Method, Request};
 use ureq::{Agent, Body};
 use uuid::Uuid;
 
+use crate::contract;
 use crate::wait::eventually;
 
 /// No call of the services takes longer: `?wait` is 30 s at most.
@@ -56,6 +57,9 @@ impl Api {
     ///
     /// # Errors
     /// When no whole answer comes: refused, cut, too late.
+    ///
+    /// # Panics
+    /// When the answer is not as `openapi.yaml` says.
     pub fn call(
         &self,
         method: &str,
@@ -63,6 +67,7 @@ impl Api {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> Result<Answer, ureq::Error> {
+        let name = method;
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
@@ -72,7 +77,9 @@ impl Api {
             Some(body) => self.agent.run(request.body(body)?),
             None => self.agent.run(request.body(())?),
         };
-        answer(answered?)
+        let answer = answer(answered?)?;
+        contract::check(name, path, &answer);
+        Ok(answer)
     }
 
     /// A call with JSON that must be answered.
