@@ -14,6 +14,9 @@
 //! | `http` | each error of HTTP interface; one key, one order |
 //! | `deploy` | `--help`, `--version`, `--check`: what a service says of itself and of the place it is to run in |
 //! | `upgrade` | an earlier version runs beside this one, by binaries that `./run.sh proof` builds of its commit |
+//! | `guard` | who may change things, and which pages a browser lets in |
+//! | `operations` | what is told of a service's health, and what it counts |
+//! | `housekeeping` | what is old enough goes, what matters stays |
 //! | `attack` | clients that are many, slow, endless or senseless harm nobody else |
 
 #[path = "saga/attack.rs"]
@@ -22,10 +25,16 @@ mod attack;
 mod crash;
 #[path = "saga/deploy.rs"]
 mod deploy;
+#[path = "saga/guard.rs"]
+mod guard;
+#[path = "saga/housekeeping.rs"]
+mod housekeeping;
 #[path = "saga/http.rs"]
 mod http;
 #[path = "saga/instances.rs"]
 mod instances;
+#[path = "saga/operations.rs"]
+mod operations;
 #[path = "saga/outage.rs"]
 mod outage;
 #[path = "saga/poison.rs"]

@@ -6,6 +6,7 @@ use shared::backoff;
 use shared::config::Config;
 use shared::db::{Connector, Limits};
 use shared::error::Result;
+use shared::health;
 use shared::outbox;
 use shared::pool::Connection;
 use shared::shutdown::Shutdown;
@@ -51,6 +52,7 @@ impl DeadlineScan {
     pub fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
         let mut failures = 0;
         while !shutdown.is_set() {
+            health::beat();
             let turn = self.scan_once();
             failures = if turn.is_ok() { 0 } else { failures + 1 };
             let pause = match turn {
@@ -78,7 +80,7 @@ impl DeadlineScan {
             _ => (Happening::Unconfirmed, "asked again to compensate"),
         };
         let orders = store::lock_unsettled(&mut tx, &due.order_ids)?;
-        let mut batch = Batch { orders, changed: Default::default(), sent: vec![] };
+        let mut batch = Batch::new(orders);
         for order_id in &due.order_ids {
             if batch.apply(*order_id, &happening) == Some(true) {
                 log::info!("order {order_id}: {what}");
@@ -87,6 +89,7 @@ impl DeadlineScan {
         batch.write(&mut tx, due.round + 1, wait(self.compensation_retry, due.round))?;
         outbox::append(&mut tx, &batch.sent)?;
         tx.commit()?;
+        batch.news.tell();
         if !batch.sent.is_empty() {
             self.waker.wake();
         }

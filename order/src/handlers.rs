@@ -9,6 +9,7 @@ use shared::event::{Body, Event, Side};
 use shared::handler::{Cause, Handled, Handler, Outcome};
 use uuid::Uuid;
 
+use crate::metrics::News;
 use crate::order::{Happening, Saga};
 use crate::store::{self, Locked};
 use crate::waiters::Waiters;
@@ -17,12 +18,13 @@ use crate::waiters::Waiters;
 pub struct Answers {
     compensation_retry: Duration,
     waiters: Waiters,
+    news: News,
 }
 
 impl Answers {
     /// `compensation_retry`: the first wait for a confirmation.
     pub fn new(compensation_retry: Duration, waiters: Waiters) -> Answers {
-        Answers { compensation_retry, waiters }
+        Answers { compensation_retry, waiters, news: News::default() }
     }
 }
 
@@ -30,9 +32,10 @@ impl Handler for Answers {
     fn handle(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Handled> {
         let order_ids: BTreeSet<Uuid> = events.iter().map(|event| event.order_id).collect();
         let order_ids: Vec<Uuid> = order_ids.into_iter().collect();
-        let mut batch = Batch { orders: store::lock(tx, &order_ids)?, changed: BTreeSet::new(), sent: vec![] };
+        let mut batch = Batch::new(store::lock(tx, &order_ids)?);
         let outcomes = events.iter().map(|event| batch.decide(event)).collect();
         batch.write(tx, 1, self.compensation_retry)?;
+        self.news = batch.news;
         Ok(Handled { outcomes, events: batch.sent })
     }
 
@@ -42,6 +45,7 @@ impl Handler for Answers {
     }
 
     fn committed(&mut self) {
+        self.news.tell();
         self.waiters.look();
     }
 }
@@ -54,9 +58,16 @@ pub struct Batch {
     pub changed: BTreeSet<Uuid>,
     /// The compensation requests to send.
     pub sent: Vec<Event>,
+    /// What is to be counted when it is committed.
+    pub news: News,
 }
 
 impl Batch {
+    /// Nothing is decided yet.
+    pub fn new(orders: HashMap<Uuid, Locked>) -> Batch {
+        Batch { orders, changed: BTreeSet::new(), sent: vec![], news: News::default() }
+    }
+
     fn decide(&mut self, event: &Event) -> Outcome {
         let Some(happening) = happening(event) else {
             return Outcome::Refused(Cause::Contradiction, format!("order takes no {}", event.type_name()));
@@ -74,6 +85,7 @@ impl Batch {
         let step = order.saga.transition(happening);
         let changed = step.saga != order.saga;
         if changed {
+            self.news.note(order_id, &order.saga, &step.saga);
             order.saga = step.saga;
             self.changed.insert(order_id);
         }

@@ -69,6 +69,7 @@ pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters) -> Rou
     let listed = pool.clone();
     routes
         .hand_over(Method::Post, "/orders", move |request, responder| place(&queue, &request, responder))
+        .open()
         .hand_over(Method::Get, "/orders/{orderId}", move |request, responder| {
             get(&pool, &waiters, &request, responder)
         })

@@ -7,6 +7,7 @@
 pub mod deadline;
 pub mod handlers;
 pub mod http;
+pub mod metrics;
 pub mod order;
 pub mod store;
 pub mod waiters;
@@ -19,6 +20,7 @@ use shared::descriptors;
 use shared::error::Result;
 use shared::handler::Handler;
 use shared::http::{Routes, Server};
+use shared::operations_http;
 use shared::pool::Pool;
 use shared::service::{self, Threads};
 use shared::shutdown::{Shutdown, Stop};
@@ -40,7 +42,7 @@ pub fn migrations() -> refinery::Runner {
 pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let listener = service::listen(&config)?;
     let ready = service::prepare(&config, migrations(), &shutdown)?;
-    let mut threads = Threads::new(stop, shutdown);
+    let mut threads = Threads::new(&config, stop, shutdown);
     let waker = threads.spawn_relay(&config, &ready, store::remove_published(config.order_deadline))?;
 
     let (waiters, mut room) = waiters::new(ready.connector.clone());
@@ -57,8 +59,14 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     threads.spawn("order-deadline".into(), move |shutdown| scan.run(shutdown))?;
     threads.spawn_consumers(&config, &waker, || answers(&config, &waiters))?;
 
+    metrics::start();
+    let board = threads.spawn_monitor(&config, Box::new(metrics::look))?;
+
     let pool = Pool::new(&ready.connector, config.http_workers);
-    let routes = http::routes(Routes::new(), pool.clone(), queue, waiters.clone());
+    let sweeps = vec![store::sweep_keys(config.idempotency_key_retention)];
+    threads.spawn_housekeeping(&config, &ready, pool.clone(), sweeps)?;
+    let routes = operations_http::routes(service::routes(&config), config.service, board);
+    let routes = http::routes(routes, pool.clone(), queue, waiters.clone());
     let routes = dead_letters(routes, pool, &config, waker, waiters);
     let server = Server::start("order", listener, descriptors::http_limits(&config), routes)?;
     log::info!("order listens on {}", server.local_addr());

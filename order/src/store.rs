@@ -7,6 +7,7 @@ use postgres::Row;
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::Reason;
+use shared::housekeeping::Sweep;
 use uuid::Uuid;
 
 use crate::order::{OrderStatus, Saga, SideStatus};
@@ -269,6 +270,40 @@ pub fn take_due(tx: &mut Tx<'_>) -> Result<Option<Due>> {
     order_ids.sort();
     order_ids.dedup();
     Ok(Some(Due { round: first.get(0), order_ids }))
+}
+
+/// Removes idempotency keys so old. A repeated request finds its order for at least that long.
+pub fn sweep_keys(retention: Duration) -> Sweep {
+    let sql = "delete from idempotency_key where idempotency_key in
+                   (select idempotency_key from idempotency_key
+                     where created_at < clock_timestamp() - $1 * interval '1 millisecond'
+                     order by created_at limit $2 for update skip locked)";
+    Sweep { what: "idempotency keys", retention: Some(retention), sql }
+}
+
+/// The latest [`SCAN`] orders, counted by status.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn latest_statuses(session: &mut Session) -> Result<Vec<(String, i64)>> {
+    let sql = "select order_status, count(*)
+                 from (select order_status from orders order by order_id desc limit $1) as latest group by order_status";
+    Ok(session.query(sql, &[&SCAN])?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Orders that are not settled although their time is over, [`SCAN`] at most: their compensation was asked for again, or their
+/// deadline is long due and nobody looks.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn count_overdue(session: &mut Session) -> Result<i64> {
+    let sql = "select count(*) from (
+                   select from deadline d cross join unnest(d.order_ids) as due (order_id) join orders o using (order_id)
+                    where (d.round > 1 or d.due_at < clock_timestamp() - interval '10 seconds')
+                      and (o.payment_status in ('READY', 'IN_PROGRESS', 'COMPENSATING')
+                           or o.stock_status in ('READY', 'IN_PROGRESS', 'COMPENSATING'))
+                    limit $1) as counted";
+    Ok(session.query(sql, &[&SCAN])?[0].get(0))
 }
 
 impl Order {

@@ -10,6 +10,7 @@ use shared::backoff;
 use shared::db::Connector;
 use shared::pool::Connection;
 use shared::shutdown::Shutdown;
+use shared::{health, metrics};
 use uuid::Uuid;
 
 use crate::store::{self, Order};
@@ -18,6 +19,9 @@ use crate::store::{self, Order};
 const PARKED: usize = 1_000;
 /// How often the waiting orders are looked at when nothing here settles: another instance may have settled them.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// With nobody waiting the room's thread turns so often, for its heartbeat.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// What a waiting request is answered with.
 pub enum Waited {
@@ -57,7 +61,9 @@ pub struct WaitingRoom {
 pub fn new(connector: Connector) -> (Waiters, WaitingRoom) {
     let (park, parked) = bounded(PARKED);
     let (look_sender, look) = bounded(1);
-    let open = Arc::default();
+    let open: Arc<AtomicUsize> = Arc::default();
+    let held = Arc::clone(&open);
+    metrics::watch("requests that wait for an order", PARKED, move || held.load(Ordering::SeqCst));
     let connection = Connection::new(connector);
     let room = WaitingRoom { parked, look, connection, waiting: Vec::new(), open: Arc::clone(&open) };
     (Waiters { park, look: look_sender, open }, room)
@@ -89,6 +95,7 @@ impl WaitingRoom {
     pub fn run(&mut self, shutdown: &Shutdown) {
         let mut failures = 0;
         while !shutdown.is_set() {
+            health::beat();
             self.gather(shutdown);
             if self.waiting.is_empty() {
                 continue;
@@ -109,7 +116,7 @@ impl WaitingRoom {
         let room = if self.waiting.len() < PARKED { self.parked.clone() } else { crossbeam_channel::never() };
         let next =
             self.waiting.iter().map(|waiter| waiter.until).min().unwrap_or(Instant::now() + Duration::from_secs(3_600));
-        let limit = if self.waiting.is_empty() { Duration::from_secs(3_600) } else { LOOK };
+        let limit = if self.waiting.is_empty() { IDLE } else { LOOK };
         select! {
             recv(room) -> waiter => self.waiting.extend(waiter),
             recv(self.look) -> _ => {}

@@ -4,18 +4,20 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use shared::backoff;
 use shared::config::Config;
 use shared::db::{Connector, Limits, Session};
 use shared::envelope;
 use shared::error::{Blame, Error, Result};
 use shared::event::{Body, Event, Side};
+use shared::health;
 use shared::outbox;
 use shared::pool::Connection;
 use shared::wake::Waker;
 use uuid::Uuid;
 
+use crate::metrics;
 use crate::store::{self, NewOrder, Order, Placement};
 
 /// Orders in one call: beyond this the commits/s no longer grow.
@@ -24,6 +26,9 @@ const BATCH: usize = 300;
 const QUEUE: usize = 4_096;
 /// An order is tried to be stored for so long; then its outcome is given up as unknown.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// With nothing to store the writer turns so often, for its heartbeat.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// What became of a request to place an order.
 pub enum Placed {
@@ -62,6 +67,8 @@ pub struct Writer {
 /// When the database URL can't be parsed.
 pub fn new(config: &Config, waker: Waker) -> Result<(Queue, Writer)> {
     let (sender, queue) = bounded(QUEUE);
+    let held = Receiver::clone(&queue);
+    shared::metrics::watch("orders to be stored", QUEUE, move || held.len());
     let connector = Connector::new(&config.database_url, "order-writer", Limits::WORK)?;
     Ok((Queue(sender), Writer { queue, connection: Connection::new(connector), waker }))
 }
@@ -80,10 +87,17 @@ impl Queue {
 impl Writer {
     /// Writes until every [`Queue`] is gone: requests under way at a stop are answered.
     pub fn run(&mut self) {
-        while let Ok(first) = self.queue.recv() {
-            let mut batch = vec![first];
-            batch.extend(self.queue.try_iter().take(BATCH - 1));
-            self.write(batch);
+        loop {
+            health::beat();
+            match self.queue.recv_timeout(IDLE) {
+                Ok(first) => {
+                    let mut batch = vec![first];
+                    batch.extend(self.queue.try_iter().take(BATCH - 1));
+                    self.write(batch);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
         }
     }
 
@@ -108,6 +122,7 @@ impl Writer {
         let orders: Vec<&NewOrder> = batch.iter().map(|request| &request.order).collect();
         let messages: Vec<String> = orders.iter().map(|order| envelope::to_stored(&requests(order))).collect();
         for attempt in 1.. {
+            health::beat();
             let waker = &self.waker;
             let error = match self.connection.with(|session| place(session, &orders, &messages, waker)) {
                 Err(error) if error.blame() != Blame::Message => error,
@@ -129,6 +144,7 @@ fn place(session: &mut Session, asked: &[&NewOrder], messages: &[String], waker:
     let placement = store::place(session, asked, messages)?;
     // before anything else: the relay is on its way while the requests are answered
     waker.wake();
+    metrics::placed(placement.placed.len());
     orders(session, asked, &placement)
 }
 

@@ -13,7 +13,8 @@ use shared::config::Config;
 use shared::dead_letter_http;
 use shared::descriptors;
 use shared::error::Result;
-use shared::http::{Routes, Server};
+use shared::http::Server;
+use shared::operations_http;
 use shared::outbox;
 use shared::pool::Pool;
 use shared::service::{self, Threads};
@@ -35,12 +36,16 @@ pub fn migrations() -> refinery::Runner {
 pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let listener = service::listen(&config)?;
     let ready = service::prepare(&config, migrations(), &shutdown)?;
-    let mut threads = Threads::new(stop, shutdown);
+    let mut threads = Threads::new(&config, stop, shutdown);
     let waker = threads.spawn_relay(&config, &ready, outbox::REMOVE_PUBLISHED.into())?;
     threads.spawn_consumers(&config, &waker, || Box::new(handlers::Requests))?;
 
+    let board = threads.spawn_monitor(&config, Box::new(|_| Ok(Default::default())))?;
+
     let pool = Pool::new(&ready.connector, config.http_workers);
-    let routes = http::routes(Routes::new(), pool.clone());
+    threads.spawn_housekeeping(&config, &ready, pool.clone(), vec![])?;
+    let routes = operations_http::routes(service::routes(&config), config.service, board);
+    let routes = http::routes(routes, pool.clone());
     let handler = Arc::new(|| Box::new(handlers::Requests) as _);
     let routes = dead_letter_http::routes(routes, pool, config.topic_prefix.clone(), waker, handler);
     let server = Server::start("payment", listener, descriptors::http_limits(&config), routes)?;

@@ -16,6 +16,8 @@ use crate::effects::Effects;
 use crate::error::{Blame, Error, Result};
 use crate::event::Topic;
 use crate::handler::{Cause, Handler};
+use crate::health;
+use crate::metrics;
 use crate::offsets::Move;
 use crate::pool::Connection;
 use crate::progress::Progress;
@@ -33,6 +35,9 @@ const COMMIT_OFFSETS: Duration = Duration::from_secs(1);
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than a batch's statement limit: a member in the middle of a batch is waited for.
 const REBALANCE_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// The others of the group are waited for, and then some calls are made.
+const JOIN_LIMIT: Duration = Duration::from_secs(REBALANCE_TIMEOUT.as_secs() + 60);
 
 /// What one pass of [`Consumer::consume_once`] did.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -92,7 +97,9 @@ impl Consumer {
     /// [`Error::Fatal`] when going on would break an invariant.
     pub fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
         let mut failures = 0;
+        health::in_group(false);
         while !shutdown.is_set() {
+            health::beat();
             match self.consume_once() {
                 Ok(_) => {
                     failures = 0;
@@ -118,7 +125,10 @@ impl Consumer {
     /// Kafka's, and the database's while offsets are read; failures of handling stay with their partition instead.
     pub fn consume_once(&mut self) -> Result<Consumed> {
         if !self.joined || self.group.rejoin_needed() {
+            health::in_group(false);
+            health::beat_before(JOIN_LIMIT);
             self.join()?;
+            health::in_group(true);
         }
         for partition in self.progress.end_pauses() {
             self.fetcher.resume(&partition);
@@ -242,6 +252,7 @@ impl Consumer {
         let attempt = 1 + self.progress.attempts(partition, Some(offset));
         if attempt < ATTEMPTS {
             log::warn!("{partition}@{offset} failed (attempt {attempt} of {ATTEMPTS}): {error}");
+            metrics::retried("message");
             return self.postpone(partition, attempt, Some(offset), consumed);
         }
         match self.effects.give_up(slice, attempt, &error.to_string()) {
@@ -255,6 +266,7 @@ impl Consumer {
 
     /// Nobody's fault: read the offsets anew. The world's: try again later, without end.
     fn put_off(&mut self, partition: &TopicPartition, error: &Error, consumed: &mut Consumed) {
+        metrics::retried(if error.blame() == Blame::Nobody { "nobody" } else { "world" });
         if error.blame() == Blame::Nobody {
             log::debug!("{partition}: {error}");
             self.joined = false;
@@ -279,6 +291,7 @@ impl Consumer {
 
     fn moved(&mut self, slice: &Slice, consumed: &mut Consumed) {
         self.progress.moved(&slice.partition, slice.to);
+        metrics::RECORDS.inc_by(slice.inputs.len() as u64);
         consumed.handled += slice.inputs.len();
     }
 

@@ -45,6 +45,13 @@ impl Limits {
         idle_in_transaction: Duration::from_secs(5),
         idle: Duration::ZERO,
     };
+    /// For sessions that only look on.
+    pub const GLANCE: Limits = Limits {
+        statement: Duration::from_secs(5),
+        lock: Duration::from_secs(1),
+        idle_in_transaction: Duration::from_secs(5),
+        idle: Duration::ZERO,
+    };
     /// For the relay's leader: a frozen process's kernel keeps answering, so only the server's own limits let a
     /// successor be elected.
     pub const LEADER: Limits = Limits {

@@ -9,14 +9,16 @@ use crate::http::Limits;
 const OWN: usize = 8;
 /// A database session: its socket, and what the `postgres` crate's event loop takes.
 const A_SESSION: usize = 4;
-/// Besides those of workers and consumers: relay, listener, notifier, writer, deadline, waiters.
-const SESSIONS: usize = 6;
+/// Besides those of workers and consumers: relay, listener, notifier, writer, deadline, waiters, monitor.
+const SESSIONS: usize = 7;
 /// A connection to a broker: its socket, and the clone that a stop shuts down.
 const A_BROKER_CONNECTION: usize = 2;
 /// To the partitions' leader, to the coordinator of transactions, and to read positions.
 const BROKER_CONNECTIONS_OF_RELAY: usize = 3;
 /// To the partitions' leader, to the group's coordinator, and for heartbeats.
 const BROKER_CONNECTIONS_OF_CONSUMER: usize = 3;
+/// To the partitions' leader.
+const BROKER_CONNECTIONS_OF_MONITOR: usize = 1;
 
 /// With fewer nobody would be served: one connection is answered while another arrives.
 const MIN_CONNECTIONS: usize = 2;
@@ -40,7 +42,8 @@ pub fn http_limits(config: &Config) -> Limits {
 
 fn reserve(config: &Config) -> usize {
     let sessions = SESSIONS + config.http_workers + config.consumers;
-    let to_each_broker = BROKER_CONNECTIONS_OF_RELAY + BROKER_CONNECTIONS_OF_CONSUMER * config.consumers;
+    let to_each_broker =
+        BROKER_CONNECTIONS_OF_RELAY + BROKER_CONNECTIONS_OF_CONSUMER * config.consumers + BROKER_CONNECTIONS_OF_MONITOR;
     OWN + A_SESSION * sessions + A_BROKER_CONNECTION * to_each_broker * config.brokers.len()
 }
 

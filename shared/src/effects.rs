@@ -9,6 +9,8 @@ use crate::envelope::Undecodable;
 use crate::error::{Error, Result};
 use crate::event::{Channel, Event, Topic};
 use crate::handler::{self, Cause, Handler, Outcome};
+use crate::health;
+use crate::metrics;
 use crate::offsets::{self, Move};
 use crate::outbox;
 use crate::pool::Connection;
@@ -41,6 +43,8 @@ impl Effects {
     /// # Errors
     /// Nothing was changed; [`Error::blame`] says whose fault it was.
     pub fn commit(&mut self, slices: &[Slice]) -> Result<()> {
+        health::beat();
+        metrics::ATTEMPTS.inc();
         let steps: Vec<Move> = slices.iter().map(Slice::step).collect();
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &steps)?;

@@ -25,6 +25,10 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All causes.
+    pub const ALL: [Cause; 5] =
+        [Cause::Undecodable, Cause::GivenUp, Cause::UnknownOrder, Cause::Contradiction, Cause::LogGap];
+
     /// Its name in table and JSON.
     pub fn name(self) -> &'static str {
         match self {

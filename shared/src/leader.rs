@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::db::{Connector, Query, Session};
 use crate::error::{Error, Result};
+use crate::health;
 use crate::shutdown::{self, Stop};
 
 /// A third of the session's `idle_session_timeout`: two pings may be late before the server ends the session.
@@ -53,9 +54,12 @@ impl Leadership {
         let session = Arc::new(Mutex::new(Some(session)));
         let (stop, shutdown) = shutdown::channel();
         let pinged = session.clone();
+        // a relay that turns no more must not hold the lock
+        let relay = health::own_pulse();
+        let turns = move || relay.as_ref().is_none_or(|relay| relay.turns());
         let ping = std::thread::Builder::new()
             .name(ping_thread.to_string())
-            .spawn(move || while !shutdown.wait(PING) && ping(&pinged) {})?;
+            .spawn(move || while !shutdown.wait(PING) && turns() && ping(&pinged) {})?;
         Ok(Leadership { session, ping: Some(ping), stop })
     }
 

@@ -12,7 +12,9 @@
 //! | [`consumer`], [`progress`], [`slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
 //! | [`dead_letter`], [`replay`] | what could not be handled: parked, replayed |
 //! | [`http`], [`dead_letter_http`] | requests, answers, problems; the parked records over HTTP |
+//! | [`health`], [`monitor`], [`metrics`], [`operations_http`] | whether the threads turn; what is seen from outside; what is counted; all of it over HTTP |
 //! | `sabotage` | only with `--cfg sabotage`: mechanisms turned off, to show that the checks notice |
+//! | [`housekeeping`] | rows that nobody needs any more are removed |
 //! | [`descriptors`] | what the service itself needs comes first, clients get the rest |
 
 pub mod args;
@@ -30,10 +32,15 @@ pub mod envelope;
 pub mod error;
 pub mod event;
 pub mod handler;
+pub mod health;
+pub mod housekeeping;
 pub mod http;
 pub mod leader;
 pub mod logging;
+pub mod metrics;
+pub mod monitor;
 pub mod offsets;
+pub mod operations_http;
 pub mod outbox;
 pub mod pool;
 pub mod position;

@@ -43,6 +43,15 @@ fn now(query: &mut impl Query, ids: &[Uuid], numbers: &[i32]) -> Result<Vec<i64>
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// Topic id, partition and next offset of every partition that was ever read.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn all(session: &mut Session) -> Result<Vec<(Uuid, i32, i64)>> {
+    let rows = session.query("select topic_id, partition, next_offset from consumer_offset", &[])?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+}
+
 /// Moves the offsets by compare-and-set, locked in sorted order. The first statement of a batch: a consumer that lost
 /// its partition stops here.
 ///

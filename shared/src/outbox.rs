@@ -63,6 +63,24 @@ pub fn last_message(session: &mut Session, service: Service, id: i64) -> Result<
     Ok(session.query(&sql, &[&id])?.first().map(|row| row.get(0)))
 }
 
+/// Rows that are counted before it is left at "many".
+const MANY: i64 = 100_000;
+
+/// How many rows are there, [`MANY`] at most, and the age of the oldest in seconds (0: there is none).
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn waiting(session: &mut Session, service: Service) -> Result<(i64, f64)> {
+    let sql = format!(
+        "select (select count(*) from (select from {0} limit $1) as counted),
+                coalesce((select greatest(extract(epoch from clock_timestamp() - stored_at), 0)::float8
+                            from {0} order by id limit 1), 0)",
+        service.outbox()
+    );
+    let rows = session.query(&sql, &[&MANY])?;
+    Ok((rows[0].get(0), rows[0].get(1)))
+}
+
 /// The query that deletes published rows, where nothing else is to be done then.
 pub const REMOVE_PUBLISHED: &str = "select remove_published($1, $2, $3)";
 

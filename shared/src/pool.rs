@@ -4,6 +4,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::db::{Connector, Query, Session};
 use crate::error::{Error, Result};
+use crate::metrics;
 
 /// One thread's connection: opened when needed, dropped when broken.
 pub struct Connection {
@@ -76,6 +77,8 @@ impl Pool {
         for _ in 0..size {
             back.try_send(Connection::new(connector.clone())).expect("the channel holds `size`");
         }
+        let at_rest = idle.clone();
+        metrics::watch("database connections of HTTP", size, move || size.saturating_sub(at_rest.len()));
         Pool { idle, back }
     }
 

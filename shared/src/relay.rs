@@ -22,7 +22,9 @@ use crate::db::{Connector, Limits};
 use crate::envelope::{self, Stored};
 use crate::error::{Error, Result};
 use crate::event::Service;
+use crate::health;
 use crate::leader::{Candidate, Leadership};
+use crate::metrics;
 use crate::outbox::{self, Row};
 use crate::position::{self, Position};
 #[cfg(sabotage)]
@@ -126,8 +128,10 @@ impl Relay {
     fn run_turns(&mut self, wakeups: &Wakeups, shutdown: &Shutdown) -> Result<()> {
         let mut failures = 0;
         while !shutdown.is_set() {
+            health::beat();
             let turn = self.relay_once();
             let led = wakeups.leads.swap(self.leadership.is_some(), Ordering::Relaxed);
+            metrics::LEADER.set(i64::from(self.leadership.is_some()));
             let pause = match turn {
                 Ok(Turn::Published(_)) => Duration::ZERO,
                 // commits during the first turn of a leadership have woken nobody here
@@ -171,6 +175,7 @@ impl Relay {
     pub fn relay_once(&mut self) -> Result<Turn> {
         let result = self.turn();
         if let Err(error) = &result {
+            metrics::turn_failed(error);
             self.recovered = false;
             self.undeleted = None;
             self.ahead.clear();
@@ -225,6 +230,8 @@ impl Relay {
         self.leader()?.check()?;
         let identity = self.producer.initialise()?;
         self.leader()?.check()?;
+        // finding the positions may take as long as the rest of the turn
+        health::beat();
         for position in self.positions()? {
             let last = self.leader()?.with(|session| outbox::last_message(session, self.service, position.last))?;
             if position.is_held(last) {
@@ -232,6 +239,7 @@ impl Relay {
             }
         }
         self.recovered = true;
+        metrics::EPOCH.set(i64::from(identity.epoch));
         log::info!("leading: producer {} epoch {}", identity.id, identity.epoch);
         Ok(())
     }
@@ -281,6 +289,7 @@ impl Relay {
             Ok(transaction.commit()?)
         })?;
         self.undeleted = Some(next);
+        metrics::published(rows.len());
         Ok(())
     }
 

@@ -99,6 +99,14 @@ fn check_compatible(session: &mut Session) -> Result<()> {
     if !has_table(session, "schema_compat")? {
         return Ok(());
     }
+    require_compatible(session)
+}
+
+/// Whether this binary may run on the schema as it is now.
+///
+/// # Errors
+/// [`Error::Fatal`] when the schema needs a newer binary; what PostgreSQL says.
+pub fn require_compatible(session: &mut Session) -> Result<()> {
     let wanted: i32 = session.query("select min_version from schema_compat", &[])?[0].get(0);
     if wanted > BINARY_VERSION {
         return Err(Error::Fatal(format!(

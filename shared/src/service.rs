@@ -20,11 +20,15 @@ use crate::db::{self, Connector, Limits, Query};
 use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::handler::{Handler, panic_text};
-use crate::http::Server;
+use crate::health;
+use crate::housekeeping::{self, Sweep};
+use crate::http::{Cors, Guard, Routes, Server};
+use crate::monitor::{Board, Extra, Monitor};
+use crate::pool::Pool;
 use crate::relay::Relay;
 use crate::shutdown::{self, Shutdown, Stop};
 use crate::wake::{self, Waker};
-use crate::{backoff, check, logging, position, schema, topics};
+use crate::{backoff, check, dead_letter, logging, metrics, position, schema, topics};
 
 /// A stop ends within ten seconds; what is not done by then is safe to cut off (I8).
 const STOP_LIMIT: Duration = Duration::from_millis(9_000);
@@ -90,12 +94,19 @@ pub fn listen(config: &Config) -> Result<TcpListener> {
     })
 }
 
+/// No calls yet, behind the service's doors: its operator's token, and the origins whose pages may use it.
+pub fn routes(config: &Config) -> Routes {
+    Routes::new().behind(Guard::new(config.admin_token.as_ref()), Cors::new(config.cors_origins.clone()))
+}
+
 /// A service whose servers are there, and whose schema and topics are ready.
 pub struct Ready {
     /// The database's installation.
     pub install_id: Uuid,
     /// For sessions that work.
     pub connector: Connector,
+    /// How long the topics keep records; none: for ever.
+    pub topics_keep: Option<Duration>,
 }
 
 /// Waits for PostgreSQL and Kafka, up to the start-up limit; brings the schema up to date, creates missing topics,
@@ -116,11 +127,12 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     kafka.request_timeout = STARTUP_ATTEMPT;
     let mut admin = Admin::new(kafka.clone(), Interrupt::new());
     let written = topics::names(&config.topic_prefix, &config.service.writes());
-    wait_for("Kafka", until, shutdown, || {
-        topics::create(&mut admin, config)?;
-        position::require_own(&written, &kafka, &Interrupt::new(), config.service, install_id)
+    let topics_keep = wait_for("Kafka", until, shutdown, || {
+        let topics_keep = topics::create(&mut admin, config)?;
+        position::require_own(&written, &kafka, &Interrupt::new(), config.service, install_id)?;
+        Ok(topics_keep)
     })?;
-    Ok(Ready { install_id, connector })
+    Ok(Ready { install_id, connector, topics_keep })
 }
 
 fn wait_for<T>(what: &str, until: Instant, shutdown: &Shutdown, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
@@ -166,11 +178,13 @@ pub struct Threads {
     poll: Interrupt,
     /// Ends the relay's, when its turn takes too long.
     turn: Interrupt,
+    /// Within which each thread turns.
+    heartbeat_limit: Duration,
 }
 
 impl Threads {
     /// No thread yet.
-    pub fn new(stop: Stop, shutdown: Shutdown) -> Threads {
+    pub fn new(config: &Config, stop: Stop, shutdown: Shutdown) -> Threads {
         Threads {
             stop,
             shutdown,
@@ -179,17 +193,20 @@ impl Threads {
             done: unbounded(),
             poll: Interrupt::new(),
             turn: Interrupt::new(),
+            heartbeat_limit: config.heartbeat_limit,
         }
     }
 
-    /// Starts a thread. `work` ends soon after the shutdown it is given.
+    /// Starts a thread. `work` ends soon after the shutdown it is given, and tells of its turns ([`health::beat`]).
     ///
     /// # Errors
     /// When the operating system gives no thread.
     pub fn spawn(&mut self, name: String, work: impl FnOnce(&Shutdown) -> Result<()> + Send + 'static) -> Result<()> {
         let (stop, shutdown, failed, done) =
             (self.stop.clone(), self.shutdown.clone(), self.failed.clone(), self.done.0.clone());
+        let (watched_as, limit) = (name.clone(), self.heartbeat_limit);
         let body = move || {
+            let _watched = health::watch(&watched_as, limit);
             let outcome =
                 catch_unwind(AssertUnwindSafe(|| work(&shutdown))).unwrap_or_else(|panic| Err(panic_text(panic)));
             if let Err(error) = outcome {
@@ -223,6 +240,34 @@ impl Threads {
         })?;
         self.spawn(format!("{}-relay", service.name()), move |shutdown| relay.run(&wakeups, shutdown))?;
         Ok(waker)
+    }
+
+    /// Starts the monitor; answers where it shows what it sees.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn spawn_monitor(&mut self, config: &Config, extra: Extra) -> Result<Board> {
+        metrics::start();
+        let (mut monitor, board) = Monitor::new(config, self.poll.clone(), extra)?;
+        self.spawn(format!("{}-monitor", config.service.name()), move |shutdown| {
+            monitor.run(shutdown);
+            Ok(())
+        })?;
+        Ok(board)
+    }
+
+    /// Starts what removes rows that nobody needs any more: the service's own, and what all services have.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn spawn_housekeeping(&mut self, config: &Config, ready: &Ready, pool: Pool, own: Vec<Sweep>) -> Result<()> {
+        let mut sweeps = own;
+        sweeps.push(dead_letter::sweep(config.dead_letter_retention.time(ready.topics_keep)));
+        let interval = config.housekeeping_interval;
+        self.spawn(format!("{}-housekeeping", config.service.name()), move |shutdown| {
+            housekeeping::run(&pool, &sweeps, interval, shutdown);
+            Ok(())
+        })
     }
 
     /// Starts the consumer threads, each with a handler of its own.

@@ -12,11 +12,15 @@ use crate::backoff;
 use crate::db::{Connector, Session};
 use crate::error::Result;
 use crate::event::Service;
+use crate::health;
 use crate::pool::Connection;
 use crate::shutdown::Shutdown;
 
 /// How long a notification wait lasts before the stop is looked at.
 const SLICE: Duration = Duration::from_millis(250);
+
+/// With nothing to tell the notifier turns so often, for its heartbeat.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Called after a commit that appended.
 #[derive(Clone)]
@@ -59,9 +63,11 @@ impl Wakeups {
         let mut connection = Connection::new(connector);
         let sql = format!("notify {}", service.outbox());
         loop {
+            health::beat();
             select! {
                 recv(self.notify) -> _ => {}
                 recv(shutdown.receiver()) -> _ => return,
+                default(IDLE) => continue,
             }
             if let Err(error) = connection.with(|session| session.batch_execute(&sql)) {
                 log::debug!("the leader was not told of a commit, its slow poll will see it: {error}");
@@ -87,6 +93,7 @@ impl Wakeups {
         session.batch_execute(&format!("listen {}", service.outbox()))?;
         *attempt = 0;
         while !shutdown.is_set() {
+            health::beat();
             let heard = session.client().notifications().timeout_iter(SLICE).next()?.is_some();
             // a follower has nothing to do for a commit
             if heard && self.leads.load(Ordering::Relaxed) {

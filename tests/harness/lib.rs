@@ -5,10 +5,12 @@
 //! | [`world`] | an isolated installation: three databases, eight topics, the services started in it |
 //! | [`process`] | a child process: signals, its log, its end; it never outlives the tests |
 //! | [`api`] | HTTP calls to one instance |
+//! | [`contract`] | every answer held against `openapi.yaml` |
 //! | [`topics`] | what a read-committed reader sees, and records written by hand |
 //! | [`books`] | what the tables hold: money, stock, offsets, parked records |
 //! | [`proxy`], [`broker`] | connections cut or held; a private Kafka that can be killed |
 //! | [`authority`] | certificates made for a test |
+//! | [`threads`] | one thread of a process ended |
 //! | [`locks`] | sessions that stand still at a lock |
 //! | [`private`] | a private PostgreSQL and Kafka of `./run.sh servers`, killed and started again |
 //! | [`wait`], [`env`](mod@env) | conditions with a limit; where the test servers are |
@@ -18,6 +20,7 @@ pub mod api;
 pub mod authority;
 pub mod books;
 pub mod broker;
+pub mod contract;
 pub mod env;
 pub mod locks;
 #[path = "../../kafka/tests/common/ports.rs"]
@@ -25,6 +28,7 @@ mod ports;
 pub mod private;
 pub mod process;
 pub mod proxy;
+pub mod threads;
 pub mod topics;
 pub mod wait;
 pub mod world;

@@ -1,0 +1,143 @@
+//! Whether the process turns: every thread that [`crate::service::Threads`] starts says so at each of its turns.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What a thread promises at a turn unless it says otherwise: longer than any of its calls may take (a statement 30 s, a
+/// request to Kafka 15 s).
+pub const INTERVAL: Duration = Duration::from_secs(60);
+
+/// One thread's turns.
+pub struct Pulse {
+    thread: String,
+    interval: Duration,
+    /// Milliseconds of [`clock`].
+    last: AtomicU64,
+    due: AtomicU64,
+    /// It belongs to a group, and is out of it.
+    outside: AtomicBool,
+}
+
+static PULSES: Mutex<Vec<Arc<Pulse>>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static OWN: RefCell<Option<Arc<Pulse>>> = const { RefCell::new(None) };
+}
+
+fn clock() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u64
+}
+
+/// The calling thread's pulse from now on; dropped, the thread is no longer expected to turn.
+pub struct Watched(Arc<Pulse>);
+
+/// Has the calling thread watched: it must turn within `interval` ([`INTERVAL`]) from now on.
+pub fn watch(thread: &str, interval: Duration) -> Watched {
+    let pulse = Arc::new(Pulse {
+        thread: thread.to_string(),
+        interval,
+        last: AtomicU64::new(0),
+        due: AtomicU64::new(0),
+        outside: AtomicBool::new(false),
+    });
+    pulse.beat(interval);
+    PULSES.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
+    OWN.set(Some(pulse.clone()));
+    Watched(pulse)
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        PULSES.lock().unwrap_or_else(PoisonError::into_inner).retain(|pulse| !Arc::ptr_eq(pulse, &self.0));
+        OWN.set(None);
+    }
+}
+
+/// The calling thread turns. Nothing happens in one that is not watched.
+pub fn beat() {
+    own(|pulse| pulse.beat(pulse.interval));
+}
+
+/// The calling thread turns, and the next turn may take so long.
+pub fn beat_before(long: Duration) {
+    own(|pulse| pulse.beat(pulse.interval.max(long)));
+}
+
+/// The calling thread is in its group, or out of it.
+pub fn in_group(joined: bool) {
+    own(|pulse| pulse.outside.store(!joined, Ordering::Relaxed));
+}
+
+/// The calling thread's pulse, for others to look at.
+pub fn own_pulse() -> Option<Arc<Pulse>> {
+    OWN.with_borrow(Clone::clone)
+}
+
+fn own(act: impl FnOnce(&Pulse)) {
+    OWN.with_borrow(|pulse| pulse.as_deref().map(act));
+}
+
+impl Pulse {
+    fn beat(&self, next_within: Duration) {
+        let now = clock();
+        self.last.store(now, Ordering::Relaxed);
+        self.due.store(now + next_within.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Since its last turn.
+    fn age(&self) -> Duration {
+        Duration::from_millis(clock().saturating_sub(self.last.load(Ordering::Relaxed)))
+    }
+
+    /// Whether it has turned when it should have.
+    pub fn turns(&self) -> bool {
+        clock() <= self.due.load(Ordering::Relaxed)
+    }
+
+    fn complaint(&self) -> Option<String> {
+        (!self.turns()).then(|| format!("thread {} has not turned for {} s", self.thread, self.age().as_secs()))
+    }
+}
+
+/// The threads that have not turned in time, each in a sentence; none: the process turns.
+pub fn complaints() -> Vec<String> {
+    PULSES.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(|pulse| pulse.complaint()).collect()
+}
+
+/// The threads that are out of their group.
+pub fn outsiders() -> Vec<String> {
+    let pulses = PULSES.lock().unwrap_or_else(PoisonError::into_inner);
+    pulses.iter().filter(|pulse| pulse.outside.load(Ordering::Relaxed)).map(|pulse| pulse.thread.clone()).collect()
+}
+
+/// Every watched thread and the time since its last turn, by name.
+pub fn ages() -> Vec<(String, Duration)> {
+    let pulses = PULSES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ages: Vec<_> = pulses.iter().map(|pulse| (pulse.thread.clone(), pulse.age())).collect();
+    ages.sort();
+    ages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_does_not_turn_is_named_and_one_that_ends_is_forgotten() {
+        let watched = watch("sleeper", Duration::ZERO);
+        beat_before(Duration::from_secs(60));
+        assert_eq!(complaints(), Vec::<String>::new());
+        in_group(false);
+        assert_eq!(outsiders(), ["sleeper"]);
+        beat();
+        while complaints().is_empty() {
+            std::hint::spin_loop();
+        }
+        assert_eq!(complaints(), ["thread sleeper has not turned for 0 s"]);
+        drop(watched);
+        assert!(complaints().is_empty() && own_pulse().is_none() && ages().is_empty());
+    }
+}

@@ -1,0 +1,178 @@
+//! What a service counts and measures about itself, in Prometheus's terms; all that the services have in common is listed
+//! here. Values of the process, for as long as it runs.
+//!
+//! What the database and Kafka hold (outbox, lag, dead letters) is set by the [`crate::monitor`], whoever leads and
+//! whatever the relay does.
+
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
+};
+
+use crate::error::Error;
+use crate::handler::Cause;
+
+/// Seconds: from an answer out of memory to the longest `?wait`.
+const HTTP_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+static HTTP: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let opts = HistogramOpts::new("saga_http_request_seconds", "HTTP requests, from their last byte to their answer")
+        .buckets(HTTP_BUCKETS.to_vec());
+    registered(HistogramVec::new(opts, &["method", "route", "status"]))
+});
+/// 1 where this instance's relay leads.
+pub static LEADER: LazyLock<IntGauge> = LazyLock::new(|| gauge("saga_relay_leader", "1: this instance's relay leads"));
+/// The epoch of the producer that leads or led last here.
+pub static EPOCH: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("saga_relay_epoch", "The producer epoch of this instance's last leadership"));
+static TRANSACTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters("saga_relay_transactions_total", "Kafka transactions of the relay, by how they ended", "outcome")
+});
+static PUBLISHED: LazyLock<IntCounter> =
+    LazyLock::new(|| registered(IntCounter::new("saga_relay_rows_total", "Outbox rows published by this instance")));
+/// Rows in the outbox, published ones that are about to be deleted included.
+pub static OUTBOX_ROWS: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("saga_outbox_rows", "Rows in the database's outbox, counted up to 100,000"));
+/// Age of the oldest of them.
+pub static OUTBOX_OLDEST: LazyLock<Gauge> = LazyLock::new(|| {
+    registered(Gauge::new("saga_outbox_oldest_seconds", "Age of the oldest row in the database's outbox; 0: none"))
+});
+/// Records behind the service's offsets.
+pub static LAG: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let opts = Opts::new("saga_consumer_lag_records", "Offsets from the service's next one to the partition's end");
+    registered(IntGaugeVec::new(opts, &["topic", "partition"]))
+});
+/// How long ago the partition's end was where the service is now.
+pub static LAG_SECONDS: LazyLock<GaugeVec> = LazyLock::new(|| {
+    let opts =
+        Opts::new("saga_consumer_lag_seconds", "How long the service's next record has been waiting, as seen here");
+    registered(GaugeVec::new(opts, &["topic", "partition"]))
+});
+/// Records whose effects are committed.
+pub static RECORDS: LazyLock<IntCounter> =
+    LazyLock::new(|| registered(IntCounter::new("saga_consumer_records_total", "Records handled by this instance")));
+/// Batches tried.
+pub static ATTEMPTS: LazyLock<IntCounter> = LazyLock::new(|| {
+    registered(IntCounter::new("saga_consumer_attempts_total", "Batches of records tried, first attempts included"))
+});
+static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters(
+        "saga_consumer_retries_total",
+        "Times a partition was put off after a failure, by who is to blame",
+        "blame",
+    )
+});
+static PARKED: LazyLock<IntCounterVec> =
+    LazyLock::new(|| counters("saga_consumer_parked_total", "Records parked by this instance", "cause"));
+/// Dead letters that nobody has handled.
+pub static DEAD_LETTERS: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("saga_dead_letters", "Dead letters not handled, counted up to 10,000"));
+static READY: LazyLock<IntGauge> = LazyLock::new(|| gauge("saga_ready", "1: /readyz answers 200"));
+static HEARTBEATS: LazyLock<GaugeVec> = LazyLock::new(|| {
+    let opts = Opts::new("saga_thread_heartbeat_seconds", "Since a thread's last turn");
+    registered(GaugeVec::new(opts, &["thread"]))
+});
+static HELD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let opts = Opts::new("saga_held", "What waits in a queue, or is taken of a pool");
+    registered(IntGaugeVec::new(opts, &["what"]))
+});
+static HELD_LIMIT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    registered(IntGaugeVec::new(Opts::new("saga_held_limit", "How much of saga_held there can be"), &["what"]))
+});
+
+type Depth = Box<dyn Fn() -> usize + Send>;
+static DEPTHS: Mutex<Vec<(&'static str, Depth)>> = Mutex::new(Vec::new());
+
+/// Registers what was built.
+///
+/// # Panics
+/// On a name used twice, or one that Prometheus does not allow: mistakes of the program.
+pub fn registered<C: Collector + Clone + 'static>(built: prometheus::Result<C>) -> C {
+    let collector = built.expect("a legal name");
+    prometheus::register(Box::new(collector.clone())).expect("a name of its own");
+    collector
+}
+
+/// A registered gauge.
+///
+/// # Panics
+/// As [`registered`].
+pub fn gauge(name: &str, help: &str) -> IntGauge {
+    registered(IntGauge::new(name, help))
+}
+
+/// Registered counters that differ by one label.
+///
+/// # Panics
+/// As [`registered`].
+pub fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
+    registered(IntCounterVec::new(Opts::new(name, help), &[label]))
+}
+
+/// Makes every value appear from the start on: a rate of something that was never 0 can't be told.
+pub fn start() {
+    let counts = [&*LEADER, &EPOCH, &OUTBOX_ROWS, &DEAD_LETTERS, &READY];
+    counts.iter().for_each(|gauge| gauge.set(0));
+    OUTBOX_OLDEST.set(0.0);
+    [&*PUBLISHED, &RECORDS, &ATTEMPTS].iter().for_each(|counter| counter.inc_by(0));
+    for outcome in ["committed", "aborted", "fenced", "unknown"] {
+        TRANSACTIONS.with_label_values(&[outcome]);
+    }
+    for blame in ["message", "world", "nobody"] {
+        RETRIES.with_label_values(&[blame]);
+    }
+    Cause::ALL.iter().for_each(|cause| drop(PARKED.with_label_values(&[cause.name()])));
+}
+
+/// A request was answered.
+pub fn answered(method: &str, route: &str, status: u16, after: Duration) {
+    HTTP.with_label_values(&[method, route, &status.to_string()]).observe(after.as_secs_f64());
+}
+
+/// The relay published so many rows in a transaction.
+pub fn published(rows: usize) {
+    TRANSACTIONS.with_label_values(&["committed"]).inc();
+    PUBLISHED.inc_by(rows as u64);
+}
+
+/// A relay's turn failed. Errors that are not Kafka's end no transaction.
+pub fn turn_failed(error: &Error) {
+    let Error::Kafka(error) = error else { return };
+    let outcome = match (error, error.kind()) {
+        (kafka::Error::Refused { .. }, kafka::ErrorKind::Fatal) => "aborted",
+        (_, kafka::ErrorKind::Fenced) => "fenced",
+        _ => "unknown",
+    };
+    TRANSACTIONS.with_label_values(&[outcome]).inc();
+}
+
+/// A partition was put off.
+pub fn retried(blame: &str) {
+    RETRIES.with_label_values(&[blame]).inc();
+}
+
+/// A record was parked.
+pub fn parked(cause: Cause) {
+    PARKED.with_label_values(&[cause.name()]).inc();
+}
+
+/// Shows how much `what` holds, asked of `depth` whenever the metrics are read, and how much it can.
+pub fn watch(what: &'static str, limit: usize, depth: impl Fn() -> usize + Send + 'static) {
+    HELD_LIMIT.with_label_values(&[what]).set(limit as i64);
+    DEPTHS.lock().unwrap_or_else(PoisonError::into_inner).push((what, Box::new(depth)));
+}
+
+/// All of it in Prometheus's text format. `ready`: whether `/readyz` says so; `heartbeats`: the threads' last turns.
+pub fn text(ready: bool, heartbeats: &[(String, Duration)]) -> String {
+    READY.set(i64::from(ready));
+    for (thread, age) in heartbeats {
+        HEARTBEATS.with_label_values(&[thread]).set(age.as_secs_f64());
+    }
+    for (what, depth) in DEPTHS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        HELD.with_label_values(&[what]).set(depth() as i64);
+    }
+    TextEncoder::new().encode_to_string(&prometheus::gather()).unwrap_or_default()
+}

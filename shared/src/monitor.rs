@@ -1,0 +1,279 @@
+//! Looks at the service from outside, once a second, on a thread and connections of its own: so that a relay or consumers
+//! that do nothing any more are seen, and `/readyz`, `/metrics` and `/overview` never wait for a server.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kafka::{Admin, Interrupt, Isolation, OffsetSpec};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::db::{Connector, Limits, Session};
+use crate::error::{Error, Result};
+use crate::event::Service;
+use crate::pool::Connection;
+use crate::shutdown::Shutdown;
+use crate::{dead_letter, health, metrics, offsets, outbox, schema};
+
+/// How often it looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A broker that does not answer within this is away.
+const BROKER_LIMIT: Duration = Duration::from_secs(3);
+/// A look that is older says nothing any more; longer than one at servers that are away takes.
+const STALE: Duration = Duration::from_secs(15);
+/// Ends of a partition's log that are remembered, for the age of what waits there.
+const SAMPLES: usize = 600;
+
+/// What a service adds to a look, as fields of `/overview`.
+pub type Extra = Box<dyn Fn(&mut Session) -> Result<Map<String, Value>> + Send>;
+
+/// What was seen last.
+#[derive(Clone)]
+pub struct Board(Arc<Mutex<Look>>);
+
+/// One look.
+#[derive(Clone)]
+struct Look {
+    at: Instant,
+    /// What keeps the service from working, each in a sentence.
+    reasons: Vec<String>,
+    /// As far as it could be seen.
+    stored: Option<Stored>,
+    consumers: Vec<Lag>,
+    extra: Map<String, Value>,
+}
+
+/// What the database holds.
+#[derive(Clone)]
+struct Stored {
+    waiting: i64,
+    oldest_seconds: f64,
+    dead_letters: i64,
+}
+
+/// Where the service is in a partition that it reads.
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Lag {
+    topic: &'static str,
+    partition: i32,
+    offset: Option<i64>,
+    end: i64,
+    lag: Option<i64>,
+    lag_seconds: Option<f64>,
+}
+
+/// The thread's state.
+pub struct Monitor {
+    service: Service,
+    prefix: String,
+    connection: Connection,
+    admin: Admin,
+    ends: HashMap<(&'static str, i32), Ends>,
+    extra: Extra,
+    board: Board,
+}
+
+impl Monitor {
+    /// Connects to nothing yet. `interrupt` ends its calls of Kafka.
+    ///
+    /// # Errors
+    /// When the database URL can't be parsed.
+    pub fn new(config: &Config, interrupt: Interrupt, extra: Extra) -> Result<(Monitor, Board)> {
+        let name = format!("{}-monitor", config.service.name());
+        let mut kafka = config.kafka(&name);
+        (kafka.connect_timeout, kafka.request_timeout) = (BROKER_LIMIT, BROKER_LIMIT);
+        let nothing = Look {
+            at: Instant::now(),
+            reasons: vec!["nothing was looked at yet".into()],
+            stored: None,
+            consumers: vec![],
+            extra: Map::new(),
+        };
+        let board = Board(Arc::new(Mutex::new(nothing)));
+        let monitor = Monitor {
+            service: config.service,
+            prefix: config.topic_prefix.clone(),
+            connection: Connection::new(Connector::new(&config.database_url, &name, Limits::GLANCE)?),
+            admin: Admin::new(kafka, interrupt),
+            ends: HashMap::new(),
+            extra,
+            board: board.clone(),
+        };
+        Ok((monitor, board))
+    }
+
+    /// Looks until it is time to stop.
+    pub fn run(&mut self, shutdown: &Shutdown) {
+        while !shutdown.wait(INTERVAL) {
+            health::beat();
+            let look = self.look();
+            show(&look);
+            *self.board.look() = look;
+        }
+    }
+
+    fn look(&mut self) -> Look {
+        let mut reasons = Vec::new();
+        let seen = self.connection.with(|session| see(session, self.service, &self.extra));
+        let (stored, extra, offsets) = noted(seen, "the database", &mut reasons).unwrap_or_default();
+        let consumers = noted(self.lags(&offsets), "Kafka", &mut reasons).unwrap_or_default();
+        Look { at: Instant::now(), reasons, stored, consumers, extra }
+    }
+
+    fn lags(&mut self, offsets: &[(Uuid, i32, i64)]) -> Result<Vec<Lag>> {
+        let topics = self.service.reads();
+        let names: Vec<String> = topics.iter().map(|topic| format!("{}{}", self.prefix, topic.name())).collect();
+        let described = self.admin.describe_topics(&names)?;
+        if described.len() < names.len() {
+            return Err(Error::Fatal(format!("only {} of {} topics are there", described.len(), names.len())));
+        }
+        let places: Vec<_> = described.iter().flat_map(|t| (0..t.partitions).map(|p| (t.name.clone(), p))).collect();
+        let ends = self.admin.list_offsets(&places, OffsetSpec::Latest, Isolation::ReadCommitted)?;
+        let mut lags = Vec::with_capacity(ends.len());
+        for (topic, described) in topics.iter().zip(&described) {
+            for end in ends.iter().filter(|end| end.topic == described.name) {
+                let here = |(id, partition, _): &&(Uuid, i32, i64)| (*id, *partition) == (described.id, end.partition);
+                let offset = offsets.iter().find(here).map(|(_, _, next)| *next);
+                let ends = self.ends.entry((topic.name(), end.partition)).or_default();
+                lags.push(ends.lag(topic.name(), end.partition, offset, end.offset));
+            }
+        }
+        lags.sort_by_key(|lag| (lag.topic, lag.partition));
+        Ok(lags)
+    }
+}
+
+type Seen = (Option<Stored>, Map<String, Value>, Vec<(Uuid, i32, i64)>);
+
+fn see(session: &mut Session, service: Service, extra: &Extra) -> Result<Seen> {
+    schema::require_compatible(session)?;
+    let (waiting, oldest_seconds) = outbox::waiting(session, service)?;
+    let stored = Stored { waiting, oldest_seconds, dead_letters: dead_letter::count_open(session)? };
+    Ok((Some(stored), extra(session)?, offsets::all(session)?))
+}
+
+fn noted<T>(outcome: Result<T>, what: &str, reasons: &mut Vec<String>) -> Option<T> {
+    outcome.map_err(|error| reasons.push(format!("{what}: {error}"))).ok()
+}
+
+fn show(look: &Look) {
+    if let Some(stored) = &look.stored {
+        metrics::OUTBOX_ROWS.set(stored.waiting);
+        metrics::OUTBOX_OLDEST.set(stored.oldest_seconds);
+        metrics::DEAD_LETTERS.set(stored.dead_letters);
+    }
+    for Lag { topic, partition, lag, lag_seconds, .. } in &look.consumers {
+        let place = [*topic, &partition.to_string()];
+        metrics::LAG.with_label_values(&place).set(lag.unwrap_or_default());
+        metrics::LAG_SECONDS.with_label_values(&place).set(lag_seconds.unwrap_or_default());
+    }
+}
+
+/// When a partition's log ended where.
+#[derive(Default)]
+struct Ends(VecDeque<(Instant, i64)>);
+
+impl Ends {
+    fn lag(&mut self, topic: &'static str, partition: i32, offset: Option<i64>, end: i64) -> Lag {
+        let behind = offset.map(|offset| (end - offset).max(0));
+        let seconds = offset.map(|offset| self.waiting_for(offset, end).as_secs_f64());
+        Lag { topic, partition, offset, end, lag: behind, lag_seconds: seconds }
+    }
+
+    /// How long ago the log first ended beyond `offset`; at least that, where it was before the first look.
+    fn waiting_for(&mut self, offset: i64, end: i64) -> Duration {
+        while self.0.front().is_some_and(|(_, end)| *end <= offset) {
+            self.0.pop_front();
+        }
+        if end > offset {
+            self.0.push_back((Instant::now(), end));
+        }
+        if self.0.len() > SAMPLES {
+            self.thin_out();
+        }
+        self.0.front().map_or(Duration::ZERO, |(since, _)| since.elapsed())
+    }
+
+    /// Every other one goes, but not the first: the longer something waits, the coarser it is told.
+    fn thin_out(&mut self) {
+        let mut keep = false;
+        self.0.retain(|_| {
+            keep = !keep;
+            keep
+        });
+    }
+}
+
+impl Board {
+    fn look(&self) -> std::sync::MutexGuard<'_, Look> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What keeps the service from working, each in a sentence; none: it is ready.
+    pub fn reasons(&self) -> Vec<String> {
+        let look = self.look().clone();
+        let mut reasons = health::complaints();
+        let outside = |thread| format!("thread {thread} is not in its consumer group");
+        reasons.extend(health::outsiders().into_iter().map(outside));
+        if look.at.elapsed() > STALE {
+            reasons.push(format!("database and Kafka were not looked at for {} s", look.at.elapsed().as_secs()));
+        }
+        reasons.extend(look.reasons);
+        reasons
+    }
+
+    /// All that was seen, as JSON.
+    pub fn overview(&self, service: Service) -> Value {
+        let (reasons, look) = (self.reasons(), self.look().clone());
+        let stored = look.stored.as_ref();
+        let mut overview = serde_json::json!({
+            "service": service.name(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "ready": reasons.is_empty(),
+            "reasons": reasons,
+            "leader": metrics::LEADER.get() == 1,
+            "epoch": metrics::EPOCH.get(),
+            "outbox": {
+                "waiting": stored.map(|stored| stored.waiting),
+                "oldestSeconds": stored.map(|stored| stored.oldest_seconds),
+            },
+            "deadLetters": stored.map(|stored| stored.dead_letters),
+            "consumers": look.consumers,
+        });
+        overview.as_object_mut().into_iter().for_each(|fields| fields.extend(look.extra.clone()));
+        overview
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_no_longer_waits() {
+        let mut ends = Ends::default();
+        assert_eq!(ends.waiting_for(7, 7), Duration::ZERO);
+        let first = Instant::now();
+        ends.waiting_for(7, 9);
+        let second = Instant::now();
+        assert!(ends.waiting_for(7, 12) >= second - first, "the first of them since the look before");
+        assert!(ends.waiting_for(9, 12) <= first.elapsed(), "those before 9 are read");
+        assert_eq!(ends.waiting_for(12, 12), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_age_of_what_waits_for_long_is_kept() {
+        let mut ends = Ends::default();
+        ends.waiting_for(0, 1);
+        let since = ends.0[0].0;
+        for end in 2..5_000 {
+            ends.waiting_for(0, end);
+        }
+        assert!(ends.0.len() <= SAMPLES);
+        assert_eq!(ends.0[0].0, since);
+    }
+}

@@ -1,0 +1,49 @@
+//! What an operator and an orchestrator ask, the same on every service. None of it waits for a server.
+
+use serde::Serialize;
+
+use crate::event::Service;
+use crate::http::{Method, Problem, Request, Response, Routes};
+use crate::monitor::Board;
+use crate::{health, metrics};
+
+/// Prometheus's text format.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    reasons: Vec<String>,
+}
+
+/// Adds `GET /healthz`, `GET /readyz`, `GET /metrics` and `GET /overview` to `routes`.
+pub fn routes(routes: Routes, service: Service, board: Board) -> Routes {
+    let (ready, measured, seen) = (board.clone(), board.clone(), board);
+    let asked = |request: &Request| request.query.only(&[]);
+    routes
+        .answer(Method::Get, "/healthz", move |request| asked(request).map(|()| health(health::complaints())))
+        .always()
+        .answer(Method::Get, "/readyz", move |request| asked(request).map(|()| health(ready.reasons())))
+        .always()
+        .answer(Method::Get, "/metrics", move |request| asked(request).map(|()| metrics(&measured)))
+        .always()
+        .answer(Method::Get, "/overview", move |request| overview(request, service, &seen))
+        .always()
+}
+
+fn health(reasons: Vec<String>) -> Response {
+    match reasons.is_empty() {
+        true => Response::json(200, &Health { status: "ok", reasons }),
+        false => Response::json(503, &Health { status: "failing", reasons }),
+    }
+}
+
+fn metrics(board: &Board) -> Response {
+    let text = metrics::text(board.reasons().is_empty(), &health::ages());
+    Response::new(200, METRICS, text.into_bytes())
+}
+
+fn overview(request: &Request, service: Service, board: &Board) -> Result<Response, Problem> {
+    request.query.only(&[])?;
+    Ok(Response::json(200, &board.overview(service)))
+}
