@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-/// The characters of a name after trimming.
-const NAME_LENGTH: RangeInclusive<usize> = 1..=200;
+/// The characters of a name after trimming, at most.
+const NAME_LENGTH: usize = 200;
 
 /// A JSON object's fields as they were written, so that `1.0`, `1e3` and numbers beyond 64 bits can be told from whole numbers.
 pub type Object = BTreeMap<String, Box<RawValue>>;
@@ -140,7 +140,12 @@ impl Fields {
 
     /// A name: a string of 1 to 200 characters after trimming, without control characters. Returned trimmed; None if bad.
     pub fn name(&mut self, field: &str) -> Option<String> {
-        self.check(field, |raw| name(&serde_json::from_str::<String>(raw).map_err(|_| "must be a string")?))
+        self.text(field, NAME_LENGTH)
+    }
+
+    /// A string of 1 to `longest` characters after trimming, without control characters. Returned trimmed; None if bad.
+    pub fn text(&mut self, field: &str, longest: usize) -> Option<String> {
+        self.check(field, |raw| text(&serde_json::from_str::<String>(raw).map_err(|_| "must be a string")?, longest))
     }
 
     /// A whole number within `range`; a fraction, also `1.0`, and an exponent are refused. None if bad.
@@ -174,10 +179,15 @@ impl Fields {
 }
 
 /// The rule for names, in bodies and in paths alike. Returns the name trimmed, or what is wrong with it.
-pub(super) fn name(text: &str) -> Result<String, String> {
+pub(super) fn name(name: &str) -> Result<String, String> {
+    text(name, NAME_LENGTH)
+}
+
+/// The same rule for texts of other lengths.
+pub(super) fn text(text: &str, longest: usize) -> Result<String, String> {
     let text = text.trim();
-    if !NAME_LENGTH.contains(&text.chars().count()) {
-        return Err("must have 1 to 200 characters".into());
+    if !(1..=longest).contains(&text.chars().count()) {
+        return Err(format!("must have 1 to {longest} characters"));
     }
     if text.chars().any(char::is_control) {
         return Err("must not contain control characters".into());

@@ -1,6 +1,6 @@
 //! What stands in the path, the query and the headers.
 
-use super::fields::{integer, name};
+use super::fields::{integer, name, text};
 use super::message::{Query, Request};
 use super::problem::{FieldError, Problem};
 use std::ops::RangeInclusive;
@@ -9,6 +9,9 @@ use uuid::Uuid;
 
 /// The longest idempotency key: it becomes part of an index row.
 const MAX_KEY_LENGTH: usize = 255;
+
+/// The characters of an actor, at most: enough for an e-mail address or a host and a process.
+const MAX_ACTOR_LENGTH: usize = 100;
 
 impl Request {
     /// The path parameter as a name, by the same rule as a body's; trimmed.
@@ -34,6 +37,17 @@ impl Request {
     pub fn integer_param(&self, param: &str, range: RangeInclusive<i64>) -> Result<i64, Problem> {
         integer(self.param(param), &range).map_err(|detail| Problem::field(param, detail))
     }
+
+    /// Who makes the request, by the header `X-Actor`: as they call themselves; `unknown` without it.
+    ///
+    /// # Errors
+    /// 400 unless it is one value of 1 to 100 characters without control characters.
+    pub fn actor(&self) -> Result<String, Problem> {
+        let mut actors = self.headers.all("X-Actor");
+        let Some(actor) = actors.next() else { return Ok("unknown".into()) };
+        let fits = text(actor, MAX_ACTOR_LENGTH).ok().filter(|_| actors.next().is_none());
+        fits.ok_or_else(|| Problem::new(400, "X-Actor must be one value of 1 to 100 characters"))
+    }
 }
 
 impl Query {
@@ -55,6 +69,15 @@ impl Query {
     pub fn integer(&self, param: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, Problem> {
         let value = self.get(param).map(|text| integer(text, &range));
         value.transpose().map_err(|detail| Problem::field(param, detail))
+    }
+
+    /// `true` or `false`; false if it is not given.
+    ///
+    /// # Errors
+    /// 422 naming the parameter.
+    pub fn flag(&self, param: &str) -> Result<bool, Problem> {
+        let value = self.get(param).unwrap_or("false");
+        value.parse().map_err(|_| Problem::field(param, "must be true or false"))
     }
 
     /// A UUID in its usual form, if given.
