@@ -130,7 +130,7 @@ impl Books {
                 self.change(event.order_id, |payment| payment.terms = Some(terms));
                 Outcome::Unchanged("it was cancelled before it came")
             }
-            (Status::Failed, None) => Outcome::Unchanged("it was given up for good"),
+            (Status::Failed, None) => Outcome::GivenUp,
             _ => Outcome::Unchanged("a duplicate"),
         }
     }
@@ -288,6 +288,16 @@ mod tests {
         books.decide(&request(7));
         assert!(matches!(books.decide(&request(8)), Outcome::Refused(Cause::Contradiction, _)));
         assert_eq!(books.balances["ann"], 3);
+    }
+
+    #[test]
+    fn a_request_that_was_given_up_stays_so() {
+        let mut books = books(Some(10));
+        books.give_up(ORDER, 5);
+        books.sent.clear();
+        assert_eq!(books.decide(&request(7)), Outcome::GivenUp);
+        assert_eq!(books.payments[&ORDER].status, Status::Failed);
+        assert_eq!((&books.sent[..], books.balances["ann"]), (&[][..], 10));
     }
 
     #[test]

@@ -138,14 +138,14 @@ fn handle(tx: &mut Tx<'_>, prefix: &str, handler: &mut dyn Handler, slices: &[Sl
 }
 
 fn refused(event: &Event, outcome: Option<Outcome>) -> Option<(Cause, String)> {
-    match outcome? {
-        Outcome::Changed => None,
-        Outcome::Unchanged(why) => {
-            log::debug!("order {}: {} changed nothing: {why}", event.order_id, event.type_name());
-            None
-        }
-        Outcome::Refused(cause, why) => Some((cause, why)),
-    }
+    let why = match outcome? {
+        Outcome::Changed => return None,
+        Outcome::Refused(cause, why) => return Some((cause, why)),
+        Outcome::Unchanged(why) => why,
+        Outcome::GivenUp => "it was given up for good",
+    };
+    log::debug!("order {}: {} changed nothing: {why}", event.order_id, event.type_name());
+    None
 }
 
 /// Decoding can't end otherwise a second time, so it has one attempt. A request whose key is usable still gets its

@@ -48,6 +48,8 @@ pub enum Outcome {
     Changed,
     /// It changed nothing, and why: a duplicate, or too late.
     Unchanged(&'static str),
+    /// It changed nothing: the request was given up before, its part has failed for good and order was told so.
+    GivenUp,
     /// It must be parked, with the reason.
     Refused(Cause, String),
 }

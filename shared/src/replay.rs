@@ -70,6 +70,7 @@ fn effects(tx: &mut Tx<'_>, handler: &mut dyn Handler, event: Event) -> Result<(
     let handled = handler::handle(handler, tx, &[event])?;
     let replay = match handled.outcomes.into_iter().next() {
         Some(Outcome::Unchanged(why)) => Replay::Unchanged(why.into()),
+        Some(Outcome::GivenUp) => Replay::Unchanged("it was given up for good".into()),
         Some(Outcome::Refused(_, why)) => Replay::Failed(why),
         Some(Outcome::Changed) | None => Replay::Applied,
     };

@@ -136,7 +136,7 @@ impl Books {
                 self.change(event.order_id, |reservation| reservation.terms = Some(terms));
                 Outcome::Unchanged("it was cancelled before it came")
             }
-            (Status::Failed, None) => Outcome::Unchanged("it was given up for good"),
+            (Status::Failed, None) => Outcome::GivenUp,
             _ => Outcome::Unchanged("a duplicate"),
         }
     }
@@ -295,6 +295,16 @@ mod tests {
         books.decide(&request(7));
         assert!(matches!(books.decide(&request(8)), Outcome::Refused(Cause::Contradiction, _)));
         assert_eq!(books.quantities["pen"], 3);
+    }
+
+    #[test]
+    fn a_request_that_was_given_up_stays_so() {
+        let mut books = books(Some(10));
+        books.give_up(ORDER, 5);
+        books.sent.clear();
+        assert_eq!(books.decide(&request(7)), Outcome::GivenUp);
+        assert_eq!(books.reservations[&ORDER].status, Status::Failed);
+        assert_eq!((&books.sent[..], books.quantities["pen"]), (&[][..], 10));
     }
 
     #[test]
