@@ -9,6 +9,7 @@
 //! | `instances` | several of every service: shared partitions, rolling restarts, a dead leader replaced (I6) |
 //! | `outage` | database or broker away for a while delays and loses nothing (I1) |
 //! | `poison` | what can't be handled is parked with its bytes, and its partition moves on (I7) |
+//! | `letters` | what is parked is found, replayed with one effect, discarded; who did what when is kept (I3, I7) |
 //! | `schema` | a database that is empty, newer, or of another make at the start |
 //! | `security` | TLS and SASL on the wires; what is wrong with them ends a service at its start |
 //! | `http` | each error of HTTP interface; one key, one order |
@@ -33,6 +34,8 @@ mod housekeeping;
 mod http;
 #[path = "saga/instances.rs"]
 mod instances;
+#[path = "saga/letters.rs"]
+mod letters;
 #[path = "saga/operations.rs"]
 mod operations;
 #[path = "saga/outage.rs"]

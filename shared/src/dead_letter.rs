@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use kafka::{Bytes, Record, StrBytes, TopicPartition};
 use serde::Serialize;
+use uuid::Uuid;
 
-use crate::db::{Query, Session, Tx};
+use crate::db::{Params, Query, Session, Tx};
 use crate::error::Result;
 use crate::handler::Cause;
 use crate::housekeeping::Sweep;
@@ -67,8 +68,76 @@ pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<()> {
     Ok(())
 }
 
-fn scrubbed(text: &str) -> String {
+/// What PostgreSQL's text can't hold is replaced.
+pub fn scrubbed(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// What has become of a parked record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum State {
+    /// Nothing yet, or no replay could handle it.
+    Open,
+    /// A replay handled it, or found nothing left to do.
+    Replayed,
+    /// Somebody decided that nothing is to be done.
+    Discarded,
+}
+
+impl State {
+    /// All states.
+    pub const ALL: [State; 3] = [State::Open, State::Replayed, State::Discarded];
+
+    /// Its name in table and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Open => "OPEN",
+            State::Replayed => "REPLAYED",
+            State::Discarded => "DISCARDED",
+        }
+    }
+
+    /// The state of a name.
+    pub fn from_name(name: &str) -> Option<State> {
+        State::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
+
+/// Which parked records are meant: those that all given parts fit.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// What has become of it.
+    pub state: Option<State>,
+    /// Why it was parked.
+    pub cause: Option<Cause>,
+    /// Where it was read: one of these topics.
+    pub topics: Option<Vec<String>>,
+    /// The order that its key names.
+    pub order_id: Option<Uuid>,
+}
+
+impl Filter {
+    /// Queries `columns` of the records that fit; `page` says which of them, by $5 and $6. An order's records are found by
+    /// its index, so that filter has a statement of its own.
+    fn query(
+        &self,
+        session: &mut Session,
+        columns: &str,
+        page: &str,
+        from: i64,
+        limit: i64,
+    ) -> Result<Vec<postgres::Row>> {
+        let of_order = if self.order_id.is_some() { "order_id = $4" } else { "$4::uuid is null" };
+        let sql = format!(
+            "select {columns} from dead_letter
+              where ($1::text is null or state = $1) and ($2::text is null or cause = $2)
+                and ($3::text[] is null or topic = any($3)) and {of_order} and {page}"
+        );
+        let (state, cause) = (self.state.map(State::name), self.cause.map(Cause::name));
+        let params: Params<'_> = &[&state, &cause, &self.topics, &self.order_id, &from, &limit];
+        session.query(&sql, params)
+    }
 }
 
 /// A parked record, as the list shows it.
@@ -77,11 +146,13 @@ fn scrubbed(text: &str) -> String {
 pub struct Summary {
     /// Its number.
     pub id: i64,
+    /// What has become of it.
+    pub state: State,
     /// [`Cause::name`].
     pub cause: String,
     /// The cause for a person.
     pub detail: String,
-    /// How often it was tried.
+    /// How often it was tried before it was parked.
     pub attempts: i32,
     /// Where it was read.
     pub topic: String,
@@ -92,61 +163,65 @@ pub struct Summary {
     /// For a gap: the first offset after it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to_offset: Option<i64>,
+    /// The order, where the key is its id.
+    pub order_id: Option<Uuid>,
     /// RFC 3339.
     pub parked_at: String,
+    /// How often it was replayed.
+    pub replays: i32,
     /// RFC 3339; null: never.
     pub replayed_at: Option<String>,
     /// What the last replay did.
     pub replay_result: Option<String>,
+    /// RFC 3339; null: it was not.
+    pub discarded_at: Option<String>,
+    /// Why.
+    pub discard_reason: Option<String>,
 }
 
 /// A parked record with its bytes.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Detail {
+pub struct Kept {
     /// What the list shows.
-    #[serde(flatten)]
     pub summary: Summary,
-    /// The key, as text where it is text.
-    pub key: Option<String>,
-    /// The value, as text; bytes that are not UTF-8 show as U+FFFD.
-    pub value: Option<String>,
-    /// The value's bytes in hexadecimal.
-    pub value_hex: Option<String>,
-    /// Names and values of the headers, as text.
-    pub headers: Vec<(String, Option<String>)>,
-    /// Where it was read, and what.
-    #[serde(skip)]
-    pub raw: (TopicPartition, Record),
+    /// Where it was read.
+    pub partition: TopicPartition,
+    /// What was read.
+    pub record: Record,
 }
 
-const COLUMNS: &str = r#"id, cause, detail, attempts, topic, partition, record_offset, to_offset,
-    to_char(parked_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-    to_char(replayed_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), replay_result"#;
+const COLUMNS: &str = r#"id, state, cause, detail, attempts, topic, partition, record_offset, to_offset, order_id,
+    to_char(parked_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), replays,
+    to_char(replayed_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), replay_result,
+    to_char(discarded_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), discard_reason"#;
 
 fn summary(row: &postgres::Row) -> Summary {
     Summary {
         id: row.get(0),
-        cause: row.get(1),
-        detail: row.get(2),
-        attempts: row.get(3),
-        topic: row.get(4),
-        partition: row.get(5),
-        offset: row.get(6),
-        to_offset: row.get(7),
-        parked_at: row.get(8),
-        replayed_at: row.get(9),
-        replay_result: row.get(10),
+        state: State::from_name(row.get(1)).expect("the table derives the names"),
+        cause: row.get(2),
+        detail: row.get(3),
+        attempts: row.get(4),
+        topic: row.get(5),
+        partition: row.get(6),
+        offset: row.get(7),
+        to_offset: row.get(8),
+        order_id: row.get(9),
+        parked_at: row.get(10),
+        replays: row.get(11),
+        replayed_at: row.get(12),
+        replay_result: row.get(13),
+        discarded_at: row.get(14),
+        discard_reason: row.get(15),
     }
 }
 
-/// The newest parked records before number `before`, `limit` at most.
+/// The newest parked records that fit before number `before`, `limit` at most.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn list(session: &mut Session, before: Option<i64>, limit: i64) -> Result<Vec<Summary>> {
-    let sql = format!("select {COLUMNS} from dead_letter where id < $1 order by id desc limit $2");
-    let rows = session.query(&sql, &[&before.unwrap_or(i64::MAX), &limit])?;
+pub fn list(session: &mut Session, filter: &Filter, before: Option<i64>, limit: i64) -> Result<Vec<Summary>> {
+    let page = "id < $5 order by id desc limit $6";
+    let rows = filter.query(session, COLUMNS, page, before.unwrap_or(i64::MAX), limit)?;
     Ok(rows.iter().map(summary).collect())
 }
 
@@ -171,64 +246,68 @@ pub fn count_open(session: &mut Session) -> Result<i64> {
     Ok(session.query(sql, &[&MANY])?[0].get(0))
 }
 
+/// The numbers of the oldest parked records that fit after number `after`, `limit` at most, and how many there are without
+/// that limit.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn oldest(session: &mut Session, filter: &Filter, after: i64, limit: i64) -> Result<(Vec<i64>, i64)> {
+    let page = "id > $5 order by id limit $6";
+    let rows = filter.query(session, "id, count(*) over ()", page, after, limit)?;
+    Ok((rows.iter().map(|row| row.get(0)).collect(), rows.first().map_or(0, |row| row.get(1))))
+}
+
 /// One parked record; none if there is no such number.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn find(session: &mut impl Query, id: i64) -> Result<Option<Detail>> {
+pub fn find(session: &mut impl Query, id: i64) -> Result<Option<Kept>> {
     let sql = format!(
         "select {COLUMNS}, topic_id, record_key, record_value, header_names, header_values from dead_letter where id = $1"
     );
-    Ok(session.query(&sql, &[&id])?.first().map(detail))
+    Ok(session.query(&sql, &[&id])?.first().map(kept))
 }
 
-/// The same, locked for a replay.
+/// The same, locked: whoever replays or discards it meanwhile is waited for, and what became of it is seen.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn lock(tx: &mut Tx<'_>, id: i64) -> Result<Option<Detail>> {
+pub fn lock(tx: &mut Tx<'_>, id: i64) -> Result<Option<Kept>> {
     tx.query("select 1 from dead_letter where id = $1 for update", &[&id])?;
     find(tx, id)
 }
 
-/// Records that a parked record was replayed, and what came of it.
+/// Records that a parked record was replayed, and what came of it. `APPLIED` and `UNCHANGED…` make it [`State::Replayed`].
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub fn note_replay(tx: &mut Tx<'_>, id: i64, result: &str) -> Result<()> {
-    let sql = "update dead_letter set replayed_at = clock_timestamp(), replay_result = $2 where id = $1";
+    let sql = "update dead_letter set replays = replays + 1, replayed_at = clock_timestamp(), replay_result = $2
+                where id = $1";
     tx.execute(sql, &[&id, &scrubbed(result)])?;
     Ok(())
 }
 
-fn detail(row: &postgres::Row) -> Detail {
+/// Makes a parked record [`State::Discarded`]; it is kept.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn discard(tx: &mut Tx<'_>, id: i64, reason: &str) -> Result<()> {
+    let sql = "update dead_letter set discarded_at = clock_timestamp(), discard_reason = $2 where id = $1";
+    tx.execute(sql, &[&id, &reason])?;
+    Ok(())
+}
+
+fn kept(row: &postgres::Row) -> Kept {
     let summary = summary(row);
-    let (key, value): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(12), row.get(13));
-    let names: Vec<String> = row.get(14);
-    let values: Vec<Option<Vec<u8>>> = row.get(15);
-    let headers: Vec<(String, Option<Bytes>)> =
-        names.into_iter().zip(values.into_iter().map(|v| v.map(Bytes::from))).collect();
-    let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
-    let partition =
-        TopicPartition { topic: summary.topic.as_str().into(), topic_id: row.get(11), partition: summary.partition };
-    Detail {
-        key: key.as_ref().map(text),
-        value: value.as_ref().map(text),
-        value_hex: value.as_ref().map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
-        headers: headers
-            .iter()
-            .map(|(name, value)| (name.clone(), value.as_ref().map(|v| String::from_utf8_lossy(v).into_owned())))
-            .collect(),
-        raw: (
-            partition,
-            Record {
-                offset: summary.offset,
-                timestamp: 0,
-                key: key.map(Bytes::from),
-                value: value.map(Bytes::from),
-                headers: headers.into_iter().map(|(name, value)| (StrBytes::from_string(name), value)).collect(),
-            },
-        ),
+    let topic_id = row.get(16);
+    let bytes = |column| row.get::<_, Option<Vec<u8>>>(column).map(Bytes::from);
+    let (names, values): (Vec<String>, Vec<Option<Vec<u8>>>) = (row.get(19), row.get(20));
+    let header = |(name, value): (String, Option<Vec<u8>>)| (StrBytes::from_string(name), value.map(Bytes::from));
+    let headers = names.into_iter().zip(values).map(header).collect();
+    Kept {
+        partition: TopicPartition { topic: summary.topic.as_str().into(), topic_id, partition: summary.partition },
+        record: Record { offset: summary.offset, timestamp: 0, key: bytes(17), value: bytes(18), headers },
         summary,
     }
 }

@@ -1,20 +1,34 @@
 //! The parked records over HTTP, the same on every service.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use postgres::error::SqlState;
 use serde::Serialize;
 
-use crate::dead_letter::{self, Summary};
+use crate::dead_letter::{self, Filter, State, Summary};
+use crate::dead_letter_action;
+use crate::dead_letter_view::Detail;
 use crate::error::Error;
-use crate::handler::Handler;
-use crate::http::{Method, Problem, Response, Routes};
+use crate::handler::{Cause, Handler};
+use crate::http::{Fields, Method, Problem, Query, Request, Response, Routes, both, json_object};
 use crate::pool::Pool;
-use crate::replay::{self, Replay};
+use crate::replay::{self, Ask, Replayer, Verdict};
+use crate::replay_many::{AskMany, Replays, replay_many};
 use crate::wake::Waker;
 
 /// Seconds after which a client may repeat what failed for want of the database.
 const RETRY_AFTER: u32 = 2;
+
+/// The numbers of parked records.
+const IDS: RangeInclusive<i64> = 1..=i64::MAX;
+/// How many of them one request lists or replays, and how many if it does not say.
+const LIMIT: RangeInclusive<i64> = 1..=200;
+const USUAL_LIMIT: i64 = 50;
+/// Kafka's limit for the name of a topic.
+const TOPIC_LENGTH: RangeInclusive<usize> = 1..=249;
+/// The characters of the reason for discarding, at most: a sentence or two.
+const REASON_LENGTH: usize = 500;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,7 +38,12 @@ struct Page {
     next: Option<i64>,
 }
 
-/// Adds `GET /dead-letters`, `GET /dead-letters/{id}` and `POST /dead-letters/{id}/replay` to `routes`.
+struct Calls {
+    pool: Pool,
+    replayer: Replayer,
+}
+
+/// Adds the calls about parked records to `routes`: list, look, replay one or many, discard.
 pub fn routes(
     routes: Routes,
     pool: Pool,
@@ -32,30 +51,131 @@ pub fn routes(
     waker: Waker,
     handler: Arc<dyn Fn() -> Box<dyn Handler> + Send + Sync>,
 ) -> Routes {
-    let (list, find) = (pool.clone(), pool.clone());
+    let calls = Arc::new(Calls { pool, replayer: Replayer { prefix, handler, waker } });
+    let [list, show, replay, replay_many, discard] = std::array::from_fn(|_| calls.clone());
     routes
-        .answer(Method::Get, "/dead-letters", move |request| {
-            request.query.only(&["limit", "before"])?;
-            let limit = request.query.integer("limit", 1..=200)?.unwrap_or(50);
-            let before = request.query.integer("before", 1..=i64::MAX)?;
-            let found = list.with(|session| dead_letter::list(session, before, limit)).map_err(problem)?;
-            let next = found.last().filter(|_| found.len() as i64 == limit).map(|last| last.id);
-            Ok(Response::json(200, &Page { dead_letters: found, next }))
-        })
-        .answer(Method::Get, "/dead-letters/{id}", move |request| {
-            let id = request.integer_param("id", 1..=i64::MAX)?;
-            let found = find.with(|session| dead_letter::find(session, id)).map_err(problem)?;
-            Ok(Response::json(200, &found.ok_or_else(|| unknown(id))?))
-        })
-        .answer(Method::Post, "/dead-letters/{id}/replay", move |request| {
-            let id = request.integer_param("id", 1..=i64::MAX)?;
-            let replayed = pool.with(|session| replay::replay(session, &prefix, &mut *handler(), id));
-            let replay = replayed.map_err(problem)?.ok_or_else(|| unknown(id))?;
-            if replay == Replay::Applied {
-                waker.wake();
-            }
-            Ok(Response::json(200, &replay))
-        })
+        .answer(Method::Get, "/dead-letters", move |request| list.list(request))
+        .answer(Method::Get, "/dead-letters/{id}", move |request| show.show(request))
+        .answer(Method::Post, "/dead-letters/replay", move |request| replay_many.replay_many(request))
+        .answer(Method::Post, "/dead-letters/{id}/replay", move |request| replay.replay(request))
+        .answer(Method::Post, "/dead-letters/{id}/discard", move |request| discard.discard(request))
+}
+
+impl Calls {
+    fn list(&self, request: &Request) -> Result<Response, Problem> {
+        let query = &request.query;
+        let known = query.only(&["state", "cause", "topic", "orderId", "limit", "before"]);
+        let page = both(limit(query), query.integer("before", IDS));
+        let (_, ((state, filter), (limit, before))) = both(known, both(both(state(query), self.filter(query)), page))?;
+        let filter = Filter { state, ..filter };
+        let found = self.pool.with(|session| dead_letter::list(session, &filter, before, limit)).map_err(problem)?;
+        let next = found.last().filter(|_| found.len() as i64 == limit).map(|last| last.id);
+        Ok(Response::json(200, &Page { dead_letters: found, next }))
+    }
+
+    fn show(&self, request: &Request) -> Result<Response, Problem> {
+        let (id, ()) = both(id(request), request.query.only(&[]))?;
+        let find = |session: &mut _| Ok((dead_letter::find(session, id)?, dead_letter_action::history(session, id)?));
+        let (kept, history) = self.pool.with(find).map_err(problem)?;
+        Ok(Response::json(200, &Detail::new(kept.ok_or_else(|| unknown(id))?, history)))
+    }
+
+    fn replay(&self, request: &Request) -> Result<Response, Problem> {
+        let query = both(request.query.only(&["force"]), request.query.flag("force"));
+        let ((id, (_, force)), actor) = both(both(id(request), query), request.actor())?;
+        let ask = Ask { id, actor: &actor, force, dry_run: false };
+        let verdict = self.pool.once(|session| self.replayer.replay(session, &ask)).map_err(problem)?;
+        Ok(Response::json(200, &done(id, verdict)?))
+    }
+
+    fn replay_many(&self, request: &Request) -> Result<Response, Problem> {
+        let query = &request.query;
+        let known = query.only(&["cause", "topic", "orderId", "limit", "after", "dryRun"]);
+        let page = both(limit(query), both(query.integer("after", IDS), query.flag("dryRun")));
+        let (_, (filter, (limit, (after, dry_run)))) = both(known, both(self.filter(query), page))?;
+        let actor = request.actor()?;
+        let ask = AskMany { filter, after: after.unwrap_or(0), limit, actor: &actor, dry_run };
+        let (done, end) = replay_many(&self.pool, &self.replayer, &ask);
+        end.map_err(|error| interrupted(&done, &error))?;
+        Ok(Response::json(200, &done))
+    }
+
+    fn discard(&self, request: &Request) -> Result<Response, Problem> {
+        let (id, ()) = both(id(request), request.query.only(&[]))?;
+        let (reason, actor) = both(reason(request), request.actor())?;
+        let verdict = self.pool.once(|session| replay::discard(session, id, &actor, &reason)).map_err(problem)?;
+        done(id, verdict)?;
+        Ok(Response::json(200, &Discarded { result: State::Discarded }))
+    }
+
+    fn filter(&self, query: &Query) -> Result<Filter, Problem> {
+        let (cause, (topics, order_id)) = both(cause(query), both(self.topics(query), query.uuid("orderId")))?;
+        Ok(Filter { state: None, cause, topics, order_id })
+    }
+
+    /// A topic may be named as the contract does, or as Kafka does: with the installation's prefix.
+    fn topics(&self, query: &Query) -> Result<Option<Vec<String>>, Problem> {
+        let Some(name) = query.get("topic") else { return Ok(None) };
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !TOPIC_LENGTH.contains(&name.len()) || !name.bytes().all(legal) {
+            return Err(Problem::field("topic", "must be the name of a topic"));
+        }
+        Ok(Some(vec![name.into(), format!("{}{name}", self.replayer.prefix)]))
+    }
+}
+
+#[derive(Serialize)]
+struct Discarded {
+    result: State,
+}
+
+fn id(request: &Request) -> Result<i64, Problem> {
+    request.integer_param("id", IDS)
+}
+
+fn limit(query: &Query) -> Result<i64, Problem> {
+    Ok(query.integer("limit", LIMIT)?.unwrap_or(USUAL_LIMIT))
+}
+
+fn state(query: &Query) -> Result<Option<State>, Problem> {
+    one_of(query, "state", State::from_name, &State::ALL.map(State::name))
+}
+
+fn cause(query: &Query) -> Result<Option<Cause>, Problem> {
+    one_of(query, "cause", Cause::from_name, &Cause::ALL.map(Cause::name))
+}
+
+fn one_of<T>(
+    query: &Query,
+    param: &str,
+    from_name: impl Fn(&str) -> Option<T>,
+    names: &[&str],
+) -> Result<Option<T>, Problem> {
+    let Some(name) = query.get(param) else { return Ok(None) };
+    let found = from_name(name);
+    found.map(Some).ok_or_else(|| Problem::field(param, format!("must be one of {}", names.join(", "))))
+}
+
+fn reason(request: &Request) -> Result<String, Problem> {
+    let mut fields = Fields::new(json_object(request)?);
+    let reason = fields.text("reason", REASON_LENGTH);
+    fields.finish(|| reason)
+}
+
+fn done<T>(id: i64, verdict: Verdict<T>) -> Result<T, Problem> {
+    match verdict {
+        Verdict::Done(done) => Ok(done),
+        Verdict::Refused(why) => Err(Problem::new(409, why)),
+        Verdict::Unknown => Err(unknown(id)),
+    }
+}
+
+/// What was done stays done, and is in the records' histories.
+fn interrupted(done: &Replays, error: &Error) -> Problem {
+    log::warn!("replaying dead letters ended early: {error}");
+    let (replayed, skipped) = (done.replayed.len(), done.skipped.len());
+    let story = format!("{replayed} of {} dead letters were replayed, {skipped} skipped", done.matched);
+    Problem::unavailable(format!("the database is not there; {story}; repeat the request"), RETRY_AFTER)
 }
 
 fn unknown(id: i64) -> Problem {

@@ -29,6 +29,11 @@ impl Cause {
     pub const ALL: [Cause; 5] =
         [Cause::Undecodable, Cause::GivenUp, Cause::UnknownOrder, Cause::Contradiction, Cause::LogGap];
 
+    /// The cause of a name.
+    pub fn from_name(name: &str) -> Option<Cause> {
+        Cause::ALL.into_iter().find(|cause| cause.name() == name)
+    }
+
     /// Its name in table and JSON.
     pub fn name(self) -> &'static str {
         match self {

@@ -10,8 +10,8 @@
 //! | [`event`], [`envelope`] | topics, types, bodies; headers and JSON: the contract between the services |
 //! | [`outbox`], [`leader`], [`wake`], [`relay`], [`position`], [`beside`] | from a committed row to a committed record, once and in stored order |
 //! | [`consumer`], [`progress`], [`slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
-//! | [`dead_letter`], [`replay`] | what could not be handled: parked, replayed |
-//! | [`http`], [`dead_letter_http`] | requests, answers, problems; the parked records over HTTP |
+//! | [`dead_letter`], [`dead_letter_action`], [`replay`], [`replay_many`] | what could not be handled: parked, and what people do about it |
+//! | [`http`], [`dead_letter_http`], [`dead_letter_view`] | requests, answers, problems; the parked records over HTTP |
 //! | [`health`], [`monitor`], [`metrics`], [`operations_http`] | whether the threads turn; what is seen from outside; what is counted; all of it over HTTP |
 //! | `sabotage` | only with `--cfg sabotage`: mechanisms turned off, to show that the checks notice |
 //! | [`housekeeping`] | rows that nobody needs any more are removed |
@@ -25,7 +25,9 @@ pub mod config;
 pub mod consumer;
 pub mod db;
 pub mod dead_letter;
+pub mod dead_letter_action;
 pub mod dead_letter_http;
+pub mod dead_letter_view;
 pub mod descriptors;
 pub mod effects;
 pub mod envelope;
@@ -48,6 +50,7 @@ pub mod postgres_tls;
 pub mod progress;
 pub mod relay;
 pub mod replay;
+pub mod replay_many;
 #[cfg(sabotage)]
 pub mod sabotage;
 pub mod schema;

@@ -1,15 +1,23 @@
-//! Replay: a parked record handed to the handler again. The record itself stays where it is in Kafka: nothing is
-//! published twice.
+//! What a person does about a parked record: has it replayed, that is handed to the handler again, or discards it. The
+//! record itself stays where it is in Kafka: nothing is published twice.
+
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::db::{Session, Tx};
-use crate::dead_letter::{self, Detail};
+use crate::db::{Query, Session, Tx};
+use crate::dead_letter::{self, Kept, State, Summary};
+use crate::dead_letter_action::{self, Action, Deed};
 use crate::envelope;
 use crate::error::{Blame, Result};
 use crate::event::{Event, Topic};
 use crate::handler::{self, Cause, Handler, Outcome};
 use crate::outbox;
+use crate::wake::Waker;
+
+/// After so many failed replays another one must be forced: as many as a record has attempts before it is parked. What failed
+/// so often will not come right by being asked again.
+const FAILED_REPLAYS: usize = 5;
 
 /// What a replay came to.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -23,72 +31,183 @@ pub enum Replay {
     Failed(String),
 }
 
-/// Replays a parked record, in one transaction with what it causes. None if there is no such number.
-///
-/// # Errors
-/// What PostgreSQL says, when it is not the record's fault; nothing was changed.
-pub fn replay(session: &mut Session, prefix: &str, handler: &mut dyn Handler, id: i64) -> Result<Option<Replay>> {
-    let mut tx = session.transaction()?;
-    let Some(kept) = dead_letter::lock(&mut tx, id)? else { return Ok(None) };
-    let replay = match handle(&mut tx, prefix, handler, id, &kept) {
-        Ok(replay) => {
+impl Replay {
+    fn result(&self) -> &'static str {
+        match self {
+            Replay::Applied => "APPLIED",
+            Replay::Unchanged(_) => "UNCHANGED",
+            Replay::Failed(_) => "FAILED",
+        }
+    }
+
+    fn detail(&self) -> Option<&str> {
+        match self {
+            Replay::Applied => None,
+            Replay::Unchanged(why) | Replay::Failed(why) => Some(why),
+        }
+    }
+}
+
+/// What became of a request about one parked record.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict<T> {
+    /// It was done.
+    Done(T),
+    /// The record's state does not allow it, and why. Nothing was changed.
+    Refused(String),
+    /// There is no record of that number.
+    Unknown,
+}
+
+/// A request for a replay.
+pub struct Ask<'a> {
+    /// The parked record's number.
+    pub id: i64,
+    /// Who asks.
+    pub actor: &'a str,
+    /// Also when replays have failed too often.
+    pub force: bool,
+    /// Only to see what would come of it: nothing is changed.
+    pub dry_run: bool,
+}
+
+/// Replays parked records.
+#[derive(Clone)]
+pub struct Replayer {
+    /// The topics' prefix.
+    pub prefix: String,
+    /// Makes what handles an event.
+    pub handler: Arc<dyn Fn() -> Box<dyn Handler> + Send + Sync>,
+    /// Called after a commit that appended.
+    pub waker: Waker,
+}
+
+impl Replayer {
+    /// Replays a parked record, in one transaction with what it causes and with the note of who did it. The row's lock is
+    /// held throughout: another request for the same record waits and then sees the new state.
+    ///
+    /// Refused: a record that was replayed with success or discarded before; a request that was given up; one more replay
+    /// where too many have failed, unless it is forced.
+    ///
+    /// # Errors
+    /// What PostgreSQL says, when it is not the record's fault; nothing was changed.
+    pub fn replay(&self, session: &mut Session, ask: &Ask<'_>) -> Result<Verdict<Replay>> {
+        let mut tx = session.transaction()?;
+        let Some((kept, history)) = lock(&mut tx, ask.id)? else { return Ok(Verdict::Unknown) };
+        let objection = handled(&kept.summary, &history).or_else(|| held_back(&history).filter(|_| !ask.force));
+        if let Some(why) = objection {
+            return Ok(Verdict::Refused(why));
+        }
+        let mut handler = (self.handler)();
+        let (sent, verdict) = self.attempt(&mut tx, &mut *handler, &kept)?;
+        if let Verdict::Done(replay) = &verdict
+            && !ask.dry_run
+        {
+            note(&mut tx, ask, replay)?;
+            outbox::append(&mut tx, &sent)?;
             tx.commit()?;
             handler.committed();
-            replay
+            if !sent.is_empty() {
+                self.waker.wake();
+            }
+            log::info!("dead letter {} replayed by {}: {replay:?}", ask.id, ask.actor);
         }
-        Err(error) if error.blame() == Blame::Message => {
-            drop(tx);
-            note_failure(session, id, error.to_string())?
+        Ok(verdict)
+    }
+
+    fn attempt(
+        &self,
+        tx: &mut Tx<'_>,
+        handler: &mut dyn Handler,
+        kept: &Kept,
+    ) -> Result<(Vec<Event>, Verdict<Replay>)> {
+        match decode(&self.prefix, kept) {
+            Ok(event) => guarded_effects(tx, handler, event),
+            Err(why_not) => Ok((vec![], Verdict::Done(why_not))),
         }
-        Err(error) => return Err(error),
-    };
-    log::info!("replayed dead letter {id}: {replay:?}");
-    Ok(Some(replay))
+    }
 }
 
-fn handle(tx: &mut Tx<'_>, prefix: &str, handler: &mut dyn Handler, id: i64, kept: &Detail) -> Result<Replay> {
-    let (sent, replay) = match decode(prefix, kept) {
-        Ok(event) => effects(tx, handler, event)?,
-        Err(why_not) => (vec![], why_not),
-    };
-    dead_letter::note_replay(tx, id, &text(&replay))?;
-    outbox::append(tx, &sent)?;
-    Ok(replay)
+/// Marks a parked record as discarded; it is kept. Refused where it was handled before.
+///
+/// # Errors
+/// What PostgreSQL says; nothing was changed.
+pub fn discard(session: &mut Session, id: i64, actor: &str, reason: &str) -> Result<Verdict<()>> {
+    let mut tx = session.transaction()?;
+    let Some((kept, history)) = lock(&mut tx, id)? else { return Ok(Verdict::Unknown) };
+    if let Some(why) = handled(&kept.summary, &history) {
+        return Ok(Verdict::Refused(why));
+    }
+    dead_letter::discard(&mut tx, id, reason)?;
+    dead_letter_action::note(&mut tx, id, actor, Deed::Discard, State::Discarded.name(), Some(reason))?;
+    tx.commit()?;
+    log::info!("dead letter {id} discarded by {actor}: {reason}");
+    Ok(Verdict::Done(()))
 }
 
-fn decode(prefix: &str, kept: &Detail) -> std::result::Result<Event, Replay> {
+fn lock(tx: &mut Tx<'_>, id: i64) -> Result<Option<(Kept, Vec<Action>)>> {
+    let Some(kept) = dead_letter::lock(tx, id)? else { return Ok(None) };
+    Ok(Some((kept, dead_letter_action::history(tx, id)?)))
+}
+
+/// How, when and by whom it was handled, if it was.
+fn handled(summary: &Summary, history: &[Action]) -> Option<String> {
+    let (deed, at, result) = match summary.state {
+        State::Open => return None,
+        State::Replayed => ("replayed", &summary.replayed_at, &summary.replay_result),
+        State::Discarded => ("discarded", &summary.discarded_at, &summary.discard_reason),
+    };
+    let actor = history.last().map_or("unknown", |action| &action.actor);
+    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    Some(format!("dead letter {} was {deed} at {} by {actor}: {}", summary.id, text(at), text(result)))
+}
+
+/// Why it may not be replayed once more without force.
+fn held_back(history: &[Action]) -> Option<String> {
+    let failed: Vec<&Action> = history.iter().filter(|action| action.result == "FAILED").collect();
+    let last = failed.last().filter(|_| failed.len() >= FAILED_REPLAYS)?;
+    let why = last.detail.as_deref().unwrap_or_default();
+    Some(format!("{} replays have failed, the last one: {why}; ?force=true tries once more", failed.len()))
+}
+
+fn decode(prefix: &str, kept: &Kept) -> std::result::Result<Event, Replay> {
     if kept.summary.cause == Cause::LogGap.name() {
         return Err(Replay::Unchanged("a gap holds no record that could be handled".into()));
     }
-    let (partition, record) = &kept.raw;
-    let topic = Topic::from_name(&partition.topic, prefix)
-        .ok_or_else(|| Replay::Failed(format!("{} is not one of this installation's topics", partition.topic)))?;
-    envelope::decode(topic, record).map_err(|undecodable| Replay::Failed(undecodable.why))
+    let name = &kept.partition.topic;
+    let topic = Topic::from_name(name, prefix)
+        .ok_or_else(|| Replay::Failed(format!("{name} is not one of this installation's topics")))?;
+    envelope::decode(topic, &kept.record).map_err(|undecodable| Replay::Failed(undecodable.why))
 }
 
-fn effects(tx: &mut Tx<'_>, handler: &mut dyn Handler, event: Event) -> Result<(Vec<Event>, Replay)> {
-    let handled = handler::handle(handler, tx, &[event])?;
-    let replay = match handled.outcomes.into_iter().next() {
-        Some(Outcome::Unchanged(why)) => Replay::Unchanged(why.into()),
-        Some(Outcome::GivenUp) => Replay::Unchanged("it was given up for good".into()),
-        Some(Outcome::Refused(_, why)) => Replay::Failed(why),
-        Some(Outcome::Changed) | None => Replay::Applied,
+/// Of a replay that fails by the record's fault nothing is left but the locks, the record's own among them.
+fn guarded_effects(tx: &mut Tx<'_>, handler: &mut dyn Handler, event: Event) -> Result<(Vec<Event>, Verdict<Replay>)> {
+    tx.execute("savepoint before_effects", &[])?;
+    let (sent, verdict) = match effects(tx, handler, event) {
+        Err(error) if error.blame() == Blame::Message => (vec![], Verdict::Done(Replay::Failed(error.to_string()))),
+        done => done?,
     };
-    Ok((handled.events, replay))
-}
-
-fn note_failure(session: &mut Session, id: i64, why: String) -> Result<Replay> {
-    let replay = Replay::Failed(why);
-    let mut tx = session.transaction()?;
-    dead_letter::note_replay(&mut tx, id, &text(&replay))?;
-    tx.commit()?;
-    Ok(replay)
-}
-
-fn text(replay: &Replay) -> String {
-    match replay {
-        Replay::Applied => "APPLIED".to_string(),
-        Replay::Unchanged(why) => format!("UNCHANGED: {why}"),
-        Replay::Failed(why) => format!("FAILED: {why}"),
+    if matches!(verdict, Verdict::Done(Replay::Failed(_))) {
+        tx.execute("rollback to savepoint before_effects", &[])?;
     }
+    Ok((sent, verdict))
+}
+
+fn effects(tx: &mut Tx<'_>, handler: &mut dyn Handler, event: Event) -> Result<(Vec<Event>, Verdict<Replay>)> {
+    let given_up = format!("the request of order {} was given up for good: it stays FAILED", event.order_id);
+    let handled = handler::handle(handler, tx, &[event])?;
+    let verdict = match handled.outcomes.into_iter().next() {
+        Some(Outcome::Unchanged(why)) => Verdict::Done(Replay::Unchanged(why.into())),
+        Some(Outcome::Refused(_, why)) => Verdict::Done(Replay::Failed(why)),
+        Some(Outcome::GivenUp) => Verdict::Refused(given_up),
+        Some(Outcome::Changed) | None => Verdict::Done(Replay::Applied),
+    };
+    Ok((handled.events, verdict))
+}
+
+fn note(tx: &mut Tx<'_>, ask: &Ask<'_>, replay: &Replay) -> Result<()> {
+    let (result, detail) = (replay.result(), replay.detail());
+    let text = detail.map_or(result.to_string(), |why| format!("{result}: {why}"));
+    dead_letter::note_replay(tx, ask.id, &text)?;
+    dead_letter_action::note(tx, ask.id, ask.actor, Deed::Replay, result, detail)
 }

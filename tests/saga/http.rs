@@ -125,10 +125,14 @@ fn unknown_paths_and_methods() -> Vec<Refused> {
         refused("PATCH /orders", 405, "this path knows GET, POST").allow("GET, POST"),
         refused(format!("PUT /orders/{NOBODY}"), 405, "this path knows GET").allow("GET"),
         refused("POST /dead-letters", 405, "this path knows GET").allow("GET"),
+        refused("POST /dead-letters/1", 405, "this path knows GET").allow("GET"),
         refused("GET /dead-letters/1/replay", 405, "this path knows POST").allow("POST"),
+        refused("GET /dead-letters/1/discard", 405, "this path knows POST").allow("POST"),
+        refused("DELETE /dead-letters/replay", 405, "this path knows GET, POST").allow("GET, POST"),
         refused(format!("GET /orders/{NOBODY}"), 404, &format!("there is no order {NOBODY}")),
         refused("GET /dead-letters/7", 404, "there is no dead letter 7"),
         refused("POST /dead-letters/7/replay", 404, "there is no dead letter 7"),
+        refused("POST /dead-letters/7/discard", 404, "there is no dead letter 7").json(r#"{"reason":"a test"}"#),
     ]
 }
 
@@ -250,11 +254,63 @@ fn bad_targets_and_headers() -> Vec<Refused> {
         bad_fields("GET /dead-letters/0", &[("id", "must be from 1 to 9223372036854775807")]),
         bad_fields("GET /dead-letters/x", &[("id", WHOLE)]),
         bad_fields("GET /dead-letters?limit=201", &[("limit", "must be from 1 to 200")]),
+        bad_fields("GET /dead-letters/7?colour=red", &[("colour", "is unknown")]),
         with_key(""),
         with_key("a b"),
         with_key("ü"),
         with_key(&"k".repeat(256)),
         with_key("one").header("Idempotency-Key", "two"),
+    ]
+}
+
+fn bad_calls_about_dead_letters() -> Vec<Refused> {
+    let actor = "X-Actor must be one value of 1 to 100 characters";
+    let by = |value: &str| refused("POST /dead-letters/7/replay", 400, actor).header("X-Actor", value);
+    let (states, causes) = (
+        "must be one of OPEN, REPLAYED, DISCARDED",
+        "must be one of UNDECODABLE, GIVEN_UP, UNKNOWN_ORDER, CONTRADICTION, LOG_GAP",
+    );
+    let (no_uuid, no_topic, no_flag) = ("must be a UUID", "must be the name of a topic", "must be true or false");
+    let discard = |errors: &[(&'static str, &'static str)]| bad_fields("POST /dead-letters/7/discard", errors);
+    let reason = "must have 1 to 500 characters";
+    vec![
+        bad_fields(
+            "GET /dead-letters?before=0&limit=0&orderId=x&topic=a%20b&cause=NONE&state=open&force=true",
+            &[
+                ("force", "is unknown"),
+                ("state", states),
+                ("cause", causes),
+                ("topic", no_topic),
+                ("orderId", no_uuid),
+                ("limit", "must be from 1 to 200"),
+                ("before", "must be from 1 to 9223372036854775807"),
+            ],
+        ),
+        bad_fields("GET /dead-letters?topic=", &[("topic", no_topic)]),
+        bad_fields(
+            "POST /dead-letters/replay?state=OPEN&cause=&limit=201&after=x&dryRun=yes",
+            &[
+                ("state", "is unknown"),
+                ("cause", causes),
+                ("limit", "must be from 1 to 200"),
+                ("after", WHOLE),
+                ("dryRun", no_flag),
+            ],
+        ),
+        refused("POST /dead-letters/replay", 400, actor).header("X-Actor", "x".repeat(101)),
+        bad_fields(
+            "POST /dead-letters/x/replay?force=1&colour=red",
+            &[("id", WHOLE), ("colour", "is unknown"), ("force", no_flag)],
+        ),
+        by(""),
+        by(&"ü".repeat(101)),
+        by("ann").header("X-Actor", "bob"),
+        refused("POST /dead-letters/7/discard", 415, MEDIA_TYPE),
+        discard(&[("reason", "is missing"), ("why", "is unknown")]).json(r#"{"why":"so"}"#),
+        discard(&[("reason", "must be a string")]).json(r#"{"reason":7}"#),
+        discard(&[("reason", reason)]).json(r#"{"reason":"  "}"#),
+        discard(&[("reason", reason)]).json(format!(r#"{{"reason":"{}"}}"#, "ü".repeat(501))),
+        discard(&[("reason", CONTROL)]).json(r#"{"reason":"a\u0000b"}"#),
     ]
 }
 
@@ -269,6 +325,7 @@ fn order_says_what_is_wrong_with_a_request_and_changes_nothing() {
         bad_orders(),
         several_bad_fields(),
         bad_targets_and_headers(),
+        bad_calls_about_dead_letters(),
     ];
     groups.iter().flatten().for_each(|refused| refused.check(api));
     for table in ["orders", "idempotency_key", "order_outbox", "deadline", "dead_letter"] {

@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// One partition a topic, so that every record is behind the one before.
-const ONE_PARTITION: [(&str, &str); 1] = [("TOPIC_PARTITIONS", "1")];
+pub(crate) const ONE_PARTITION: [(&str, &str); 1] = [("TOPIC_PARTITIONS", "1")];
 
 /// A parked record, as the table has it.
 #[derive(Debug, PartialEq)]
-struct Parked {
-    cause: String,
-    detail: String,
-    attempts: i32,
-    topic: String,
+pub(crate) struct Parked {
+    pub(crate) cause: String,
+    pub(crate) detail: String,
+    pub(crate) attempts: i32,
+    pub(crate) topic: String,
     partition: i32,
     offset: i64,
     to_offset: Option<i64>,
@@ -48,7 +48,7 @@ fn parked(world: &World, service: Service) -> Vec<Parked> {
         .collect()
 }
 
-fn wait_for_parked(world: &World, service: Service, count: usize) -> Vec<Parked> {
+pub(crate) fn wait_for_parked(world: &World, service: Service, count: usize) -> Vec<Parked> {
     eventually(&format!("{count} parked records"), || {
         Some(parked(world, service)).filter(|parked| parked.len() >= count)
     })
@@ -70,7 +70,7 @@ fn parked_as(message: &Message, offset: i64, cause: &str, detail: &str, attempts
     }
 }
 
-fn payment_request(order_id: Uuid, user: &str, price: i64) -> Message {
+pub(crate) fn payment_request(order_id: Uuid, user: &str, price: i64) -> Message {
     let data = json!({"orderId": order_id, "userName": user, "price": price});
     Message::event("payment", order_id, "payment.requested", &data)
 }
@@ -90,7 +90,7 @@ fn with_header(mut message: Message, name: &str, value: &str) -> Message {
 }
 
 /// What a `.dlt` topic says: keys and data, in order.
-fn refusals(world: &World, topic: &str) -> Vec<(Option<String>, Value)> {
+pub(crate) fn refusals(world: &World, topic: &str) -> Vec<(Option<String>, Value)> {
     world.records(topic).into_iter().map(|seen: Seen| (seen.key, seen.data)).collect()
 }
 
@@ -100,7 +100,7 @@ fn unprocessable(order_id: Uuid, from: &str, attempts: i32) -> (Option<String>, 
 }
 
 /// A shop with a rich ann and many lamps: order, payment, stock.
-fn open_shop(world: &World) -> [Instance; 3] {
+pub(crate) fn open_shop(world: &World) -> [Instance; 3] {
     let instances = world.start_all();
     instances[1].api().put_balance("ann", 1_000);
     instances[2].api().put_quantity("lamp", 1_000);
@@ -108,14 +108,14 @@ fn open_shop(world: &World) -> [Instance; 3] {
 }
 
 /// Statuses of an order and its sides.
-fn statuses(order: &Value) -> [&str; 3] {
+pub(crate) fn statuses(order: &Value) -> [&str; 3] {
     ["orderStatus", "paymentStatus", "stockStatus"].map(|field| order[field].as_str().unwrap())
 }
 
-const COMPLETED: [&str; 3] = ["COMPLETED", "COMPLETED", "COMPLETED"];
+pub(crate) const COMPLETED: [&str; 3] = ["COMPLETED", "COMPLETED", "COMPLETED"];
 
 /// Spoils the outbox rows that `when` picks from now on, by replacing `old` by `new` in their messages.
-fn spoil_outbox(db: &mut Client, outbox: &str, when: &str, old: &str, new: &str) {
+pub(crate) fn spoil_outbox(db: &mut Client, outbox: &str, when: &str, old: &str, new: &str) {
     let sql = format!(
         "create function spoil() returns trigger language plpgsql as
          $$ begin new.messages = replace(new.messages::text, '{old}', '{new}')::json; return new; end $$;
@@ -125,7 +125,7 @@ fn spoil_outbox(db: &mut Client, outbox: &str, when: &str, old: &str, new: &str)
 }
 
 /// Has what is done to a table (`update on account`) fail with `sqlstate` for the rows that `when` picks, until [`mend`].
-fn fail(db: &mut Client, done_to: &str, when: &str, sqlstate: &str) {
+pub(crate) fn fail(db: &mut Client, done_to: &str, when: &str, sqlstate: &str) {
     let sql = format!(
         "create function fail() returns trigger language plpgsql as
          $$ begin raise exception 'made to fail' using errcode = '{sqlstate}'; end $$;
@@ -134,8 +134,8 @@ fn fail(db: &mut Client, done_to: &str, when: &str, sqlstate: &str) {
     db.batch_execute(&sql).unwrap();
 }
 
-fn mend(db: &mut Client, table: &str) {
-    db.batch_execute(&format!("drop trigger fail on {table}")).unwrap();
+pub(crate) fn mend(db: &mut Client, table: &str) {
+    db.batch_execute(&format!("drop trigger fail on {table}; drop function fail")).unwrap();
 }
 
 /// The poison for topic `payment`, with what is wrong with it, and whether the key is usable.
@@ -286,10 +286,10 @@ fn what_order_cannot_read_is_parked_only() {
 
 /// A name that JSON can hold and PostgreSQL's text can't (SQLSTATE 22021).
 const NUL: &str = "n\0l";
-const NUL_REFUSED: &str = "PostgreSQL: invalid byte sequence for encoding \"UTF8\": 0x00 (SQLSTATE 22021)";
+pub(crate) const NUL_REFUSED: &str = "PostgreSQL: invalid byte sequence for encoding \"UTF8\": 0x00 (SQLSTATE 22021)";
 
 /// Has order ask its participants for `NUL` where the name `nul` was ordered.
-fn spoil_nul(world: &World) {
+pub(crate) fn spoil_nul(world: &World) {
     let mut db = world.db(Service::Order);
     spoil_outbox(&mut db, "order_outbox", "true", "\"nul\"", "\"n\\u0000l\"");
 }
@@ -457,92 +457,22 @@ fn while_one_partition_waits_for_the_world_the_others_go_on() {
 }
 
 /// The number of the newest parked record.
-fn newest(api: &Api) -> i64 {
+pub(crate) fn newest(api: &Api) -> i64 {
     api.found("/dead-letters?limit=1")["deadLetters"][0]["id"].as_i64().unwrap()
 }
 
-fn replay(api: &Api, id: i64) -> Value {
+pub(crate) fn replay(api: &Api, id: i64) -> Value {
     let answer = api.call("POST", &format!("/dead-letters/{id}/replay"), &[], Some(b"")).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text);
     answer.json
 }
 
-fn failed(why: &str) -> Value {
+pub(crate) fn failed(why: &str) -> Value {
     json!({"result": "FAILED", "detail": why})
 }
 
 fn unchanged(why: &str) -> Value {
     json!({"result": "UNCHANGED", "detail": why})
-}
-
-#[test]
-fn an_answer_for_an_unknown_order_is_parked_and_completes_the_order_once_it_is_there() {
-    let world = World::with("poison_unknown", &ONE_PARTITION);
-    let [order, payment, _stock] = open_shop(&world);
-    assert!(payment.stop().success());
-    let id = order.api().place("ann", "lamp", 7, 2);
-    until("stock's answer", || statuses(&order.api().order(id)) == ["IN_PROGRESS", "IN_PROGRESS", "COMPLETED"]);
-    let mut db = world.db(Service::Order);
-    db.batch_execute("create table away as select * from orders; delete from orders").unwrap();
-    let payment = world.start(Service::Payment);
-    let parked = wait_for_parked(&world, Service::Order, 1);
-    let why = format!("order {id} does not exist here");
-    let facts = (parked[0].cause.as_str(), parked[0].detail.as_str(), parked[0].topic.as_str(), parked[0].attempts);
-    assert_eq!(facts, ("UNKNOWN_ORDER", why.as_str(), "payment.success", 1));
-
-    let number = newest(order.api());
-    assert_eq!(replay(order.api(), number), failed(&why));
-    db.batch_execute("insert into orders select * from away").unwrap();
-    assert_eq!(replay(order.api(), number), json!({"result": "APPLIED"}));
-    assert_eq!(statuses(&order.api().settled(id)), COMPLETED);
-    let settled = order.api().order(id);
-    assert_eq!(replay(order.api(), number), unchanged("a duplicate, or too late"));
-    assert_eq!(order.api().order(id), settled);
-    let kept = order.api().found(&format!("/dead-letters/{number}"));
-    assert_eq!(kept["replayResult"], "UNCHANGED: a duplicate, or too late");
-    assert!(kept["replayedAt"].is_string());
-    world.wait_until_quiet();
-    assert_eq!(world.types_about(id), ["payment.requested", "payment.completed", "stock.requested", "stock.completed"]);
-    assert_eq!(payment.api().balance("ann"), 993);
-}
-
-#[test]
-fn an_undecodable_answer_completes_its_order_once_its_bytes_are_mended_and_replayed() {
-    let world = World::with("poison_mended", &ONE_PARTITION);
-    let [order, ..] = open_shop(&world);
-    spoil_outbox(&mut world.db(Service::Payment), "payment_outbox", "true", "payment.completed", "payment.kompleted");
-    let id = order.api().place("ann", "lamp", 7, 2);
-    let parked = wait_for_parked(&world, Service::Order, 1);
-    let why = "type payment.kompleted with these fields does not belong on payment.success";
-    assert_eq!((parked[0].cause.as_str(), parked[0].detail.as_str()), ("UNDECODABLE", why));
-    let number = newest(order.api());
-    assert_eq!(replay(order.api(), number), failed(why));
-    assert_eq!(order.api().order(id)["settled"], false);
-    let mended =
-        "update dead_letter set header_values = array_replace(header_values, 'payment.kompleted', 'payment.completed')";
-    assert_eq!(world.db(Service::Order).execute(mended, &[]).unwrap(), 1);
-    assert_eq!(replay(order.api(), number), json!({"result": "APPLIED"}));
-    assert_eq!(statuses(&order.api().settled(id)), COMPLETED);
-    world.assert_conserved();
-}
-
-#[test]
-fn a_parked_request_is_failed_for_good_and_its_replay_changes_nothing_and_says_so() {
-    let world = World::with("poison_replayed", &ONE_PARTITION);
-    let [order, payment, _stock] = open_shop(&world);
-    spoil_nul(&world);
-    let id = order.api().place("nul", "lamp", 7, 2);
-    assert_eq!(statuses(&order.api().settled(id)), ["FAILED", "FAILED", "COMPENSATED"]);
-    world.wait_until_quiet();
-    let number = newest(payment.api());
-    let sent = world.all_records();
-    assert_eq!(replay(payment.api(), number), failed(NUL_REFUSED));
-    let mended = "update dead_letter set record_value = convert_to(replace(convert_from(record_value, 'UTF8'), 'n\\u0000l', 'ann'), 'UTF8')";
-    assert_eq!(world.db(Service::Payment).execute(mended, &[]).unwrap(), 1);
-    assert_eq!(replay(payment.api(), number), unchanged("it was given up for good"));
-    world.wait_until_quiet();
-    assert_eq!(world.all_records(), sent);
-    assert_eq!((world.payment_status(id).as_deref(), payment.api().balance("ann")), (Some("FAILED"), 1_000));
 }
 
 #[test]
@@ -580,71 +510,6 @@ fn a_second_request_with_other_amounts_is_parked_and_changes_nothing() {
         ["payment.success", "payment.dlt", "stock.success", "stock.dlt"].map(|topic| world.records(topic).len());
     assert_eq!(answers, [1, 0, 1, 0]);
     assert_eq!(statuses(&order.api().order(id)), COMPLETED);
-}
-
-#[test]
-fn a_parked_compensation_leaves_its_order_compensating_until_it_is_replayed() {
-    let world = World::with("poison_compensation", &ONE_PARTITION);
-    let [order, payment, _stock] = open_shop(&world);
-    let mut db = world.db(Service::Payment);
-    fail(&mut db, "update on account", "new.balance > old.balance", "23514");
-    let id = order.api().place("ann", "bed", 7, 2);
-    let parked = wait_for_parked(&world, Service::Payment, 1);
-    let facts = (parked[0].cause.as_str(), parked[0].attempts, parked[0].topic.as_str());
-    assert_eq!(facts, ("GIVEN_UP", 5, "payment.compensation"));
-    let number = newest(payment.api());
-    let why = "PostgreSQL: made to fail (SQLSTATE 23514)";
-    assert_eq!(replay(payment.api(), number), failed(why));
-    let open = order.api().order(id);
-    assert_eq!((statuses(&open), &open["settled"]), (["FAILED", "COMPENSATING", "FAILED"], &json!(false)));
-    assert_eq!((refusals(&world, "payment.dlt"), payment.api().balance("ann")), (vec![], 993));
-
-    mend(&mut db, "account");
-    assert_eq!(replay(payment.api(), number), json!({"result": "APPLIED"}));
-    assert_eq!(statuses(&order.api().settled(id)), ["FAILED", "COMPENSATED", "FAILED"]);
-    assert_eq!(replay(payment.api(), number), unchanged("a duplicate"));
-    world.wait_until_quiet();
-    assert_eq!(payment.api().balance("ann"), 1_000);
-    assert_eq!(world.records("payment.success").len(), 2, "completed and compensated, once each");
-    world.assert_conserved();
-}
-
-#[test]
-fn parked_records_are_listed_newest_first_in_pages_and_shown_with_their_bytes() {
-    let world = World::with("poison_list", &ONE_PARTITION);
-    let payment = world.start(Service::Payment);
-    let api = payment.api();
-    let message = Message {
-        topic: "payment".into(),
-        key: Some(b"ann".to_vec()),
-        headers: vec![("ce_type".into(), b"payment.requested".to_vec()), ("odd".into(), vec![0xff, 0x00])],
-        value: Some(b"\x00caf\xc3\xa9\xff".to_vec()),
-    };
-    (0..5).for_each(|_| world.produce(&message));
-    wait_for_parked(&world, Service::Payment, 5);
-    let ids = |page: &Value| -> Vec<i64> {
-        page["deadLetters"].as_array().unwrap().iter().map(|letter| letter["id"].as_i64().unwrap()).collect()
-    };
-    let (first, second) = (api.found("/dead-letters?limit=2"), api.found("/dead-letters?limit=2&before=4"));
-    let third = api.found("/dead-letters?limit=2&before=2");
-    assert_eq!([&first, &second, &third].map(ids), [vec![5, 4], vec![3, 2], vec![1]]);
-    assert_eq!([&first, &second, &third].map(|page| page["next"].as_i64()), [Some(4), Some(2), None]);
-    assert_eq!(ids(&api.found("/dead-letters")), [5, 4, 3, 2, 1]);
-
-    let mut summary = first["deadLetters"][0].clone();
-    let parked_at = summary.as_object_mut().unwrap().remove("parkedAt").unwrap();
-    let expected = json!({"id": 5, "cause": "UNDECODABLE", "detail": "the key is not an order id (UUID)", "attempts": 1,
-        "topic": format!("{}payment", world.prefix()), "partition": 0, "offset": 4, "replayedAt": null, "replayResult": null});
-    assert_eq!(summary, expected);
-    let mut shown = expected;
-    shown["parkedAt"] = parked_at;
-    shown["key"] = json!("ann");
-    shown["value"] = json!("\u{0}caf\u{e9}\u{fffd}");
-    shown["valueHex"] = json!("00636166c3a9ff");
-    shown["headers"] = json!([["ce_type", "payment.requested"], ["odd", "\u{fffd}\u{0}"]]);
-    assert_eq!(api.found("/dead-letters/5"), shown);
-    assert_eq!(api.get("/dead-letters/6").json["detail"], "there is no dead letter 6");
-    assert_eq!(replay(api, 5), failed("the key is not an order id (UUID)"));
 }
 
 /// Has Kafka's own tool delete the records of partition 0 before `offset`.

@@ -4,6 +4,8 @@
 use harness::locks::end_sessions;
 use harness::{Service, World};
 use kafka::{Admin, Config, Interrupt, NewTopic};
+use postgres::Client;
+use serde_json::{Value, json};
 
 const NEWER: &str = "insert into schema_history_common (version, name, applied_on, checksum)
     values (99, 'from_the_future', '2030-01-01T00:00:00Z', '1')";
@@ -16,8 +18,11 @@ fn migrated(name: &str) -> World {
 }
 
 /// The common migrations, oldest first.
-const COMMON: [&str; 2] =
-    [include_str!("../../sql/common/V1__common.sql"), include_str!("../../sql/common/V2__outbox_calls.sql")];
+const COMMON: [&str; 3] = [
+    include_str!("../../sql/common/V1__common.sql"),
+    include_str!("../../sql/common/V2__outbox_calls.sql"),
+    include_str!("../../sql/common/V3__position_in_records.sql"),
+];
 const PAYMENT: [&str; 2] =
     [include_str!("../../sql/payment/V1__payment.sql"), include_str!("../../sql/payment/V2__outbox_calls.sql")];
 
@@ -90,6 +95,48 @@ fn a_database_that_an_older_version_may_still_publish_from_is_not_migrated() {
     world.start(Service::Payment);
     let wanted: i32 = db.query_one("select min_version from schema_compat", &[]).unwrap().get(0);
     assert_eq!(wanted, 2, "the older version can't be started any more");
+}
+
+/// Parks a record as the version without actions does, and answers its number.
+fn park(db: &mut Client, offset: i64) -> i64 {
+    let sql = "insert into dead_letter (cause, detail, attempts, topic, topic_id, partition, record_offset, to_offset,
+                                        record_key, record_value, header_names, header_values)
+               values ('UNDECODABLE', 'bytes', 1, 'payment', gen_random_uuid(), 0, $1, null, 'ann', 'x', '{a}', '{b}')
+               on conflict do nothing returning id";
+    db.query_one(sql, &[&offset]).unwrap().get(0)
+}
+
+/// Notes a replay as that version does.
+fn note_replay(db: &mut Client, id: i64, result: &str) {
+    let sql = "update dead_letter set replayed_at = clock_timestamp(), replay_result = $2 where id = $1";
+    assert_eq!(db.execute(sql, &[&id, &result]).unwrap(), 1);
+}
+
+#[test]
+fn a_version_without_actions_on_dead_letters_leaves_their_story_and_works_on_beside() {
+    let world = left_at("schema_letters", 3);
+    let mut db = world.db(Service::Payment);
+    let [applied, failed, open] = [1, 2, 3].map(|offset| park(&mut db, offset));
+    note_replay(&mut db, applied, "APPLIED");
+    note_replay(&mut db, failed, "FAILED: why: so");
+    let payment = world.start(Service::Payment);
+    let shown = |id: i64| {
+        let letter = payment.api().found(&format!("/dead-letters/{id}"));
+        let history = letter["history"].as_array().unwrap().iter();
+        let told =
+            history.map(|action| json!([action["actor"], action["result"], action["detail"]])).collect::<Value>();
+        (letter["state"].clone(), letter["replays"].clone(), told)
+    };
+    assert_eq!(shown(applied), (json!("REPLAYED"), json!(1), json!([["unknown", "APPLIED", null]])));
+    assert_eq!(shown(failed), (json!("OPEN"), json!(1), json!([["unknown", "FAILED", "why: so"]])));
+    assert_eq!(shown(open), (json!("OPEN"), json!(0), json!([])));
+
+    // an instance of that version goes on
+    let parked = park(&mut db, 4);
+    note_replay(&mut db, open, "UNCHANGED: a duplicate");
+    assert_eq!([shown(parked).0, shown(open).0], ["OPEN", "REPLAYED"]);
+    let again = payment.api().call("POST", &format!("/dead-letters/{open}/replay"), &[], Some(b"")).unwrap();
+    assert_eq!(again.status, 409, "{}", again.text);
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! Many parked records replayed at one request: the open ones that fit, oldest first, each in a transaction of its own.
+
+use serde::Serialize;
+
+use crate::dead_letter::{self, Filter, State};
+use crate::error::Result;
+use crate::pool::Pool;
+use crate::replay::{Ask, Replay, Replayer, Verdict};
+
+/// Which records to replay, and how.
+pub struct AskMany<'a> {
+    /// Which; of these the open ones.
+    pub filter: Filter,
+    /// Only those behind this number.
+    pub after: i64,
+    /// So many at most.
+    pub limit: i64,
+    /// Who asks.
+    pub actor: &'a str,
+    /// Only to see what would come of it: nothing is changed.
+    pub dry_run: bool,
+}
+
+/// What became of them.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replays {
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// How many open records fit, those beyond the limit included.
+    pub matched: i64,
+    /// Those that were replayed, in this order.
+    pub replayed: Vec<Replayed>,
+    /// Those that were not, and why.
+    pub skipped: Vec<Skipped>,
+    /// What to pass as `after` to go on; none: nothing is left.
+    pub next: Option<i64>,
+}
+
+/// A record that was replayed.
+#[derive(Serialize)]
+pub struct Replayed {
+    /// Its number.
+    pub id: i64,
+    /// What it came to.
+    #[serde(flatten)]
+    pub replay: Replay,
+}
+
+/// A record that was not replayed.
+#[derive(Serialize)]
+pub struct Skipped {
+    /// Its number.
+    pub id: i64,
+    /// Why not.
+    pub detail: String,
+}
+
+/// Replays what is asked for; answers what was done, and how it ended.
+///
+/// # Errors
+/// The first one that is not a record's fault makes an end of it: the records before are done, this and those behind are not.
+pub fn replay_many(pool: &Pool, replayer: &Replayer, ask: &AskMany<'_>) -> (Replays, Result<()>) {
+    let mut done = Replays { dry_run: ask.dry_run, matched: 0, replayed: vec![], skipped: vec![], next: None };
+    let end = go_through(pool, replayer, ask, &mut done);
+    (done, end)
+}
+
+fn go_through(pool: &Pool, replayer: &Replayer, ask: &AskMany<'_>, done: &mut Replays) -> Result<()> {
+    let open = Filter { state: Some(State::Open), ..ask.filter.clone() };
+    let (ids, matched) = pool.with(|session| dead_letter::oldest(session, &open, ask.after, ask.limit))?;
+    done.matched = matched;
+    done.next = ids.last().copied().filter(|_| matched > ids.len() as i64);
+    for id in ids {
+        let one = Ask { id, actor: ask.actor, force: false, dry_run: ask.dry_run };
+        match pool.once(|session| replayer.replay(session, &one))? {
+            Verdict::Done(replay) => done.replayed.push(Replayed { id, replay }),
+            Verdict::Refused(detail) => done.skipped.push(Skipped { id, detail }),
+            Verdict::Unknown => done.skipped.push(Skipped { id, detail: "it is no longer there".into() }),
+        }
+    }
+    Ok(())
+}
