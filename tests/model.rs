@@ -10,8 +10,9 @@ use order::order::{Happening, Saga};
 use payment::payment::{Books as Payments, Payment, Status as PaymentStatus};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use shared::delivery::Delivery;
 use shared::event::{Body, Event, Service, Side, Topic};
-use shared::handler::Outcome;
+use shared::handler::{GivenUp, Outcome};
 use stock::reservation::{Books as Reservations, Reservation, Status as ReservationStatus};
 use uuid::Uuid;
 
@@ -54,6 +55,12 @@ const PARTITIONS: usize = 2;
 struct Part {
     terms: Option<(String, i64)>,
     status: &'static str,
+}
+
+fn after_five_attempts(order_id: Uuid) -> GivenUp {
+    let (stored, published, taken_up) = (None, None, 0);
+    let delivery = Delivery { id: None, partition: 0, offset: 0, stored, published, taken_up, attempt: 5 };
+    GivenUp { order_id, traceparent: None, delivery }
 }
 
 trait Participant {
@@ -112,7 +119,7 @@ impl Participant for PaymentTables {
 
     fn give_up(&mut self, order_id: Uuid) -> Vec<Event> {
         let mut books = self.open(&[order_id], &[]);
-        books.give_up(order_id, 5);
+        books.give_up(&after_five_attempts(order_id));
         self.commit(books)
     }
 
@@ -174,7 +181,7 @@ impl Participant for StockTables {
 
     fn give_up(&mut self, order_id: Uuid) -> Vec<Event> {
         let mut books = self.open(&[order_id], &[]);
-        books.give_up(order_id, 5);
+        books.give_up(&after_five_attempts(order_id));
         self.commit(books)
     }
 

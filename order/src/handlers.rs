@@ -6,7 +6,7 @@ use std::time::Duration;
 use shared::db::Tx;
 use shared::error::Result;
 use shared::event::{Body, Event, Side};
-use shared::handler::{Cause, Handled, Handler, Outcome};
+use shared::handler::{Cause, GivenUp, Handled, Handler, Outcome};
 use uuid::Uuid;
 
 use crate::metrics::News;
@@ -39,7 +39,7 @@ impl Handler for Answers {
         Ok(Handled { outcomes, events: batch.sent })
     }
 
-    fn give_up(&mut self, _: &mut Tx<'_>, _: Uuid, _: u32) -> Result<Vec<Event>> {
+    fn give_up(&mut self, _: &mut Tx<'_>, _: &GivenUp) -> Result<Vec<Event>> {
         // order reads no requests: its own bad inputs are parked only
         Ok(vec![])
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use shared::db::Tx;
 use shared::error::Result;
 use shared::event::{Body, Event};
-use shared::handler::{Handled, Handler};
+use shared::handler::{GivenUp, Handled, Handler};
 use uuid::Uuid;
 
 use crate::payment::Books;
@@ -23,9 +23,9 @@ impl Handler for Requests {
         Ok(Handled { outcomes, events: books.sent })
     }
 
-    fn give_up(&mut self, tx: &mut Tx<'_>, order_id: Uuid, attempts: u32) -> Result<Vec<Event>> {
-        let mut books = open(tx, &[order_id], &[])?;
-        books.give_up(order_id, attempts as i32);
+    fn give_up(&mut self, tx: &mut Tx<'_>, request: &GivenUp) -> Result<Vec<Event>> {
+        let mut books = open(tx, &[request.order_id], &[])?;
+        books.give_up(request);
         store::write(tx, &books)?;
         Ok(books.sent)
     }

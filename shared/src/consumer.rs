@@ -206,7 +206,9 @@ impl Consumer {
     fn slice(&self, partition: TopicPartition, records: Vec<Record>, next_offset: i64) -> Option<Slice> {
         let topic = Topic::from_name(&partition.topic, &self.effects.prefix)?;
         let from = self.progress.next(&partition).filter(|_| !records.is_empty())?;
-        Some(Slice::new(topic, partition, from, next_offset, records))
+        let place = partition.clone();
+        let attempt = |offset| self.progress.attempt(&place, offset);
+        Some(Slice::new(topic, partition, (from, next_offset), records, attempt))
     }
 
     /// A batch of several partitions in one transaction; if it fails, each partition by itself.

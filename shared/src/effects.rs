@@ -5,10 +5,11 @@ use kafka::{Record, TopicPartition};
 
 use crate::db::Tx;
 use crate::dead_letter::{self, Parked};
+use crate::delivery::Delivery;
 use crate::envelope::Undecodable;
 use crate::error::{Error, Result};
 use crate::event::{Channel, Event, Topic};
-use crate::handler::{self, Cause, Handler, Outcome};
+use crate::handler::{self, Cause, GivenUp, Handler, Outcome};
 use crate::health;
 use crate::metrics;
 use crate::offsets::{self, Move};
@@ -62,12 +63,14 @@ impl Effects {
     /// # Errors
     /// What PostgreSQL says; nothing was changed.
     pub fn give_up(&mut self, slice: &Slice, attempts: u32, why: &str) -> Result<()> {
-        let Input { record, event } = &slice.inputs[0];
+        let Input { record, delivery, event } = &slice.inputs[0];
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &[slice.step()])?;
         let sent = match event {
             Ok(event) if event.topic().1 == Channel::Request => {
-                self.handler.give_up(&mut tx, event.order_id, attempts)?
+                let delivery = Delivery { attempt: attempts as i32, ..*delivery };
+                let traceparent = event.traceparent.clone();
+                self.handler.give_up(&mut tx, &GivenUp { order_id: event.order_id, traceparent, delivery })?
             }
             _ => vec![],
         };
@@ -122,11 +125,11 @@ fn handle(tx: &mut Tx<'_>, prefix: &str, handler: &mut dyn Handler, slices: &[Sl
     let handled = handler::handle(handler, tx, &events)?;
     let mut sent = handled.events;
     let mut outcomes = handled.outcomes.into_iter();
-    for (partition, Input { record, event }) in inputs() {
+    for (partition, Input { record, delivery, event }) in inputs() {
         let refusal = match event {
             Ok(event) => refused(event, outcomes.next()),
             Err(undecodable) => {
-                sent.extend(answer(tx, handler, prefix, partition, undecodable)?);
+                sent.extend(answer(tx, handler, prefix, partition, (undecodable, *delivery))?);
                 Some((Cause::Undecodable, undecodable.why.clone()))
             }
         };
@@ -155,11 +158,10 @@ fn answer(
     handler: &mut dyn Handler,
     prefix: &str,
     partition: &TopicPartition,
-    undecodable: &Undecodable,
+    (undecodable, delivery): (&Undecodable, Delivery),
 ) -> Result<Vec<Event>> {
     let is_request = Topic::from_name(&partition.topic, prefix).is_some_and(|topic| topic.1 == Channel::Request);
-    match undecodable.order_id.filter(|_| is_request) {
-        Some(order_id) => handler.give_up(tx, order_id, 1),
-        None => Ok(vec![]),
-    }
+    let Some(order_id) = undecodable.order_id.filter(|_| is_request) else { return Ok(vec![]) };
+    let traceparent = undecodable.traceparent.clone();
+    handler.give_up(tx, &GivenUp { order_id, traceparent, delivery: Delivery { attempt: 1, ..delivery } })
 }

@@ -5,6 +5,7 @@ use kafka::{Bytes, StrBytes};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::delivery::{self, Delivery};
 use crate::event::{Body, Event, Reason, Service, Side, Topic};
 
 /// The union of all bodies' fields, as they stand in JSON.
@@ -50,6 +51,8 @@ impl From<&Event> for Data {
 pub struct Undecodable {
     /// The order by the record's key, where the key is usable.
     pub order_id: Option<Uuid>,
+    /// Its W3C trace context, where it has a valid one.
+    pub traceparent: Option<String>,
     /// What is wrong.
     pub why: String,
 }
@@ -58,10 +61,27 @@ pub struct Undecodable {
 ///
 /// # Errors
 /// [`Undecodable`] when a needed header is missing or foreign to the topic, the key is no UUID or not that of the
-/// body, or the value is not the JSON of its type. Unknown fields and headers are let pass.
+/// body, or the value is not the JSON of its type. Unknown fields and headers are let pass, and so are a trace context and a
+/// delivery (header `answers`) that are none.
 pub fn decode(topic: Topic, record: &kafka::Record) -> std::result::Result<Event, Undecodable> {
     let order_id = record.key.as_deref().and_then(|key| Uuid::try_parse_ascii(key).ok());
-    decode_parts(topic, order_id, record).map_err(|why| Undecodable { order_id, why })
+    decode_parts(topic, order_id, record).map_err(|why| {
+        let traceparent = traceparent(record);
+        Undecodable { order_id, traceparent, why }
+    })
+}
+
+/// How a record was delivered to who took it up now, for this attempt, from this partition.
+pub fn delivery(record: &kafka::Record, partition: i32, taken_up: i64, attempt: i32) -> Delivery {
+    Delivery {
+        id: header(record, "ce_id").and_then(|id| Uuid::parse_str(id).ok()),
+        partition,
+        offset: record.offset,
+        stored: header(record, "ce_time").and_then(delivery::from_rfc3339),
+        published: delivery::from_millis(record.timestamp),
+        taken_up,
+        attempt,
+    }
 }
 
 fn decode_parts(topic: Topic, order_id: Option<Uuid>, record: &kafka::Record) -> std::result::Result<Event, String> {
@@ -81,9 +101,13 @@ fn decode_parts(topic: Topic, order_id: Option<Uuid>, record: &kafka::Record) ->
     let verb = ce_type.strip_prefix(topic.0.name()).and_then(|rest| rest.strip_prefix('.'));
     let body = body_of(topic, verb.unwrap_or_default(), data)
         .ok_or(format!("type {ce_type} with these fields does not belong on {}", topic.name()))?;
-    // checked, because the answers carry it on: an outbox row must not grow by what comes from outside
-    let traceparent = header("traceparent").ok().filter(|text| is_traceparent(text)).map(str::to_string);
-    Ok(Event { id, side: topic.0, order_id, body, traceparent })
+    let answers = self::header(record, delivery::HEADER).and_then(|text| Delivery::parse(text.as_bytes()));
+    Ok(Event { id, side: topic.0, order_id, body, traceparent: traceparent(record), delivery: None, answers })
+}
+
+/// Checked, because the answers carry it on: an outbox row must not grow by what comes from outside.
+fn traceparent(record: &kafka::Record) -> Option<String> {
+    header(record, "traceparent").filter(|text| is_traceparent(text)).map(str::to_string)
 }
 
 fn body_of(topic: Topic, verb: &str, data: Data) -> Option<Body> {
@@ -123,6 +147,9 @@ pub struct Stored<'a> {
     /// W3C trace context.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<std::borrow::Cow<'a, str>>,
+    /// In an answer: the [`Delivery`] of what it answers.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<&'a serde_json::value::RawValue>,
     /// The value, byte for byte.
     #[serde(borrow)]
     pub data: &'a serde_json::value::RawValue,
@@ -136,11 +163,13 @@ pub fn to_stored(events: &[Event]) -> String {
 
 fn stored_text(event: &Event) -> String {
     let data = serde_json::to_string(&Data::from(event)).expect("plain data is always JSON");
+    let answers = event.answers.as_ref().map(Delivery::to_json);
     let stored = Stored {
         id: event.id,
         topic: event.topic().name().into(),
         type_name: event.type_name().into(),
         traceparent: event.traceparent.as_deref().map(Into::into),
+        answers: answers.as_deref().map(|json| serde_json::from_str(json).expect("just written")),
         data: serde_json::from_str(&data).expect("just written"),
     };
     serde_json::to_string(&stored).expect("plain data is always JSON")
@@ -156,7 +185,7 @@ pub fn to_record(
     stored_at: &str,
     timestamp: i64,
 ) -> kafka::ProducerRecord {
-    let mut headers = Vec::with_capacity(7);
+    let mut headers = Vec::with_capacity(8);
     let mut header = |name: &'static str, value: &str| {
         headers.push((StrBytes::from_static_str(name), Some(Bytes::copy_from_slice(value.as_bytes()))));
     };
@@ -168,6 +197,9 @@ pub fn to_record(
     header("content-type", "application/json");
     if let Some(traceparent) = &stored.traceparent {
         header("traceparent", traceparent);
+    }
+    if let Some(answers) = stored.answers {
+        header(delivery::HEADER, answers.get());
     }
     kafka::ProducerRecord {
         topic: format!("{prefix}{}", stored.topic).into(),
@@ -229,6 +261,52 @@ mod tests {
         assert_eq!(read, Ok(event));
     }
 
+    const ASKED: Delivery = Delivery {
+        id: Some(Uuid::from_u128(1)),
+        partition: 2,
+        offset: 17,
+        stored: Some(1_767_323_045_678_901),
+        published: Some(1_767_323_045_680_000),
+        taken_up: 1_767_323_045_682_003,
+        attempt: 3,
+    };
+
+    #[test]
+    fn an_answer_carries_the_delivery_of_what_it_answers() {
+        let request = Event::new(Side::Stock, ORDER.parse().unwrap(), Body::CompensationRequested, Some(TRACE.into()));
+        let request = Event { delivery: Some(ASKED), ..request };
+        let answer = request.answer(Body::Completed);
+        assert_eq!((answer.traceparent.as_deref(), answer.answers, answer.delivery), (Some(TRACE), Some(ASKED), None));
+        let text = to_stored(std::slice::from_ref(&answer));
+        let stored: Vec<Stored<'_>> = serde_json::from_str(&text).unwrap();
+        let produced = to_record(&stored[0], answer.order_id, Service::Stock, "", "2026-01-02T03:04:05.678901Z", 7);
+        let kafka::ProducerRecord { key, value, headers, timestamp, .. } = produced;
+        let record = kafka::Record { offset: 5, timestamp, key, value, headers };
+        assert_eq!(decode(answer.topic(), &record), Ok(answer.clone()));
+        let delivered =
+            Delivery { id: Some(answer.id), partition: 1, offset: 5, published: Some(7_000), taken_up: 9, ..ASKED };
+        assert_eq!(delivery(&record, 1, 9, 3), delivered);
+    }
+
+    #[test]
+    fn an_answer_of_the_version_before_has_no_delivery() {
+        let old = r#"[{"id":"01a207b0-6c85-711f-941c-898f27171165","topic":"stock.success","type":"stock.completed","data":{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3"}}]"#;
+        let stored: Vec<Stored<'_>> = serde_json::from_str(old).unwrap();
+        let produced = to_record(&stored[0], ORDER.parse().unwrap(), Service::Stock, "", "", 7);
+        assert!(produced.headers.iter().all(|(name, _)| &**name != "answers"));
+    }
+
+    #[test]
+    fn a_delivery_that_is_none_is_let_pass() {
+        let topic = Topic(Side::Stock, Channel::Success);
+        let value = r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3"}"#;
+        for text in ["{".to_string(), ASKED.to_json() + &" ".repeat(1_000_000), "{}".into()] {
+            let mut record = record("stock.completed", value, TRACE);
+            record.headers.push((StrBytes::from_static_str("answers"), Some(Bytes::from(text))));
+            assert_eq!(decode(topic, &record).map(|event| event.answers), Ok(None));
+        }
+    }
+
     #[test]
     fn what_does_not_belong_on_the_topic_is_undecodable_and_names_its_order() {
         let topic = Topic(Side::Stock, Channel::Request);
@@ -246,6 +324,9 @@ mod tests {
         ] {
             let undecodable = decode(topic, &record(ce_type, value, TRACE)).unwrap_err();
             assert_eq!(undecodable.order_id, ORDER.parse().ok(), "{ce_type} {value}");
+            assert_eq!(undecodable.traceparent.as_deref(), Some(TRACE), "{ce_type} {value}");
+            let undecodable = decode(topic, &record(ce_type, value, "00-none-01")).unwrap_err();
+            assert_eq!(undecodable.traceparent, None);
         }
     }
 

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::delivery::Delivery;
+
 /// One of the three services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
@@ -86,6 +88,18 @@ pub enum Channel {
     Compensation,
 }
 
+impl Channel {
+    fn of_verb(verb: &str) -> Option<Channel> {
+        match verb {
+            "requested" => Some(Channel::Request),
+            "completed" | "compensated" => Some(Channel::Success),
+            "failed" => Some(Channel::Dlt),
+            "compensation-requested" => Some(Channel::Compensation),
+            _ => None,
+        }
+    }
+}
+
 /// One of the eight topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Topic(pub Side, pub Channel);
@@ -115,6 +129,13 @@ impl Topic {
             (Side::Stock, Channel::Dlt) => "stock.dlt",
             (Side::Stock, Channel::Compensation) => "stock.compensation",
         }
+    }
+
+    /// The topic that carries events of this type; none if there is no such type.
+    pub fn of_type(type_name: &str) -> Option<Topic> {
+        let (side, verb) = type_name.split_once('.')?;
+        let side = [Side::Payment, Side::Stock].into_iter().find(|known| known.name() == side)?;
+        Some(Topic(side, Channel::of_verb(verb)?))
     }
 
     /// The topic of a name that carries the installation's prefix.
@@ -223,12 +244,21 @@ pub struct Event {
     pub body: Body,
     /// W3C trace context of the request that began it all.
     pub traceparent: Option<String>,
+    /// How it was delivered; none in one that was made here.
+    pub delivery: Option<Delivery>,
+    /// In an answer: how what it answers was delivered.
+    pub answers: Option<Delivery>,
 }
 
 impl Event {
     /// A new event with an id of its own.
     pub fn new(side: Side, order_id: Uuid, body: Body, traceparent: Option<String>) -> Event {
-        Event { id: Uuid::now_v7(), side, order_id, body, traceparent }
+        Event { id: Uuid::now_v7(), side, order_id, body, traceparent, delivery: None, answers: None }
+    }
+
+    /// A new event that answers this one: about the same side of the same order, with its trace context.
+    pub fn answer(&self, body: Body) -> Event {
+        Event { answers: self.delivery, ..Event::new(self.side, self.order_id, body, self.traceparent.clone()) }
     }
 
     /// The topic it goes to.
@@ -239,5 +269,26 @@ impl Event {
     /// Its `ce_type`.
     pub fn type_name(&self) -> String {
         format!("{}.{}", self.side.name(), self.body.verb())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_belongs_to_the_topic_that_carries_it() {
+        for (type_name, topic) in [
+            ("payment.requested", Some("payment")),
+            ("stock.completed", Some("stock.success")),
+            ("payment.compensated", Some("payment.success")),
+            ("stock.failed", Some("stock.dlt")),
+            ("payment.compensation-requested", Some("payment.compensation")),
+            ("order.requested", None),
+            ("payment.kompleted", None),
+            ("payment", None),
+        ] {
+            assert_eq!(Topic::of_type(type_name).map(Topic::name), topic, "{type_name}");
+        }
     }
 }

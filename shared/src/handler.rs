@@ -6,8 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use uuid::Uuid;
 
 use crate::db::Tx;
+use crate::delivery::Delivery;
 use crate::error::{Error, Result};
-use crate::event::Event;
+use crate::event::{Body, Event, Side};
 
 /// Why a record was parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,23 @@ pub struct Handled {
     pub events: Vec<Event>,
 }
 
+/// A request that is given up for good, as far as it could be read.
+pub struct GivenUp {
+    /// The order it is about.
+    pub order_id: Uuid,
+    /// Its W3C trace context.
+    pub traceparent: Option<String>,
+    /// How it came, with the last attempt.
+    pub delivery: Delivery,
+}
+
+impl GivenUp {
+    /// The answer that says so.
+    pub fn answer(&self, side: Side, body: Body) -> Event {
+        Event { answers: Some(self.delivery), ..Event::new(side, self.order_id, body, self.traceparent.clone()) }
+    }
+}
+
 /// What a service does with the events it reads.
 pub trait Handler: Send {
     /// Handles a batch in the open transaction: place, lock, decide, update. It must not append or commit.
@@ -80,7 +98,7 @@ pub trait Handler: Send {
     ///
     /// # Errors
     /// What PostgreSQL says.
-    fn give_up(&mut self, tx: &mut Tx<'_>, order_id: Uuid, attempts: u32) -> Result<Vec<Event>>;
+    fn give_up(&mut self, tx: &mut Tx<'_>, request: &GivenUp) -> Result<Vec<Event>>;
 
     /// Called after the commit of what [`Handler::handle`] did.
     fn committed(&mut self) {}

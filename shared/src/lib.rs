@@ -7,7 +7,7 @@
 //! | [`args`], [`check`] | the command line: help from the settings themselves; whether a service could start, and nothing changed |
 //! | [`logging`], [`error`], [`shutdown`], [`backoff`], [`service`] | a process: its lines, failures, stop, pauses, threads |
 //! | [`db`], [`postgres_tls`], [`pool`], [`schema`] | PostgreSQL sessions with limits and cached statements; their TLS; connections; migrations |
-//! | [`event`], [`envelope`] | topics, types, bodies; headers and JSON: the contract between the services |
+//! | [`event`], [`envelope`], [`delivery`] | topics, types, bodies; headers and JSON; what an answer says of what it answers: the contract between the services |
 //! | [`outbox`], [`leader`], [`wake`], [`relay`], [`position`], [`beside`] | from a committed row to a committed record, once and in stored order |
 //! | [`consumer`], [`progress`], [`slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
 //! | [`dead_letter`], [`dead_letter_action`], [`replay`], [`replay_many`] | what could not be handled: parked, and what people do about it |
@@ -28,6 +28,7 @@ pub mod dead_letter;
 pub mod dead_letter_action;
 pub mod dead_letter_http;
 pub mod dead_letter_view;
+pub mod delivery;
 pub mod descriptors;
 pub mod effects;
 pub mod envelope;

@@ -61,6 +61,12 @@ impl Progress {
         self.trouble(partition).filter(|trouble| trouble.culprit == culprit).map_or(0, |trouble| trouble.attempts)
     }
 
+    /// Which attempt comes next of the record at `offset`, from 1. What the world is to blame for counts for all that waits.
+    pub fn attempt(&self, partition: &TopicPartition, offset: i64) -> i32 {
+        let concerns = |trouble: &&Trouble| trouble.culprit.is_none_or(|culprit| culprit == offset);
+        1 + self.trouble(partition).filter(concerns).map_or(0, |trouble| trouble.attempts as i32)
+    }
+
     /// The partition waits; answers its next offset.
     pub fn postpone(&mut self, partition: &TopicPartition, attempts: u32, culprit: Option<i64>) -> Option<i64> {
         let retry_at = Instant::now() + backoff::delay(attempts);
@@ -121,5 +127,23 @@ impl Progress {
 
     fn trouble(&self, partition: &TopicPartition) -> Option<&Trouble> {
         self.0.get(partition)?.trouble.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_counted_for_the_culprit_alone_and_the_worlds_for_all_that_waits() {
+        let partition = TopicPartition { topic: "payment".into(), topic_id: uuid::Uuid::nil(), partition: 0 };
+        let mut progress = Progress::new(vec![(partition.clone(), 5)]);
+        assert_eq!(progress.attempt(&partition, 5), 1);
+        progress.postpone(&partition, 2, None);
+        assert_eq!((progress.attempt(&partition, 5), progress.attempt(&partition, 6)), (3, 3));
+        progress.postpone(&partition, 1, Some(5));
+        assert_eq!((progress.attempt(&partition, 5), progress.attempt(&partition, 6)), (2, 1));
+        progress.moved(&partition, 6);
+        assert_eq!(progress.attempt(&partition, 6), 1);
     }
 }

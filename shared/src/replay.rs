@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::db::{Query, Session, Tx};
 use crate::dead_letter::{self, Kept, State, Summary};
 use crate::dead_letter_action::{self, Action, Deed};
+use crate::delivery;
 use crate::envelope;
 use crate::error::{Blame, Result};
 use crate::event::{Event, Topic};
@@ -177,7 +178,10 @@ fn decode(prefix: &str, kept: &Kept) -> std::result::Result<Event, Replay> {
     let name = &kept.partition.topic;
     let topic = Topic::from_name(name, prefix)
         .ok_or_else(|| Replay::Failed(format!("{name} is not one of this installation's topics")))?;
-    envelope::decode(topic, &kept.record).map_err(|undecodable| Replay::Failed(undecodable.why))
+    let event = envelope::decode(topic, &kept.record).map_err(|undecodable| Replay::Failed(undecodable.why))?;
+    let attempt = kept.summary.attempts + 1;
+    let delivery = envelope::delivery(&kept.record, kept.partition.partition, delivery::now(), attempt);
+    Ok(Event { delivery: Some(delivery), ..event })
 }
 
 /// Of a replay that fails by the record's fault nothing is left but the locks, the record's own among them.

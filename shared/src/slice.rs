@@ -2,6 +2,7 @@
 
 use kafka::{Record, TopicPartition};
 
+use crate::delivery::{self, Delivery};
 use crate::envelope::{self, Undecodable};
 use crate::event::{Event, Topic};
 use crate::offsets::Move;
@@ -14,6 +15,8 @@ const BATCH: usize = 500;
 pub struct Input {
     /// As it was read.
     pub record: Record,
+    /// How it came here.
+    pub delivery: Delivery,
     /// As one of the saga's events.
     pub event: Result<Event, Undecodable>,
 }
@@ -31,10 +34,22 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Decodes what was polled from `topic`.
-    pub fn new(topic: Topic, partition: TopicPartition, from: i64, to: i64, records: Vec<Record>) -> Slice {
-        let decode = |record| Input { event: envelope::decode(topic, &record), record };
-        Slice { partition, from, to, inputs: records.into_iter().map(decode).collect() }
+    /// Decodes what was polled from `topic`. `attempt`: which one this is of the record at an offset.
+    pub fn new(
+        topic: Topic,
+        partition: TopicPartition,
+        (from, to): (i64, i64),
+        records: Vec<Record>,
+        attempt: impl Fn(i64) -> i32,
+    ) -> Slice {
+        let now = delivery::now();
+        let input = |record: Record| {
+            let delivery = envelope::delivery(&record, partition.partition, now, attempt(record.offset));
+            let event = envelope::decode(topic, &record).map(|event| Event { delivery: Some(delivery), ..event });
+            Input { record, delivery, event }
+        };
+        let inputs = records.into_iter().map(input).collect();
+        Slice { partition, from, to, inputs }
     }
 
     /// The first `at` records, and the rest; both must have some.
@@ -90,7 +105,7 @@ mod tests {
         let record = |offset| Record { offset, timestamp: 0, key: None, value: None, headers: vec![] };
         let records = (from..from + count).map(record).collect();
         // one control record behind the last
-        Slice::new(Topic(Side::Payment, Channel::Request), partition, from, from + count + 1, records)
+        Slice::new(Topic(Side::Payment, Channel::Request), partition, (from, from + count + 1), records, |_| 1)
     }
 
     fn steps(batch: &[Slice]) -> Vec<(i32, i64, i64, usize)> {

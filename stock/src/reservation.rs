@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use shared::event::{Body, Event, Reason, Service};
-use shared::handler::{Cause, Outcome};
+use shared::event::{Body, Event, Reason, Service, Side};
+use shared::handler::{Cause, GivenUp, Outcome};
 #[cfg(sabotage)]
 use shared::sabotage::{self, Mechanism};
 use uuid::Uuid;
@@ -107,10 +107,10 @@ impl Books {
     }
 
     /// Gives a request up for good, where it is undecided: unknown terms, FAILED, `UNPROCESSABLE`.
-    pub fn give_up(&mut self, order_id: Uuid, attempts: i32) {
-        if self.reservations[&order_id].status == Status::New {
-            let answer = self.fail(order_id, None, "UNPROCESSABLE", attempts);
-            self.sent.push(Event::new(shared::event::Side::Stock, order_id, answer, None));
+    pub fn give_up(&mut self, request: &GivenUp) {
+        if self.reservations[&request.order_id].status == Status::New {
+            let answer = self.fail(request.order_id, None, "UNPROCESSABLE", request.delivery.attempt);
+            self.sent.push(request.answer(Side::Stock, answer));
         }
     }
 
@@ -202,13 +202,13 @@ impl Books {
     }
 
     fn answer(&mut self, event: &Event, body: Body) {
-        self.sent.push(Event::new(event.side, event.order_id, body, event.traceparent.clone()));
+        self.sent.push(event.answer(body));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use shared::event::Side;
+    use shared::delivery::Delivery;
 
     use super::*;
 
@@ -230,6 +230,12 @@ mod tests {
 
     fn failed(code: &str) -> Body {
         Body::Failed { reason: Reason { code: code.into(), from: "stock".into() }, attempts: 1 }
+    }
+
+    fn given_up() -> GivenUp {
+        let (stored, published, taken_up) = (Some(1), Some(2), 3);
+        let delivery = Delivery { id: None, partition: 0, offset: 17, stored, published, taken_up, attempt: 5 };
+        GivenUp { order_id: ORDER, traceparent: Some("of the request".into()), delivery }
     }
 
     fn answers(books: &Books) -> Vec<Body> {
@@ -310,12 +316,14 @@ mod tests {
     #[test]
     fn giving_up_fails_only_what_is_undecided() {
         let mut undecided = books(Some(10));
-        undecided.give_up(ORDER, 5);
+        undecided.give_up(&given_up());
         let reason = Reason { code: "UNPROCESSABLE".into(), from: "stock".into() };
         assert_eq!(answers(&undecided), [Body::Failed { reason, attempts: 5 }]);
+        assert_eq!(undecided.sent[0].traceparent.as_deref(), Some("of the request"));
+        assert_eq!(undecided.sent[0].answers, Some(given_up().delivery));
         let mut decided = books(Some(10));
         decided.decide(&request(7));
-        decided.give_up(ORDER, 5);
+        decided.give_up(&given_up());
         assert_eq!(decided.reservations[&ORDER].status, Status::Completed);
         assert_eq!(answers(&decided), [Body::Completed]);
     }

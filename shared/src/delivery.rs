@@ -1,0 +1,186 @@
+//! How a record came to whoever handled it. An answer carries this back to the one who asked (header [`HEADER`]), so that an
+//! order's story can be told without asking the other services.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The header of an answer that holds the delivery of what it answers, as JSON.
+pub const HEADER: &str = "answers";
+/// What we write takes 206 bytes at most; what is longer than this is not ours.
+const LONGEST: usize = 256;
+/// The end of the year 9999, the last that RFC 3339 can write, in microseconds since 1970.
+const LAST_TIME: i64 = 253_402_300_799_999_999;
+
+/// A record's way to its handler. Times are in microseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delivery {
+    /// `ce_id`; none if the record has no usable one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
+    /// Where it was read.
+    pub partition: i32,
+    /// Where it was read.
+    pub offset: i64,
+    /// When it was stored in its writer's outbox (`ce_time`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<i64>,
+    /// When it was published: the record's timestamp, so no finer than milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<i64>,
+    /// When its handler took it up, for this attempt.
+    pub taken_up: i64,
+    /// Which attempt this is, from 1. Attempts that fail by the world's fault count for all that waits in the partition.
+    pub attempt: i32,
+}
+
+impl Delivery {
+    /// The header's value.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("plain data is always JSON")
+    }
+
+    /// Reads the header's value; none if it is broken, or can't be ours.
+    pub fn parse(text: &[u8]) -> Option<Delivery> {
+        let short = Some(text).filter(|text| text.len() <= LONGEST)?;
+        serde_json::from_slice(short).ok().filter(Delivery::is_possible)
+    }
+
+    /// Tables and clocks can hold what it says.
+    fn is_possible(&self) -> bool {
+        let times = [self.stored, self.published, Some(self.taken_up)];
+        let in_time = times.into_iter().flatten().all(|time| (0..=LAST_TIME).contains(&time));
+        in_time && self.partition >= 0 && self.offset >= 0 && self.attempt >= 1
+    }
+}
+
+/// The present time, in microseconds since 1970.
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64)
+}
+
+/// A record's timestamp as a time in microseconds; none if it has none that a calendar holds.
+pub fn from_millis(timestamp: i64) -> Option<i64> {
+    timestamp.checked_mul(1_000).filter(|time| (1..=LAST_TIME).contains(time))
+}
+
+/// A time written as `ce_time` is: RFC 3339, UTC, six digits. None if it is written otherwise.
+pub fn from_rfc3339(text: &str) -> Option<i64> {
+    let shape = |(at, byte): (usize, u8)| match at {
+        4 | 7 => byte == b'-',
+        10 => byte == b'T',
+        13 | 16 => byte == b':',
+        19 => byte == b'.',
+        26 => byte == b'Z',
+        _ => byte.is_ascii_digit(),
+    };
+    if text.len() != 27 || !text.bytes().enumerate().all(shape) {
+        return None;
+    }
+    let number = |from: usize, to: usize| text[from..to].parse::<i64>().expect("digits");
+    let in_range = (1..=12).contains(&number(5, 7)) && (1..=31).contains(&number(8, 10)) && number(11, 13) < 24;
+    let days = days(number(0, 4), number(5, 7), number(8, 10));
+    let seconds = ((days * 24 + number(11, 13)) * 60 + number(14, 16)) * 60 + number(17, 19);
+    Some(seconds * 1_000_000 + number(20, 26)).filter(|time| in_range && (0..=LAST_TIME).contains(time))
+}
+
+/// Days from 1970-01-01. The year is counted from March: the leap day is its last.
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    year * 365 + leap_days + (153 * month + 2) / 5 + day - 719_469
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELIVERY: Delivery = Delivery {
+        id: Some(Uuid::from_u128(0x01a207b0_6c85_711f_941c_898f27171165)),
+        partition: 2,
+        offset: 17,
+        stored: Some(1_767_323_045_678_901),
+        published: Some(1_767_323_045_680_000),
+        taken_up: 1_767_323_045_682_003,
+        attempt: 1,
+    };
+
+    #[test]
+    fn a_delivery_is_read_as_it_was_written() {
+        let text = DELIVERY.to_json();
+        assert_eq!(
+            text,
+            r#"{"id":"01a207b0-6c85-711f-941c-898f27171165","partition":2,"offset":17,"stored":1767323045678901,"published":1767323045680000,"takenUp":1767323045682003,"attempt":1}"#
+        );
+        assert_eq!(Delivery::parse(text.as_bytes()), Some(DELIVERY));
+        let bare = Delivery { id: None, stored: None, published: None, ..DELIVERY };
+        assert_eq!(bare.to_json(), r#"{"partition":2,"offset":17,"takenUp":1767323045682003,"attempt":1}"#);
+        assert_eq!(Delivery::parse(bare.to_json().as_bytes()), Some(bare));
+    }
+
+    #[test]
+    fn the_longest_delivery_of_ours_is_read() {
+        let longest = Delivery {
+            partition: i32::MAX,
+            offset: i64::MAX,
+            stored: Some(LAST_TIME),
+            published: Some(LAST_TIME),
+            taken_up: LAST_TIME,
+            attempt: i32::MAX,
+            ..DELIVERY
+        };
+        assert_eq!(longest.to_json().len(), 206);
+        assert_eq!(Delivery::parse(longest.to_json().as_bytes()), Some(longest));
+    }
+
+    #[test]
+    fn what_is_no_delivery_is_let_pass() {
+        let json = DELIVERY.to_json();
+        let spoilt = |old: &str, new: &str| json.replace(old, new);
+        for text in [
+            String::new(),
+            "{".into(),
+            "[]".into(),
+            "{}".into(),
+            spoilt(r#""attempt":1"#, r#""attempt":0"#),
+            spoilt(r#""attempt":1"#, r#""attempt":2147483648"#),
+            spoilt(r#""offset":17"#, r#""offset":-1"#),
+            spoilt("1767323045678901", "-1"),
+            spoilt("1767323045678901", "9223372036854775807"),
+            spoilt("01a207b0-6c85", "none"),
+            format!("{json}{}", " ".repeat(256)),
+        ] {
+            assert_eq!(Delivery::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stored_time_is_read_to_the_microsecond() {
+        for (text, time) in [
+            ("1970-01-01T00:00:00.000000Z", 0),
+            ("1999-12-31T23:59:59.999999Z", 946_684_799_999_999),
+            ("2000-02-29T12:00:00.000001Z", 951_825_600_000_001),
+            ("2026-01-02T03:04:05.678901Z", 1_767_323_045_678_901),
+            ("2026-11-25T10:20:30.000000Z", 1_795_602_030_000_000),
+            ("2100-03-01T00:00:00.000000Z", 4_107_542_400_000_000),
+        ] {
+            assert_eq!(from_rfc3339(text), Some(time), "{text}");
+        }
+        for text in [
+            "",
+            "2026-01-02T03:04:05Z",
+            "2026-01-02 03:04:05.678901Z",
+            "2026-13-02T03:04:05.678901Z",
+            "2026-01-02T24:04:05.678901Z",
+            "1969-12-31T23:59:59.999999Z",
+            "2026-01-02T03:04:05.67890+Z",
+            "2026-01-02T03:04:05.67890é",
+        ] {
+            assert_eq!(from_rfc3339(text), None, "{text}");
+        }
+        assert_eq!((from_millis(-1), from_millis(0), from_millis(i64::MAX)), (None, None, None));
+        assert_eq!(from_millis(1_767_323_045_678), Some(1_767_323_045_678_000));
+    }
+}
