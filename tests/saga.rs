@@ -10,6 +10,7 @@
 //! | `outage` | database or broker away for a while delays and loses nothing (I1) |
 //! | `poison` | what can't be handled is parked with its bytes, and its partition moves on (I7) |
 //! | `letters` | what is parked is found, replayed with one effect, discarded; who did what when is kept (I3, I7) |
+//! | `timeline` | an order's story, from what its messages carry: each step, found again on the topics |
 //! | `schema` | a database that is empty, newer, or of another make at the start |
 //! | `security` | TLS and SASL on the wires; what is wrong with them ends a service at its start |
 //! | `http` | each error of HTTP interface; one key, one order |
@@ -52,5 +53,7 @@ mod rows;
 mod schema;
 #[path = "saga/security.rs"]
 mod security;
+#[path = "saga/timeline.rs"]
+mod timeline;
 #[path = "saga/upgrade.rs"]
 mod upgrade;

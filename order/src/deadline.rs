@@ -79,8 +79,7 @@ impl DeadlineScan {
             0 => (Happening::DeadlinePassed, "its deadline has passed"),
             _ => (Happening::Unconfirmed, "asked again to compensate"),
         };
-        let orders = store::lock_unsettled(&mut tx, &due.order_ids)?;
-        let mut batch = Batch::new(orders);
+        let mut batch = Batch::new(store::lock_unsettled(&mut tx, &due.order_ids)?);
         for order_id in &due.order_ids {
             if batch.apply(*order_id, &happening) == Some(true) {
                 log::info!("order {order_id}: {what}");

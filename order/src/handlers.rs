@@ -51,29 +51,34 @@ impl Handler for Answers {
 }
 
 /// Locked orders, and what a batch makes of them.
-pub struct Batch {
+pub struct Batch<'a> {
     /// The orders that exist.
     pub orders: HashMap<Uuid, Locked>,
     /// Those whose saga is no longer what the table holds.
     pub changed: BTreeSet<Uuid>,
+    /// The answers that have changed an order.
+    pub told: Vec<&'a Event>,
     /// The compensation requests to send.
     pub sent: Vec<Event>,
     /// What is to be counted when it is committed.
     pub news: News,
 }
 
-impl Batch {
-    /// Nothing is decided yet.
-    pub fn new(orders: HashMap<Uuid, Locked>) -> Batch {
-        Batch { orders, changed: BTreeSet::new(), sent: vec![], news: News::default() }
+impl<'a> Batch<'a> {
+    /// Nothing has happened yet.
+    pub fn new(orders: HashMap<Uuid, Locked>) -> Batch<'a> {
+        Batch { orders, changed: BTreeSet::new(), told: vec![], sent: vec![], news: News::default() }
     }
 
-    fn decide(&mut self, event: &Event) -> Outcome {
+    fn decide(&mut self, event: &'a Event) -> Outcome {
         let Some(happening) = happening(event) else {
             return Outcome::Refused(Cause::Contradiction, format!("order takes no {}", event.type_name()));
         };
         match self.apply(event.order_id, &happening) {
-            Some(true) => Outcome::Changed,
+            Some(true) => {
+                self.told.push(event);
+                Outcome::Changed
+            }
             Some(false) => Outcome::Unchanged("a duplicate, or too late"),
             None => Outcome::Refused(Cause::UnknownOrder, format!("order {} does not exist here", event.order_id)),
         }
@@ -95,15 +100,15 @@ impl Batch {
         Some(changed || !step.ask.is_empty())
     }
 
-    /// Writes what changed. Orders that were asked to compensate are looked at again after `wait`, as `round`.
+    /// Writes what changed, and what the timeline keeps of it. Orders that were asked to compensate are looked at again
+    /// after `wait`, as `round`.
     ///
     /// # Errors
     /// What PostgreSQL says.
     pub fn write(&self, tx: &mut Tx<'_>, round: i32, wait: Duration) -> Result<()> {
         let changed: Vec<(Uuid, &Saga)> = self.changed.iter().map(|id| (*id, &self.orders[id].saga)).collect();
-        store::update(tx, &changed)?;
-        let asked: BTreeSet<Uuid> = self.sent.iter().map(|event| event.order_id).collect();
-        store::look_again(tx, &asked.into_iter().collect::<Vec<_>>(), round, wait)
+        store::update(tx, &changed, &self.told)?;
+        store::look_again(tx, &self.sent, round, wait)
     }
 }
 

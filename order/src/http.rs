@@ -12,8 +12,10 @@ use uuid::Uuid;
 
 use crate::order::{OrderStatus, Saga};
 use crate::store::{self, NewOrder, Order};
+use crate::timeline::{self, Story};
 use crate::waiters::{Waited, Waiters};
 use crate::writer::{PATIENCE, Placed, Queue};
+use crate::{timeline_store, timeline_text};
 
 /// The largest price.
 const PRICE: i64 = 1_000_000_000_000_000;
@@ -21,6 +23,8 @@ const PRICE: i64 = 1_000_000_000_000_000;
 const QUANTITY: i64 = 1_000_000_000;
 /// The longest `?wait`.
 const WAIT: Duration = Duration::from_secs(30);
+/// The media type of a timeline for people.
+const TEXT: &str = "text/plain";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -37,6 +41,30 @@ struct OrderView<'a> {
     settled: bool,
     created_at: &'a str,
     updated_at: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TimelineView<'a> {
+    order_id: Uuid,
+    trace_id: &'a str,
+    traceparent: &'a str,
+    order_status: &'static str,
+    settled: bool,
+    steps: Vec<timeline::Step>,
+}
+
+impl<'a> TimelineView<'a> {
+    fn new(story: &'a Story, prefix: &str) -> TimelineView<'a> {
+        TimelineView {
+            order_id: story.order_id,
+            trace_id: story.trace_id(),
+            traceparent: &story.traceparent,
+            order_status: story.saga.status().name(),
+            settled: story.saga.is_settled(),
+            steps: story.steps(prefix),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -64,9 +92,9 @@ impl<'a> From<&'a Order> for OrderView<'a> {
     }
 }
 
-/// `POST /orders`, `GET /orders/{orderId}`, `GET /orders`.
-pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters) -> Routes {
-    let listed = pool.clone();
+/// `POST /orders`, `GET /orders/{orderId}`, `GET /orders`, `GET /orders/{orderId}/timeline`. `prefix`: the topics'.
+pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters, prefix: String) -> Routes {
+    let (listed, told) = (pool.clone(), pool.clone());
     routes
         .hand_over(Method::Post, "/orders", move |request, responder| place(&queue, &request, responder))
         .open()
@@ -74,6 +102,7 @@ pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters) -> Rou
             get(&pool, &waiters, &request, responder)
         })
         .answer(Method::Get, "/orders", move |request| list(&listed, request))
+        .answer(Method::Get, "/orders/{orderId}/timeline", move |request| timeline(&told, &prefix, request))
 }
 
 fn place(queue: &Queue, request: &Request, responder: Responder) {
@@ -180,6 +209,20 @@ fn list(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     let page = pool.with(|session| store::list(session, status, limit.unwrap_or(50), after)).map_err(problem)?;
     let orders = page.orders.iter().map(OrderView::from).collect();
     Ok(Response::json(200, &PageView { orders, next: page.next }))
+}
+
+fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Problem> {
+    let (order_id, _) = both(request.uuid_param("orderId"), request.query.only(&[]))?;
+    let offered = ["application/json", TEXT];
+    let not_acceptable = || Problem::new(406, format!("it can be had as {}", offered.join(" or ")));
+    let media_type = request.headers.preferred(&offered).ok_or_else(not_acceptable)?;
+    let found = pool.with(|session| timeline_store::find(session, order_id)).map_err(problem)?;
+    let story = found.ok_or_else(|| Problem::new(404, format!("there is no order {order_id}")))?;
+    let response = match media_type {
+        TEXT => Response::new(200, "text/plain; charset=utf-8", timeline_text::table(&story, prefix).into()),
+        _ => Response::json(200, &TimelineView::new(&story, prefix)),
+    };
+    Ok(response.with_header("Vary", "Accept"))
 }
 
 fn status(name: &str) -> Result<OrderStatus, Problem> {

@@ -1,16 +1,18 @@
 //! All SQL of the tables `orders`, `idempotency_key` and `deadline`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use postgres::Row;
+use postgres::types::ToSql;
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
-use shared::event::Reason;
+use shared::event::{Event, Reason};
 use shared::housekeeping::Sweep;
 use uuid::Uuid;
 
 use crate::order::{OrderStatus, Saga, SideStatus};
+use crate::timeline_store::{ANSWERS, Answers, COMPENSATIONS};
 
 /// An order to be stored.
 #[derive(Clone, Debug)]
@@ -110,7 +112,7 @@ fn order(row: &Row) -> Order {
 }
 
 /// The four columns from `at`: both statuses, then the reason.
-fn saga(row: &Row, at: usize) -> Saga {
+pub(crate) fn saga(row: &Row, at: usize) -> Saga {
     let status = |index: usize| SideStatus::from_name(row.get(index)).expect("the table checks the names");
     let reason: Option<String> = row.get(at + 2);
     Saga { payment: status(at), stock: status(at + 1), reason: reason.map(|code| (code, row.get(at + 3))) }
@@ -193,11 +195,11 @@ fn lock_where(tx: &mut Tx<'_>, order_ids: &[Uuid], condition: &str) -> Result<Ha
     Ok(rows.iter().map(|row| (row.get(0), Locked { saga: saga(row, 1), traceparent: row.get(5) })).collect())
 }
 
-/// Writes the sagas of locked orders.
+/// Writes the sagas of locked orders, and into their timeline the answers that changed them, by one statement.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)]) -> Result<()> {
+pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)], told: &[&Event]) -> Result<()> {
     if changed.is_empty() {
         return Ok(());
     }
@@ -209,14 +211,18 @@ pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)]) -> Result<()> {
         changed.iter().map(|(_, saga)| saga.reason.as_ref().map(|(code, _)| &**code)).collect();
     let froms: Vec<Option<&str>> =
         changed.iter().map(|(_, saga)| saga.reason.as_ref().map(|(_, from)| &**from)).collect();
-    tx.execute(
-        "update orders o set order_status = c.status, payment_status = c.payment, stock_status = c.stock,
+    let sql = format!(
+        "with told as ({ANSWERS})
+         update orders o set order_status = c.status, payment_status = c.payment, stock_status = c.stock,
                 reason_code = c.code, reason_from = c.reason_from, updated_at = clock_timestamp()
            from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
                 as c (order_id, status, payment, stock, code, reason_from)
-          where o.order_id = c.order_id",
-        &[&order_ids, &statuses, &payments, &stocks, &codes, &froms],
-    )?;
+          where o.order_id = c.order_id"
+    );
+    let answers = Answers::of(told);
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&order_ids, &statuses, &payments, &stocks, &codes, &froms];
+    params.extend(answers.params());
+    tx.execute(&sql, &params)?;
     Ok(())
 }
 
@@ -234,18 +240,26 @@ pub struct Due {
     pub order_ids: Vec<Uuid>,
 }
 
-/// Has the orders looked at again after `wait`.
+/// Has the orders of these compensation requests looked at again after `wait`, and notes the requests in their timeline, by
+/// one statement.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn look_again(tx: &mut Tx<'_>, order_ids: &[Uuid], round: i32, wait: Duration) -> Result<()> {
-    if order_ids.is_empty() {
+pub fn look_again(tx: &mut Tx<'_>, asked: &[Event], round: i32, wait: Duration) -> Result<()> {
+    if asked.is_empty() {
         return Ok(());
     }
-    tx.execute(
-        "insert into deadline (due_at, round, order_ids) values (clock_timestamp() + $1 * interval '1 millisecond', $2, $3)",
-        &[&(wait.as_millis() as f64), &round, &order_ids],
-    )?;
+    let order_ids: BTreeSet<Uuid> = asked.iter().map(|event| event.order_id).collect();
+    let order_ids: Vec<Uuid> = order_ids.into_iter().collect();
+    let of_whom: Vec<Uuid> = asked.iter().map(|event| event.order_id).collect();
+    let ids: Vec<Uuid> = asked.iter().map(|event| event.id).collect();
+    let types: Vec<String> = asked.iter().map(Event::type_name).collect();
+    let sql = format!(
+        "with asked as ({COMPENSATIONS})
+         insert into deadline (due_at, round, order_ids)
+         values (clock_timestamp() + $1 * interval '1 millisecond', $2, $3)"
+    );
+    tx.execute(&sql, &[&(wait.as_millis() as f64), &round, &order_ids, &of_whom, &ids, &types])?;
     Ok(())
 }
 

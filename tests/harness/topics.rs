@@ -21,6 +21,8 @@ pub struct Seen {
     pub partition: i32,
     /// The offset.
     pub offset: i64,
+    /// The timestamp, in milliseconds since 1970.
+    pub timestamp: i64,
     /// The key as text; none if null.
     pub key: Option<String>,
     /// Header `ce_type`; empty if missing.
@@ -253,6 +255,7 @@ fn seen(topic: &str, partition: i32, record: &Record) -> Seen {
         topic: topic.to_string(),
         partition,
         offset: record.offset,
+        timestamp: record.timestamp,
         key: record.key.as_ref().map(text),
         ce_type: header("ce_type"),
         ce_id: header("ce_id"),

@@ -93,6 +93,7 @@ fn title(status: u16) -> &'static str {
         400 => "Bad Request",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        406 => "Not Acceptable",
         413 => "Content Too Large",
         415 => "Unsupported Media Type",
         422 => "Unprocessable Content",
@@ -130,6 +131,12 @@ fn unknown_paths_and_methods() -> Vec<Refused> {
         refused("GET /dead-letters/1/discard", 405, "this path knows POST").allow("POST"),
         refused("DELETE /dead-letters/replay", 405, "this path knows GET, POST").allow("GET, POST"),
         refused(format!("GET /orders/{NOBODY}"), 404, &format!("there is no order {NOBODY}")),
+        refused(format!("GET /orders/{NOBODY}/timeline"), 404, &format!("there is no order {NOBODY}")),
+        refused(format!("GET /orders/{NOBODY}/timeline"), 404, &format!("there is no order {NOBODY}"))
+            .header("Accept", "text/plain"),
+        refused(format!("GET /orders/{NOBODY}/timeline"), 406, "it can be had as application/json or text/plain")
+            .header("Accept", "text/html"),
+        refused(format!("PUT /orders/{NOBODY}/timeline"), 405, "this path knows GET").allow("GET"),
         refused("GET /dead-letters/7", 404, "there is no dead letter 7"),
         refused("POST /dead-letters/7/replay", 404, "there is no dead letter 7"),
         refused("POST /dead-letters/7/discard", 404, "there is no dead letter 7").json(r#"{"reason":"a test"}"#),
@@ -249,6 +256,7 @@ fn bad_targets_and_headers() -> Vec<Refused> {
                 ("after", "must be a UUID"),
             ],
         ),
+        bad_fields("GET /orders/x/timeline?wait=1s", &[("orderId", "must be a UUID"), ("wait", "is unknown")]),
         bad_fields("GET /orders/x?wait=31s", &[("orderId", "must be a UUID"), ("wait", "must be at most 30s")]),
         bad_fields("POST /orders?colour=red", &[("colour", "is unknown")]).json(GOOD),
         bad_fields("GET /dead-letters/0", &[("id", "must be from 1 to 9223372036854775807")]),

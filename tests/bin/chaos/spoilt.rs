@@ -117,6 +117,7 @@ fn message(all: &mut Evidence, service: &'static str, place: (i64, usize), order
         topic: topic.clone(),
         partition: 0,
         offset: number as i64,
+        timestamp: 0,
         key: Some(order_id.to_string()),
         ce_type: ce_type.clone(),
         ce_id: id.clone(),
