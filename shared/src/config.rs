@@ -50,6 +50,10 @@ pub struct Config {
     pub http_workers: usize,
     /// Outbox rows in one Kafka transaction (`RELAY_BATCH`).
     pub relay_batch: usize,
+    /// What browsers reach the payment service by (`PAYMENT_URL`).
+    pub payment_url: String,
+    /// What browsers reach the stock service by (`STOCK_URL`).
+    pub stock_url: String,
     /// How long to wait at the start for PostgreSQL and Kafka (`STARTUP_LIMIT`).
     pub startup_limit: Duration,
     /// What whoever changes things must know (`ADMIN_TOKEN`).
@@ -166,6 +170,8 @@ impl Config {
             consumers: read.number("CONSUMERS", 1, 1..=64, "consumer threads"),
             http_workers: read.number("HTTP_WORKERS", 4, 1..=64, "handlers that run at once"),
             relay_batch: read.number("RELAY_BATCH", 2_000, 1..=10_000, "outbox rows in one Kafka transaction"),
+            payment_url: read.url_of_host("PAYMENT_URL", Service::Payment),
+            stock_url: read.url_of_host("STOCK_URL", Service::Stock),
             startup_limit: read.duration("STARTUP_LIMIT", "60s", "to wait for PostgreSQL and Kafka at the start"),
             admin_token: read.admin_token(),
             cors_origins: read.origins(),
@@ -359,6 +365,16 @@ impl<'a> Reader<'a> {
         brokers
     }
 
+    fn url_of_host(&mut self, name: &str, service: Service) -> String {
+        let takes = "an http or https URL of host and port only, such as http://127.0.0.1:8082";
+        let default = format!("http://127.0.0.1:{}", default_port(service));
+        let value = self.value(name, &default, takes, "what browsers reach that service by, for the order service's page");
+        if !is_url_of_host(&value) {
+            self.refuse(name, &value, takes);
+        }
+        value
+    }
+
     fn topic_prefix(&mut self) -> String {
         let (name, takes) = ("TOPIC_PREFIX", "at most 200 of the characters a-z A-Z 0-9 . _ -");
         let value = self.value(name, "", takes, "before every topic, group and transactional id");
@@ -383,6 +399,14 @@ fn is_origin(text: &str) -> bool {
 
 fn is_host_and_port(broker: &str) -> bool {
     broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+}
+
+/// Scheme, host, and a port unless it is the scheme's own. No IPv6 address: a Content-Security-Policy can't name one.
+fn is_url_of_host(url: &str) -> bool {
+    let Some(authority) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else { return false };
+    let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
+    let legal = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    !host.is_empty() && host.chars().all(legal) && port.parse::<u16>().is_ok_and(|p| p > 0) && !port.starts_with('+')
 }
 
 /// Reads a time such as `500ms`, `30s`, `5m` or `1h`; none if it is no such thing or longer than a day.
@@ -441,6 +465,8 @@ mod tests {
             ("TOPIC_PREFIX", "a b"),
             ("LOG_LEVEL", "loud"),
             ("TOPIC_REPLICATION", "0"),
+            ("PAYMENT_URL", "http://127.0.0.1:8082/accounts"),
+            ("STOCK_URL", "127.0.0.1:8081"),
         ];
         let message = config(&bad).unwrap_err().to_string();
         for (name, _) in bad {
@@ -509,6 +535,18 @@ mod tests {
         );
         for bad in ["*", "http://a.example/", "a.example", "http://"] {
             assert!(origins(bad).unwrap_err().to_string().contains("CORS_ORIGINS="), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_for_browsers_is_scheme_host_and_port_only() {
+        for good in ["http://127.0.0.1:8082", "https://payment.example.org", "http://my_host-2:1"] {
+            assert!(is_url_of_host(good), "{good}");
+        }
+        let bad = ["http://", "http://a/", "http://a:", "http://a:0", "http://a:65536", "http://a:+1", "http://me@a"];
+        for bad in bad.iter().chain(&["ftp://a", "a:80", "http://[::1]:80", "http://a; script-src *", "http://a?b", ""])
+        {
+            assert!(!is_url_of_host(bad), "{bad}");
         }
     }
 
