@@ -65,7 +65,7 @@ UPGRADE_FROM=ee4230410315644161cfc8b9efb12d21e9afe3bb
 SERVICES="order stock payment"
 # What the services read: where everything is, and what a restart of a service may change.
 PLACES="ORDER_PORT STOCK_PORT PAYMENT_PORT BIND ORDER_DATABASE_URL STOCK_DATABASE_URL PAYMENT_DATABASE_URL
-  KAFKA_BROKERS TOPIC_PREFIX TOPIC_PARTITIONS TOPIC_REPLICATION INSTANCES"
+  PAYMENT_URL STOCK_URL KAFKA_BROKERS TOPIC_PREFIX TOPIC_PARTITIONS TOPIC_REPLICATION INSTANCES"
 # How your own Kafka is reached; a private one has no guards.
 GUARDS="KAFKA_SECURITY_PROTOCOL KAFKA_SSL_CA_LOCATION KAFKA_SSL_CERTIFICATE_LOCATION KAFKA_SSL_KEY_LOCATION
   KAFKA_SASL_MECHANISM KAFKA_SASL_USERNAME KAFKA_SASL_PASSWORD"
@@ -811,7 +811,10 @@ default_settings() {
   export BIND=${BIND:-127.0.0.1} TOPIC_PREFIX=${TOPIC_PREFIX:-} TOPIC_PARTITIONS=${TOPIC_PARTITIONS:-3}
   export ORDER_DEADLINE=${ORDER_DEADLINE:-300s} CONSUMERS=${CONSUMERS:-1} INSTANCES=${INSTANCES:-1}
   export CORS_ORIGINS=${CORS_ORIGINS:-$(url_of order),http://localhost:$ORDER_PORT}
+  export PAYMENT_URL=${PAYMENT_URL:-$(url_for_page PAYMENT_PORT)} STOCK_URL=${STOCK_URL:-$(url_for_page STOCK_PORT)}
 }
+# A page may not name an IPv6 address; this machine's own has a name.
+url_for_page() { case $(http_host) in *:*) say "http://localhost:${!1}" ;; *) say "http://$(http_host):${!1}" ;; esac; } # PORT_VARIABLE
 
 # Writes the settings in use as shell assignments; more NAME... are written too.
 write_env() {
@@ -953,7 +956,7 @@ introduce() {
   printf '%-10s %s\n' PostgreSQL "$(without_password "$ORDER_DATABASE_URL")" Kafka "$KAFKA_BROKERS" settings "$DIR/env"
   cat <<HINTS
 
-Try:
+Open $order/ in a browser, or try:
   curl -i $order/orders -H 'content-type: application/json' \\
     -d '{"userName": "alice", "itemName": "book", "price": 1200, "quantity": 2}'
   curl '$order/orders/ORDER_ID?wait=10s'

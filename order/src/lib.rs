@@ -3,13 +3,15 @@
 //! One order's path here: [`http`] → [`writer`] → [`store`] and the outbox → the relay; then the participants' answers →
 //! [`handlers`] → [`order`] (the decision) → [`store`]. [`deadline`] ends what is not heard of; [`waiters`] hold requests
 //! that wait for the end. [`timeline`] tells an order's story, [`timeline_store`] keeps what it is told from,
-//! [`timeline_text`] writes it as a table.
+//! [`timeline_text`] writes it as a table;
+//! [`page`] shows all of it.
 
 pub mod deadline;
 pub mod handlers;
 pub mod http;
 pub mod metrics;
 pub mod order;
+pub mod page;
 pub mod store;
 pub mod timeline;
 pub mod timeline_store;
@@ -71,6 +73,7 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     threads.spawn_housekeeping(&config, &ready, pool.clone(), sweeps)?;
     let routes = operations_http::routes(service::routes(&config), config.service, board);
     let routes = http::routes(routes, pool.clone(), queue, waiters.clone(), config.topic_prefix.clone());
+    let routes = page::routes(routes, &config);
     let routes = dead_letters(routes, pool, &config, waker, waiters);
     let server = Server::start("order", listener, descriptors::http_limits(&config), routes)?;
     log::info!("order listens on {}", server.local_addr());

@@ -118,7 +118,7 @@ const GOOD: &str = r#"{"userName":"ann","itemName":"lamp","price":7,"quantity":2
 fn unknown_paths_and_methods() -> Vec<Refused> {
     let nothing = "there is nothing at this path";
     vec![
-        refused("GET /", 404, nothing),
+        refused("PUT /", 405, "this path knows GET").allow("GET"),
         refused("GET /nothing", 404, nothing),
         refused("GET /orders/", 404, nothing),
         refused(format!("GET /orders/{NOBODY}/x"), 404, nothing),
