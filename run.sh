@@ -30,9 +30,10 @@ usage() {
                                   that can be turned off, and plays for each the scenario in which it is missed
 ./run.sh test [-- ARG...]         format, lints, all tests, chaos for a minute or two, and sabotage, on servers of their own; what
                                   follows -- goes to the tests, and then there is neither chaos nor sabotage
-./run.sh proof [--seed S]         what takes longer, at most 45 minutes: the attacks on HTTP, an upgrade from an earlier
-                                  version under load (it builds that, too), systemd's word on the unit, chaos with 10,000
-                                  orders and 50 faults on three brokers, and sabotage
+./run.sh proof [--seed S]         what takes longer, at most 45 minutes: systemd's word on the unit and promtool's on the alert
+                                  rules, the attacks on HTTP, the page in a browser (Chromium and chromedriver), an upgrade
+                                  from an earlier version under load (it builds that, too), chaos with 10,000 orders and 50
+                                  faults on three brokers, and sabotage
 ./run.sh help                     this text
 
 Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh
@@ -125,6 +126,8 @@ find_maven() { has mvn; }
 
 find_linker() { has cc || has clang; }
 
+find_chromium() { has chromedriver && { has chromium || has google-chrome; }; }
+
 # JAVA: a Java that is new enough, from JAVA_HOME, PATH or where Linux systems put it.
 find_java() {
   local java major
@@ -156,7 +159,7 @@ find_postgres() {
 
 find_psql() { find_postgres || { has psql && PG_BIN=$(dirname "$(command -v psql)"); }; }
 
-# `need THING...` finds each of cargo, linker, postgres, psql, java, maven; installs what is missing, or says what to install.
+# `need THING...` finds each of cargo, linker, postgres, psql, java, maven, chromium; installs what is missing, or says what to install.
 need() {
   local thing missing=''
   for thing in "$@"; do "find_$thing" || missing="$missing $thing"; done
@@ -176,6 +179,7 @@ title() {
     psql) echo "psql, PostgreSQL's client" ;;
     java) echo "Java, version $JAVA_OLDEST or newer" ;;
     maven) echo "Maven (mvn), which downloads Kafka" ;;
+    chromium) echo "Chromium and its chromedriver" ;;
   esac
 }
 
@@ -194,6 +198,7 @@ install_packages() {
       postgres | psql) apt+=(postgresql) brew+=(postgresql@17) ;;
       java) apt+=("$(newest_enough_jre)") brew+=(openjdk@21) ;;
       maven) apt+=(maven) brew+=(maven) ;;
+      chromium) apt+=(chromium chromium-driver) brew+=(chromium chromedriver) ;;
     esac
   done
   if [ $install = 0 ]; then
@@ -1271,10 +1276,13 @@ proof() { # [--seed S]
   case "${1:-}" in '') ;; --seed) [ $# = 2 ] || misuse "proof: --seed needs a number"; seed=("$@") ;; *) misuse "proof: unknown option $1" ;; esac
   require_upgrade_from
   WANTED_BROKERS=3
+  need chromium
   own_stage proof
   stage "unit" verify_unit
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
   stage "attacks" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga attack
+  stage "page" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga page:: -- --include-ignored
+  say "Pictures of the page: $(target_dir)/page"
   upgrade
   stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 10000 --faults 50 --brokers 3 --minutes 20 "${seed[@]}"
   prove

@@ -14,6 +14,7 @@
 //! | `schema` | a database that is empty, newer, or of another make at the start |
 //! | `security` | TLS and SASL on the wires; what is wrong with them ends a service at its start |
 //! | `http` | each error of HTTP interface; one key, one order |
+//! | `page` | the order service's page, in a real browser |
 //! | `deploy` | `--help`, `--version`, `--check`: what a service says of itself and of the place it is to run in |
 //! | `upgrade` | an earlier version runs beside this one, by binaries that `./run.sh proof` builds of its commit |
 //! | `guard` | who may change things, and which pages a browser lets in |
@@ -41,6 +42,8 @@ mod letters;
 mod operations;
 #[path = "saga/outage.rs"]
 mod outage;
+#[path = "saga/page.rs"]
+mod page;
 #[path = "saga/poison.rs"]
 mod poison;
 #[path = "saga/relay.rs"]

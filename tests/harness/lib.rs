@@ -5,6 +5,7 @@
 //! | [`world`] | an isolated installation: three databases, eight topics, the services started in it |
 //! | [`process`] | a child process: signals, its log, its end; it never outlives the tests |
 //! | [`api`] | HTTP calls to one instance |
+//! | [`browser`] | a real browser, for the page |
 //! | [`contract`] | every answer held against `openapi.yaml` |
 //! | [`topics`] | what a read-committed reader sees, and records written by hand |
 //! | [`books`] | what the tables hold: money, stock, offsets, parked records |
@@ -20,6 +21,7 @@ pub mod api;
 pub mod authority;
 pub mod books;
 pub mod broker;
+pub mod browser;
 pub mod contract;
 pub mod env;
 pub mod locks;
@@ -35,6 +37,7 @@ pub mod world;
 
 pub use api::{Answer, Api};
 pub use broker::Broker;
+pub use ports::free_port;
 pub use process::{Process, Signal};
 pub use proxy::Proxy;
 pub use topics::{Message, Seen};
