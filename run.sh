@@ -126,6 +126,8 @@ find_maven() { has mvn; }
 
 find_linker() { has cc || has clang; }
 
+find_promtool() { has promtool; }
+
 find_chromium() { has chromedriver && { has chromium || has google-chrome; }; }
 
 # JAVA: a Java that is new enough, from JAVA_HOME, PATH or where Linux systems put it.
@@ -159,7 +161,7 @@ find_postgres() {
 
 find_psql() { find_postgres || { has psql && PG_BIN=$(dirname "$(command -v psql)"); }; }
 
-# `need THING...` finds each of cargo, linker, postgres, psql, java, maven, chromium; installs what is missing, or says what to install.
+# `need THING...` finds each of cargo, linker, postgres, psql, java, maven, chromium, promtool; installs what is missing, or says what to install.
 need() {
   local thing missing=''
   for thing in "$@"; do "find_$thing" || missing="$missing $thing"; done
@@ -180,6 +182,7 @@ title() {
     java) echo "Java, version $JAVA_OLDEST or newer" ;;
     maven) echo "Maven (mvn), which downloads Kafka" ;;
     chromium) echo "Chromium and its chromedriver" ;;
+    promtool) echo "promtool, which comes with Prometheus" ;;
   esac
 }
 
@@ -199,6 +202,7 @@ install_packages() {
       java) apt+=("$(newest_enough_jre)") brew+=(openjdk@21) ;;
       maven) apt+=(maven) brew+=(maven) ;;
       chromium) apt+=(chromium chromium-driver) brew+=(chromium chromedriver) ;;
+      promtool) apt+=(prometheus) brew+=(prometheus) ;;
     esac
   done
   if [ $install = 0 ]; then
@@ -1276,9 +1280,10 @@ proof() { # [--seed S]
   case "${1:-}" in '') ;; --seed) [ $# = 2 ] || misuse "proof: --seed needs a number"; seed=("$@") ;; *) misuse "proof: unknown option $1" ;; esac
   require_upgrade_from
   WANTED_BROKERS=3
-  need chromium
+  need chromium promtool
   own_stage proof
   stage "unit" verify_unit
+  stage "alerts" check_monitoring
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
   stage "attacks" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga attack
   stage "page" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga page:: -- --include-ignored
@@ -1326,6 +1331,11 @@ verify_unit() {
     tail -n 1 "$folder/security"
   done
   rm -rf "$folder"
+}
+
+# Prometheus's own word on its configuration and the alert rules, and each rule on made-up series.
+check_monitoring() {
+  (cd "$ROOT/monitoring" && promtool check config prometheus.yml && promtool test rules alerts_test.yml)
 }
 
 # Whether the checks notice when a mechanism is missing.

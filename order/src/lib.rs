@@ -69,7 +69,8 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let board = threads.spawn_monitor(&config, Box::new(metrics::look))?;
 
     let pool = Pool::new(&ready.connector, config.http_workers);
-    let sweeps = vec![store::sweep_keys(config.idempotency_key_retention)];
+    let steps_kept = config.timeline_retention.time(ready.topics_keep);
+    let sweeps = vec![store::sweep_keys(config.idempotency_key_retention), timeline_store::sweep(steps_kept)];
     threads.spawn_housekeeping(&config, &ready, pool.clone(), sweeps)?;
     let routes = operations_http::routes(service::routes(&config), config.service, board);
     let routes = http::routes(routes, pool.clone(), queue, waiters.clone(), config.topic_prefix.clone());

@@ -18,7 +18,6 @@ fn page(payment: &str, stock: &str, nonce: &str) -> Response {
     let html = PAGE.replace("{{nonce}}", nonce).replace("{{services}}", &services);
     Response::new(200, "text/html; charset=utf-8", html.into_bytes())
         .with_header("Content-Security-Policy", policy(payment, stock, nonce))
-        .with_header("X-Content-Type-Options", "nosniff")
         .with_header("Referrer-Policy", "no-referrer")
         .with_header("Cache-Control", "no-store")
 }

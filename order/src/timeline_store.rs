@@ -9,6 +9,7 @@ use shared::db::{Query, Session};
 use shared::delivery::Delivery;
 use shared::error::Result;
 use shared::event::{Body, Event};
+use shared::housekeeping::Sweep;
 use uuid::Uuid;
 
 use crate::store;
@@ -127,6 +128,18 @@ fn reason_code(event: &Event) -> Option<String> {
 /// A delivery's time; none of them lies before 1970.
 fn time(micros: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_micros(micros.unsigned_abs())
+}
+
+/// Removes what was told of orders that are settled and so old. (Order ids hold the time at which they were drawn.)
+pub fn sweep(retention: Option<Duration>) -> Sweep {
+    let sql = "delete from timeline where ctid = any (array(
+                   select t.ctid from timeline t join orders o using (order_id)
+                    where t.order_id < (lpad(to_hex((extract(epoch from clock_timestamp()) * 1000 - $1)::bigint), 12, '0')
+                                        || repeat('0', 20))::uuid
+                      and o.payment_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')
+                      and o.stock_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')
+                    order by t.order_id limit $2 for update of t skip locked))";
+    Sweep { what: "steps of settled orders", retention, sql }
 }
 
 /// An order's story, as one statement sees it; none if there is no such order.

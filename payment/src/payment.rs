@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn a_request_that_was_given_up_stays_so() {
         let mut books = books(Some(10));
-        books.give_up(ORDER, 5);
+        books.give_up(&given_up());
         books.sent.clear();
         assert_eq!(books.decide(&request(7)), Outcome::GivenUp);
         assert_eq!(books.payments[&ORDER].status, Status::Failed);

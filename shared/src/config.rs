@@ -368,7 +368,8 @@ impl<'a> Reader<'a> {
     fn url_of_host(&mut self, name: &str, service: Service) -> String {
         let takes = "an http or https URL of host and port only, such as http://127.0.0.1:8082";
         let default = format!("http://127.0.0.1:{}", default_port(service));
-        let value = self.value(name, &default, takes, "what browsers reach that service by, for the order service's page");
+        let value =
+            self.value(name, &default, takes, "what browsers reach that service by, for the order service's page");
         if !is_url_of_host(&value) {
             self.refuse(name, &value, takes);
         }
