@@ -30,6 +30,8 @@ pub struct Story {
 /// An answer that changed the order, or a compensation request of the order.
 #[derive(Clone, Debug)]
 pub struct Told {
+    /// The topic that carries it.
+    pub topic: Topic,
     /// `ce_type`.
     pub type_name: String,
     /// The answer, or the request.
@@ -163,7 +165,7 @@ impl Story {
     /// The answer to a side's request.
     fn outcome(&self, side: Side) -> Option<&Told> {
         let is_outcome = |told: &&Told| told.is(Channel::Dlt) || told.is(Channel::Success) && !told.is_confirmation();
-        self.told.iter().filter(is_outcome).find(|told| told.topic().0 == side)
+        self.told.iter().filter(is_outcome).find(|told| told.topic.0 == side)
     }
 
     /// The compensation request that is confirmed by this.
@@ -194,12 +196,12 @@ impl Story {
 }
 
 impl Told {
-    fn topic(&self) -> Topic {
-        Topic::of_type(&self.type_name).expect("only events of known types are kept")
+    fn is(&self, channel: Channel) -> bool {
+        self.topic.1 == channel
     }
 
-    fn is(&self, channel: Channel) -> bool {
-        self.topic().1 == channel
+    fn subject(&self) -> Subject<'_> {
+        Subject { topic: self.topic, type_name: &self.type_name, message: &self.message }
     }
 
     fn is_confirmation(&self) -> bool {
@@ -214,6 +216,13 @@ fn other(side: Side) -> Side {
     }
 }
 
+/// What a step is about.
+struct Subject<'a> {
+    topic: Topic,
+    type_name: &'a str,
+    message: &'a Message,
+}
+
 /// Tells a story's steps, each chain of them in causal order.
 struct Teller<'a> {
     story: &'a Story,
@@ -222,54 +231,50 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     fn of_request(&self, side: Side) -> Vec<Step> {
-        let (type_name, request) = (format!("{}.requested", side.name()), self.story.request(side));
-        let step = |step, at: &Option<String>| self.step(step, at, Service::Order, &type_name, &request);
-        let mut steps =
-            vec![step(Happened::Stored, &request.stored_at), step(Happened::Published, &published(&request))];
-        if let Some(outcome) = self.story.outcome(side) {
-            let asked = self.step(Happened::Asked, &outcome.taken_up_at, side.service(), &type_name, &request);
-            steps.push(asked.map(|asked| Step { attempt: outcome.answered_attempt, ..asked }));
-            let happened = if outcome.is(Channel::Dlt) { Happened::Failed } else { Happened::Succeeded };
-            steps.extend(self.of_answer(happened, outcome).into_iter().map(Some));
-        }
-        steps.into_iter().flatten().collect()
+        let (topic, type_name) = (Topic(side, Channel::Request), format!("{}.requested", side.name()));
+        let message = self.story.request(side);
+        let request = Subject { topic, type_name: &type_name, message: &message };
+        let stored = self.step(Happened::Stored, &message.stored_at, Service::Order, &request);
+        let published = self.step(Happened::Published, &published(&message), Service::Order, &request);
+        let answered = self.story.outcome(side).map(|outcome| self.of_outcome(&request, outcome)).unwrap_or_default();
+        stored.into_iter().chain(published).chain(answered).collect()
+    }
+
+    fn of_outcome(&self, request: &Subject<'_>, outcome: &Told) -> Vec<Step> {
+        let asked = self.step(Happened::Asked, &outcome.taken_up_at, request.topic.0.service(), request);
+        let asked = asked.map(|step| Step { attempt: outcome.answered_attempt, ..step });
+        let happened = if outcome.is(Channel::Dlt) { Happened::Failed } else { Happened::Succeeded };
+        asked.into_iter().chain(self.of_answer(happened, outcome)).collect()
     }
 
     fn of_compensation(&self, asked: &Told) -> Vec<Step> {
         let confirmation = self.story.confirmation(asked);
         let known = confirmation.map(|told| told.answered.clone()).unwrap_or_default();
         let stored_at = known.stored_at.or(Some(asked.noted_at.clone()));
-        let request = Message { id: asked.message.id, stored_at, ..known };
-        let step = |step, at: &Option<String>| self.step(step, at, Service::Order, &asked.type_name, &request);
-        let stored = step(Happened::CompensationAsked, &request.stored_at);
+        let message = Message { id: asked.message.id, stored_at, ..known };
+        let request = Subject { message: &message, ..asked.subject() };
+        let stored = self.step(Happened::CompensationAsked, &message.stored_at, Service::Order, &request);
         let stored = stored.map(|step| Step { reason: self.reason(), ..step });
-        let published = step(Happened::CompensationPublished, &published(&request));
+        let published = self.step(Happened::CompensationPublished, &published(&message), Service::Order, &request);
         let confirmed = confirmation.map(|told| self.of_answer(Happened::Confirmed, told)).unwrap_or_default();
         stored.into_iter().chain(published).chain(confirmed).collect()
     }
 
     /// What a participant decided, and its answer's way to order.
     fn of_answer(&self, happened: Happened, told: &Told) -> Vec<Step> {
-        let (type_name, message, service) = (&told.type_name, &told.message, told.topic().0.service());
+        let (answer, service) = (told.subject(), told.topic.0.service());
         let reason = told.reason_code.as_deref().map(|code| Reason::new(code, service));
-        let decided = self.step(happened, &message.stored_at, service, type_name, message);
+        let decided = self.step(happened, &told.message.stored_at, service, &answer);
         let decided = decided.map(|step| Step { attempt: told.answered_attempt, reason, ..step });
-        let answered = self.step(Happened::Answered, &published(message), service, type_name, message);
-        let learned = self.step(Happened::Learned, &Some(told.noted_at.clone()), Service::Order, type_name, message);
+        let answered = self.step(Happened::Answered, &published(&told.message), service, &answer);
+        let learned = self.step(Happened::Learned, &Some(told.noted_at.clone()), Service::Order, &answer);
         let learned = learned.map(|step| Step { attempt: told.attempt, ..step });
         [decided, answered, learned].into_iter().flatten().collect()
     }
 
     /// None if it is not known when.
-    fn step(
-        &self,
-        step: Happened,
-        at: &Option<String>,
-        service: Service,
-        type_name: &str,
-        message: &Message,
-    ) -> Option<Step> {
-        let topic = Topic::of_type(type_name).expect("only events of known types are kept");
+    fn step(&self, step: Happened, at: &Option<String>, service: Service, about: &Subject<'_>) -> Option<Step> {
+        let Subject { topic, type_name, message } = about;
         Some(Step {
             step,
             at: at.clone()?,
@@ -344,6 +349,7 @@ mod tests {
 
     fn told(type_name: &str, message: Message, noted: &str, answered: Message, taken_up: &str) -> Told {
         Told {
+            topic: Topic::of_type(type_name).unwrap(),
             type_name: type_name.into(),
             message,
             noted_at: at(noted),
@@ -479,6 +485,7 @@ mod tests {
     #[test]
     fn a_compensation_is_told_when_it_is_asked_and_in_full_when_it_is_confirmed() {
         let failed = Told {
+            topic: Topic(Side::Payment, Channel::Dlt),
             type_name: "payment.failed".into(),
             reason_code: Some("INSUFFICIENT_BALANCE".into()),
             answered_attempt: Some(5),

@@ -8,7 +8,7 @@ use postgres::types::ToSql;
 use shared::db::{Query, Session};
 use shared::delivery::Delivery;
 use shared::error::Result;
-use shared::event::{Body, Event};
+use shared::event::{Body, Event, Topic};
 use shared::housekeeping::Sweep;
 use uuid::Uuid;
 
@@ -183,10 +183,12 @@ fn story(order_id: Uuid, order: &Row, rows: &[Row]) -> Story {
     }
 }
 
-/// None in the one row of an order of which nothing was told.
+/// None in the one row of an order of which nothing was told, and of a type that only a newer version knows.
 fn told(row: &Row) -> Option<Told> {
+    let type_name: String = row.get::<_, Option<String>>(10)?;
     Some(Told {
-        type_name: row.get::<_, Option<String>>(10)?,
+        topic: Topic::of_type(&type_name)?,
+        type_name,
         reason_code: row.get(11),
         noted_at: row.get(12),
         taken_up_at: row.get(13),

@@ -49,6 +49,7 @@ fn clean(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use shared::event::{Channel, Side, Topic};
     use uuid::Uuid;
 
     use super::*;
@@ -70,6 +71,7 @@ mod tests {
             published_at: None,
         };
         let told = Told {
+            topic: Topic(Side::Payment, Channel::Dlt),
             type_name: "payment.failed".into(),
             message: answer,
             noted_at: "2026-01-02T03:04:01.008000Z".into(),
