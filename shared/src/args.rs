@@ -16,6 +16,8 @@ pub enum Action {
     Run,
     /// `--check`: say whether it could start here and now.
     Check,
+    /// `--ready`: say whether the instance that runs with these settings is ready.
+    Ready,
     /// `--help`: say what it is and what can be set.
     Help,
     /// `--version`: say its name and version.
@@ -25,6 +27,7 @@ pub enum Action {
 const USAGE: &str =
     "  (nothing)      runs one instance until SIGTERM or SIGINT; missing migrations are applied, missing topics created
   --check        says whether it could start here and now, changes nothing; exit 0: it could, 1: it could not
+  --ready        says whether the instance that runs with these settings is ready; exit 0: it is, 1: it is not
   -h, --help     this text
   -V, --version  name and version
 ";
@@ -41,6 +44,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, St
         wanted = match argument {
             _ if wanted != Action::Run => return Err(refused("one argument is enough".into())),
             Long("check") => Action::Check,
+            Long("ready") => Action::Ready,
             Long("help") | Short('h') => Action::Help,
             Long("version") | Short('V') => Action::Version,
             other => return Err(refused(other.unexpected())),
@@ -58,7 +62,7 @@ pub fn version(service: Service) -> String {
 pub fn help(service: Service, about: &str) -> String {
     let name = service.name();
     let mut text = format!(
-        "{name}: {about}\n\nusage: {name} [--check | --help | --version]\n\n{USAGE}\n\
+        "{name}: {about}\n\nusage: {name} [--check | --ready | --help | --version]\n\n{USAGE}\n\
          Exit codes: 0 stopped as asked, 1 stopped by an error, 2 bad settings or arguments.\n\n\
          Settings are environment variables, shown with their defaults; an empty one counts as not set.\n"
     );

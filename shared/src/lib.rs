@@ -4,7 +4,7 @@
 //! | module | idea |
 //! | --- | --- |
 //! | [`config`] | settings from the environment, read nowhere else |
-//! | [`args`], [`check`] | the command line: help from the settings themselves; whether a service could start, and nothing changed |
+//! | [`args`], [`check`], [`ready`] | the command line: help from the settings themselves; whether a service could start, and nothing changed; whether one is ready |
 //! | [`logging`], [`error`], [`shutdown`], [`backoff`], [`service`] | a process: its lines, failures, stop, pauses, threads |
 //! | [`db`], [`postgres_tls`], [`pool`], [`schema`] | PostgreSQL sessions with limits and cached statements; their TLS; connections; migrations |
 //! | [`event`], [`envelope`], [`delivery`] | topics, types, bodies; headers and JSON; what an answer says of what it answers: the contract between the services |
@@ -49,6 +49,7 @@ pub mod pool;
 pub mod position;
 pub mod postgres_tls;
 pub mod progress;
+pub mod ready;
 pub mod relay;
 pub mod replay;
 pub mod replay_many;

@@ -28,7 +28,7 @@ use crate::pool::Pool;
 use crate::relay::Relay;
 use crate::shutdown::{self, Shutdown, Stop};
 use crate::wake::{self, Waker};
-use crate::{backoff, check, dead_letter, logging, metrics, position, schema, topics};
+use crate::{backoff, check, dead_letter, logging, metrics, position, ready, schema, topics};
 
 /// A stop ends within ten seconds; what is not done by then is safe to cut off (I8).
 const STOP_LIMIT: Duration = Duration::from_millis(9_000);
@@ -53,7 +53,8 @@ pub fn main(
             Action::Help => args::print(&args::help(service, about)),
             Action::Version => args::print(&args::version(service)),
             Action::Check if !check::run(&settings()?, migrations()) => return Ok(ExitCode::FAILURE),
-            Action::Check => {}
+            Action::Ready if !ready::run(&settings()?) => return Ok(ExitCode::FAILURE),
+            Action::Check | Action::Ready => {}
             Action::Run => return Ok(run_logged(settings()?, run)),
         }
         Ok(ExitCode::SUCCESS)

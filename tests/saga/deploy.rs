@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;
 
-use harness::{Service, TOPICS, World};
+use harness::{Service, TOPICS, World, until};
 use kafka::{Admin, Interrupt, NewTopic};
 
 const CHECK: &[&str] = &["--check"];
@@ -265,4 +265,21 @@ fn a_topic_that_would_lose_records_fails_the_check() {
     };
     Admin::new(world.kafka(), Interrupt::new()).create_topics(&[topic]).unwrap();
     assert_fails(&failed(&world, &[]), "topics", "stock.dlt has cleanup.policy=compact");
+}
+
+// ---- ready
+
+#[test]
+fn an_instance_says_whether_it_is_ready_where_there_is_no_curl() {
+    let world = World::new("ready");
+    let payment = world.start(Service::Payment);
+    let port = payment.port().to_string();
+    let here = [("PAYMENT_PORT", port.as_str()), ("BIND", "0.0.0.0"), ("ADMIN_TOKEN", "0123456789abcdef")];
+    until("it to be ready", || world.ask(Service::Payment, &["--ready"], &here).0 == 0);
+    let (_, said) = world.ask(Service::Payment, &["--ready"], &here);
+    assert_eq!(said, "{\"status\":\"ok\",\"reasons\":[]}\n");
+    payment.kill();
+    let (code, said) = world.ask(Service::Payment, &["--ready"], &here);
+    assert_eq!(code, 1);
+    assert!(said.starts_with(&format!("no answer on 0.0.0.0:{port}: ")), "{said}");
 }

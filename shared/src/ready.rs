@@ -1,0 +1,39 @@
+//! `--ready`: whether the instance that runs with these settings is ready, asked of its `/readyz`: for health checks where there
+//! is no curl.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
+use std::time::Duration;
+
+use crate::args;
+use crate::config::Config;
+
+/// `/readyz` waits for nothing.
+const LIMIT: Duration = Duration::from_secs(3);
+const REQUEST: &[u8] = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+/// Writes what the instance answers to standard output; answers whether it is ready.
+pub fn run(config: &Config) -> bool {
+    let answer = ask(config).unwrap_or_else(|error| format!("no answer on {}:{}: {error}\n", config.bind, config.port));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or(("", &answer));
+    args::print(&format!("{}\n", body.trim_end()));
+    head.starts_with("HTTP/1.1 200 ")
+}
+
+fn ask(config: &Config) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&(here(config.bind), config.port).into(), LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(REQUEST)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// An instance that listens on all addresses is reached by the loopback one.
+fn here(bind: IpAddr) -> IpAddr {
+    match bind {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
