@@ -134,6 +134,7 @@ fn what_a_stuck_partition_holds_is_told_in_records_and_seconds() {
     let [order, payment, stock] = world.start_all();
     stock.api().put_quantity("pen", 10);
     payment.api().put_balance("ann", 100);
+    wait_until_ready(&payment);
     // a failure of the world, not of the message: it is tried again without end
     world.db(Service::Payment).batch_execute("alter table payment rename to payment_hidden").unwrap();
     let first = order.api().place("ann", "pen", 1, 1);
