@@ -305,18 +305,18 @@ pub fn latest_statuses(session: &mut Session) -> Result<Vec<(String, i64)>> {
     Ok(session.query(sql, &[&SCAN])?.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Orders that are not settled although their time is over, [`SCAN`] at most: their compensation was asked for again, or their
+/// Orders that are not settled although their time is over, among [`SCAN`] whose time is: their compensation was asked for again, or their
 /// deadline is long due and nobody looks.
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub fn count_overdue(session: &mut Session) -> Result<i64> {
     let sql = "select count(*) from (
-                   select from deadline d cross join unnest(d.order_ids) as due (order_id) join orders o using (order_id)
-                    where (d.round > 1 or d.due_at < clock_timestamp() - interval '10 seconds')
-                      and (o.payment_status in ('READY', 'IN_PROGRESS', 'COMPENSATING')
-                           or o.stock_status in ('READY', 'IN_PROGRESS', 'COMPENSATING'))
-                    limit $1) as counted";
+                   select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)
+                    where d.round > 1 or d.due_at < clock_timestamp() - interval '10 seconds' limit $1) as looked_at
+                 join orders o using (order_id)
+                where o.payment_status in ('READY', 'IN_PROGRESS', 'COMPENSATING')
+                   or o.stock_status in ('READY', 'IN_PROGRESS', 'COMPENSATING')";
     Ok(session.query(sql, &[&SCAN])?[0].get(0))
 }
 

@@ -81,6 +81,7 @@ impl Calls {
     }
 
     fn replay(&self, request: &Request) -> Result<Response, Problem> {
+        without_body(request)?;
         let query = both(request.query.only(&["force"]), request.query.flag("force"));
         let ((id, (_, force)), actor) = both(both(id(request), query), request.actor())?;
         let ask = Ask { id, actor: &actor, force, dry_run: false };
@@ -89,6 +90,7 @@ impl Calls {
     }
 
     fn replay_many(&self, request: &Request) -> Result<Response, Problem> {
+        without_body(request)?;
         let query = &request.query;
         let known = query.only(&["cause", "topic", "orderId", "limit", "after", "dryRun"]);
         let page = both(limit(query), both(query.integer("after", IDS), query.flag("dryRun")));
@@ -127,6 +129,12 @@ impl Calls {
 #[derive(Serialize)]
 struct Discarded {
     result: State,
+}
+
+/// What stands in a body would be passed over: a `dryRun`, say.
+fn without_body(request: &Request) -> Result<(), Problem> {
+    let sentence = "a replay takes no body: give cause, topic, orderId, dryRun, force, … in the query";
+    if request.body.is_empty() { Ok(()) } else { Err(Problem::new(422, sentence)) }
 }
 
 fn id(request: &Request) -> Result<i64, Problem> {

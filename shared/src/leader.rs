@@ -54,12 +54,12 @@ impl Leadership {
         let session = Arc::new(Mutex::new(Some(session)));
         let (stop, shutdown) = shutdown::channel();
         let pinged = session.clone();
-        // a relay that turns no more must not hold the lock
+        // a relay that turns no more must not hold the lock: without pings the server ends its session
         let relay = health::own_pulse();
         let turns = move || relay.as_ref().is_none_or(|relay| relay.turns());
         let ping = std::thread::Builder::new()
             .name(ping_thread.to_string())
-            .spawn(move || while !shutdown.wait(PING) && turns() && ping(&pinged) {})?;
+            .spawn(move || while !shutdown.wait(PING) && (!turns() || ping(&pinged)) {})?;
         Ok(Leadership { session, ping: Some(ping), stop })
     }
 

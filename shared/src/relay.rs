@@ -261,6 +261,7 @@ impl Relay {
     /// that are due are deleted meanwhile; those that are not are named by the new position too. Where more rows are
     /// likely to wait, so many are then read ahead.
     fn publish(&mut self, rows: &[Row], more: Option<usize>) -> Result<()> {
+        health::beat();
         let (records, position) = self.records(rows)?;
         #[cfg(sabotage)]
         let records = sabotage::publish_halves(&mut self.producer, records)?;

@@ -79,6 +79,7 @@ impl Wakeups {
     pub fn run_listener(&self, service: Service, connector: &Connector, shutdown: &Shutdown) {
         let mut attempt = 0;
         while !shutdown.is_set() {
+            health::beat();
             attempt += 1;
             let listened =
                 connector.connect().and_then(|session| self.listen(service, session, shutdown, &mut attempt));

@@ -1,3 +1,6 @@
+-- In the order in which a writer takes them: an instance of the version before may be storing orders.
+lock table idempotency_key, orders in access exclusive mode;
+
 -- The order's story: what its messages have told. A row for each answer that changed the order, with what it answered, and one
 -- for each compensation request, which may stay unconfirmed for long; insert-only. One index, at whose right end the rows
 -- arrive (order ids sort by time). The columns stand by their size, so that a row has no gaps.

@@ -90,3 +90,21 @@ fn only_pages_of_the_configured_origins_may_use_a_service() {
     assert_eq!(read("http://evil.example").header("access-control-allow-origin"), None);
     assert_eq!(read(PAGE).header("x-content-type-options"), Some("nosniff"));
 }
+
+#[test]
+fn a_page_of_another_origin_changes_nothing_even_by_a_request_that_browsers_send_unasked() {
+    let world = World::new("guard_origin");
+    let payment = world.start(Service::Payment);
+    let own = format!("http://127.0.0.1:{}", payment.port());
+    let status = |origin: &str, host: &str| {
+        let headers = [("origin", origin), ("host", host)];
+        payment.api().call("POST", "/dead-letters/1/replay", &headers, Some(b"")).unwrap().status
+    };
+    let here = own.trim_start_matches("http://");
+    assert_eq!(status("http://evil.example", here), 403);
+    assert_eq!(status("null", here), 403);
+    // a name that was made to lead here
+    assert_eq!(status("http://evil.example:8082", "evil.example:8082"), 403);
+    assert_eq!(status(&own, here), 404);
+    assert_eq!(status("http://127.0.0.1:8080", here), 404, "the order service's page");
+}

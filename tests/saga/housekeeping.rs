@@ -131,3 +131,29 @@ fn a_retention_shorter_than_the_topics_is_refused_at_the_start() {
     let payment = world.start_with(Service::Payment, &[("DEAD_LETTER_RETENTION", "forever")]);
     assert_eq!(payment.api().get("/healthz").status, 200);
 }
+
+#[test]
+fn steps_go_with_the_topics_records_once_their_orders_are_settled_for_so_long() {
+    let world = World::with("steps_swept", &[OFTEN]);
+    create_topics(&world, "691200000", "691200000");
+    let order = world.start(Service::Order);
+    let mut db = world.db(Service::Order);
+    // ids of orders drawn 9 days, 9 days and 7 days ago; the second has settled only now, the fourth has not
+    db.batch_execute(
+        "create function drawn(days integer, n integer) returns uuid language sql as
+             $$ select (lpad(to_hex(((extract(epoch from now()) - days * 86400) * 1000)::bigint), 12, '0') || '7000a000'
+                        || lpad(n::text, 12, '0'))::uuid $$;
+         insert into orders (order_id, user_name, item_name, price, quantity, order_status, payment_status, stock_status,
+                             reason_code, reason_from, traceparent, updated_at)
+         select drawn(days, n), 'ann', 'pen', 1, 1, 'FAILED', 'FAILED', stock, 'UNKNOWN_USER', 'payment', 't',
+                now() - changed * interval '1 day'
+           from (values (9, 1, 'FAILED', 9), (9, 2, 'FAILED', 0), (7, 3, 'FAILED', 7), (9, 4, 'COMPENSATING', 9))
+                as o (days, n, stock, changed);
+         insert into timeline (order_id, message_id, type, noted_at)
+         select order_id, gen_random_uuid(), 'payment.failed', now() from orders;",
+    )
+    .unwrap();
+    until("the first one's steps to be removed", || count(&mut db, "timeline") == 3);
+    order.wait_for_log("removed 1 steps of settled orders");
+    assert_eq!(count(&mut db, "timeline where order_id = drawn(9, 1)"), 0);
+}

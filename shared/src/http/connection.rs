@@ -7,7 +7,7 @@ use super::responder::Responder;
 use super::server::Service;
 use super::wire::{Incoming, Refusal, RequestReader, read_until, write_head, write_response};
 use std::collections::HashMap;
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ const ROOM_LIMIT: Duration = Duration::from_secs(1);
 /// One client's connection, as its own thread and those who may end it see it.
 pub(super) struct Connection {
     stream: TcpStream,
+    /// Asked at once: of a connection that the client has reset the kernel no longer tells it.
+    peer: Option<IpAddr>,
     state: Mutex<State>,
 }
 
@@ -35,7 +37,8 @@ enum State {
 
 impl Connection {
     fn new(stream: TcpStream) -> Self {
-        Connection { stream, state: Mutex::new(State::Waiting(Instant::now())) }
+        let peer = stream.peer_addr().ok().map(|address| address.ip());
+        Connection { stream, peer, state: Mutex::new(State::Waiting(Instant::now())) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -120,7 +123,7 @@ fn refuse(connection: &Connection, service: &Service, problem: Problem) {
 fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> bool {
     let Incoming { head: Head { method, target, headers, keep_alive, .. }, body } = incoming;
     let request = Request::new(Method::parse(&method), &target, headers, body);
-    let peer = connection.stream.peer_addr().ok().map(|address| address.ip());
+    let peer = connection.peer;
     let response = request.map_or_else(Response::from, |request| handle(service, Request { peer, ..request }));
     let keep_alive = keep_alive && !service.is_stopping();
     let write = if method == "HEAD" { write_head } else { write_response };

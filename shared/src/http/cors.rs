@@ -1,5 +1,7 @@
 //! Which pages of other origins a browser lets use a service (Fetch standard, "CORS protocol").
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::message::{Method, Request, Response};
 
 /// What such a page may ask for and send.
@@ -24,6 +26,16 @@ impl Cors {
         self.0.iter().find(|allowed| *allowed == origin).cloned()
     }
 
+    /// Whether the request may change things as far as pages are concerned: it comes from none, from one of these origins, or
+    /// from one of the service's own, at an address or `localhost`. (Some requests are sent without asking before; and a
+    /// name that others own may lead here.)
+    pub(super) fn admits(&self, request: &Request) -> bool {
+        let Some(origin) = request.headers.get("Origin") else { return true };
+        let host = request.headers.get("Host").unwrap_or_default();
+        let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) == Some(host);
+        own && is_address(host) || self.origin(request).is_some()
+    }
+
     /// The answer to a browser that asks before it sends the request itself.
     pub(super) fn preflight(&self, request: &Request) -> Option<Response> {
         let asks = request.method == Method::Options && request.headers.get("Access-Control-Request-Method").is_some();
@@ -34,6 +46,12 @@ impl Cors {
                 .with_header("Access-Control-Max-Age", MAX_AGE)
         })
     }
+}
+
+/// A host and port that no name server was asked for.
+fn is_address(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() || name == "localhost"
 }
 
 /// The answer as the page of `origin` may read it. `Vary`: a cache must not give it to another.

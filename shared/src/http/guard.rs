@@ -40,12 +40,23 @@ impl std::fmt::Debug for AdminToken {
 #[derive(Default)]
 pub struct Guard {
     lock: Option<Lock>,
-    failed: Mutex<HashMap<Option<IpAddr>, Failed>>,
+    failed: Mutex<HashMap<Client, Failed>>,
 }
 
 struct Lock {
     key: hmac::Key,
     tag: hmac::Tag,
+}
+
+/// Whose wrong tokens are counted together.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Client {
+    /// Those at an address.
+    At(IpAddr),
+    /// Those whose connection was gone before it was looked at.
+    Gone,
+    /// Those for whom there is no room.
+    Others,
 }
 
 struct Failed {
@@ -87,8 +98,7 @@ impl Guard {
     fn require_patience(&self, peer: Option<IpAddr>) -> Result<(), Problem> {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.retain(|_, failed| failed.since.elapsed() < WINDOW);
-        let client = if failed.contains_key(&client(peer)) { client(peer) } else { None };
-        match failed.get(&client) {
+        match failed.get(&counted_as(&failed, peer)) {
             Some(Failed { since, count }) if *count >= FAILURES => {
                 let rest = WINDOW.saturating_sub(since.elapsed()).as_secs() + 1;
                 Err(Problem::new(429, format!("too many wrong tokens; try again in {rest} s"))
@@ -100,18 +110,23 @@ impl Guard {
 
     fn count(&self, peer: Option<IpAddr>) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = failed.len() < CLIENTS || failed.contains_key(&client(peer));
-        let client = if known { client(peer) } else { None };
+        let client = counted_as(&failed, peer);
         failed.entry(client).or_insert_with(|| Failed { since: Instant::now(), count: 0 }).count += 1;
     }
 }
 
+fn counted_as(failed: &HashMap<Client, Failed>, peer: Option<IpAddr>) -> Client {
+    let client = client(peer);
+    if failed.len() < CLIENTS || failed.contains_key(&client) { client } else { Client::Others }
+}
+
 /// One host of IPv6 has a whole /64 to choose its addresses from.
-fn client(peer: Option<IpAddr>) -> Option<IpAddr> {
-    peer.map(|peer| match peer.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
-        v4 => v4,
-    })
+fn client(peer: Option<IpAddr>) -> Client {
+    match peer.map(|peer| peer.to_canonical()) {
+        Some(IpAddr::V6(v6)) => Client::At(IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into())),
+        Some(v4) => Client::At(v4),
+        None => Client::Gone,
+    }
 }
 
 /// The scheme's name is not case-sensitive (RFC 9110, 11.1).

@@ -107,6 +107,10 @@ impl Handler for Routes {
             return responder.send(preflight);
         }
         let Some(route) = found else { return responder.send(self.refusal(&request)) };
+        if request.method != Method::Get && !self.cors.admits(&request) {
+            let why = "pages of this origin may change nothing here: CORS_ORIGINS names those that may";
+            return responder.send(Problem::new(403, why));
+        }
         match if route.open { Ok(()) } else { self.guard.check(&request) } {
             Err(problem) => responder.send(problem),
             Ok(()) => {
