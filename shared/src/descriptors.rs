@@ -78,9 +78,9 @@ mod tests {
     #[test]
     fn the_service_s_own_connections_are_reserved_before_any_client_gets_one() {
         let config = Config::from_lookup(Service::Order, |_| None).unwrap();
-        assert_eq!(reserve(&config), 64);
+        assert_eq!(reserve(&config), 70);
         let busier = Config { http_workers: 8, consumers: 3, ..config };
-        assert_eq!(reserve(&busier), 64 + 4 * 4 + 2 * 4 + 2 * 3 * 2);
+        assert_eq!(reserve(&busier), 70 + 4 * 4 + 2 * 4 + 2 * 3 * 2);
     }
 
     #[test]
