@@ -136,6 +136,10 @@ pub struct Page {
     pub next: Option<Uuid>,
 }
 
+/// What holds for orders `o` that are not settled: the SQL of `not` [`Saga::is_settled`].
+pub(crate) const UNSETTLED: &str = "(o.payment_status in ('READY', 'IN_PROGRESS', 'COMPENSATING')
+     or o.stock_status in ('READY', 'IN_PROGRESS', 'COMPENSATING'))";
+
 /// Orders looked at for one page, so that a rare status costs no scan of the whole history.
 const SCAN: i64 = 10_000;
 
@@ -181,8 +185,7 @@ pub fn lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Locked>
 /// # Errors
 /// What PostgreSQL says.
 pub fn lock_unsettled(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Locked>> {
-    let open = "('READY', 'IN_PROGRESS', 'COMPENSATING')";
-    lock_where(tx, order_ids, &format!("(o.payment_status in {open} or o.stock_status in {open})"))
+    lock_where(tx, order_ids, UNSETTLED)
 }
 
 fn lock_where(tx: &mut Tx<'_>, order_ids: &[Uuid], condition: &str) -> Result<HashMap<Uuid, Locked>> {
@@ -292,7 +295,7 @@ pub fn sweep_keys(retention: Duration) -> Sweep {
                    (select idempotency_key from idempotency_key
                      where created_at < clock_timestamp() - $1 * interval '1 millisecond'
                      order by created_at limit $2 for update skip locked)";
-    Sweep { what: "idempotency keys", retention: Some(retention), sql }
+    Sweep { what: "idempotency keys", retention: Some(retention), sql: sql.into() }
 }
 
 /// The latest [`SCAN`] orders, counted by status.
@@ -305,19 +308,20 @@ pub fn latest_statuses(session: &mut Session) -> Result<Vec<(String, i64)>> {
     Ok(session.query(sql, &[&SCAN])?.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Orders that are not settled although their time is over, among [`SCAN`] whose time is: their compensation was asked for again, or their
-/// deadline is long due and nobody looks.
+/// Orders that are not settled although their time is over, among [`SCAN`] whose time is: their compensation was asked for
+/// again, or their deadline is long due and nobody looks.
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub fn count_overdue(session: &mut Session) -> Result<i64> {
-    let sql = "select count(*) from (
+    let sql = format!(
+        "select count(*) from (
                    select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)
                     where d.round > 1 or d.due_at < clock_timestamp() - interval '10 seconds' limit $1) as looked_at
                  join orders o using (order_id)
-                where o.payment_status in ('READY', 'IN_PROGRESS', 'COMPENSATING')
-                   or o.stock_status in ('READY', 'IN_PROGRESS', 'COMPENSATING')";
-    Ok(session.query(sql, &[&SCAN])?[0].get(0))
+                where {UNSETTLED}"
+    );
+    Ok(session.query(&sql, &[&SCAN])?[0].get(0))
 }
 
 impl Order {

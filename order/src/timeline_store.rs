@@ -133,14 +133,16 @@ fn time(micros: i64) -> SystemTime {
 /// Removes what was told of orders that are settled and have not changed for so long. (Order ids hold the time at which they
 /// were drawn: older ones only need be looked at.)
 pub fn sweep(retention: Option<Duration>) -> Sweep {
-    let sql = "delete from timeline where ctid = any (array(
+    let sql = format!(
+        "delete from timeline where ctid = any (array(
                    select t.ctid from timeline t join orders o using (order_id)
                     where t.order_id < (lpad(to_hex(greatest(extract(epoch from clock_timestamp())::float8 * 1000 - $1, 0)::bigint),
                                              12, '0') || repeat('0', 20))::uuid
                       and extract(epoch from clock_timestamp() - o.updated_at)::float8 * 1000 > $1
-                      and o.payment_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')
-                      and o.stock_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')
-                    order by t.order_id limit $2 for update of t skip locked))";
+                      and not {}
+                    order by t.order_id limit $2 for update of t skip locked))",
+        store::UNSETTLED
+    );
     Sweep { what: "steps of settled orders", retention, sql }
 }
 

@@ -231,7 +231,7 @@ pub fn sweep(retention: Option<Duration>) -> Sweep {
     let sql = "delete from dead_letter where id in
                    (select id from dead_letter where handled_at < clock_timestamp() - $1 * interval '1 millisecond'
                      order by handled_at limit $2 for update skip locked)";
-    Sweep { what: "handled dead letters", retention, sql }
+    Sweep { what: "handled dead letters", retention, sql: sql.into() }
 }
 
 /// Dead letters that are counted before it is left at "many".

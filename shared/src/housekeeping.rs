@@ -20,7 +20,7 @@ pub struct Sweep {
     /// How long they are kept; none: for ever.
     pub retention: Option<Duration>,
     /// Deletes rows older than `$1` milliseconds (float8), `$2` at most (bigint), none that somebody has locked.
-    pub sql: &'static str,
+    pub sql: String,
 }
 
 /// Sweeps every `interval` until it is time to stop. Any number of instances may do so at once.
@@ -47,7 +47,7 @@ impl Sweep {
         let mut removed = 0;
         loop {
             health::beat();
-            let batch = pool.with(|session| session.execute(self.sql, &[&age, &BATCH]))?;
+            let batch = pool.with(|session| session.execute(&self.sql, &[&age, &BATCH]))?;
             removed += batch;
             if batch < BATCH as u64 || shutdown.wait(PAUSE) {
                 return Ok(removed);
