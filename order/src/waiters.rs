@@ -20,9 +20,6 @@ const PARKED: usize = 1_000;
 /// How often the waiting orders are looked at when nothing here settles: another instance may have settled them.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// With nobody waiting the room's thread turns so often, for its heartbeat.
-const IDLE: Duration = Duration::from_secs(1);
-
 /// What a waiting request is answered with.
 pub enum Waited {
     /// The order: settled, or as it stands when the time is over. None when it could not be read.
@@ -116,7 +113,7 @@ impl WaitingRoom {
         let room = if self.waiting.len() < PARKED { self.parked.clone() } else { crossbeam_channel::never() };
         let next =
             self.waiting.iter().map(|waiter| waiter.until).min().unwrap_or(Instant::now() + Duration::from_secs(3_600));
-        let limit = if self.waiting.is_empty() { IDLE } else { LOOK };
+        let limit = if self.waiting.is_empty() { health::IDLE } else { LOOK };
         select! {
             recv(room) -> waiter => self.waiting.extend(waiter),
             recv(self.look) -> _ => {}

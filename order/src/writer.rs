@@ -27,9 +27,6 @@ const QUEUE: usize = 4_096;
 /// An order is tried to be stored for so long; then its outcome is given up as unknown.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// With nothing to store the writer turns so often, for its heartbeat.
-const IDLE: Duration = Duration::from_secs(1);
-
 /// What became of a request to place an order.
 pub enum Placed {
     /// The order that stands for the request: stored now, or earlier under the same idempotency key.
@@ -89,7 +86,7 @@ impl Writer {
     pub fn run(&mut self) {
         loop {
             health::beat();
-            match self.queue.recv_timeout(IDLE) {
+            match self.queue.recv_timeout(health::IDLE) {
                 Ok(first) => {
                     let mut batch = vec![first];
                     batch.extend(self.queue.try_iter().take(BATCH - 1));

@@ -23,6 +23,7 @@ use crate::pool::Connection;
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 use crate::slice::{Slice, batches};
+use crate::topics;
 use crate::wake::Waker;
 
 /// How often a message that fails by its own fault is tried.
@@ -254,7 +255,7 @@ impl Consumer {
         let attempt = 1 + self.progress.attempts(partition, Some(offset));
         if attempt < ATTEMPTS {
             log::warn!("{partition}@{offset} failed (attempt {attempt} of {ATTEMPTS}): {error}");
-            metrics::retried("message");
+            metrics::retried(Blame::Message);
             return self.postpone(partition, attempt, Some(offset), consumed);
         }
         match self.effects.give_up(slice, attempt, &error.to_string()) {
@@ -268,7 +269,7 @@ impl Consumer {
 
     /// Nobody's fault: read the offsets anew. The world's: try again later, without end.
     fn put_off(&mut self, partition: &TopicPartition, error: &Error, consumed: &mut Consumed) {
-        metrics::retried(if error.blame() == Blame::Nobody { "nobody" } else { "world" });
+        metrics::retried(error.blame());
         if error.blame() == Blame::Nobody {
             log::debug!("{partition}: {error}");
             self.joined = false;
@@ -353,7 +354,7 @@ fn group_config(config: &Config, name: &str, nudge: crossbeam_channel::Sender<()
     let prefix = &config.topic_prefix;
     GroupConfig {
         group_id: format!("{prefix}{}", config.service.name()),
-        topics: config.service.reads().iter().map(|topic| format!("{prefix}{}", topic.name())).collect(),
+        topics: topics::names(prefix, &config.service.reads()),
         session_timeout: SESSION_TIMEOUT,
         rebalance_timeout: REBALANCE_TIMEOUT,
         heartbeat_interval: SESSION_TIMEOUT / 4,

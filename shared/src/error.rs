@@ -31,6 +31,20 @@ pub enum Blame {
     Nobody,
 }
 
+impl Blame {
+    /// All of them.
+    pub const ALL: [Blame; 3] = [Blame::Message, Blame::World, Blame::Nobody];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Blame::Message => "message",
+            Blame::World => "world",
+            Blame::Nobody => "nobody",
+        }
+    }
+}
+
 impl Error {
     /// Whose fault the error is.
     pub fn blame(&self) -> Blame {

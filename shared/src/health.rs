@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a thread promises at a turn unless it says otherwise: longer than any of its calls may take (a statement 30 s, a
-/// request to Kafka 15 s).
-pub const INTERVAL: Duration = Duration::from_secs(60);
+/// A thread with nothing to do turns so often.
+pub const IDLE: Duration = Duration::from_secs(1);
 
 /// One thread's turns.
 pub struct Pulse {
@@ -34,7 +33,8 @@ fn clock() -> u64 {
 /// The calling thread's pulse from now on; dropped, the thread is no longer expected to turn.
 pub struct Watched(Arc<Pulse>);
 
-/// Has the calling thread watched: it must turn within `interval` ([`INTERVAL`]) from now on.
+/// Has the calling thread watched: it must turn within `interval` from now on. That is longer than any of its calls may take
+/// (a statement 30 s, a request to Kafka 15 s), or it says so ([`beat_before`]).
 pub fn watch(thread: &str, interval: Duration) -> Watched {
     let pulse = Arc::new(Pulse {
         thread: thread.to_string(),

@@ -12,7 +12,7 @@ use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
 };
 
-use crate::error::Error;
+use crate::error::{Blame, Error};
 use crate::handler::Cause;
 
 /// Seconds: from an answer out of memory to the longest `?wait`.
@@ -121,9 +121,7 @@ pub fn start() {
     for outcome in ["committed", "aborted", "fenced", "unknown"] {
         TRANSACTIONS.with_label_values(&[outcome]);
     }
-    for blame in ["message", "world", "nobody"] {
-        RETRIES.with_label_values(&[blame]);
-    }
+    Blame::ALL.iter().for_each(|blame| drop(RETRIES.with_label_values(&[blame.name()])));
     Cause::ALL.iter().for_each(|cause| drop(PARKED.with_label_values(&[cause.name()])));
 }
 
@@ -150,8 +148,8 @@ pub fn turn_failed(error: &Error) {
 }
 
 /// A partition was put off.
-pub fn retried(blame: &str) {
-    RETRIES.with_label_values(&[blame]).inc();
+pub fn retried(blame: Blame) {
+    RETRIES.with_label_values(&[blame.name()]).inc();
 }
 
 /// A record was parked.

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::pool::Connection;
 use crate::shutdown::Shutdown;
-use crate::{dead_letter, health, metrics, offsets, outbox, schema};
+use crate::{dead_letter, health, metrics, offsets, outbox, schema, topics};
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -126,7 +126,7 @@ impl Monitor {
 
     fn lags(&mut self, offsets: &[(Uuid, i32, i64)]) -> Result<Vec<Lag>> {
         let topics = self.service.reads();
-        let names: Vec<String> = topics.iter().map(|topic| format!("{}{}", self.prefix, topic.name())).collect();
+        let names = topics::names(&self.prefix, &topics);
         let described = self.admin.describe_topics(&names)?;
         if described.len() < names.len() {
             return Err(Error::Fatal(format!("only {} of {} topics are there", described.len(), names.len())));

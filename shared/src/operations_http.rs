@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::event::Service;
-use crate::http::{Method, Problem, Request, Response, Routes};
+use crate::http::{Method, Request, Response, Routes};
 use crate::monitor::Board;
 use crate::{health, metrics};
 
@@ -27,7 +27,9 @@ pub fn routes(routes: Routes, service: Service, board: Board) -> Routes {
         .always()
         .answer(Method::Get, "/metrics", move |request| asked(request).map(|()| metrics(&measured)))
         .always()
-        .answer(Method::Get, "/overview", move |request| overview(request, service, &seen))
+        .answer(Method::Get, "/overview", move |request| {
+            asked(request).map(|()| Response::json(200, &seen.overview(service)))
+        })
         .always()
 }
 
@@ -41,9 +43,4 @@ fn health(reasons: Vec<String>) -> Response {
 fn metrics(board: &Board) -> Response {
     let text = metrics::text(board.reasons().is_empty(), &health::ages());
     Response::new(200, METRICS, text.into_bytes())
-}
-
-fn overview(request: &Request, service: Service, board: &Board) -> Result<Response, Problem> {
-    request.query.only(&[])?;
-    Ok(Response::json(200, &board.overview(service)))
 }

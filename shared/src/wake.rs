@@ -19,9 +19,6 @@ use crate::shutdown::Shutdown;
 /// How long a notification wait lasts before the stop is looked at.
 const SLICE: Duration = Duration::from_millis(250);
 
-/// With nothing to tell the notifier turns so often, for its heartbeat.
-const IDLE: Duration = Duration::from_secs(1);
-
 /// Called after a commit that appended.
 #[derive(Clone)]
 pub struct Waker {
@@ -67,7 +64,7 @@ impl Wakeups {
             select! {
                 recv(self.notify) -> _ => {}
                 recv(shutdown.receiver()) -> _ => return,
-                default(IDLE) => continue,
+                default(health::IDLE) => continue,
             }
             if let Err(error) = connection.with(|session| session.batch_execute(&sql)) {
                 log::debug!("the leader was not told of a commit, its slow poll will see it: {error}");
