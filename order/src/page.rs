@@ -19,7 +19,6 @@ fn page(payment: &str, stock: &str, nonce: &str) -> Response {
     Response::new(200, "text/html; charset=utf-8", html.into_bytes())
         .with_header("Content-Security-Policy", policy(payment, stock, nonce))
         .with_header("Referrer-Policy", "no-referrer")
-        .with_header("Cache-Control", "no-store")
 }
 
 /// Nothing but the page's own script and style; nothing reached but the three services. The last part has the browser

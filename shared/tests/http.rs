@@ -209,8 +209,10 @@ fn a_wrong_method_is_told_the_right_ones() {
     let mut client = Client::of(&service);
     for method in ["PUT", "DELETE", "PATCH", "OPTIONS"] {
         let answer = client.send(format!("{method} /orders HTTP/1.1\r\nHost: test\r\n\r\n")).answer();
-        assert_eq!(answer.header("allow"), Some("GET, POST"));
-        answer.is_problem(json!({"title": "Method Not Allowed", "status": 405, "detail": "this path knows GET, POST"}));
+        assert_eq!(answer.header("allow"), Some("GET, HEAD, POST"));
+        answer.is_problem(
+            json!({"title": "Method Not Allowed", "status": 405, "detail": "this path knows GET, HEAD, POST"}),
+        );
     }
 }
 
@@ -218,7 +220,8 @@ fn a_wrong_method_is_told_the_right_ones() {
 fn a_head_request_gets_no_body() {
     let service = start();
     let mut client = Client::of(&service);
-    assert_eq!(client.send("HEAD /orders HTTP/1.1\r\nHost: test\r\n\r\n").head().status, 405);
+    assert_eq!(client.send("HEAD /accounts/alice HTTP/1.1\r\nHost: test\r\n\r\n").head().status, 200);
+    assert_eq!(client.send("HEAD /nowhere HTTP/1.1\r\nHost: test\r\n\r\n").head().status, 404);
     client.get("/accounts/alice").is(200, json!("alice"));
 }
 
@@ -231,6 +234,7 @@ fn an_order_is_taken() {
     answer.is(202, json!(["alice", "book", 1000, 2, null]));
     assert_eq!(answer.header("location"), Some("/orders/1"));
     assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
     assert_eq!(answer.header("date").map(str::len), Some("Sun, 06 Nov 1994 08:49:37 GMT".len()));
 }
 
@@ -501,6 +505,12 @@ fn query_parameters_are_checked() {
     ] {
         assert_eq!(client.get(&format!("/orders?{query}")).summary(), (422, detail.into()));
     }
+    let many = client.get(&format!("/orders?{}", "x&".repeat(1_000)));
+    assert_eq!(
+        (many.status, many.json()["errors"].as_array().map(Vec::len)),
+        (422, Some(20)),
+        "the first of them are named"
+    );
 }
 
 #[test]

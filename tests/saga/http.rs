@@ -118,25 +118,25 @@ const GOOD: &str = r#"{"userName":"ann","itemName":"lamp","price":7,"quantity":2
 fn unknown_paths_and_methods() -> Vec<Refused> {
     let nothing = "there is nothing at this path";
     vec![
-        refused("PUT /", 405, "this path knows GET").allow("GET"),
+        refused("PUT /", 405, "this path knows GET, HEAD").allow("GET, HEAD"),
         refused("GET /nothing", 404, nothing),
         refused("GET /orders/", 404, nothing),
         refused(format!("GET /orders/{NOBODY}/x"), 404, nothing),
-        refused("DELETE /orders", 405, "this path knows GET, POST").allow("GET, POST"),
-        refused("PATCH /orders", 405, "this path knows GET, POST").allow("GET, POST"),
-        refused(format!("PUT /orders/{NOBODY}"), 405, "this path knows GET").allow("GET"),
-        refused("POST /dead-letters", 405, "this path knows GET").allow("GET"),
-        refused("POST /dead-letters/1", 405, "this path knows GET").allow("GET"),
+        refused("DELETE /orders", 405, "this path knows GET, HEAD, POST").allow("GET, HEAD, POST"),
+        refused("PATCH /orders", 405, "this path knows GET, HEAD, POST").allow("GET, HEAD, POST"),
+        refused(format!("PUT /orders/{NOBODY}"), 405, "this path knows GET, HEAD").allow("GET, HEAD"),
+        refused("POST /dead-letters", 405, "this path knows GET, HEAD").allow("GET, HEAD"),
+        refused("POST /dead-letters/1", 405, "this path knows GET, HEAD").allow("GET, HEAD"),
         refused("GET /dead-letters/1/replay", 405, "this path knows POST").allow("POST"),
         refused("GET /dead-letters/1/discard", 405, "this path knows POST").allow("POST"),
-        refused("DELETE /dead-letters/replay", 405, "this path knows GET, POST").allow("GET, POST"),
+        refused("DELETE /dead-letters/replay", 405, "this path knows GET, HEAD, POST").allow("GET, HEAD, POST"),
         refused(format!("GET /orders/{NOBODY}"), 404, &format!("there is no order {NOBODY}")),
         refused(format!("GET /orders/{NOBODY}/timeline"), 404, &format!("there is no order {NOBODY}")),
         refused(format!("GET /orders/{NOBODY}/timeline"), 404, &format!("there is no order {NOBODY}"))
             .header("Accept", "text/plain"),
         refused(format!("GET /orders/{NOBODY}/timeline"), 406, "it can be had as application/json or text/plain")
             .header("Accept", "text/html"),
-        refused(format!("PUT /orders/{NOBODY}/timeline"), 405, "this path knows GET").allow("GET"),
+        refused(format!("PUT /orders/{NOBODY}/timeline"), 405, "this path knows GET, HEAD").allow("GET, HEAD"),
         refused("GET /dead-letters/7", 404, "there is no dead letter 7"),
         refused("POST /dead-letters/7/replay", 404, "there is no dead letter 7"),
         refused("POST /dead-letters/7/discard", 404, "there is no dead letter 7").json(r#"{"reason":"a test"}"#),
@@ -272,7 +272,7 @@ fn bad_targets_and_headers() -> Vec<Refused> {
 }
 
 fn bad_calls_about_dead_letters() -> Vec<Refused> {
-    let actor = "X-Actor must be one value of 1 to 100 characters";
+    let actor = "X-Actor must be one value of 1 to 100 characters, without control characters";
     let by = |value: &str| refused("POST /dead-letters/7/replay", 400, actor).header("X-Actor", value);
     let (states, causes) = (
         "must be one of OPEN, REPLAYED, DISCARDED",
@@ -362,8 +362,8 @@ fn participant_refusals(things: &str, name: &'static str, number: &'static str, 
     };
     let mut cases = vec![
         refused(format!("PUT /{things}/"), 404, "there is nothing at this path").json("{}"),
-        refused(format!("POST /{things}/ann"), 405, "this path knows GET, PUT").allow("GET, PUT"),
-        refused(format!("PUT /{parts}/{NOBODY}"), 405, "this path knows GET").allow("GET"),
+        refused(format!("POST /{things}/ann"), 405, "this path knows GET, HEAD, PUT").allow("GET, HEAD, PUT"),
+        refused(format!("PUT /{parts}/{NOBODY}"), 405, "this path knows GET, HEAD").allow("GET, HEAD"),
         Refused { body: b"{}".into(), ..refused(put.clone(), 415, MEDIA_TYPE) },
         refused(put.clone(), 413, "the body is larger than 65536 bytes").json(" ".repeat(65_537)),
         refused(put.clone(), 400, "the body is not JSON: key must be a string at line 1 column 2").json("{1}"),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 /// The request methods that routes know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Method {
-    /// `GET`
+    /// `GET`, and `HEAD`: the same without the body (RFC 9110, 9.3.2)
     Get,
     /// `PUT`
     Put,
@@ -25,7 +25,7 @@ impl Method {
     /// The method of that name; names are case-sensitive (RFC 9110, 9.1).
     pub fn parse(name: &str) -> Self {
         match name {
-            "GET" => Method::Get,
+            "GET" | "HEAD" => Method::Get,
             "PUT" => Method::Put,
             "POST" => Method::Post,
             "DELETE" => Method::Delete,

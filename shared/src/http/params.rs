@@ -10,6 +10,9 @@ use uuid::Uuid;
 /// The longest idempotency key: it becomes part of an index row.
 const MAX_KEY_LENGTH: usize = 255;
 
+/// Bad query parameters that are named: a client mistypes a few.
+const MAX_NAMED: usize = 20;
+
 /// The characters of an actor, at most: enough for an e-mail address or a host and a process.
 const MAX_ACTOR_LENGTH: usize = 100;
 
@@ -41,12 +44,14 @@ impl Request {
     /// Who makes the request, by the header `X-Actor`: as they call themselves; `unknown` without it.
     ///
     /// # Errors
-    /// 400 unless it is one value of 1 to 100 characters without control characters.
+    /// 400 unless it is one value of 1 to 100 characters, none of them a control character.
     pub fn actor(&self) -> Result<String, Problem> {
         let mut actors = self.headers.all("X-Actor");
         let Some(actor) = actors.next() else { return Ok("unknown".into()) };
         let fits = text(actor, MAX_ACTOR_LENGTH).ok().filter(|_| actors.next().is_none());
-        fits.ok_or_else(|| Problem::new(400, "X-Actor must be one value of 1 to 100 characters"))
+        fits.ok_or_else(|| {
+            Problem::new(400, "X-Actor must be one value of 1 to 100 characters, without control characters")
+        })
     }
 }
 
@@ -54,11 +59,11 @@ impl Query {
     /// Refuses parameters that are not among `known`, and repeated ones.
     ///
     /// # Errors
-    /// 422 naming all of them.
+    /// 422 naming them, the first twenty if there are more.
     pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
         let names: Vec<_> = self.names().collect();
         let bad = |(at, name): (usize, &&str)| query_error(known, &names[..at], name);
-        let errors: Vec<_> = names.iter().enumerate().filter_map(bad).collect();
+        let errors: Vec<_> = names.iter().enumerate().filter_map(bad).take(MAX_NAMED).collect();
         if errors.is_empty() { Ok(()) } else { Err(Problem::fields(errors)) }
     }
 

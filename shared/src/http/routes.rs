@@ -89,7 +89,8 @@ impl Routes {
             return Problem::new(404, "there is nothing at this path");
         }
         allowed.sort();
-        let allowed = allowed.into_iter().map(Method::name).collect::<Vec<_>>().join(", ");
+        let names = |method: Method| if method == Method::Get { "GET, HEAD" } else { method.name() };
+        let allowed = allowed.into_iter().map(names).collect::<Vec<_>>().join(", ");
         Problem::new(405, format!("this path knows {allowed}")).with_header("Allow", allowed)
     }
 }
