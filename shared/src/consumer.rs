@@ -98,7 +98,7 @@ impl Consumer {
     /// [`Error::Fatal`] when going on would break an invariant.
     pub fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
         let mut failures = 0;
-        health::in_group(false);
+        health::out_of_group(Duration::ZERO);
         while !shutdown.is_set() {
             health::beat();
             match self.consume_once() {
@@ -126,10 +126,11 @@ impl Consumer {
     /// Kafka's, and the database's while offsets are read; failures of handling stay with their partition instead.
     pub fn consume_once(&mut self) -> Result<Consumed> {
         if !self.joined || self.group.rejoin_needed() {
-            health::in_group(false);
+            // every rebalance takes all members out for a moment: that is no reason to call all of them not ready
+            health::out_of_group(REBALANCE_TIMEOUT);
             health::beat_before(JOIN_LIMIT);
             self.join()?;
-            health::in_group(true);
+            health::in_group();
         }
         for partition in self.progress.end_pauses() {
             self.fetcher.resume(&partition);

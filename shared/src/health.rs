@@ -1,7 +1,7 @@
 //! Whether the process turns: every thread that [`crate::service::Threads`] starts says so at each of its turns.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,11 @@ pub struct Pulse {
     /// Milliseconds of [`clock`].
     last: AtomicU64,
     due: AtomicU64,
-    /// It belongs to a group, and is out of it.
-    outside: AtomicBool,
+    /// From when on it counts as out of its group; [`NEVER`]: it is in it, or belongs to none.
+    outside_from: AtomicU64,
 }
+
+const NEVER: u64 = u64::MAX;
 
 static PULSES: Mutex<Vec<Arc<Pulse>>> = Mutex::new(Vec::new());
 
@@ -41,7 +43,7 @@ pub fn watch(thread: &str, interval: Duration) -> Watched {
         interval,
         last: AtomicU64::new(0),
         due: AtomicU64::new(0),
-        outside: AtomicBool::new(false),
+        outside_from: AtomicU64::new(NEVER),
     });
     pulse.beat(interval);
     PULSES.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
@@ -66,9 +68,15 @@ pub fn beat_before(long: Duration) {
     own(|pulse| pulse.beat(pulse.interval.max(long)));
 }
 
-/// The calling thread is in its group, or out of it.
-pub fn in_group(joined: bool) {
-    own(|pulse| pulse.outside.store(!joined, Ordering::Relaxed));
+/// The calling thread is in its group.
+pub fn in_group() {
+    own(|pulse| pulse.outside_from.store(NEVER, Ordering::Relaxed));
+}
+
+/// The calling thread is out of its group, which counts unless it is in it again after `patience`. Said again, the
+/// earliest end of patience stands.
+pub fn out_of_group(patience: Duration) {
+    own(|pulse| _ = pulse.outside_from.fetch_min(clock() + patience.as_millis() as u64, Ordering::Relaxed));
 }
 
 /// The calling thread's pulse, for others to look at.
@@ -92,6 +100,10 @@ impl Pulse {
         Duration::from_millis(clock().saturating_sub(self.last.load(Ordering::Relaxed)))
     }
 
+    fn is_outside(&self) -> bool {
+        self.outside_from.load(Ordering::Relaxed) <= clock()
+    }
+
     /// Whether it has turned when it should have.
     pub fn turns(&self) -> bool {
         clock() <= self.due.load(Ordering::Relaxed)
@@ -107,10 +119,10 @@ pub fn complaints() -> Vec<String> {
     PULSES.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(|pulse| pulse.complaint()).collect()
 }
 
-/// The threads that are out of their group.
+/// The threads that are out of their group for longer than they may.
 pub fn outsiders() -> Vec<String> {
     let pulses = PULSES.lock().unwrap_or_else(PoisonError::into_inner);
-    pulses.iter().filter(|pulse| pulse.outside.load(Ordering::Relaxed)).map(|pulse| pulse.thread.clone()).collect()
+    pulses.iter().filter(|pulse| pulse.is_outside()).map(|pulse| pulse.thread.clone()).collect()
 }
 
 /// Every watched thread and the time since its last turn, by name.
@@ -130,8 +142,13 @@ mod tests {
         let watched = watch("sleeper", Duration::ZERO);
         beat_before(Duration::from_secs(60));
         assert_eq!(complaints(), Vec::<String>::new());
-        in_group(false);
+        out_of_group(Duration::from_secs(60));
+        assert_eq!(outsiders(), Vec::<String>::new());
+        out_of_group(Duration::ZERO);
+        out_of_group(Duration::from_secs(60));
         assert_eq!(outsiders(), ["sleeper"]);
+        in_group();
+        assert_eq!(outsiders(), Vec::<String>::new());
         beat();
         while complaints().is_empty() {
             std::hint::spin_loop();

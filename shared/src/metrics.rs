@@ -5,7 +5,7 @@
 //! whatever the relay does.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -70,6 +70,11 @@ static PARKED: LazyLock<IntCounterVec> =
 /// Dead letters that nobody has handled.
 pub static DEAD_LETTERS: LazyLock<IntGauge> =
     LazyLock::new(|| gauge("saga_dead_letters", "Dead letters not handled, counted up to 10,000"));
+static LOOKED: LazyLock<GaugeVec> = LazyLock::new(|| {
+    let opts =
+        Opts::new("saga_looked_timestamp_seconds", "When what is held there was last seen; older values are old");
+    registered(GaugeVec::new(opts, &["at"]))
+});
 static READY: LazyLock<IntGauge> = LazyLock::new(|| gauge("saga_ready", "1: /readyz answers 200"));
 static HEARTBEATS: LazyLock<GaugeVec> = LazyLock::new(|| {
     let opts = Opts::new("saga_thread_heartbeat_seconds", "Since a thread's last turn");
@@ -117,6 +122,7 @@ pub fn start() {
     let counts = [&*LEADER, &EPOCH, &OUTBOX_ROWS, &DEAD_LETTERS, &READY];
     counts.iter().for_each(|gauge| gauge.set(0));
     OUTBOX_OLDEST.set(0.0);
+    looked(true, true);
     [&*PUBLISHED, &RECORDS, &ATTEMPTS].iter().for_each(|counter| counter.inc_by(0));
     for outcome in ["committed", "aborted", "fenced", "unknown"] {
         TRANSACTIONS.with_label_values(&[outcome]);
@@ -136,15 +142,26 @@ pub fn published(rows: usize) {
     PUBLISHED.inc_by(rows as u64);
 }
 
-/// A relay's turn failed. Errors that are not Kafka's end no transaction.
-pub fn turn_failed(error: &Error) {
-    let Error::Kafka(error) = error else { return };
-    let outcome = match (error, error.kind()) {
-        (kafka::Error::Refused { .. }, kafka::ErrorKind::Fatal) => "aborted",
-        (_, kafka::ErrorKind::Fenced) => "fenced",
-        _ => "unknown",
+/// A Kafka transaction of the relay was not committed, or who knows.
+pub fn transaction_failed(error: &Error) {
+    let outcome = match error {
+        Error::Kafka(error) if error.kind() == kafka::ErrorKind::Fenced => "fenced",
+        Error::Kafka(error @ kafka::Error::Refused { .. }) if error.kind() == kafka::ErrorKind::Fatal => "aborted",
+        Error::Kafka(_) => "unknown",
+        // the commit was not asked for: the next epoch aborts it
+        _ => "aborted",
     };
     TRANSACTIONS.with_label_values(&[outcome]).inc();
+}
+
+/// The monitor has looked: what the database and what Kafka hold was seen, or not.
+pub fn looked(database: bool, kafka: bool) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    for (at, seen) in [("database", database), ("kafka", kafka)] {
+        if seen {
+            LOOKED.with_label_values(&[at]).set(now);
+        }
+    }
 }
 
 /// A partition was put off.

@@ -46,6 +46,13 @@ struct Look {
     extra: Map<String, Value>,
 }
 
+/// What the database told.
+struct Seen {
+    /// A count that takes too long in a full database is no reason to call the service not ready.
+    held: Result<(Stored, Map<String, Value>)>,
+    offsets: Vec<(Uuid, i32, i64)>,
+}
+
 /// What the database holds.
 #[derive(Clone)]
 struct Stored {
@@ -72,8 +79,11 @@ pub struct Monitor {
     prefix: String,
     connection: Connection,
     admin: Admin,
-    ends: HashMap<(&'static str, i32), Ends>,
+    /// By topic id: a topic made anew begins anew.
+    ends: HashMap<(Uuid, i32), Ends>,
     extra: Extra,
+    /// Why counting failed last time, if it did.
+    uncounted: Option<String>,
     board: Board,
 }
 
@@ -101,6 +111,7 @@ impl Monitor {
             admin: Admin::new(kafka, interrupt),
             ends: HashMap::new(),
             extra,
+            uncounted: None,
             board: board.clone(),
         };
         Ok((monitor, board))
@@ -119,9 +130,25 @@ impl Monitor {
     fn look(&mut self) -> Look {
         let mut reasons = Vec::new();
         let seen = self.connection.with(|session| see(session, self.service, &self.extra));
-        let (stored, extra, offsets) = noted(seen, "the database", &mut reasons).unwrap_or_default();
-        let consumers = noted(self.lags(&offsets), "Kafka", &mut reasons).unwrap_or_default();
-        Look { at: Instant::now(), reasons, stored, consumers, extra }
+        let seen = noted(seen, "the database", &mut reasons);
+        let (held, offsets) = seen.map_or((None, vec![]), |seen| (self.counted(seen.held), seen.offsets));
+        let (stored, extra) = held.unzip();
+        let consumers = noted(self.lags(&offsets), "Kafka", &mut reasons);
+        metrics::looked(stored.is_some(), consumers.is_some());
+        let consumers = consumers.unwrap_or_default();
+        Look { at: Instant::now(), reasons, stored, consumers, extra: extra.unwrap_or_default() }
+    }
+
+    /// Logged once, as long as it fails in the same way.
+    fn counted<T>(&mut self, held: Result<T>) -> Option<T> {
+        let why = held.as_ref().err().map(ToString::to_string);
+        if let Some(why) = &why
+            && self.uncounted.as_ref() != Some(why)
+        {
+            log::warn!("what the database holds can't be counted: {why}");
+        }
+        self.uncounted = why;
+        held.ok()
     }
 
     fn lags(&mut self, offsets: &[(Uuid, i32, i64)]) -> Result<Vec<Lag>> {
@@ -133,12 +160,13 @@ impl Monitor {
         }
         let places: Vec<_> = described.iter().flat_map(|t| (0..t.partitions).map(|p| (t.name.clone(), p))).collect();
         let ends = self.admin.list_offsets(&places, OffsetSpec::Latest, Isolation::ReadCommitted)?;
+        self.ends.retain(|(id, _), _| described.iter().any(|topic| topic.id == *id));
         let mut lags = Vec::with_capacity(ends.len());
         for (topic, described) in topics.iter().zip(&described) {
             for end in ends.iter().filter(|end| end.topic == described.name) {
                 let here = |(id, partition, _): &&(Uuid, i32, i64)| (*id, *partition) == (described.id, end.partition);
                 let offset = offsets.iter().find(here).map(|(_, _, next)| *next);
-                let ends = self.ends.entry((topic.name(), end.partition)).or_default();
+                let ends = self.ends.entry((described.id, end.partition)).or_default();
                 lags.push(ends.lag(topic.name(), end.partition, offset, end.offset));
             }
         }
@@ -147,13 +175,15 @@ impl Monitor {
     }
 }
 
-type Seen = (Option<Stored>, Map<String, Value>, Vec<(Uuid, i32, i64)>);
-
 fn see(session: &mut Session, service: Service, extra: &Extra) -> Result<Seen> {
     schema::require_compatible(session)?;
+    let held = count(session, service).and_then(|stored| Ok((stored, extra(session)?)));
+    Ok(Seen { held, offsets: offsets::all(session)? })
+}
+
+fn count(session: &mut Session, service: Service) -> Result<Stored> {
     let (waiting, oldest_seconds) = outbox::waiting(session, service)?;
-    let stored = Stored { waiting, oldest_seconds, dead_letters: dead_letter::count_open(session)? };
-    Ok((Some(stored), extra(session)?, offsets::all(session)?))
+    Ok(Stored { waiting, oldest_seconds, dead_letters: dead_letter::count_open(session)? })
 }
 
 fn noted<T>(outcome: Result<T>, what: &str, reasons: &mut Vec<String>) -> Option<T> {

@@ -175,7 +175,6 @@ impl Relay {
     pub fn relay_once(&mut self) -> Result<Turn> {
         let result = self.turn();
         if let Err(error) = &result {
-            metrics::turn_failed(error);
             self.recovered = false;
             self.undeleted = None;
             self.ahead.clear();
@@ -275,7 +274,7 @@ impl Relay {
         };
         let mark = next.position.to_header();
         let mut transaction = self.producer.begin()?;
-        self.ahead = beside.run(format!("{}-relay-beside", service.name()), |deleted| {
+        let ended = beside.run(format!("{}-relay-beside", service.name()), |deleted| {
             if let Err(error) = transaction.send_marked(records, &mark) {
                 // an answer, not a lost one: the transaction may be ended plainly
                 if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
@@ -288,7 +287,8 @@ impl Relay {
             // else the new position would hide the rows that the last one names
             deleted()?;
             Ok(transaction.commit()?)
-        })?;
+        });
+        self.ahead = ended.inspect_err(metrics::transaction_failed)?;
         self.undeleted = Some(next);
         metrics::published(rows.len());
         Ok(())

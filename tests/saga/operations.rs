@@ -129,6 +129,31 @@ fn a_service_whose_servers_are_away_turns_but_is_not_ready_until_they_are_back()
 }
 
 #[test]
+fn a_service_that_can_not_count_what_its_database_holds_works_all_the_same() {
+    let world = World::new("operations_counts");
+    let [order, payment, stock] = world.start_all();
+    payment.api().put_balance("ann", 100);
+    stock.api().put_quantity("pen", 10);
+    wait_until_ready(&payment);
+    let mut db = world.db(Service::Payment);
+    let mut holder = db.transaction().unwrap();
+    holder.batch_execute("lock table dead_letter in access exclusive mode").unwrap();
+    until("the counts to be missed", || payment.api().found("/overview")["deadLetters"].is_null());
+    let overview = payment.api().found("/overview");
+    assert_eq!(overview["outbox"], json!({"waiting": null, "oldestSeconds": null}));
+    assert_eq!(overview["ready"], true);
+    assert_eq!(payment.api().found("/readyz"), healthy());
+    payment.wait_for_log("what the database holds can't be counted");
+    let seen = metric(&payment, "saga_looked_timestamp_seconds{at=\"database\"}");
+    assert!(seen < metric(&payment, "saga_looked_timestamp_seconds{at=\"kafka\"}"), "that one is seen on");
+    let id = order.api().place("ann", "pen", 60, 1);
+    assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
+    holder.rollback().unwrap();
+    until("the counts to be back", || payment.api().found("/overview")["deadLetters"] == 0);
+    assert!(metric(&payment, "saga_looked_timestamp_seconds{at=\"database\"}") > seen);
+}
+
+#[test]
 fn what_a_stuck_partition_holds_is_told_in_records_and_seconds() {
     let world = World::with("operations_lag", &[("TOPIC_PARTITIONS", "1")]);
     let [order, payment, stock] = world.start_all();
