@@ -1,7 +1,10 @@
 //! The schema: migrated at start, under a lock, with separate histories for what is common and what is the
 //! service's own (one list would break when the common set grows).
 
-use refinery::{Migration, Runner};
+use std::time::{Duration, Instant};
+
+use postgres::error::SqlState;
+use refinery::{Migration, Report, Runner};
 
 use crate::db::{Query, Session};
 use crate::error::{Error, Result};
@@ -14,6 +17,13 @@ mod common {
 /// What this binary is: a schema that asks for a newer one refuses it.
 const BINARY_VERSION: i32 = 2;
 
+/// While a migration waits for a table, everybody who comes later waits behind it: it gives up soon, and tries again ...
+const ATTEMPT: &str = "set lock_timeout = '2s'";
+/// ... after a while in which they get their turn,
+const PAUSE: Duration = Duration::from_secs(1);
+/// until somebody should look at who holds the table.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Brings the schema up to date. A schema newer than the binary but additive is warned of and used.
 ///
 /// # Errors
@@ -21,7 +31,9 @@ const BINARY_VERSION: i32 = 2;
 /// when a migration fails (it leaves no trace).
 pub fn migrate(session: &mut Session, service: Service, own: Runner) -> Result<()> {
     session.batch_execute("set statement_timeout = 0; set lock_timeout = '60s'; select pg_advisory_lock(7301, 3)")?;
-    let outcome = check_compatible(session)
+    let outcome = session
+        .batch_execute(ATTEMPT)
+        .and_then(|()| check_compatible(session))
         .and_then(|()| run(session, "common", common::migrations::runner()))
         .and_then(|()| run(session, service.name(), own));
     // the session is closed by the caller in any case; unlocking lets the next instance start at once
@@ -122,7 +134,7 @@ fn run(session: &mut Session, history: &str, mut runner: Runner) -> Result<()> {
         log::warn!("{newer}");
     }
     let runner = runner.set_grouped(true).set_abort_divergent(true).set_abort_missing(false);
-    let report = runner.run(session.client()).map_err(|error| {
+    let report = patiently(history, || runner.run(session.client())).map_err(|error| {
         Error::Fatal(format!("the schema ({history}) can't be brought up to date: {}", told(&error)))
     })?;
     for migration in report.applied_migrations() {
@@ -131,10 +143,35 @@ fn run(session: &mut Session, history: &str, mut runner: Runner) -> Result<()> {
     Ok(())
 }
 
+/// A failed attempt leaves no trace, so another can be made.
+fn patiently(
+    history: &str,
+    mut attempt: impl FnMut() -> std::result::Result<Report, refinery::Error>,
+) -> std::result::Result<Report, refinery::Error> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err(error) if waits_for_a_table(&error) && Instant::now() < until => {
+                log::warn!("schema ({history}): somebody uses a table that a migration changes: {}", told(&error));
+                std::thread::sleep(PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn waits_for_a_table(error: &refinery::Error) -> bool {
+    let cause = causes(error).find_map(|cause| cause.downcast_ref::<postgres::Error>());
+    cause.and_then(postgres::Error::code) == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
+fn causes(error: &refinery::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(error), |error| error.source())
+}
+
 /// An error with what lies behind it, down to the server's own words.
 fn told(error: &refinery::Error) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+    std::iter::once(error.to_string()).chain(causes(error).map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }
 
 fn newer(history: &str, applied: &[Migration], known: &[Migration]) -> Option<String> {

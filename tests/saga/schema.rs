@@ -140,6 +140,22 @@ fn a_version_without_actions_on_dead_letters_leaves_their_story_and_works_on_bes
 }
 
 #[test]
+fn a_migration_that_waits_for_a_table_lets_others_use_it_meanwhile() {
+    let world = left_at("schema_busy", 3);
+    let (mut db, mut reader) = (world.db(Service::Payment), world.db(Service::Payment));
+    let mut report = reader.transaction().unwrap();
+    report.batch_execute("select from dead_letter").unwrap();
+    let payment = world.launch(Service::Payment, &[]);
+    payment.wait_for_log("somebody uses a table that a migration changes");
+    // the longest that one of them waits behind the migration is shorter
+    db.batch_execute("set lock_timeout = '10s'").unwrap();
+    (1..=3).for_each(|offset| _ = park(&mut db, offset));
+    report.rollback().unwrap();
+    payment.wait_until_ready();
+    assert_eq!(payment.api().found("/dead-letters")["deadLetters"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
 fn a_migration_that_was_changed_after_it_was_applied_is_refused() {
     let world = migrated("schema_divergent");
     world.db(Service::Payment).batch_execute("update schema_history_payment set checksum = '1'").unwrap();
