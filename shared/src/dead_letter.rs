@@ -44,7 +44,7 @@ pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<()> {
     let Parked { cause, detail, attempts, partition, record, to_offset } = parked;
     let names: Vec<String> = record.headers.iter().map(|(name, _)| scrubbed(name)).collect();
     let values: Vec<Option<&[u8]>> = record.headers.iter().map(|(_, value)| value.as_deref()).collect();
-    tx.execute(
+    let parked_now = tx.execute(
         "insert into dead_letter (cause, detail, attempts, topic, topic_id, partition, record_offset, to_offset,
                                   record_key, record_value, header_names, header_values)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing",
@@ -63,8 +63,12 @@ pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<()> {
             &values,
         ],
     )?;
-    metrics::parked(*cause);
-    log::error!("parked {}-{}@{} ({}): {detail}", partition.topic, partition.partition, record.offset, cause.name());
+    if parked_now > 0 {
+        metrics::parked(*cause);
+    }
+    // foreign text stays in its line
+    let (topic, detail) = (&*partition.topic, detail.escape_debug());
+    log::error!("parked {topic}-{}@{} ({}): {detail}", partition.partition, record.offset, cause.name());
     Ok(())
 }
 

@@ -1,11 +1,16 @@
 //! Many parked records replayed at one request: the open ones that fit, oldest first, each in a transaction of its own.
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 
 use crate::dead_letter::{self, Filter, State};
 use crate::error::Result;
 use crate::pool::Pool;
 use crate::replay::{Ask, Replay, Replayer, Verdict};
+
+/// After so long no further one is begun: the answer is to reach who asked.
+const TIME: Duration = Duration::from_secs(10);
 
 /// Which records to replay, and how.
 pub struct AskMany<'a> {
@@ -27,7 +32,7 @@ pub struct AskMany<'a> {
 pub struct Replays {
     /// Whether nothing was changed.
     pub dry_run: bool,
-    /// How many open records fit, those beyond the limit included.
+    /// How many open records fit, those included that are left for the next request.
     pub matched: i64,
     /// Those that were replayed, in this order.
     pub replayed: Vec<Replayed>,
@@ -71,7 +76,13 @@ fn go_through(pool: &Pool, replayer: &Replayer, ask: &AskMany<'_>, done: &mut Re
     let (ids, matched) = pool.with(|session| dead_letter::oldest(session, &open, ask.after, ask.limit))?;
     done.matched = matched;
     done.next = ids.last().copied().filter(|_| matched > ids.len() as i64);
+    let (until, mut last) = (Instant::now() + TIME, ask.after);
     for id in ids {
+        if Instant::now() > until {
+            done.next = Some(last);
+            return Ok(());
+        }
+        last = id;
         let one = Ask { id, actor: ask.actor, force: false, dry_run: ask.dry_run };
         match pool.once(|session| replayer.replay(session, &one))? {
             Verdict::Done(replay) => done.replayed.push(Replayed { id, replay }),

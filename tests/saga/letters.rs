@@ -397,6 +397,31 @@ fn many_are_replayed_oldest_first_and_a_dry_run_changes_nothing() {
 }
 
 #[test]
+fn a_replay_of_many_that_takes_long_answers_with_where_to_go_on() {
+    let world = World::with("letters_long", &ONE_PARTITION);
+    let [order, payment, _stock] = open_shop(&world);
+    let api = payment.api();
+    let (orders, numbers) = parked_refunds(&world, order.api(), api, &["ben", "cid"]);
+    let [first, second] = numbers[..] else { panic!("two are parked") };
+    let mut db = world.db(Service::Payment);
+    // longer than the ten seconds after which no further one is begun
+    db.batch_execute(
+        "create function be_slow() returns trigger language plpgsql as $$ begin perform pg_sleep(11); return new; end $$;
+         create trigger be_slow before insert on dead_letter_action for each row execute function be_slow()",
+    )
+    .unwrap();
+    let applied = |id: i64| json!([{"id": id, "result": APPLIED}]);
+    let expected = json!({"dryRun": false, "matched": 2, "replayed": applied(first), "skipped": [], "next": first});
+    assert_eq!(post(api, "/dead-letters/replay", &[]).json, expected);
+    db.batch_execute("drop trigger be_slow on dead_letter_action").unwrap();
+    let expected = json!({"dryRun": false, "matched": 1, "replayed": applied(second), "skipped": [], "next": null});
+    assert_eq!(post(api, &format!("/dead-letters/replay?after={first}"), &[]).json, expected);
+    orders.iter().for_each(|id| assert_eq!(statuses(&order.api().settled(*id)), REFUNDED));
+    world.wait_until_quiet();
+    world.assert_conserved();
+}
+
+#[test]
 fn what_the_world_is_to_blame_for_ends_a_replay_and_counts_as_none() {
     let world = World::with("letters_world", &ONE_PARTITION);
     let [order, payment, _stock] = open_shop(&world);
