@@ -26,7 +26,7 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 /// `migrations`: the service's own.
 pub fn run(config: &Config, migrations: Runner) -> bool {
     let mut report = Report { failed: false };
-    report.tell("settings", Ok(vec![]));
+    report.tell("settings", Ok(config.remarks()));
     let install = check_database(&mut report, config, migrations);
     check_kafka(&mut report, config, install);
     !report.failed

@@ -1,10 +1,12 @@
 //! Settings: one environment variable each, with a default, a unit and a check. Read here only.
 
-use std::net::IpAddr;
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::db::Limits;
 use crate::event::Service;
 use crate::http::AdminToken;
 use crate::postgres_tls::Target;
@@ -114,14 +116,14 @@ impl Config {
     /// # Errors
     /// Names every variable whose value can't be used, with what it takes.
     pub fn from_env(service: Service) -> Result<Config, ConfigError> {
-        Config::from_lookup(service, |name| std::env::var(name).ok())
+        Config::from_lookup(service, |name| std::env::var_os(name))
     }
 
     /// The same from any source of variables; an empty value counts as absent.
     ///
     /// # Errors
     /// As [`Config::from_env`].
-    pub fn from_lookup(service: Service, lookup: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+    pub fn from_lookup(service: Service, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Config, ConfigError> {
         let mut read = Reader::new(&lookup);
         let config = Config::read(&mut read, service);
         if !config.bind.is_loopback() && config.admin_token.is_none() {
@@ -197,6 +199,23 @@ impl Config {
         }
     }
 
+    /// What to know about settings that are legal, and are likely not meant.
+    pub fn remarks(&self) -> Vec<String> {
+        let longest_call = Limits::WORK.statement;
+        let hasty = (self.heartbeat_limit <= longest_call).then(|| {
+            let limit = self.heartbeat_limit;
+            format!("HEARTBEAT_LIMIT={limit:?}: a call may take {longest_call:?}; /healthz may tell of a thread that only waits")
+        });
+        let urls = [("PAYMENT_URL", &self.payment_url), ("STOCK_URL", &self.stock_url)];
+        let has_page = self.service == Service::Order && !self.bind.is_loopback();
+        let astray = urls.into_iter().filter(|(_, url)| has_page && leads_to_loopback(url)).map(|(name, url)| {
+            format!(
+                "{name}={url}: a browser elsewhere looks for it, and sends the operator's token, on its own machine"
+            )
+        });
+        hasty.into_iter().chain(astray).collect()
+    }
+
     /// What a client of Kafka with this name is built from.
     pub fn kafka(&self, client_id: &str) -> kafka::Config {
         kafka::Config { security: self.kafka_security.clone(), ..kafka::Config::new(self.brokers.clone(), client_id) }
@@ -225,13 +244,13 @@ pub struct Setting {
 }
 
 struct Reader<'a> {
-    lookup: &'a dyn Fn(&str) -> Option<String>,
+    lookup: &'a dyn Fn(&str) -> Option<OsString>,
     settings: Vec<Setting>,
     errors: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Reader<'a> {
+    fn new(lookup: &'a dyn Fn(&str) -> Option<OsString>) -> Reader<'a> {
         Reader { lookup, settings: Vec::new(), errors: Vec::new() }
     }
 
@@ -239,7 +258,12 @@ impl<'a> Reader<'a> {
     fn value(&mut self, name: &str, default: &str, takes: &str, meaning: &'static str) -> String {
         let (setting, default) = (name.to_string(), default.to_string());
         self.settings.push(Setting { name: setting, default: default.clone(), takes: takes.to_string(), meaning });
-        (self.lookup)(name).map(|value| value.trim().to_string()).filter(|value| !value.is_empty()).unwrap_or(default)
+        let given = (self.lookup)(name).map(OsString::into_string).transpose().unwrap_or_else(|_| {
+            // it may be a secret: it is not repeated
+            self.errors.push(format!("{name}: is not UTF-8"));
+            None
+        });
+        given.map(|value| value.trim().to_string()).filter(|value| !value.is_empty()).unwrap_or(default)
     }
 
     fn optional(&mut self, name: &str, takes: &str, meaning: &'static str) -> Option<String> {
@@ -392,10 +416,32 @@ fn whole(range: &RangeInclusive<i64>) -> String {
     format!("a whole number from {} to {}", range.start(), range.end())
 }
 
-/// As browsers write it: scheme, host, and a port if it is not the scheme's own; no path.
+/// As browsers write it, or it would never be found equal: scheme, host in lower case, and a port unless it is the scheme's
+/// own; no path (RFC 6454, 6.2).
 fn is_origin(text: &str) -> bool {
-    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or_default();
-    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@".contains(&byte))
+    let schemes = [("http://", "80"), ("https://", "443")];
+    let scheme = schemes.iter().find_map(|(scheme, own_port)| Some((text.strip_prefix(scheme)?, *own_port)));
+    let Some((authority, own_port)) = scheme else { return false };
+    let port_at = authority.rfind(':').filter(|colon| !authority[*colon..].contains(']'));
+    let (host, port) = authority.split_at(port_at.unwrap_or(authority.len()));
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte);
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = address.map_or_else(
+        || !host.is_empty() && host.bytes().all(legal),
+        |address| address.parse::<Ipv6Addr>().is_ok_and(|parsed| parsed.to_string() == address),
+    );
+    host && port.strip_prefix(':').is_none_or(|port| is_port(port) && port != own_port)
+}
+
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port > 0 && port.to_string() == text)
+}
+
+/// Of what [`is_url_of_host`] lets pass.
+fn leads_to_loopback(url: &str) -> bool {
+    let authority = url.rsplit_once("//").map_or(url, |(_, authority)| authority);
+    let host = authority.split(':').next().unwrap_or_default();
+    host == "localhost" || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn is_host_and_port(broker: &str) -> bool {
@@ -407,7 +453,7 @@ fn is_url_of_host(url: &str) -> bool {
     let Some(authority) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else { return false };
     let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
     let legal = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-    !host.is_empty() && host.chars().all(legal) && port.parse::<u16>().is_ok_and(|p| p > 0) && !port.starts_with('+')
+    !host.is_empty() && host.chars().all(legal) && is_port(port)
 }
 
 /// Reads a time such as `500ms`, `30s`, `5m` or `1h`; none if it is no such thing or longer than a day.
@@ -440,7 +486,7 @@ mod tests {
 
     fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::from_lookup(Service::Order, |name| {
-            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string())
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into())
         })
     }
 
@@ -534,7 +580,12 @@ mod tests {
             origins("https://a.example, http://[::1]:8080").unwrap(),
             ["https://a.example", "http://[::1]:8080"]
         );
-        for bad in ["*", "http://a.example/", "a.example", "http://"] {
+        assert_eq!(origins("http://a_b:443,https://a:80").unwrap(), ["http://a_b:443", "https://a:80"]);
+        let never_sent =
+            ["http://A.example", "http://a:80", "https://a:443", "http://*.example", "http://[::01]", "null"];
+        for bad in
+            ["*", "http://a.example/", "a.example", "http://", "http://a:+1", "http://[a]"].iter().chain(&never_sent)
+        {
             assert!(origins(bad).unwrap_err().to_string().contains("CORS_ORIGINS="), "{bad}");
         }
     }
@@ -549,6 +600,25 @@ mod tests {
         {
             assert!(!is_url_of_host(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_setting_that_is_no_utf_8_is_named_and_not_passed_over() {
+        use std::os::unix::ffi::OsStringExt;
+        let token = |name: &str| (name == "ADMIN_TOKEN").then(|| OsString::from_vec(vec![0xff; 16]));
+        let told = Config::from_lookup(Service::Order, token).unwrap_err().to_string();
+        assert!(told.contains("ADMIN_TOKEN: is not UTF-8"), "{told}");
+    }
+
+    #[test]
+    fn what_is_legal_and_likely_not_meant_is_remarked() {
+        let (open, token) = (("BIND", "0.0.0.0"), ("ADMIN_TOKEN", "0123456789abcdef"));
+        let remarks = |pairs: &[(&str, &str)]| config(pairs).unwrap().remarks();
+        assert_eq!(remarks(&[]), Vec::<String>::new());
+        let astray = remarks(&[open, token, ("PAYMENT_URL", "https://payment.example")]);
+        assert!(astray.len() == 1 && astray[0].starts_with("STOCK_URL=http://127.0.0.1:8081:"), "{astray:?}");
+        let hasty = remarks(&[("HEARTBEAT_LIMIT", "30s")]);
+        assert!(hasty.len() == 1 && hasty[0].starts_with("HEARTBEAT_LIMIT=30s:"), "{hasty:?}");
     }
 
     #[test]

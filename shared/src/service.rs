@@ -67,6 +67,7 @@ pub fn main(
 
 fn run_logged(config: Config, run: impl FnOnce(Config, Stop, Shutdown) -> Result<()>) -> ExitCode {
     logging::init(config.log_level);
+    config.remarks().iter().for_each(|remark| log::warn!("{remark}"));
     let (stop, shutdown) = shutdown::channel();
     let watched = shutdown.clone();
     let watchdog = std::thread::Builder::new().name("watchdog".into()).spawn(move || watch(&watched));

@@ -90,7 +90,7 @@ mod tests {
     use crate::event::Service;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, String> {
-        let lookup = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+        let lookup = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
         Config::from_lookup(Service::Order, lookup).map_err(|error| error.to_string())
     }
 
