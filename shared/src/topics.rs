@@ -115,9 +115,9 @@ impl Found {
     }
 }
 
-/// A topic's `retention.ms`; -1: for ever.
+/// A topic's `retention.ms`; -1, or Kafka's largest number: for ever.
 fn retention(millis: &str) -> Option<Duration> {
-    millis.parse().ok().map(Duration::from_millis)
+    millis.parse().ok().filter(|millis| *millis < i64::MAX as u64).map(Duration::from_millis)
 }
 
 /// What is told of a record must not be removed before the record: it could be read again, from the topic's beginning.
@@ -129,4 +129,16 @@ fn fits(variable: &str, ours: Retention, topic: &str, topics: Option<Duration>) 
          or set the topic's retention.ms to less",
         ours.as_secs()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_keep_records_for_a_time_or_for_ever() {
+        assert_eq!(retention("604800000"), Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(retention("-1"), None);
+        assert_eq!(retention("9223372036854775807"), None);
+    }
 }
