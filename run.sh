@@ -410,6 +410,7 @@ http_host() { case ${BIND:-127.0.0.1} in 0.0.0.0 | '') say 127.0.0.1 ;; ::) say 
 url_of() { say "http://$(http_host):$(port_of "$1")"; }
 http() { curl --noproxy '*' -s -o /dev/null --connect-timeout 2 --max-time 10 "$@"; }
 answers() { http "$(url_of "$1")/"; }
+is_ready() { http -f "$(url_of "$1")/readyz"; }
 
 # Services are named order, or order-1, order-2, … where there are several instances.
 service_of() { say "${1%%-*}"; }
@@ -1083,7 +1084,7 @@ status() {
   else
     row kafka "$KAFKA_BROKERS" false || ready=1
   fi
-  for name in $(all_instances); do row "$name" "$(url_of "$name")" answers "$name" || ready=1; done
+  for name in $(all_instances); do row "$name" "$(url_of "$name")" is_ready "$name" || ready=1; done
   return $ready
 }
 row() { # NAME ADDRESS CHECK...
@@ -1093,7 +1094,7 @@ row() { # NAME ADDRESS CHECK...
     if [ "$name" = postgres ] && [ ! -f "$PG_DATA/PG_VERSION" ]; then address=$(without_password "$ORDER_DATABASE_URL") state=yours; fi
     if [ "$name" = kafka ] && [ "$address" = "$KAFKA_BROKERS" ] && [ "$address" != "$(broker_addresses)" ]; then state=yours; fi
   elif ! "$@"; then
-    state="not answering"
+    state="not ready"
   fi
   printf '%-10s %-8s %-28s %s\n' "$name" "$pid" "$address" "$state"
   case $state in ready | yours) ;; *) return 1 ;; esac

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use shared::config::Config;
+use shared::http::AdminToken;
 use ureq::Agent;
 
 /// No call takes longer: the order service answers within 10 s that the database is away, `?wait` is 30 s at most.
@@ -14,6 +15,8 @@ const LIMIT: Duration = Duration::from_secs(40);
 pub struct Client {
     base: String,
     agent: Agent,
+    /// The operator's, if there is one.
+    authorization: Option<String>,
 }
 
 impl Client {
@@ -25,7 +28,11 @@ impl Client {
             address => address,
         };
         let agent = Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(LIMIT)).build();
-        Client { base: format!("http://{}", SocketAddr::new(host, config.port)), agent: agent.new_agent() }
+        Client {
+            base: format!("http://{}", SocketAddr::new(host, config.port)),
+            agent: agent.new_agent(),
+            authorization: config.admin_token.as_ref().map(AdminToken::authorization),
+        }
     }
 
     /// What `path` answers with 200.
@@ -44,6 +51,7 @@ impl Client {
     pub fn put(&self, path: &str, body: &Value) -> Result<Value, String> {
         let url = format!("{}{path}", self.base);
         let request = self.agent.put(&url).header("content-type", "application/json");
+        let request = self.authorization.iter().fold(request, |request, value| request.header("authorization", value));
         self.read("PUT", &url, request.send(body.to_string()), &[200, 201])
     }
 

@@ -28,6 +28,11 @@ impl AdminToken {
         let fits = (16..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
         fits.then(|| AdminToken(text.to_string()))
     }
+
+    /// What whoever knows it sends as `Authorization`.
+    pub fn authorization(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
 }
 
 impl std::fmt::Debug for AdminToken {
