@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use kafka::{Mechanism, Sasl, Security, Tls};
 
-use super::Reader;
+use super::reader::Reader;
 
 const PROTOCOLS: [(&str, bool, bool); 4] =
     [("PLAINTEXT", false, false), ("SSL", true, false), ("SASL_PLAINTEXT", false, true), ("SASL_SSL", true, true)];

@@ -1,0 +1,132 @@
+//! Addresses as settings: of the database, of brokers, and of what browsers see.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::default_port;
+use super::reader::Reader;
+use crate::event::Service;
+use crate::postgres_tls::Target;
+
+/// Where the order service's page is by default, for browsers.
+const ORDER_PAGE: &str = "http://127.0.0.1:8080,http://localhost:8080";
+
+impl Reader<'_> {
+    pub(super) fn database_url(&mut self, service: Service) -> String {
+        let takes = "a PostgreSQL URL such as postgres://user:password@host:5432/database";
+        let name = format!("{}_DATABASE_URL", service.name().to_uppercase());
+        let default = format!("postgres://postgres@127.0.0.1:5432/{}db", service.name());
+        let meaning = "the service's own database; sslmode and sslrootcert as psql takes them";
+        let value = self.value(&name, &default, takes, meaning);
+        if let Err(why) = Target::parse(&value) {
+            // the value may hold a password: it is not repeated
+            self.errors.push(format!("{name}: must be {takes} ({why})"));
+        }
+        value
+    }
+
+    pub(super) fn brokers(&mut self) -> Vec<String> {
+        let (name, takes) = ("KAFKA_BROKERS", "a list of host:port, separated by commas");
+        let value = self.value(name, "127.0.0.1:9092", takes, "brokers to find the Kafka cluster by");
+        let brokers: Vec<String> = value.split(',').map(|b| b.trim().to_string()).collect();
+        if !brokers.iter().all(|broker| is_host_and_port(broker)) {
+            self.refuse(name, &value, takes);
+        }
+        brokers
+    }
+
+    pub(super) fn url_of_host(&mut self, name: &str, service: Service) -> String {
+        let takes = "an http or https URL of host and port only, such as http://127.0.0.1:8082";
+        let default = format!("http://127.0.0.1:{}", default_port(service));
+        let value =
+            self.value(name, &default, takes, "what browsers reach that service by, for the order service's page");
+        if !is_url_of_host(&value) {
+            self.refuse(name, &value, takes);
+        }
+        value
+    }
+
+    pub(super) fn origins(&mut self) -> Vec<String> {
+        let (name, takes) = ("CORS_ORIGINS", "a list of origins such as http://127.0.0.1:8080, separated by commas");
+        let value = self.value(name, ORDER_PAGE, takes, "origins whose pages may use the service");
+        let origins: Vec<String> = value.split(',').map(|origin| origin.trim().to_string()).collect();
+        if !origins.iter().all(|origin| is_origin(origin)) {
+            self.refuse(name, &value, takes);
+        }
+        origins
+    }
+}
+
+fn is_host_and_port(broker: &str) -> bool {
+    broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+}
+
+/// Scheme, host, and a port unless it is the scheme's own. No IPv6 address: a Content-Security-Policy can't name one.
+fn is_url_of_host(url: &str) -> bool {
+    let Some(authority) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else { return false };
+    let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
+    let legal = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    !host.is_empty() && host.chars().all(legal) && is_port(port)
+}
+
+/// Of what [`is_url_of_host`] lets pass.
+pub(super) fn leads_to_loopback(url: &str) -> bool {
+    let authority = url.rsplit_once("//").map_or(url, |(_, authority)| authority);
+    let host = authority.split(':').next().unwrap_or_default();
+    host == "localhost" || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// As browsers write it, or it would never be found equal: scheme, host in lower case, and a port unless it is the scheme's
+/// own; no path (RFC 6454, 6.2).
+fn is_origin(text: &str) -> bool {
+    let schemes = [("http://", "80"), ("https://", "443")];
+    let scheme = schemes.iter().find_map(|(scheme, own_port)| Some((text.strip_prefix(scheme)?, *own_port)));
+    let Some((authority, own_port)) = scheme else { return false };
+    let port_at = authority.rfind(':').filter(|colon| !authority[*colon..].contains(']'));
+    let (host, port) = authority.split_at(port_at.unwrap_or(authority.len()));
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte);
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = address.map_or_else(
+        || !host.is_empty() && host.bytes().all(legal),
+        |address| address.parse::<Ipv6Addr>().is_ok_and(|parsed| parsed.to_string() == address),
+    );
+    host && port.strip_prefix(':').is_none_or(|port| is_port(port) && port != own_port)
+}
+
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port > 0 && port.to_string() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::config;
+    use super::*;
+
+    #[test]
+    fn origins_are_written_as_browsers_do() {
+        let origins = |text: &str| config(&[("CORS_ORIGINS", text)]).map(|config| config.cors_origins);
+        assert_eq!(
+            origins("https://a.example, http://[::1]:8080").unwrap(),
+            ["https://a.example", "http://[::1]:8080"]
+        );
+        assert_eq!(origins("http://a_b:443,https://a:80").unwrap(), ["http://a_b:443", "https://a:80"]);
+        let never_sent =
+            ["http://A.example", "http://a:80", "https://a:443", "http://*.example", "http://[::01]", "null"];
+        for bad in
+            ["*", "http://a.example/", "a.example", "http://", "http://a:+1", "http://[a]"].iter().chain(&never_sent)
+        {
+            assert!(origins(bad).unwrap_err().to_string().contains("CORS_ORIGINS="), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_for_browsers_is_scheme_host_and_port_only() {
+        for good in ["http://127.0.0.1:8082", "https://payment.example.org", "http://my_host-2:1"] {
+            assert!(is_url_of_host(good), "{good}");
+        }
+        let bad = ["http://", "http://a/", "http://a:", "http://a:0", "http://a:65536", "http://a:+1", "http://me@a"];
+        for bad in bad.iter().chain(&["ftp://a", "a:80", "http://[::1]:80", "http://a; script-src *", "http://a?b", ""])
+        {
+            assert!(!is_url_of_host(bad), "{bad}");
+        }
+    }
+}
