@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::db::{Connector, Limits, Query, Session};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, explain};
 use crate::schema::Pending;
-use crate::{args, position, schema, service, topics};
+use crate::{args, position, schema, topics};
 
 /// For each line: longer than any single attempt below takes to give up by itself. It ends what has no limit of its own, such
 /// as reading from a server that accepts and is silent.
@@ -63,7 +63,7 @@ fn check_database(report: &mut Report, config: &Config, migrations: Runner) -> O
     let mut session = match reached {
         Ok(session) => session,
         Err(error) => {
-            report.fail("database", &service::explain("PostgreSQL", error));
+            report.fail("database", &explain("PostgreSQL", error));
             report.fail("schema", "not known without the database");
             return None;
         }
@@ -112,7 +112,7 @@ fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
     let found = match found {
         Ok(found) => found,
         Err(error) => {
-            report.fail("broker", &service::explain("Kafka", error));
+            report.fail("broker", &explain("Kafka", error));
             report.fail("topics", "not known without the broker");
             report.fail("position", "not known without the broker");
             return;

@@ -85,6 +85,17 @@ impl Error {
     }
 }
 
+/// Why a server can't be used, and what to do.
+pub(crate) fn explain(what: &str, error: Error) -> String {
+    match error {
+        Error::Fatal(why) => why,
+        error if error.is_refusal() => {
+            format!("{what} refuses us, or is not to be trusted: {error}; check the settings")
+        }
+        error => format!("{what} is not there: {error}; check its address and that it runs"),
+    }
+}
+
 /// Class 22 is a data exception, class 23 an integrity constraint violation (PostgreSQL, appendix A).
 fn blame_sqlstate(code: Option<&SqlState>) -> Blame {
     match code.map(|code| &code.code()[..2]) {

@@ -17,7 +17,7 @@ use crate::args::{self, Action};
 use crate::config::Config;
 use crate::consumer::Consumer;
 use crate::db::{self, Connector, Limits, Query};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, explain};
 use crate::event::Service;
 use crate::handler::{Handler, panic_text};
 use crate::health;
@@ -156,17 +156,6 @@ fn wait_for<T>(what: &str, until: Instant, shutdown: &Shutdown, mut attempt: imp
         }
     }
     Err(Error::Fatal(format!("stopped while waiting for {what}")))
-}
-
-/// Why a server can't be used, and what to do.
-pub(crate) fn explain(what: &str, error: Error) -> String {
-    match error {
-        Error::Fatal(why) => why,
-        error if error.is_refusal() => {
-            format!("{what} refuses us, or is not to be trusted: {error}; check the settings")
-        }
-        error => format!("{what} is not there: {error}; check its address and that it runs"),
-    }
 }
 
 /// The named threads of a service. One that ends by an error or a panic stops them all.
