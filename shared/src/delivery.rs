@@ -4,6 +4,9 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use time::PrimitiveDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 use uuid::Uuid;
 
 /// The header of an answer that holds the delivery of what it answers, as JSON.
@@ -68,29 +71,10 @@ pub fn from_millis(timestamp: i64) -> Option<i64> {
 
 /// A time written as `ce_time` is: RFC 3339, UTC, six digits. None if it is written otherwise.
 pub fn from_rfc3339(text: &str) -> Option<i64> {
-    let shape = |(at, byte): (usize, u8)| match at {
-        4 | 7 => byte == b'-',
-        10 => byte == b'T',
-        13 | 16 => byte == b':',
-        19 => byte == b'.',
-        26 => byte == b'Z',
-        _ => byte.is_ascii_digit(),
-    };
-    if text.len() != 27 || !text.bytes().enumerate().all(shape) {
-        return None;
-    }
-    let number = |from: usize, to: usize| text[from..to].parse::<i64>().expect("digits");
-    let in_range = (1..=12).contains(&number(5, 7)) && (1..=31).contains(&number(8, 10)) && number(11, 13) < 24;
-    let days = days(number(0, 4), number(5, 7), number(8, 10));
-    let seconds = ((days * 24 + number(11, 13)) * 60 + number(14, 16)) * 60 + number(17, 19);
-    Some(seconds * 1_000_000 + number(20, 26)).filter(|time| in_range && (0..=LAST_TIME).contains(time))
-}
-
-/// Days from 1970-01-01. The year is counted from March: the leap day is its last.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    year * 365 + leap_days + (153 * month + 2) / 5 + day - 719_469
+    const AS_WRITTEN: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+    let time = PrimitiveDateTime::parse(text, AS_WRITTEN).ok()?.assume_utc();
+    i64::try_from(time.unix_timestamp_nanos() / 1_000).ok().filter(|micros| (0..=LAST_TIME).contains(micros))
 }
 
 #[cfg(test)]
