@@ -36,7 +36,8 @@ const COMMIT_OFFSETS: Duration = Duration::from_secs(1);
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than a batch's statement limit: a member in the middle of a batch is waited for.
 const REBALANCE_TIMEOUT: Duration = Duration::from_secs(45);
-
+/// A member that is out of its group for longer is not in the middle of a rebalance.
+const OUT_OF_GROUP_LIMIT: Duration = Duration::from_secs(REBALANCE_TIMEOUT.as_secs() + 15);
 /// The others of the group are waited for, and then some calls are made.
 const JOIN_LIMIT: Duration = Duration::from_secs(REBALANCE_TIMEOUT.as_secs() + 60);
 
@@ -127,7 +128,7 @@ impl Consumer {
     pub fn consume_once(&mut self) -> Result<Consumed> {
         if !self.joined || self.group.rejoin_needed() {
             // every rebalance takes all members out for a moment: that is no reason to call all of them not ready
-            health::out_of_group(REBALANCE_TIMEOUT);
+            health::out_of_group(OUT_OF_GROUP_LIMIT);
             health::beat_before(JOIN_LIMIT);
             self.join()?;
             health::in_group();

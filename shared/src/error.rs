@@ -79,6 +79,12 @@ impl Error {
         }
     }
 
+    /// Whether PostgreSQL gave up because a statement or a lock took too long (SQLSTATE 57014, 55P03).
+    pub fn is_time_limit(&self) -> bool {
+        let canceled = matches!(self, Error::Database(error) if error.code() == Some(&SqlState::QUERY_CANCELED));
+        canceled || self.is_lock_timeout()
+    }
+
     /// Whether PostgreSQL gave up waiting for a lock (SQLSTATE 55P03).
     pub fn is_lock_timeout(&self) -> bool {
         matches!(self, Error::Database(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))

@@ -119,6 +119,12 @@ pub fn complaints() -> Vec<String> {
     PULSES.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(|pulse| pulse.complaint()).collect()
 }
 
+/// Whether the thread of this name has turned in time.
+pub fn turns(thread: &str) -> bool {
+    let pulses = PULSES.lock().unwrap_or_else(PoisonError::into_inner);
+    pulses.iter().any(|pulse| pulse.thread == thread && pulse.turns())
+}
+
 /// The threads that are out of their group for longer than they may.
 pub fn outsiders() -> Vec<String> {
     let pulses = PULSES.lock().unwrap_or_else(PoisonError::into_inner);

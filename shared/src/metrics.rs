@@ -122,7 +122,7 @@ pub fn start() {
     let counts = [&*LEADER, &EPOCH, &OUTBOX_ROWS, &DEAD_LETTERS, &READY];
     counts.iter().for_each(|gauge| gauge.set(0));
     OUTBOX_OLDEST.set(0.0);
-    looked(true, true);
+    ["database", "kafka"].into_iter().for_each(looked);
     [&*PUBLISHED, &RECORDS, &ATTEMPTS].iter().for_each(|counter| counter.inc_by(0));
     for outcome in ["committed", "aborted", "fenced", "unknown"] {
         TRANSACTIONS.with_label_values(&[outcome]);
@@ -154,14 +154,10 @@ pub fn transaction_failed(error: &Error) {
     TRANSACTIONS.with_label_values(&[outcome]).inc();
 }
 
-/// The monitor has looked: what the database and what Kafka hold was seen, or not.
-pub fn looked(database: bool, kafka: bool) {
+/// The values that `at` (`database`, `kafka`) holds were seen now.
+pub fn looked(at: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    for (at, seen) in [("database", database), ("kafka", kafka)] {
-        if seen {
-            LOOKED.with_label_values(&[at]).set(now);
-        }
-    }
+    LOOKED.with_label_values(&[at]).set(now);
 }
 
 /// A partition was put off.

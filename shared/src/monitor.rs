@@ -40,17 +40,18 @@ struct Look {
     at: Instant,
     /// What keeps the service from working, each in a sentence.
     reasons: Vec<String>,
-    /// As far as it could be seen.
-    stored: Option<Stored>,
     consumers: Vec<Lag>,
-    extra: Map<String, Value>,
+    held: Held,
 }
 
-/// What the database told.
-struct Seen {
-    /// A count that takes too long in a full database is no reason to call the service not ready.
-    held: Result<(Stored, Map<String, Value>)>,
-    offsets: Vec<(Uuid, i32, i64)>,
+/// What the database holds, counted by itself after the look: it may take long, which is no reason to call a service not ready.
+#[derive(Clone, Default)]
+struct Held {
+    /// Why it can't be counted, if that is not because it takes too long.
+    reason: Option<String>,
+    /// As far as it could be counted.
+    stored: Option<Stored>,
+    extra: Map<String, Value>,
 }
 
 /// What the database holds.
@@ -99,9 +100,8 @@ impl Monitor {
         let nothing = Look {
             at: Instant::now(),
             reasons: vec!["nothing was looked at yet".into()],
-            stored: None,
             consumers: vec![],
-            extra: Map::new(),
+            held: Held::default(),
         };
         let board = Board(Arc::new(Mutex::new(nothing)));
         let monitor = Monitor {
@@ -119,39 +119,59 @@ impl Monitor {
 
     /// Looks until it is time to stop.
     pub fn run(&mut self, shutdown: &Shutdown) {
+        let relay = format!("{}-relay", self.service.name());
         while !shutdown.wait(INTERVAL) {
             health::beat();
-            let look = self.look();
-            show(&look);
-            *self.board.look() = look;
+            let database_is_there = self.look();
+            let held = if database_is_there { self.count() } else { Held::default() };
+            self.board.look().held = held;
+            // one that hangs loses its lead, and can't say so
+            if !health::turns(&relay) {
+                metrics::LEADER.set(0);
+            }
         }
     }
 
-    fn look(&mut self) -> Look {
+    /// Whether the database is there and fits.
+    fn look(&mut self) -> bool {
         let mut reasons = Vec::new();
-        let seen = self.connection.with(|session| see(session, self.service, &self.extra));
-        let seen = noted(seen, "the database", &mut reasons);
-        let (held, offsets) = seen.map_or((None, vec![]), |seen| (self.counted(seen.held), seen.offsets));
-        let (stored, extra) = held.unzip();
-        let consumers = noted(self.lags(&offsets), "Kafka", &mut reasons);
-        metrics::looked(stored.is_some(), consumers.is_some());
-        let consumers = consumers.unwrap_or_default();
-        Look { at: Instant::now(), reasons, stored, consumers, extra: extra.unwrap_or_default() }
-    }
-
-    /// Logged once, as long as it fails in the same way.
-    fn counted<T>(&mut self, held: Result<T>) -> Option<T> {
-        let why = held.as_ref().err().map(ToString::to_string);
-        if let Some(why) = &why
-            && self.uncounted.as_ref() != Some(why)
-        {
-            log::warn!("what the database holds can't be counted: {why}");
+        let offsets = self.connection.with(|session| {
+            schema::require_compatible(session)?;
+            offsets::all(session)
+        });
+        let offsets = noted(offsets, "the database", &mut reasons);
+        let lags = noted(self.lags(offsets.as_deref()), "Kafka", &mut reasons);
+        if offsets.is_some() && lags.is_some() {
+            metrics::looked("kafka");
         }
-        self.uncounted = why;
-        held.ok()
+        let consumers = lags.unwrap_or_default();
+        consumers.iter().for_each(Lag::show);
+        let mut look = self.board.look();
+        (look.at, look.reasons, look.consumers) = (Instant::now(), reasons, consumers);
+        offsets.is_some()
     }
 
-    fn lags(&mut self, offsets: &[(Uuid, i32, i64)]) -> Result<Vec<Lag>> {
+    fn count(&mut self) -> Held {
+        let (service, extra) = (self.service, &self.extra);
+        let counted = self.connection.with(|session| Ok((count(session, service)?, extra(session)?)));
+        let why = counted.as_ref().err().map(|error| format!("what the database holds can't be counted: {error}"));
+        // once, as long as it fails in the same way
+        if let Some(new) = why.as_ref().filter(|_| why != self.uncounted) {
+            log::warn!("{new}");
+        }
+        self.uncounted.clone_from(&why);
+        match counted {
+            Ok((stored, extra)) => {
+                stored.show();
+                metrics::looked("database");
+                Held { reason: None, stored: Some(stored), extra }
+            }
+            Err(error) => Held { reason: why.filter(|_| !error.is_time_limit()), ..Held::default() },
+        }
+    }
+
+    /// `offsets`: the next ones of the service, if they are known.
+    fn lags(&mut self, offsets: Option<&[(Uuid, i32, i64)]>) -> Result<Vec<Lag>> {
         let topics = self.service.reads();
         let names = topics::names(&self.prefix, &topics);
         let described = self.admin.describe_topics(&names)?;
@@ -165,7 +185,9 @@ impl Monitor {
         for (topic, described) in topics.iter().zip(&described) {
             for end in ends.iter().filter(|end| end.topic == described.name) {
                 let here = |(id, partition, _): &&(Uuid, i32, i64)| (*id, *partition) == (described.id, end.partition);
-                let offset = offsets.iter().find(here).map(|(_, _, next)| *next);
+                // none there: nothing was read yet
+                let next = |offsets: &[(Uuid, i32, i64)]| offsets.iter().find(here).map_or(0, |(_, _, next)| *next);
+                let offset = offsets.map(next);
                 let ends = self.ends.entry((described.id, end.partition)).or_default();
                 lags.push(ends.lag(topic.name(), end.partition, offset, end.offset));
             }
@@ -173,12 +195,6 @@ impl Monitor {
         lags.sort_by_key(|lag| (lag.topic, lag.partition));
         Ok(lags)
     }
-}
-
-fn see(session: &mut Session, service: Service, extra: &Extra) -> Result<Seen> {
-    schema::require_compatible(session)?;
-    let held = count(session, service).and_then(|stored| Ok((stored, extra(session)?)));
-    Ok(Seen { held, offsets: offsets::all(session)? })
 }
 
 fn count(session: &mut Session, service: Service) -> Result<Stored> {
@@ -190,16 +206,20 @@ fn noted<T>(outcome: Result<T>, what: &str, reasons: &mut Vec<String>) -> Option
     outcome.map_err(|error| reasons.push(format!("{what}: {error}"))).ok()
 }
 
-fn show(look: &Look) {
-    if let Some(stored) = &look.stored {
-        metrics::OUTBOX_ROWS.set(stored.waiting);
-        metrics::OUTBOX_OLDEST.set(stored.oldest_seconds);
-        metrics::DEAD_LETTERS.set(stored.dead_letters);
+impl Stored {
+    fn show(&self) {
+        metrics::OUTBOX_ROWS.set(self.waiting);
+        metrics::OUTBOX_OLDEST.set(self.oldest_seconds);
+        metrics::DEAD_LETTERS.set(self.dead_letters);
     }
-    for Lag { topic, partition, lag, lag_seconds, .. } in &look.consumers {
-        let place = [*topic, &partition.to_string()];
-        metrics::LAG.with_label_values(&place).set(lag.unwrap_or_default());
-        metrics::LAG_SECONDS.with_label_values(&place).set(lag_seconds.unwrap_or_default());
+}
+
+impl Lag {
+    /// Where the service is may not be known: then the last that was known stays.
+    fn show(&self) {
+        let place = [self.topic, &self.partition.to_string()];
+        self.lag.into_iter().for_each(|lag| metrics::LAG.with_label_values(&place).set(lag));
+        self.lag_seconds.into_iter().for_each(|lag| metrics::LAG_SECONDS.with_label_values(&place).set(lag));
     }
 }
 
@@ -252,14 +272,14 @@ impl Board {
         if look.at.elapsed() > STALE {
             reasons.push(format!("database and Kafka were not looked at for {} s", look.at.elapsed().as_secs()));
         }
-        reasons.extend(look.reasons);
+        reasons.extend(look.reasons.into_iter().chain(look.held.reason));
         reasons
     }
 
     /// All that was seen, as JSON.
     pub fn overview(&self, service: Service) -> Value {
         let (reasons, look) = (self.reasons(), self.look().clone());
-        let stored = look.stored.as_ref();
+        let stored = look.held.stored.as_ref();
         let mut overview = serde_json::json!({
             "service": service.name(),
             "version": env!("CARGO_PKG_VERSION"),
@@ -274,7 +294,7 @@ impl Board {
             "deadLetters": stored.map(|stored| stored.dead_letters),
             "consumers": look.consumers,
         });
-        overview.as_object_mut().into_iter().for_each(|fields| fields.extend(look.extra.clone()));
+        overview.as_object_mut().into_iter().for_each(|fields| fields.extend(look.held.extra.clone()));
         overview
     }
 }

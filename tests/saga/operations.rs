@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use harness::{Answer, Instance, Proxy, Service, World, threads, until};
+use harness::{Answer, Instance, Proxy, Service, Signal, World, threads, until};
 use serde_json::{Value, json};
 
 /// Short enough for a test; every thread turns once a second at least.
@@ -99,6 +99,7 @@ fn a_relay_whose_thread_is_gone_is_told_by_both_and_another_instance_takes_its_p
     // the consumer still works, so the answer waits in the outbox: its age is seen although the relay is dead
     until("the answer's age to be seen", || metric(&payment, "saga_outbox_oldest_seconds") > 0.5);
     assert_eq!(metric(&payment, "saga_ready"), 0.0);
+    until("the lost lead to be seen", || metric(&payment, "saga_relay_leader") == 0.0);
 
     let second = world.start(Service::Payment);
     assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
@@ -154,9 +155,53 @@ fn a_service_that_can_not_count_what_its_database_holds_works_all_the_same() {
 }
 
 #[test]
+fn a_service_whose_schema_fits_no_longer_is_not_ready() {
+    let world = World::new("operations_schema");
+    let payment = world.start(Service::Payment);
+    let cases = [
+        (
+            "update schema_compat set min_version = 99",
+            "update schema_compat set min_version = 2",
+            "the database's schema needs a binary of schema version 99 or newer",
+        ),
+        (
+            "alter table payment_outbox rename to aside",
+            "alter table aside rename to payment_outbox",
+            "what the database holds can't be counted: PostgreSQL: relation \\\"payment_outbox\\\" does not exist",
+        ),
+    ];
+    for (spoil, mend, why) in cases {
+        wait_until_ready(&payment);
+        world.db(Service::Payment).batch_execute(spoil).unwrap();
+        until(why, || reasons(&payment.api().get("/readyz")).contains(why));
+        assert_eq!(payment.api().get("/readyz").status, 503);
+        world.db(Service::Payment).batch_execute(mend).unwrap();
+    }
+    wait_until_ready(&payment);
+}
+
+#[test]
+fn a_service_that_is_not_in_its_group_yet_is_not_ready() {
+    let world = World::new("operations_group");
+    let frozen = world.start(Service::Payment);
+    wait_until_ready(&frozen);
+    // its membership lasts ten seconds longer, and others are divided in with it only
+    frozen.signal(Signal::STOP);
+    let second = world.start(Service::Payment);
+    until("the group to be missed", || {
+        let ready = second.api().get("/readyz");
+        ready.status == 503 && reasons(&ready).contains("thread payment-consumer-1 is not in its consumer group")
+    });
+    wait_until_ready(&second);
+}
+
+#[test]
 fn what_a_stuck_partition_holds_is_told_in_records_and_seconds() {
     let world = World::with("operations_lag", &[("TOPIC_PARTITIONS", "1")]);
-    let [order, payment, stock] = world.start_all();
+    let postgres = Proxy::to(&harness::env::postgres_address());
+    let url = world.database_url_at(Service::Payment, &postgres.addr());
+    let payment = world.start_with(Service::Payment, &[("PAYMENT_DATABASE_URL", &url)]);
+    let [order, stock] = [Service::Order, Service::Stock].map(|service| world.start(service));
     stock.api().put_quantity("pen", 10);
     payment.api().put_balance("ann", 100);
     wait_until_ready(&payment);
@@ -168,6 +213,10 @@ fn what_a_stuck_partition_holds_is_told_in_records_and_seconds() {
     let seconds = "saga_consumer_lag_seconds{partition=\"0\",topic=\"payment\"}";
     until("its age", || metric(&payment, seconds) > 1.0);
     assert!(metric(&payment, "saga_consumer_retries_total{blame=\"world\"}") >= 1.0);
+    postgres.cut();
+    until("the database to be missed", || reasons(&payment.api().get("/readyz")).contains("the database: "));
+    assert!(metric(&payment, lag) >= 1.0 && metric(&payment, seconds) > 1.0, "what was known is not forgotten");
+    postgres.resume();
     world.db(Service::Payment).batch_execute("alter table payment_hidden rename to payment").unwrap();
     assert_eq!(order.api().settled(first)["orderStatus"], "COMPLETED");
     until("nothing to wait", || metric(&payment, lag) == 0.0 && metric(&payment, seconds) == 0.0);

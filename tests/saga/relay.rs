@@ -326,6 +326,8 @@ fn a_leader_frozen_inside_its_transaction_is_fenced_by_the_broker_when_it_goes_o
         let log = frozen.log();
         (log.contains("PRODUCER_FENCED") || log.contains("INVALID_PRODUCER_EPOCH")).then_some(())
     });
+    let fenced = "saga_relay_transactions_total{outcome=\"fenced\"} 1";
+    until("it to be counted", || frozen.api().get("/metrics").text.contains(fenced));
     let after = frozen.api().place("ann", "tea", 1, 1);
     until("orders to go out after it", || published(&world, after));
     assert!(published(&world, order_id), "once, by the successor alone");
