@@ -23,6 +23,8 @@ const ATTEMPT: &str = "set lock_timeout = '2s'";
 const PAUSE: Duration = Duration::from_secs(1);
 /// until somebody should look at who holds the table.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// For another instance that migrates: longer than it may wait for a table, and then change a large one.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(600);
 
 /// Brings the schema up to date. A schema newer than the binary but additive is warned of and used.
 ///
@@ -30,15 +32,30 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// [`Error::Fatal`] when the schema needs a newer binary, when an applied migration differs from this binary's, or
 /// when a migration fails (it leaves no trace).
 pub fn migrate(session: &mut Session, service: Service, own: Runner) -> Result<()> {
-    session.batch_execute("set statement_timeout = 0; set lock_timeout = '60s'; select pg_advisory_lock(7301, 3)")?;
+    session.batch_execute("set statement_timeout = 0; set lock_timeout = '10s'")?;
+    take_turn(session)?;
+    let until = Instant::now() + PATIENCE;
     let outcome = session
         .batch_execute(ATTEMPT)
         .and_then(|()| check_compatible(session))
-        .and_then(|()| run(session, "common", common::migrations::runner()))
-        .and_then(|()| run(session, service.name(), own));
+        .and_then(|()| run(session, "common", common::migrations::runner(), until))
+        .and_then(|()| run(session, service.name(), own, until));
     // the session is closed by the caller in any case; unlocking lets the next instance start at once
     session.batch_execute("select pg_advisory_unlock(7301, 3)")?;
     outcome
+}
+
+/// One instance after the other.
+fn take_turn(session: &mut Session) -> Result<()> {
+    let until = Instant::now() + PATIENCE_WITH_OTHERS;
+    loop {
+        match session.batch_execute("select pg_advisory_lock(7301, 3)") {
+            Err(error) if error.is_lock_timeout() && Instant::now() < until => {
+                log::warn!("waiting for another instance that brings the schema up to date");
+            }
+            done => return done,
+        }
+    }
 }
 
 /// What a start would find to do.
@@ -128,13 +145,14 @@ pub fn require_compatible(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-fn run(session: &mut Session, history: &str, mut runner: Runner) -> Result<()> {
+/// Tables that somebody uses are waited for `until` then.
+fn run(session: &mut Session, history: &str, mut runner: Runner, until: Instant) -> Result<()> {
     let applied = applied(session, history, &mut runner)?;
     if let Some(newer) = newer(history, &applied, runner.get_migrations()) {
         log::warn!("{newer}");
     }
     let runner = runner.set_grouped(true).set_abort_divergent(true).set_abort_missing(false);
-    let report = patiently(history, || runner.run(session.client())).map_err(|error| {
+    let report = patiently(history, until, || runner.run(session.client())).map_err(|error| {
         Error::Fatal(format!("the schema ({history}) can't be brought up to date: {}", told(&error)))
     })?;
     for migration in report.applied_migrations() {
@@ -146,9 +164,9 @@ fn run(session: &mut Session, history: &str, mut runner: Runner) -> Result<()> {
 /// A failed attempt leaves no trace, so another can be made.
 fn patiently(
     history: &str,
+    until: Instant,
     mut attempt: impl FnMut() -> std::result::Result<Report, refinery::Error>,
 ) -> std::result::Result<Report, refinery::Error> {
-    let until = Instant::now() + PATIENCE;
     loop {
         match attempt() {
             Err(error) if waits_for_a_table(&error) && Instant::now() < until => {

@@ -120,7 +120,10 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     let connector = Connector::new(&config.database_url, config.service.name(), Limits::WORK)?;
     let until = Instant::now() + config.startup_limit;
     let mut session = wait_for("PostgreSQL", until, shutdown, || connector.connect())?;
+    let begun = Instant::now();
     schema::migrate(&mut session, config.service, migrations)?;
+    // what a migration takes is no waiting for servers
+    let until = until + begun.elapsed();
     #[cfg(sabotage)]
     crate::sabotage::replace_append(&mut session)?;
     let mut session = connector.connect()?;
