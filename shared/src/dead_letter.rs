@@ -36,11 +36,27 @@ impl<'a> Parked<'a> {
     }
 }
 
-/// Parks a record, in the transaction that moves the offset past it. A record that is parked already stays as it is.
+/// What is told of a parked record once the transaction is committed.
+#[must_use]
+pub struct Notice {
+    cause: Cause,
+    text: String,
+}
+
+impl Notice {
+    /// Counts and logs it.
+    pub fn tell(&self) {
+        metrics::parked(self.cause);
+        log::error!("{}", self.text);
+    }
+}
+
+/// Parks a record, in the transaction that moves the offset past it. A record that is parked already stays as it is; of that
+/// nothing is told.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<()> {
+pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<Option<Notice>> {
     let Parked { cause, detail, attempts, partition, record, to_offset } = parked;
     let names: Vec<String> = record.headers.iter().map(|(name, _)| scrubbed(name)).collect();
     let values: Vec<Option<&[u8]>> = record.headers.iter().map(|(_, value)| value.as_deref()).collect();
@@ -63,13 +79,10 @@ pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<()> {
             &values,
         ],
     )?;
-    if parked_now > 0 {
-        metrics::parked(*cause);
-    }
     // foreign text stays in its line
-    let (topic, detail) = (&*partition.topic, detail.escape_debug());
-    log::error!("parked {topic}-{}@{} ({}): {detail}", partition.partition, record.offset, cause.name());
-    Ok(())
+    let detail = detail.escape_debug();
+    let text = format!("parked {partition}@{} ({}): {detail}", record.offset, cause.name());
+    Ok((parked_now > 0).then_some(Notice { cause: *cause, text }))
 }
 
 /// What PostgreSQL's text can't hold is replaced.

@@ -4,7 +4,7 @@
 use kafka::{Record, TopicPartition};
 
 use crate::db::Tx;
-use crate::dead_letter::{self, Parked};
+use crate::dead_letter::{self, Notice, Parked};
 use crate::delivery::Delivery;
 use crate::envelope::Undecodable;
 use crate::error::{Error, Result};
@@ -49,9 +49,10 @@ impl Effects {
         let steps: Vec<Move> = slices.iter().map(Slice::step).collect();
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &steps)?;
-        let sent = handle(&mut tx, &self.prefix, &mut *self.handler, slices)?;
+        let (sent, parked) = handle(&mut tx, &self.prefix, &mut *self.handler, slices)?;
         outbox::append(&mut tx, &sent)?;
         tx.commit()?;
+        parked.iter().for_each(Notice::tell);
         self.handler.committed();
         self.wake(&sent);
         Ok(())
@@ -75,9 +76,10 @@ impl Effects {
             _ => vec![],
         };
         let story = Parked::new(Cause::GivenUp, why.to_string(), &slice.partition, record);
-        dead_letter::park(&mut tx, &Parked { attempts: attempts as i32, ..story })?;
+        let parked = dead_letter::park(&mut tx, &Parked { attempts: attempts as i32, ..story })?;
         outbox::append(&mut tx, &sent)?;
         tx.commit()?;
+        parked.iter().for_each(Notice::tell);
         self.wake(&sent);
         Ok(())
     }
@@ -102,8 +104,10 @@ impl Effects {
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &[step])?;
         let story = Parked::new(cause, detail, &partition, record);
-        dead_letter::park(&mut tx, &Parked { to_offset, ..story })?;
-        tx.commit()
+        let parked = dead_letter::park(&mut tx, &Parked { to_offset, ..story })?;
+        tx.commit()?;
+        parked.iter().for_each(Notice::tell);
+        Ok(())
     }
 
     /// After a lock timeout: ends the session that holds the append lock for too long, if there is one.
@@ -118,12 +122,17 @@ impl Effects {
     }
 }
 
-/// Hands the events to the handler and parks what it refuses; answers what is to be sent.
-fn handle(tx: &mut Tx<'_>, prefix: &str, handler: &mut dyn Handler, slices: &[Slice]) -> Result<Vec<Event>> {
+/// Hands the events to the handler and parks what it refuses; answers what is to be sent, and told.
+fn handle(
+    tx: &mut Tx<'_>,
+    prefix: &str,
+    handler: &mut dyn Handler,
+    slices: &[Slice],
+) -> Result<(Vec<Event>, Vec<Notice>)> {
     let inputs = || slices.iter().flat_map(|slice| slice.inputs.iter().map(|input| (&slice.partition, input)));
     let events: Vec<Event> = inputs().filter_map(|(_, input)| input.event.as_ref().ok().cloned()).collect();
     let handled = handler::handle(handler, tx, &events)?;
-    let mut sent = handled.events;
+    let (mut sent, mut parked) = (handled.events, Vec::new());
     let mut outcomes = handled.outcomes.into_iter();
     for (partition, Input { record, delivery, event }) in inputs() {
         let refusal = match event {
@@ -134,10 +143,10 @@ fn handle(tx: &mut Tx<'_>, prefix: &str, handler: &mut dyn Handler, slices: &[Sl
             }
         };
         if let Some((cause, why)) = refusal {
-            dead_letter::park(tx, &Parked::new(cause, why, partition, record))?;
+            parked.extend(dead_letter::park(tx, &Parked::new(cause, why, partition, record))?);
         }
     }
-    Ok(sent)
+    Ok((sent, parked))
 }
 
 fn refused(event: &Event, outcome: Option<Outcome>) -> Option<(Cause, String)> {
