@@ -48,11 +48,11 @@ impl Reader<'_> {
     pub(super) fn origins(&mut self) -> Vec<String> {
         let (name, takes) = ("CORS_ORIGINS", "a list of origins such as http://127.0.0.1:8080, separated by commas");
         let value = self.value(name, ORDER_PAGE, takes, "origins whose pages may use the service");
-        let origins: Vec<String> = value.split(',').map(|origin| origin.trim().to_string()).collect();
-        if !origins.iter().all(|origin| is_origin(origin)) {
+        let origins: Option<Vec<String>> = value.split(',').map(|text| origin(text.trim())).collect();
+        origins.unwrap_or_else(|| {
             self.refuse(name, &value, takes);
-        }
-        origins
+            vec![]
+        })
     }
 }
 
@@ -72,24 +72,29 @@ fn is_url_of_host(url: &str) -> bool {
 pub(super) fn leads_to_loopback(url: &str) -> bool {
     let authority = url.rsplit_once("//").map_or(url, |(_, authority)| authority);
     let host = authority.split(':').next().unwrap_or_default();
-    host == "localhost" || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+    let host = host.to_lowercase();
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// As browsers write it, or it would never be found equal: scheme, host in lower case, and a port unless it is the scheme's
-/// own; no path (RFC 6454, 6.2).
-fn is_origin(text: &str) -> bool {
-    let schemes = [("http://", "80"), ("https://", "443")];
-    let scheme = schemes.iter().find_map(|(scheme, own_port)| Some((text.strip_prefix(scheme)?, *own_port)));
-    let Some((authority, own_port)) = scheme else { return false };
-    let port_at = authority.rfind(':').filter(|colon| !authority[*colon..].contains(']'));
-    let (host, port) = authority.split_at(port_at.unwrap_or(authority.len()));
-    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte);
+/// As browsers write it, or it would never be found equal: scheme and host in lower case, and a port unless it is the
+/// scheme's own (RFC 6454, 6.2). None if it is more or less than that.
+fn origin(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase();
+    let (scheme, authority) = text.split_once("://")?;
+    let own_port =
+        ["http", "https"].iter().zip(["80", "443"]).find_map(|(name, port)| (*name == scheme).then_some(port))?;
+    let colon = authority.rfind(':').filter(|colon| !authority[*colon..].contains(']'));
+    let (host, port) = colon.map_or((authority, own_port), |colon| (&authority[..colon], &authority[colon + 1..]));
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host = address.map_or_else(
-        || !host.is_empty() && host.bytes().all(legal),
-        |address| address.parse::<Ipv6Addr>().is_ok_and(|parsed| parsed.to_string() == address),
-    );
-    host && port.strip_prefix(':').is_none_or(|port| is_port(port) && port != own_port)
+    let host = match address {
+        Some(address) => format!("[{}]", address.parse::<Ipv6Addr>().ok()?),
+        None => Some(host).filter(|host| !host.is_empty() && host.bytes().all(legal))?.into(),
+    };
+    let port = if port == own_port { String::new() } else { format!(":{}", Some(port).filter(|port| is_port(port))?) };
+    Some(format!("{scheme}://{host}{port}"))
 }
 
 fn is_port(text: &str) -> bool {
@@ -109,10 +114,10 @@ mod tests {
             ["https://a.example", "http://[::1]:8080"]
         );
         assert_eq!(origins("http://a_b:443,https://a:80").unwrap(), ["http://a_b:443", "https://a:80"]);
-        let never_sent =
-            ["http://A.example", "http://a:80", "https://a:443", "http://*.example", "http://[::01]", "null"];
+        assert_eq!(origins("HTTP://A.example:80,https://[0:0::1]:443").unwrap(), ["http://a.example", "https://[::1]"]);
+        let bad = ["*", "null", "a.example", "http://", "http://a.example/", "http://*.example", "ftp://a"];
         for bad in
-            ["*", "http://a.example/", "a.example", "http://", "http://a:+1", "http://[a]"].iter().chain(&never_sent)
+            bad.iter().chain(&["http://a:", "http://a:+1", "http://a:0", "http://[a]", "http://me@a", "http://a,"])
         {
             assert!(origins(bad).unwrap_err().to_string().contains("CORS_ORIGINS="), "{bad}");
         }
