@@ -216,7 +216,7 @@ impl Group {
     }
 
     fn start_heartbeat(&mut self) -> Result<()> {
-        if self.heartbeat.is_some() {
+        if self.heartbeat.as_ref().is_some_and(Heartbeat::runs) {
             return Ok(());
         }
         let settings = Settings {

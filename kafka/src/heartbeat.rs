@@ -132,6 +132,11 @@ impl Heartbeat {
         Ok(Heartbeat { stop, thread: Some(thread) })
     }
 
+    /// Whether the thread is there; a panic ends it.
+    pub(crate) fn runs(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Stops the thread and waits for its end, which is a matter of milliseconds, at most of the connect timeout.
     pub(crate) fn stop(&mut self) {
         self.stop.interrupt();
