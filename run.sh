@@ -909,6 +909,8 @@ all_answer_or_one_ended() {
   for name in "$@"; do answers "$name" || return 1; done
 }
 
+all_are_ready() { local name; for name in "$@"; do is_ready "$name" || return 1; done; }
+
 # Puts a user or an item in, unless it is there: what was sold and paid stays.
 put_in() { # SERVICE PATH BODY
   local url status
@@ -954,6 +956,8 @@ bring_up() {
   put_in payment accounts/bob '{"balance": 500}'
   put_in stock items/book '{"quantity": 1000}'
   put_in stock items/lamp '{"quantity": 2}'
+  # shellcheck disable=SC2046
+  within "$SERVICE_LIMIT" all_are_ready $(all_instances) || say "not everything is ready yet: ./run.sh status says what"
   unlock
   ON_EXIT='' STARTED=''
 }

@@ -32,7 +32,7 @@ pub struct AskMany<'a> {
 pub struct Replays {
     /// Whether nothing was changed.
     pub dry_run: bool,
-    /// How many open records fit, those included that are left for the next request.
+    /// How many open records behind `after` fit, those included that are left for the next request.
     pub matched: i64,
     /// Those that were replayed, in this order.
     pub replayed: Vec<Replayed>,
