@@ -24,6 +24,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const BROKER_LIMIT: Duration = Duration::from_secs(3);
 /// A look that is older says nothing any more; longer than one at servers that are away takes.
 const STALE: Duration = Duration::from_secs(15);
+/// Counting is done for a hundredth of the time, so that a large backlog is not made larger by it ...
+const COUNTING_SHARE: u32 = 100;
+/// ... but at least so often.
+const COUNT_AGAIN: Duration = Duration::from_secs(15);
 /// Ends of a partition's log that are remembered, for the age of what waits there.
 const SAMPLES: usize = 600;
 
@@ -85,6 +89,8 @@ pub struct Monitor {
     extra: Extra,
     /// Why counting failed last time, if it did.
     uncounted: Option<String>,
+    /// When it is counted next.
+    count_at: Instant,
     board: Board,
 }
 
@@ -112,6 +118,7 @@ impl Monitor {
             ends: HashMap::new(),
             extra,
             uncounted: None,
+            count_at: Instant::now(),
             board: board.clone(),
         };
         Ok((monitor, board))
@@ -122,9 +129,14 @@ impl Monitor {
         let relay = format!("{}-relay", self.service.name());
         while !shutdown.wait(INTERVAL) {
             health::beat();
-            let database_is_there = self.look();
-            let held = if database_is_there { self.count() } else { Held::default() };
-            self.board.look().held = held;
+            if !self.look() {
+                self.board.look().held = Held::default();
+            } else if Instant::now() >= self.count_at {
+                let begun = Instant::now();
+                let held = self.count();
+                self.board.look().held = held;
+                self.count_at = Instant::now() + (begun.elapsed() * COUNTING_SHARE).min(COUNT_AGAIN);
+            }
             // one that hangs loses its lead, and can't say so
             if !health::turns(&relay) {
                 metrics::LEADER.set(0);
