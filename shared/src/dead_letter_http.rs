@@ -3,7 +3,6 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use postgres::error::SqlState;
 use serde::Serialize;
 
 use crate::dead_letter::{self, Filter, State, Summary};
@@ -178,12 +177,16 @@ fn done<T>(id: i64, verdict: Verdict<T>) -> Result<T, Problem> {
     }
 }
 
+const SLOW: &str = "the database took too long";
+const AWAY: &str = "the database is not there";
+
 /// What was done stays done, and is in the records' histories.
 fn interrupted(done: &Replays, error: &Error) -> Problem {
     log::warn!("replaying dead letters ended early: {error}");
     let (replayed, skipped) = (done.replayed.len(), done.skipped.len());
     let story = format!("{replayed} of {} dead letters were replayed, {skipped} skipped", done.matched);
-    Problem::unavailable(format!("the database is not there; {story}; repeat the request"), RETRY_AFTER)
+    let why = if error.is_time_limit() { SLOW } else { AWAY };
+    Problem::unavailable(format!("{why}; {story}; repeat the request"), RETRY_AFTER)
 }
 
 fn unknown(id: i64) -> Problem {
@@ -194,12 +197,10 @@ fn unknown(id: i64) -> Problem {
 pub fn problem(error: Error) -> Problem {
     log::warn!("a request failed: {error}");
     match &error {
-        Error::Database(cause) if cause.code() == Some(&SqlState::QUERY_CANCELED) => {
-            Problem::unavailable("the database took too long; repeat the request", RETRY_AFTER)
-        }
+        error if error.is_time_limit() => Problem::unavailable(format!("{SLOW}; repeat the request"), RETRY_AFTER),
         Error::Database(cause) if cause.code().is_some_and(|code| matches!(&code.code()[..2], "22" | "23")) => {
             Problem::new(500, "the request could not be stored; nothing was changed")
         }
-        _ => Problem::unavailable("the database is not there; repeat the request", RETRY_AFTER),
+        _ => Problem::unavailable(format!("{AWAY}; repeat the request"), RETRY_AFTER),
     }
 }

@@ -100,20 +100,21 @@ impl Replayer {
             return Ok(Verdict::Refused(why));
         }
         let mut handler = (self.handler)();
-        let (sent, verdict) = self.attempt(&mut tx, &mut *handler, &kept)?;
-        if let Verdict::Done(replay) = &verdict
-            && !ask.dry_run
-        {
-            note(&mut tx, ask, replay)?;
-            outbox::append(&mut tx, &sent)?;
-            tx.commit()?;
-            handler.committed();
-            if !sent.is_empty() {
-                self.waker.wake();
-            }
-            log::info!("dead letter {} replayed by {}: {replay:?}", ask.id, ask.actor);
+        let (sent, replay) = match self.attempt(&mut tx, &mut *handler, &kept)? {
+            (sent, Verdict::Done(replay)) => (sent, replay),
+            (_, refused) => return Ok(refused),
+        };
+        let replay = record(&mut tx, ask, &sent, replay)?;
+        if ask.dry_run {
+            return Ok(Verdict::Done(replay));
         }
-        Ok(verdict)
+        tx.commit()?;
+        log::info!("dead letter {} replayed by {}: {replay:?}", ask.id, ask.actor);
+        if !matches!(replay, Replay::Failed(_)) {
+            handler.committed();
+            self.waker.wake();
+        }
+        Ok(Verdict::Done(replay))
     }
 
     fn attempt(
@@ -184,6 +185,22 @@ fn decode(prefix: &str, kept: &Kept) -> std::result::Result<Event, Replay> {
     Ok(Event { delivery: Some(delivery), ..event })
 }
 
+/// Notes what it came to and appends what is sent. What can't be appended by the record's fault makes a failed replay of it.
+fn record(tx: &mut Tx<'_>, ask: &Ask<'_>, sent: &[Event], replay: Replay) -> Result<Replay> {
+    note(tx, ask, &replay)?;
+    match outbox::append(tx, sent) {
+        Err(error) if error.blame() == Blame::Message => {
+            tx.execute(UNDO_EFFECTS, &[])?;
+            let failed = Replay::Failed(error.to_string());
+            note(tx, ask, &failed)?;
+            Ok(failed)
+        }
+        done => done.map(|()| replay),
+    }
+}
+
+const UNDO_EFFECTS: &str = "rollback to savepoint before_effects";
+
 /// Of a replay that fails by the record's fault nothing is left but the locks, the record's own among them.
 fn guarded_effects(tx: &mut Tx<'_>, handler: &mut dyn Handler, event: Event) -> Result<(Vec<Event>, Verdict<Replay>)> {
     tx.execute("savepoint before_effects", &[])?;
@@ -192,7 +209,7 @@ fn guarded_effects(tx: &mut Tx<'_>, handler: &mut dyn Handler, event: Event) -> 
         done => done?,
     };
     if matches!(verdict, Verdict::Done(Replay::Failed(_))) {
-        tx.execute("rollback to savepoint before_effects", &[])?;
+        tx.execute(UNDO_EFFECTS, &[])?;
     }
     Ok((sent, verdict))
 }

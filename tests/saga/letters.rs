@@ -397,6 +397,32 @@ fn many_are_replayed_oldest_first_and_a_dry_run_changes_nothing() {
 }
 
 #[test]
+fn a_replay_whose_answer_can_not_be_stored_has_failed_and_holds_up_no_other() {
+    let world = World::with("letters_append", &ONE_PARTITION);
+    let [order, payment, _stock] = open_shop(&world);
+    let api = payment.api();
+    let (orders, numbers) = parked_refunds(&world, order.api(), api, &["ben", "cid"]);
+    let [first, second] = numbers[..] else { panic!("two are parked") };
+    let mut db = world.db(Service::Payment);
+    fail(&mut db, "insert on payment_outbox", &format!("new.order_id = '{}'", orders[0]), "23514");
+    assert_eq!(replay(api, first), failed(MADE_TO_FAIL));
+    assert_eq!(api.balance("ben"), 993, "the refund is undone");
+    let replayed =
+        json!([{"id": first, "result": "FAILED", "detail": MADE_TO_FAIL}, {"id": second, "result": APPLIED}]);
+    for dry_run in [true, false] {
+        let all = post(api, &format!("/dead-letters/replay?dryRun={dry_run}"), &[]).json;
+        assert_eq!(all["replayed"], replayed, "dry run: {dry_run}");
+    }
+    assert_eq!(letter(api, first)["state"], "OPEN");
+    assert_eq!(history(api, first), [(); 2].map(|()| of_replay("unknown", "FAILED", Some(MADE_TO_FAIL))));
+    mend(&mut db, "payment_outbox");
+    assert_eq!(replay(api, first), json!({"result": APPLIED}));
+    orders.iter().for_each(|id| assert_eq!(statuses(&order.api().settled(*id)), REFUNDED));
+    world.wait_until_quiet();
+    world.assert_conserved();
+}
+
+#[test]
 fn a_replay_of_many_that_takes_long_answers_with_where_to_go_on() {
     let world = World::with("letters_long", &ONE_PARTITION);
     let [order, payment, _stock] = open_shop(&world);
