@@ -88,8 +88,10 @@ impl Guard {
     /// 401 without the token or with a wrong one; 429 after too many wrong ones, also with the right one.
     pub fn check(&self, request: &Request) -> Result<(), Problem> {
         let Some(lock) = &self.lock else { return Ok(()) };
-        let given = request.headers.get("Authorization").and_then(bearer).ok_or_else(|| {
-            unauthorized("this call changes things: send the operator's token, as Authorization: Bearer <token>")
+        let mut given = request.headers.all("Authorization");
+        let (first, only) = (given.next(), given.next().is_none());
+        let given = first.filter(|_| only).and_then(bearer).ok_or_else(|| {
+            unauthorized("this call changes things: send the operator's token, as one Authorization: Bearer <token>")
         })?;
         self.require_patience(request.peer)?;
         // takes the same time whatever the tokens have in common, their lengths too
@@ -169,6 +171,15 @@ mod tests {
         assert_eq!(status(&guard, &format!("Bearer {TOKEN}"), [10, 0, 0, 1]), 429);
         assert_eq!(status(&guard, &format!("Basic {TOKEN}"), [10, 0, 0, 1]), 401);
         assert_eq!(status(&guard, &format!("Bearer {TOKEN}"), [10, 0, 0, 2]), 200);
+    }
+
+    #[test]
+    fn two_tokens_are_none() {
+        let mut headers = Headers::default();
+        [TOKEN, "another"].iter().for_each(|token| headers.push("Authorization", format!("Bearer {token}")));
+        let request = Request::new(Method::Put, "/", headers, vec![]).unwrap();
+        let refused = Guard::new(AdminToken::new(TOKEN).as_ref()).check(&request);
+        assert_eq!(refused.map_err(|problem| problem.status()), Err(401));
     }
 
     #[test]
