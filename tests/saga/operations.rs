@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use harness::{Answer, Instance, Proxy, Service, Signal, World, threads, until};
+use harness::proxy::kafka_request;
+use harness::{Answer, Instance, Proxy, Service, World, threads, until};
 use serde_json::{Value, json};
 
+const JOIN_GROUP: i16 = 11;
 /// Short enough for a test; every thread turns once a second at least.
 const HEARTBEAT: (&str, &str) = ("HEARTBEAT_LIMIT", "5s");
 
@@ -183,16 +185,16 @@ fn a_service_whose_schema_fits_no_longer_is_not_ready() {
 #[test]
 fn a_service_that_is_not_in_its_group_yet_is_not_ready() {
     let world = World::new("operations_group");
-    let frozen = world.start(Service::Payment);
-    wait_until_ready(&frozen);
-    // its membership lasts ten seconds longer, and others are divided in with it only
-    frozen.signal(Signal::STOP);
-    let second = world.start(Service::Payment);
+    let kafka = Proxy::to_kafka(&harness::env::brokers());
+    kafka.hold_after(kafka_request(JOIN_GROUP, "payment-consumer-1"));
+    let payment = world.start_with(Service::Payment, &[("KAFKA_BROKERS", &kafka.addr())]);
     until("the group to be missed", || {
-        let ready = second.api().get("/readyz");
+        let ready = payment.api().get("/readyz");
         ready.status == 503 && reasons(&ready).contains("thread payment-consumer-1 is not in its consumer group")
     });
-    wait_until_ready(&second);
+    assert!(kafka.holds_the_answer());
+    kafka.resume();
+    wait_until_ready(&payment);
 }
 
 #[test]
