@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A thread with nothing to do turns so often.
@@ -27,6 +27,10 @@ thread_local! {
     static OWN: RefCell<Option<Arc<Pulse>>> = const { RefCell::new(None) };
 }
 
+fn pulses() -> MutexGuard<'static, Vec<Arc<Pulse>>> {
+    PULSES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn clock() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_millis() as u64
@@ -46,14 +50,14 @@ pub fn watch(thread: &str, interval: Duration) -> Watched {
         outside_from: AtomicU64::new(NEVER),
     });
     pulse.beat(interval);
-    PULSES.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
+    pulses().push(pulse.clone());
     OWN.set(Some(pulse.clone()));
     Watched(pulse)
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        PULSES.lock().unwrap_or_else(PoisonError::into_inner).retain(|pulse| !Arc::ptr_eq(pulse, &self.0));
+        pulses().retain(|pulse| !Arc::ptr_eq(pulse, &self.0));
         OWN.set(None);
     }
 }
@@ -116,25 +120,17 @@ impl Pulse {
 
 /// The threads that have not turned in time, each in a sentence; none: the process turns.
 pub fn complaints() -> Vec<String> {
-    PULSES.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(|pulse| pulse.complaint()).collect()
-}
-
-/// Whether the thread of this name has turned in time.
-pub fn turns(thread: &str) -> bool {
-    let pulses = PULSES.lock().unwrap_or_else(PoisonError::into_inner);
-    pulses.iter().any(|pulse| pulse.thread == thread && pulse.turns())
+    pulses().iter().filter_map(|pulse| pulse.complaint()).collect()
 }
 
 /// The threads that are out of their group for longer than they may.
 pub fn outsiders() -> Vec<String> {
-    let pulses = PULSES.lock().unwrap_or_else(PoisonError::into_inner);
-    pulses.iter().filter(|pulse| pulse.is_outside()).map(|pulse| pulse.thread.clone()).collect()
+    pulses().iter().filter(|pulse| pulse.is_outside()).map(|pulse| pulse.thread.clone()).collect()
 }
 
 /// Every watched thread and the time since its last turn, by name.
 pub fn ages() -> Vec<(String, Duration)> {
-    let pulses = PULSES.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut ages: Vec<_> = pulses.iter().map(|pulse| (pulse.thread.clone(), pulse.age())).collect();
+    let mut ages: Vec<_> = pulses().iter().map(|pulse| (pulse.thread.clone(), pulse.age())).collect();
     ages.sort();
     ages
 }

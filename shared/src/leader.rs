@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::db::{Connector, Query, Session};
 use crate::error::{Error, Result};
-use crate::health;
 use crate::shutdown::{self, Stop};
+use crate::{health, metrics};
 
 /// A third of the session's `idle_session_timeout`: two pings may be late before the server ends the session.
 const PING: Duration = Duration::from_secs(1);
@@ -59,7 +59,7 @@ impl Leadership {
         let turns = move || relay.as_ref().is_none_or(|relay| relay.turns());
         let ping = std::thread::Builder::new()
             .name(ping_thread.to_string())
-            .spawn(move || while !shutdown.wait(PING) && (!turns() || ping(&pinged)) {})?;
+            .spawn(move || while !shutdown.wait(PING) && keep(&pinged, turns()) {})?;
         Ok(Leadership { session, ping: Some(ping), stop })
     }
 
@@ -90,6 +90,15 @@ impl Drop for Leadership {
             let _ = ping.join();
         }
     }
+}
+
+/// Whether to go on. Without pings the lead is given away, which a relay that hangs can't say itself: it is shown from here.
+fn keep(session: &Mutex<Option<Session>>, turns: bool) -> bool {
+    let alive = !turns || ping(session);
+    if !(turns && alive) {
+        metrics::LEADER.set(0);
+    }
+    alive
 }
 
 /// Keeps the session alive, also while the relay waits for Kafka. A held mutex means that the relay itself is using it.

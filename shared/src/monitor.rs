@@ -126,7 +126,6 @@ impl Monitor {
 
     /// Looks until it is time to stop.
     pub fn run(&mut self, shutdown: &Shutdown) {
-        let relay = format!("{}-relay", self.service.name());
         while !shutdown.wait(INTERVAL) {
             health::beat();
             if !self.look() {
@@ -136,10 +135,6 @@ impl Monitor {
                 let held = self.count();
                 self.board.look().held = held;
                 self.count_at = Instant::now() + (begun.elapsed() * COUNTING_SHARE).min(COUNT_AGAIN);
-            }
-            // one that hangs loses its lead, and can't say so
-            if !health::turns(&relay) {
-                metrics::LEADER.set(0);
             }
         }
     }
@@ -165,7 +160,7 @@ impl Monitor {
 
     fn count(&mut self) -> Held {
         let (service, extra) = (self.service, &self.extra);
-        let counted = self.connection.with(|session| Ok((count(session, service)?, extra(session)?)));
+        let counted = self.connection.with(|session| Ok((stored(session, service)?, extra(session)?)));
         let why = counted.as_ref().err().map(|error| format!("what the database holds can't be counted: {error}"));
         // once, as long as it fails in the same way
         if let Some(new) = why.as_ref().filter(|_| why != self.uncounted) {
@@ -209,7 +204,7 @@ impl Monitor {
     }
 }
 
-fn count(session: &mut Session, service: Service) -> Result<Stored> {
+fn stored(session: &mut Session, service: Service) -> Result<Stored> {
     let (waiting, oldest_seconds) = outbox::waiting(session, service)?;
     Ok(Stored { waiting, oldest_seconds, dead_letters: dead_letter::count_open(session)? })
 }
