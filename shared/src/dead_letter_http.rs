@@ -177,16 +177,12 @@ fn done<T>(id: i64, verdict: Verdict<T>) -> Result<T, Problem> {
     }
 }
 
-const SLOW: &str = "the database took too long";
-const AWAY: &str = "the database is not there";
-
 /// What was done stays done, and is in the records' histories.
 fn interrupted(done: &Replays, error: &Error) -> Problem {
     log::warn!("replaying dead letters ended early: {error}");
     let (replayed, skipped) = (done.replayed.len(), done.skipped.len());
     let story = format!("{replayed} of {} dead letters were replayed, {skipped} skipped", done.matched);
-    let why = if error.is_time_limit() { SLOW } else { AWAY };
-    Problem::unavailable(format!("{why}; {story}; repeat the request"), RETRY_AFTER)
+    Problem::unavailable(format!("{}; {story}; repeat the request", why(error)), RETRY_AFTER)
 }
 
 fn unknown(id: i64) -> Problem {
@@ -197,10 +193,13 @@ fn unknown(id: i64) -> Problem {
 pub fn problem(error: Error) -> Problem {
     log::warn!("a request failed: {error}");
     match &error {
-        error if error.is_time_limit() => Problem::unavailable(format!("{SLOW}; repeat the request"), RETRY_AFTER),
         Error::Database(cause) if cause.code().is_some_and(|code| matches!(&code.code()[..2], "22" | "23")) => {
             Problem::new(500, "the request could not be stored; nothing was changed")
         }
-        _ => Problem::unavailable(format!("{AWAY}; repeat the request"), RETRY_AFTER),
+        error => Problem::unavailable(format!("{}; repeat the request", why(error)), RETRY_AFTER),
     }
+}
+
+fn why(error: &Error) -> &'static str {
+    if error.is_time_limit() { "the database took too long" } else { "the database is not there" }
 }

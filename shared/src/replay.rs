@@ -112,7 +112,9 @@ impl Replayer {
         log::info!("dead letter {} replayed by {}: {replay:?}", ask.id, ask.actor);
         if !matches!(replay, Replay::Failed(_)) {
             handler.committed();
-            self.waker.wake();
+            if !sent.is_empty() {
+                self.waker.wake();
+            }
         }
         Ok(Verdict::Done(replay))
     }

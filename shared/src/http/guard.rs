@@ -88,9 +88,7 @@ impl Guard {
     /// 401 without the token or with a wrong one; 429 after too many wrong ones, also with the right one.
     pub fn check(&self, request: &Request) -> Result<(), Problem> {
         let Some(lock) = &self.lock else { return Ok(()) };
-        let mut given = request.headers.all("Authorization");
-        let (first, only) = (given.next(), given.next().is_none());
-        let given = first.filter(|_| only).and_then(bearer).ok_or_else(|| {
+        let given = request.headers.one("Authorization").ok().flatten().and_then(bearer).ok_or_else(|| {
             unauthorized("this call changes things: send the operator's token, as one Authorization: Bearer <token>")
         })?;
         self.require_patience(request.peer)?;

@@ -143,6 +143,10 @@ fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
 
+/// A header field stands more than once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Repeated;
+
 /// A request's header fields. Names are found in any case.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
@@ -159,6 +163,16 @@ impl Headers {
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let same = move |field: &&(String, String)| field.0.eq_ignore_ascii_case(name);
         self.fields.iter().filter(same).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of the field of that name, if there is one.
+    ///
+    /// # Errors
+    /// [`Repeated`] if there are several: which of them counts would be a matter of opinion.
+    pub(super) fn one(&self, name: &str) -> Result<Option<&str>, Repeated> {
+        let mut values = self.fields.iter().filter(|field| field.0.eq_ignore_ascii_case(name));
+        let first = values.next().map(|(_, value)| value.as_str());
+        if values.next().is_some() { Err(Repeated) } else { Ok(first) }
     }
 
     /// Adds a field.

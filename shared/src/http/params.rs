@@ -1,7 +1,7 @@
 //! What stands in the path, the query and the headers.
 
 use super::fields::{integer, name, text};
-use super::message::{Query, Request};
+use super::message::{Query, Repeated, Request};
 use super::problem::{FieldError, Problem};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -46,10 +46,12 @@ impl Request {
     /// # Errors
     /// 400 unless it is one value of 1 to 100 characters, none of them a control character.
     pub fn actor(&self) -> Result<String, Problem> {
-        let mut actors = self.headers.all("X-Actor");
-        let Some(actor) = actors.next() else { return Ok("unknown".into()) };
-        let fits = text(actor, MAX_ACTOR_LENGTH).ok().filter(|_| actors.next().is_none());
-        fits.ok_or_else(|| {
+        let actor = match self.headers.one("X-Actor") {
+            Ok(None) => return Ok("unknown".into()),
+            Ok(Some(actor)) => text(actor, MAX_ACTOR_LENGTH).ok(),
+            Err(Repeated) => None,
+        };
+        actor.ok_or_else(|| {
             Problem::new(400, "X-Actor must be one value of 1 to 100 characters, without control characters")
         })
     }
@@ -115,13 +117,11 @@ const NO_UUID: &str = "must be a UUID";
 /// # Errors
 /// 400 unless it is one value of 1 to 255 visible ASCII characters.
 pub fn idempotency_key(request: &Request) -> Result<Option<&str>, Problem> {
-    let mut keys = request.headers.all("Idempotency-Key");
-    let Some(key) = keys.next() else { return Ok(None) };
-    let fits = (1..=MAX_KEY_LENGTH).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    if fits && keys.next().is_none() {
-        return Ok(Some(key));
+    let fits = |key: &str| (1..=MAX_KEY_LENGTH).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    match request.headers.one("Idempotency-Key") {
+        Ok(key) if key.is_none_or(fits) => Ok(key),
+        _ => Err(Problem::new(400, "Idempotency-Key must be one value of 1 to 255 visible ASCII characters")),
     }
-    Err(Problem::new(400, "Idempotency-Key must be one value of 1 to 255 visible ASCII characters"))
 }
 
 /// A time written as a whole number and its unit: `500ms`, `10s`, `1m`. None if it is written otherwise.
