@@ -906,10 +906,12 @@ start_services() { # NAME...
 all_answer_or_one_ended() {
   local name
   for name in "$@"; do runs "$name" || return 0; done
-  for name in "$@"; do answers "$name" || return 1; done
+  all answers "$@"
 }
-
-all_are_ready() { local name; for name in "$@"; do is_ready "$name" || return 1; done; }
+all() { # CHECK NAME...
+  local check=$1 name; shift
+  for name in "$@"; do "$check" "$name" || return 1; done
+}
 
 # Puts a user or an item in, unless it is there: what was sold and paid stays.
 put_in() { # SERVICE PATH BODY
@@ -957,7 +959,7 @@ bring_up() {
   put_in stock items/book '{"quantity": 1000}'
   put_in stock items/lamp '{"quantity": 2}'
   # shellcheck disable=SC2046
-  within "$SERVICE_LIMIT" all_are_ready $(all_instances) || say "not everything is ready yet: ./run.sh status says what"
+  within "$SERVICE_LIMIT" all is_ready $(all_instances) || say "not everything is ready yet: ./run.sh status says what"
   unlock
   ON_EXIT='' STARTED=''
 }

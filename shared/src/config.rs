@@ -1,7 +1,7 @@
 //! Settings: one environment variable each, with a default, a unit and a check. `Config::read` is the list of them.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::db::Limits;
@@ -14,7 +14,7 @@ mod reader;
 mod times;
 
 pub use reader::Setting;
-pub use times::{Retention, parse_duration};
+pub use times::Retention;
 
 use addresses::leads_to_loopback;
 use reader::Reader;
@@ -190,6 +190,16 @@ impl Config {
             )
         });
         hasty.into_iter().chain(astray).collect()
+    }
+
+    /// Where the instance is reached from its own machine: one that listens on all addresses, by the loopback one.
+    pub fn local_address(&self) -> SocketAddr {
+        let ip = match self.bind {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        SocketAddr::new(ip, self.port)
     }
 
     /// What a client of Kafka with this name is built from.

@@ -2,7 +2,7 @@
 //! is no curl.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::args;
@@ -21,19 +21,10 @@ pub fn run(config: &Config) -> bool {
 }
 
 fn ask(config: &Config) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&(here(config.bind), config.port).into(), LIMIT)?;
+    let mut stream = TcpStream::connect_timeout(&config.local_address(), LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.write_all(REQUEST)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
-}
-
-/// An instance that listens on all addresses is reached by the loopback one.
-fn here(bind: IpAddr) -> IpAddr {
-    match bind {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    }
 }

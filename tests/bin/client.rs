@@ -1,6 +1,5 @@
 //! Calls to the running services, for the demo: blocking, by keep-alive connections.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -22,14 +21,9 @@ pub struct Client {
 impl Client {
     /// The service of these settings, on this machine or where it is bound to. Connects to nothing yet.
     pub fn new(config: &Config) -> Client {
-        let host = match config.bind {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-            address => address,
-        };
         let agent = Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(LIMIT)).build();
         Client {
-            base: format!("http://{}", SocketAddr::new(host, config.port)),
+            base: format!("http://{}", config.local_address()),
             agent: agent.new_agent(),
             authorization: config.admin_token.as_ref().map(AdminToken::authorization),
         }

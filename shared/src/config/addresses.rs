@@ -71,8 +71,7 @@ fn is_url_of_host(url: &str) -> bool {
 /// Of what [`is_url_of_host`] lets pass.
 pub(super) fn leads_to_loopback(url: &str) -> bool {
     let authority = url.rsplit_once("//").map_or(url, |(_, authority)| authority);
-    let host = authority.split(':').next().unwrap_or_default();
-    let host = host.to_lowercase();
+    let host = authority.split(':').next().unwrap_or_default().to_lowercase();
     host == "localhost"
         || host.ends_with(".localhost")
         || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
@@ -83,8 +82,11 @@ pub(super) fn leads_to_loopback(url: &str) -> bool {
 fn origin(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase();
     let (scheme, authority) = text.split_once("://")?;
-    let own_port =
-        ["http", "https"].iter().zip(["80", "443"]).find_map(|(name, port)| (*name == scheme).then_some(port))?;
+    let own_port = match scheme {
+        "http" => "80",
+        "https" => "443",
+        _ => return None,
+    };
     let colon = authority.rfind(':').filter(|colon| !authority[*colon..].contains(']'));
     let (host, port) = colon.map_or((authority, own_port), |colon| (&authority[..colon], &authority[colon + 1..]));
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -93,8 +95,11 @@ fn origin(text: &str) -> Option<String> {
         Some(address) => format!("[{}]", address.parse::<Ipv6Addr>().ok()?),
         None => Some(host).filter(|host| !host.is_empty() && host.bytes().all(legal))?.into(),
     };
-    let port = if port == own_port { String::new() } else { format!(":{}", Some(port).filter(|port| is_port(port))?) };
-    Some(format!("{scheme}://{host}{port}"))
+    match port {
+        _ if port == own_port => Some(format!("{scheme}://{host}")),
+        _ if is_port(port) => Some(format!("{scheme}://{host}:{port}")),
+        _ => None,
+    }
 }
 
 fn is_port(text: &str) -> bool {

@@ -86,12 +86,11 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::Config;
-    use crate::event::Service;
+    use super::super::Config;
+    use super::super::tests::config;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, String> {
-        let lookup = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
-        Config::from_lookup(Service::Order, lookup).map_err(|error| error.to_string())
+        config(pairs).map_err(|error| error.to_string())
     }
 
     #[test]
