@@ -12,6 +12,7 @@ use shared::pool::Connection;
 use shared::shutdown::Shutdown;
 use shared::wake::Waker;
 
+use crate::admission::Admission;
 use crate::handlers::Batch;
 use crate::order::Happening;
 use crate::store;
@@ -28,6 +29,7 @@ pub struct DeadlineScan {
     compensation_retry: Duration,
     waker: Waker,
     waiters: Waiters,
+    admission: Admission,
 }
 
 impl DeadlineScan {
@@ -35,13 +37,14 @@ impl DeadlineScan {
     ///
     /// # Errors
     /// When the database URL can't be parsed.
-    pub fn new(config: &Config, waker: Waker, waiters: Waiters) -> Result<DeadlineScan> {
+    pub fn new(config: &Config, waker: Waker, waiters: Waiters, admission: Admission) -> Result<DeadlineScan> {
         let connector = Connector::new(&config.database_url, "order-deadline", Limits::WORK)?;
         Ok(DeadlineScan {
             connection: Connection::new(connector),
             compensation_retry: config.compensation_retry,
             waker,
             waiters,
+            admission,
         })
     }
 
@@ -88,7 +91,7 @@ impl DeadlineScan {
         batch.write(&mut tx, due.round + 1, wait(self.compensation_retry, due.round))?;
         outbox::append(&mut tx, &batch.sent)?;
         tx.commit()?;
-        batch.news.tell();
+        batch.news.tell(&self.admission);
         if !batch.sent.is_empty() {
             self.waker.wake();
         }

@@ -9,6 +9,7 @@ use shared::event::{Body, Event, Side};
 use shared::handler::{Cause, GivenUp, Handled, Handler, Outcome};
 use uuid::Uuid;
 
+use crate::admission::Admission;
 use crate::metrics::News;
 use crate::order::{Happening, Saga};
 use crate::store::{self, Locked};
@@ -18,13 +19,14 @@ use crate::waiters::Waiters;
 pub struct Answers {
     compensation_retry: Duration,
     waiters: Waiters,
+    admission: Admission,
     news: News,
 }
 
 impl Answers {
     /// `compensation_retry`: the first wait for a confirmation.
-    pub fn new(compensation_retry: Duration, waiters: Waiters) -> Answers {
-        Answers { compensation_retry, waiters, news: News::default() }
+    pub fn new(compensation_retry: Duration, waiters: Waiters, admission: Admission) -> Answers {
+        Answers { compensation_retry, waiters, admission, news: News::default() }
     }
 }
 
@@ -45,7 +47,7 @@ impl Handler for Answers {
     }
 
     fn committed(&mut self) {
-        self.news.tell();
+        self.news.tell(&self.admission);
         self.waiters.look();
     }
 }
@@ -107,7 +109,7 @@ impl<'a> Batch<'a> {
     /// What PostgreSQL says.
     pub fn write(&self, tx: &mut Tx<'_>, round: i32, wait: Duration) -> Result<()> {
         let changed: Vec<(Uuid, &Saga)> = self.changed.iter().map(|id| (*id, &self.orders[id].saga)).collect();
-        store::update(tx, &changed, &self.told)?;
+        store::update(tx, &changed, self.news.settled(), &self.told)?;
         store::look_again(tx, &self.sent, round, wait)
     }
 }

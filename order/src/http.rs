@@ -10,6 +10,7 @@ use shared::http::{Fields, Method, Problem, Request, Responder, Response, Routes
 use shared::pool::Pool;
 use uuid::Uuid;
 
+use crate::admission::Refusal;
 use crate::order::{OrderStatus, Saga};
 use crate::store::{self, NewOrder, Order};
 use crate::timeline::{self, Story};
@@ -95,9 +96,11 @@ impl<'a> From<&'a Order> for OrderView<'a> {
 /// `POST /orders`, `GET /orders/{orderId}`, `GET /orders`, `GET /orders/{orderId}/timeline`. `prefix`: the topics'.
 pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters, prefix: String) -> Routes {
     let (listed, told) = (pool.clone(), pool.clone());
+    let gate = queue.clone();
     routes
         .hand_over(Method::Post, "/orders", move |request, responder| place(&queue, &request, responder))
         .open()
+        .gated(move || gate.admit().map_err(refused))
         .hand_over(Method::Get, "/orders/{orderId}", move |request, responder| {
             get(&pool, &waiters, &request, responder)
         })
@@ -114,6 +117,18 @@ fn place(queue: &Queue, request: &Request, responder: Responder) {
     // the writer may hang in a call to a silent database; its own patience ends before
     responder.or_after(PATIENCE + Duration::from_secs(2), outcome_unknown(&asked));
     queue.place(order, move |placed| responder.send(answer(&asked, placed)));
+}
+
+/// Nothing of the request was looked at: its key stands for nothing.
+fn refused(refusal: Refusal) -> Problem {
+    let (why, seconds) = match refusal {
+        Refusal::Backlog(seconds) => ("more orders wait than can be settled in time", seconds),
+        Refusal::Outage => {
+            ("a part of the system has been away for long, and an order might not be settled in time", 5)
+        }
+        Refusal::Queue => ("too many orders are waiting to be stored", 1),
+    };
+    Problem::unavailable(format!("{why}; nothing was changed, repeat the request later"), seconds)
 }
 
 fn new_order(request: &Request) -> Result<NewOrder, Problem> {
@@ -145,9 +160,7 @@ fn answer(asked: &NewOrder, placed: Placed) -> Response {
             format!("this Idempotency-Key was used for order {} with another body; use a new key", order.order_id),
         )
         .into(),
-        Placed::QueueFull => {
-            Problem::unavailable("too many orders are waiting to be stored; nothing was changed", 1).into()
-        }
+        Placed::QueueFull => refused(Refusal::Queue).into(),
         Placed::Refused(why) => {
             Problem::new(500, format!("the order could not be stored: {why}; nothing was changed")).into()
         }

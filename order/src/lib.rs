@@ -1,11 +1,12 @@
 //! The order service: takes orders, asks payment and stock for their parts, decides what their answers make of an order.
 //!
-//! One order's path here: [`http`] → [`writer`] → [`store`] and the outbox → the relay; then the participants' answers →
+//! One order's path here: [`http`] → [`admission`] → [`writer`] → [`store`] and the outbox → the relay; then the participants' answers →
 //! [`handlers`] → [`order`] (the decision) → [`store`]. [`deadline`] ends what is not heard of; [`waiters`] hold requests
 //! that wait for the end. [`timeline`] tells an order's story, [`timeline_store`] keeps what it is told from,
 //! [`timeline_text`] writes it as a table;
 //! [`page`] shows all of it.
 
+pub mod admission;
 pub mod deadline;
 pub mod handlers;
 pub mod http;
@@ -32,6 +33,9 @@ use shared::service::{self, Threads};
 use shared::shutdown::{Shutdown, Stop};
 use shared::{dead_letter_http, wake::Waker};
 
+use admission::Admission;
+use waiters::Waiters;
+
 mod migrations {
     refinery::embed_migrations!("../sql/order");
 }
@@ -56,17 +60,19 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
         room.run(shutdown);
         Ok(())
     })?;
-    let (queue, mut writer) = writer::new(&config, waker.clone())?;
+    let admission = Admission::new(config.admission_limit, config.order_deadline, writer::QUEUE);
+    let (queue, mut writer) = writer::new(&config, waker.clone(), admission.clone())?;
     threads.spawn("order-writer".into(), move |_| {
         writer.run();
         Ok(())
     })?;
-    let mut scan = deadline::DeadlineScan::new(&config, waker.clone(), waiters.clone())?;
+    let mut scan = deadline::DeadlineScan::new(&config, waker.clone(), waiters.clone(), admission.clone())?;
     threads.spawn("order-deadline".into(), move |shutdown| scan.run(shutdown))?;
-    threads.spawn_consumers(&config, &waker, || answers(&config, &waiters))?;
+    threads.spawn_consumers(&config, &waker, || answers(&config, &waiters, &admission))?;
 
     metrics::start();
-    let board = threads.spawn_monitor(&config, Box::new(metrics::look))?;
+    let shown = admission.clone();
+    let board = threads.spawn_monitor(&config, Box::new(move |session| metrics::look(session, &shown)))?;
 
     let pool = Pool::new(&ready.connector, config.http_workers);
     let steps_kept = config.timeline_retention.time(ready.topics_keep);
@@ -75,17 +81,23 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let routes = operations_http::routes(service::routes(&config), config.service, board);
     let routes = http::routes(routes, pool.clone(), queue, waiters.clone(), config.topic_prefix.clone());
     let routes = page::routes(routes, &config);
-    let routes = dead_letters(routes, pool, &config, waker, waiters);
+    let routes = dead_letters(routes, pool, &config, waker, (waiters, admission));
     let server = Server::start("order", listener, descriptors::http_limits(&config), routes)?;
     log::info!("order listens on {}", server.local_addr());
     threads.run_until_stopped(server)
 }
 
-fn answers(config: &Config, waiters: &waiters::Waiters) -> Box<dyn Handler> {
-    Box::new(handlers::Answers::new(config.compensation_retry, waiters.clone()))
+fn answers(config: &Config, waiters: &Waiters, admission: &Admission) -> Box<dyn Handler> {
+    Box::new(handlers::Answers::new(config.compensation_retry, waiters.clone(), admission.clone()))
 }
 
-fn dead_letters(routes: Routes, pool: Pool, config: &Config, waker: Waker, waiters: waiters::Waiters) -> Routes {
+fn dead_letters(
+    routes: Routes,
+    pool: Pool,
+    config: &Config,
+    waker: Waker,
+    (waiters, admission): (Waiters, Admission),
+) -> Routes {
     let (prefix, config) = (config.topic_prefix.clone(), config.clone());
-    dead_letter_http::routes(routes, pool, prefix, waker, Arc::new(move || answers(&config, &waiters)))
+    dead_letter_http::routes(routes, pool, prefix, waker, Arc::new(move || answers(&config, &waiters, &admission)))
 }

@@ -3,13 +3,14 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 use serde_json::{Map, Value, json};
 use shared::db::Session;
 use shared::error::Result;
 use shared::metrics::{counters, gauge, registered};
 use uuid::Uuid;
 
+use crate::admission::{Admission, Refusal};
 use crate::order::{OrderStatus, Saga};
 use crate::store;
 
@@ -30,6 +31,21 @@ static OVERDUE: LazyLock<IntGauge> = LazyLock::new(|| {
     gauge("saga_orders_overdue", "Orders beyond their deadline and not settled, counted up to 10,000")
 });
 
+static REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters("saga_orders_refused_total", "Orders that were not admitted by this instance, by reason", "reason")
+});
+static IN_FLIGHT: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("saga_orders_in_flight", "Orders accepted by all instances and not settled"));
+static LIMIT: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("saga_admission_limit_orders", "Orders in flight from which on new ones are refused"));
+static CAPACITY: LazyLock<Gauge> = LazyLock::new(|| {
+    registered(Gauge::new("saga_admission_capacity", "Orders a second that the system settles when it is busy"))
+});
+static WAIT: LazyLock<Gauge> = LazyLock::new(|| {
+    registered(Gauge::new("saga_admission_wait_seconds", "How long the orders in flight take to settle, as estimated"))
+});
+static OPEN: LazyLock<IntGauge> = LazyLock::new(|| gauge("saga_admission_open", "1: new orders are admitted"));
+
 /// Makes every value appear from the start on.
 pub fn start() {
     for status in OrderStatus::ALL {
@@ -38,11 +54,27 @@ pub fn start() {
     }
     OVERDUE.set(0);
     LazyLock::force(&SETTLED);
+    Refusal::NAMES.iter().for_each(|name| drop(REFUSED.with_label_values(&[name])));
+    admission(true, 0, 0.0, 0.0, 0.0);
 }
 
 /// So many orders were stored.
 pub fn placed(count: usize) {
     ORDERS.with_label_values(&[OrderStatus::InProgress.name()]).inc_by(count as u64);
+}
+
+/// An order was not admitted.
+pub fn refused(refusal: Refusal) {
+    REFUSED.with_label_values(&[refusal.name()]).inc();
+}
+
+/// What admission goes by; `limit` in orders, `capacity` in orders a second, `wait` in seconds.
+pub fn admission(is_open: bool, in_flight: i64, limit: f64, capacity: f64, wait: f64) {
+    OPEN.set(i64::from(is_open));
+    IN_FLIGHT.set(in_flight);
+    LIMIT.set(limit as i64);
+    CAPACITY.set(capacity);
+    WAIT.set(wait);
 }
 
 /// What became of orders in a transaction, told when it is committed.
@@ -63,8 +95,14 @@ impl News {
         }
     }
 
+    /// The orders that are settled now.
+    pub fn settled(&self) -> &[Uuid] {
+        &self.settled
+    }
+
     /// Counts all of it.
-    pub fn tell(&mut self) {
+    pub fn tell(&mut self, admission: &Admission) {
+        admission.settled(self.settled.len());
         for status in self.ended.drain(..) {
             ORDERS.with_label_values(&[status.name()]).inc();
         }
@@ -87,7 +125,7 @@ fn drawn_at(order_id: Uuid) -> Duration {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn look(session: &mut Session) -> Result<Map<String, Value>> {
+pub fn look(session: &mut Session, admission: &Admission) -> Result<Map<String, Value>> {
     let mut orders = Map::new();
     let latest = store::latest_statuses(session)?;
     for status in OrderStatus::ALL {
@@ -97,5 +135,9 @@ pub fn look(session: &mut Session) -> Result<Map<String, Value>> {
     }
     let overdue = store::count_overdue(session)?;
     OVERDUE.set(overdue);
-    Ok(Map::from_iter([("orders".into(), Value::Object(orders)), ("overdue".into(), json!(overdue))]))
+    Ok(Map::from_iter([
+        ("orders".into(), Value::Object(orders)),
+        ("overdue".into(), json!(overdue)),
+        ("admission".into(), admission.overview()),
+    ]))
 }

@@ -11,6 +11,7 @@ use shared::event::{Event, Reason};
 use shared::housekeeping::Sweep;
 use uuid::Uuid;
 
+use crate::admission::store::{COUNT_SETTLED, by_second};
 use crate::order::{OrderStatus, Saga, SideStatus};
 use crate::timeline_store::{ANSWERS, Answers, COMPENSATIONS};
 
@@ -198,11 +199,12 @@ fn lock_where(tx: &mut Tx<'_>, order_ids: &[Uuid], condition: &str) -> Result<Ha
     Ok(rows.iter().map(|row| (row.get(0), Locked { saga: saga(row, 1), traceparent: row.get(5) })).collect())
 }
 
-/// Writes the sagas of locked orders, and into their timeline the answers that changed them, by one statement.
+/// Writes the sagas of locked orders, into their timeline the answers that changed them, and counts those that are `settled`
+/// now, by one statement.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)], told: &[&Event]) -> Result<()> {
+pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)], settled: &[Uuid], told: &[&Event]) -> Result<()> {
     if changed.is_empty() {
         return Ok(());
     }
@@ -215,15 +217,17 @@ pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)], told: &[&Event]) -> Re
     let froms: Vec<Option<&str>> =
         changed.iter().map(|(_, saga)| saga.reason.as_ref().map(|(_, from)| &**from)).collect();
     let sql = format!(
-        "with told as ({ANSWERS})
+        "with counted as ({COUNT_SETTLED}), told as ({ANSWERS})
          update orders o set order_status = c.status, payment_status = c.payment, stock_status = c.stock,
                 reason_code = c.code, reason_from = c.reason_from, updated_at = clock_timestamp()
            from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
                 as c (order_id, status, payment, stock, code, reason_from)
           where o.order_id = c.order_id"
     );
+    let (seconds, counts) = by_second(settled);
     let answers = Answers::of(told);
-    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&order_ids, &statuses, &payments, &stocks, &codes, &froms];
+    let mut params: Vec<&(dyn ToSql + Sync)> =
+        vec![&order_ids, &statuses, &payments, &stocks, &codes, &froms, &seconds, &counts];
     params.extend(answers.params());
     tx.execute(&sql, &params)?;
     Ok(())

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::store;
 use crate::timeline::{Message, Story, Told};
 
-/// Inserts the answers given by the parameters from $7 ([`Answers::params`]).
+/// Inserts the answers given by the parameters from $9 ([`Answers::params`]).
 pub const ANSWERS: &str = "
     insert into timeline (order_id, message_id, type, reason_code, noted_at,
                           partition, record_offset, stored_at, published_at, attempt,
@@ -25,16 +25,16 @@ pub const ANSWERS: &str = "
            partition, record_offset, stored_at, published_at, attempt,
            answered_id, answered_partition, answered_offset, answered_stored_at, answered_published_at,
            answered_taken_up_at, answered_attempt
-      from unnest($7::uuid[], $8::uuid[], $9::text[], $10::text[],
-                  $11::integer[], $12::bigint[], $13::timestamptz[], $14::timestamptz[], $15::integer[],
-                  $16::uuid[], $17::integer[], $18::bigint[], $19::timestamptz[], $20::timestamptz[],
-                  $21::timestamptz[], $22::integer[])
+      from unnest($9::uuid[], $10::uuid[], $11::text[], $12::text[],
+                  $13::integer[], $14::bigint[], $15::timestamptz[], $16::timestamptz[], $17::integer[],
+                  $18::uuid[], $19::integer[], $20::bigint[], $21::timestamptz[], $22::timestamptz[],
+                  $23::timestamptz[], $24::integer[])
            as answer (order_id, message_id, type, reason_code,
                       partition, record_offset, stored_at, published_at, attempt,
                       answered_id, answered_partition, answered_offset, answered_stored_at, answered_published_at,
                       answered_taken_up_at, answered_attempt)";
 
-/// Inserts the compensation requests whose order ids, message ids and types are $4, $5 and $6.
+/// Inserts the compensation requests whose order ids, message ids and types are $6, $7 and $8.
 pub const COMPENSATIONS: &str = "
     insert into timeline (order_id, message_id, type, noted_at)
     select order_id, message_id, type, clock_timestamp()
@@ -80,7 +80,7 @@ impl Answers {
         }
     }
 
-    /// The parameters of [`ANSWERS`], from $7.
+    /// The parameters of [`ANSWERS`], from $9.
     pub fn params(&self) -> [&(dyn ToSql + Sync); 16] {
         let Answers { deliveries, answered, .. } = self;
         [

@@ -17,13 +17,22 @@ use shared::pool::Connection;
 use shared::wake::Waker;
 use uuid::Uuid;
 
+use crate::admission::{Admission, Refusal};
 use crate::metrics;
 use crate::store::{self, NewOrder, Order, Placement};
 
 /// Orders in one call: beyond this the commits/s no longer grow.
 const BATCH: usize = 300;
-/// Orders that may wait for the writer: a second's worth at saturation.
-const QUEUE: usize = 4_096;
+/// Orders that may wait for the writer: as many connections wait for its answers, and the others are left for those who
+/// ask for something else.
+pub const QUEUE: usize = 2_048;
+/// The fewest orders that are stored at once where more wait and accepting waits for settling: one by one, each commit would
+/// cost as much as that of many.
+const WORTHWHILE: usize = 50;
+/// Accepting waits for settling for so long at the most, whatever the figures say.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How long it waits before it looks again.
+const A_MOMENT: Duration = Duration::from_millis(20);
 /// An order is tried to be stored for so long; then its outcome is given up as unknown.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -49,33 +58,46 @@ struct Request {
 
 /// Hands orders to the writer.
 #[derive(Clone)]
-pub struct Queue(Sender<Request>);
+pub struct Queue {
+    requests: Sender<Request>,
+    admission: Admission,
+}
 
 /// The writer's end.
 pub struct Writer {
     queue: Receiver<Request>,
     connection: Connection,
     waker: Waker,
+    admission: Admission,
 }
 
 /// The queue and its writer.
 ///
 /// # Errors
 /// When the database URL can't be parsed.
-pub fn new(config: &Config, waker: Waker) -> Result<(Queue, Writer)> {
+pub fn new(config: &Config, waker: Waker, admission: Admission) -> Result<(Queue, Writer)> {
     let (sender, queue) = bounded(QUEUE);
     let held = Receiver::clone(&queue);
     shared::metrics::watch("orders to be stored", QUEUE, move || held.len());
     let connector = Connector::new(&config.database_url, "order-writer", Limits::WORK)?;
-    Ok((Queue(sender), Writer { queue, connection: Connection::new(connector), waker }))
+    let writer = Writer { queue, connection: Connection::new(connector), waker, admission: admission.clone() };
+    Ok((Queue { requests: sender, admission }, writer))
 }
 
 impl Queue {
+    /// Whether one more order is admitted. Never blocks.
+    ///
+    /// # Errors
+    /// Why it is not; counted.
+    pub fn admit(&self) -> std::result::Result<(), Refusal> {
+        self.admission.check(self.requests.len())
+    }
+
     /// Queues an order. `reply` is called once and must not block: by the writer's thread, or at once when the queue is
     /// full.
     pub fn place(&self, order: NewOrder, reply: impl FnOnce(Placed) + Send + 'static) {
         let request = Request { order, arrived: Instant::now(), reply: Box::new(reply) };
-        if let Err(refused) = self.0.try_send(request) {
+        if let Err(refused) = self.requests.try_send(request) {
             (refused.into_inner().reply)(Placed::QueueFull);
         }
     }
@@ -86,15 +108,47 @@ impl Writer {
     pub fn run(&mut self) {
         loop {
             health::beat();
-            match self.queue.recv_timeout(health::IDLE) {
+            let until_next_look = self.look_if_due();
+            match self.queue.recv_timeout(until_next_look) {
                 Ok(first) => {
+                    let room = self.wait_for_room();
                     let mut batch = vec![first];
-                    batch.extend(self.queue.try_iter().take(BATCH - 1));
+                    batch.extend(self.queue.try_iter().take(room - 1));
                     self.write(batch);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    /// Reads what admission goes by if it is time to; answers when it is time again.
+    fn look_if_due(&mut self) -> Duration {
+        let left = self.admission.until_next_look();
+        if !left.is_zero() {
+            return left;
+        }
+        let admission = &self.admission;
+        if let Err(error) = self.connection.with(|session| admission.look(session)) {
+            log::debug!("what admission goes by can't be read: {error}");
+        }
+        self.admission.until_next_look()
+    }
+
+    /// Settling goes before accepting: waits until there is room for some orders; answers for how many.
+    fn wait_for_room(&mut self) -> usize {
+        let until = Instant::now() + LONGEST_WAIT;
+        loop {
+            let room = self.admission.room(BATCH);
+            if room >= WORTHWHILE.min(1 + self.queue.len()) {
+                return room;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return WORTHWHILE;
+            }
+            let next = self.look_if_due().min(left).min(A_MOMENT);
+            self.admission.wait_for_change(next);
         }
     }
 
@@ -120,8 +174,9 @@ impl Writer {
         let messages: Vec<String> = orders.iter().map(|order| envelope::to_stored(&requests(order))).collect();
         for attempt in 1.. {
             health::beat();
-            let waker = &self.waker;
-            let error = match self.connection.with(|session| place(session, &orders, &messages, waker)) {
+            let (waker, admission) = (&self.waker, &self.admission);
+            let placed = self.connection.with(|session| place(session, &orders, &messages, waker, admission));
+            let error = match placed {
                 Err(error) if error.blame() != Blame::Message => error,
                 done => return done,
             };
@@ -137,11 +192,18 @@ impl Writer {
     }
 }
 
-fn place(session: &mut Session, asked: &[&NewOrder], messages: &[String], waker: &Waker) -> Result<Vec<Order>> {
+fn place(
+    session: &mut Session,
+    asked: &[&NewOrder],
+    messages: &[String],
+    waker: &Waker,
+    admission: &Admission,
+) -> Result<Vec<Order>> {
     let placement = store::place(session, asked, messages)?;
     // before anything else: the relay is on its way while the requests are answered
     waker.wake();
     metrics::placed(placement.placed.len());
+    admission.placed(placement.placed.len());
     orders(session, asked, &placement)
 }
 

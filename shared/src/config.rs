@@ -15,6 +15,7 @@ mod times;
 
 pub use reader::Setting;
 pub use times::Retention;
+use times::parse_duration;
 
 use addresses::leads_to_loopback;
 use reader::Reader;
@@ -42,6 +43,8 @@ pub struct Config {
     pub topic_replication: Option<i16>,
     /// From publication to the end of a side's patience (`ORDER_DEADLINE`).
     pub order_deadline: Duration,
+    /// Orders are refused when what waits would take longer than this to settle (`ADMISSION_LIMIT`).
+    pub admission_limit: Duration,
     /// First wait for the confirmation of a compensation; it doubles (`COMPENSATION_RETRY`).
     pub compensation_retry: Duration,
     /// Consumer threads (`CONSUMERS`).
@@ -121,6 +124,8 @@ impl Config {
     /// The one list of the settings: what is read is known, with its default, what it takes and what it means.
     fn read(read: &mut Reader<'_>, service: Service) -> Config {
         let upper = service.name().to_uppercase();
+        let order_deadline =
+            read.duration("ORDER_DEADLINE", "300s", "from publication until a silent side is asked to give back");
         Config {
             service,
             bind: read.parsed("BIND", "127.0.0.1", "an IP address", "address to listen on; 0.0.0.0: all"),
@@ -135,11 +140,8 @@ impl Config {
                 1..=32,
                 "replicas of topics that are created; without it the broker's default",
             ),
-            order_deadline: read.duration(
-                "ORDER_DEADLINE",
-                "300s",
-                "from publication until a silent side is asked to give back",
-            ),
+            order_deadline,
+            admission_limit: read.admission_limit(order_deadline),
             compensation_retry: read.duration(
                 "COMPENSATION_RETRY",
                 "60s",
@@ -228,6 +230,18 @@ impl Reader<'_> {
         token
     }
 
+    /// A quarter of the deadline leaves room for what is estimated wrongly, and for a wait that is not over when orders come.
+    fn admission_limit(&mut self, deadline: Duration) -> Duration {
+        let (name, takes) = ("ADMISSION_LIMIT", "a time such as 10s, at most half of ORDER_DEADLINE");
+        let meaning =
+            "orders are refused when what waits would take longer to settle; default: a quarter of ORDER_DEADLINE";
+        let Some(value) = self.optional(name, takes, meaning) else { return deadline / 4 };
+        parse_duration(&value).filter(|limit| !limit.is_zero() && *limit <= deadline / 2).unwrap_or_else(|| {
+            self.refuse(name, &value, takes);
+            deadline / 4
+        })
+    }
+
     fn topic_prefix(&mut self) -> String {
         let (name, takes) = ("TOPIC_PREFIX", "at most 200 of the characters a-z A-Z 0-9 . _ -");
         let value = self.value(name, "", takes, "before every topic, group and transactional id");
@@ -256,6 +270,7 @@ mod tests {
         assert_eq!(config.port, 8080);
         assert_eq!(config.bind.to_string(), "127.0.0.1");
         assert_eq!(config.order_deadline, Duration::from_secs(300));
+        assert_eq!(config.admission_limit, Duration::from_secs(75));
         assert_eq!(config.topic_partitions, 3);
         assert_eq!(config.topic_replication, None);
         assert_eq!(config.consumers, 1);
@@ -267,6 +282,7 @@ mod tests {
             ("ORDER_PORT", "0"),
             ("BIND", "here"),
             ("ORDER_DEADLINE", "5"),
+            ("ADMISSION_LIMIT", "151s"),
             ("KAFKA_BROKERS", "kafka"),
             ("TOPIC_PARTITIONS", "1.5"),
             ("TOPIC_PREFIX", "a b"),

@@ -21,6 +21,8 @@ pub enum Mechanism {
     Position,
     /// Rows are stored one after another: id order = stored time = commit order.
     AppendLock,
+    /// Orders that could not be settled in time are refused, and settling goes before accepting.
+    Admission,
 }
 
 impl Mechanism {
@@ -32,6 +34,7 @@ impl Mechanism {
             Mechanism::Fencing => "fencing",
             Mechanism::Position => "position",
             Mechanism::AppendLock => "append-lock",
+            Mechanism::Admission => "admission",
         }
     }
 }

@@ -65,7 +65,7 @@ impl Reader<'_> {
 }
 
 /// Reads a time such as `500ms`, `30s`, `5m` or `1h`; none if it is no such thing or longer than a day.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     parse_time(text).filter(|time| *time <= A_DAY)
 }
 

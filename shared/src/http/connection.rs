@@ -97,7 +97,7 @@ pub(super) fn serve(connection: &Connection, service: &Service) {
     let mut reader = RequestReader::new(&connection.stream, &service.limits);
     // Asked after the state is "waiting" and after the connection is listed: whoever stops the service sees either.
     while !service.is_stopping() {
-        match reader.next() {
+        match reader.next(|method, target| service.handler.refuses(method, target)) {
             Err(Refusal::Gone) => return,
             Err(Refusal::Problem(problem)) => return refuse(connection, service, problem),
             Ok(_) if !connection.begin() => return,
@@ -121,10 +121,18 @@ fn refuse(connection: &Connection, service: &Service, problem: Problem) {
 
 /// Answers one request; whether another may follow on the connection.
 fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> bool {
-    let Incoming { head: Head { method, target, headers, keep_alive, .. }, body } = incoming;
+    let Incoming { head: Head { method, target, headers, keep_alive, .. }, body, refused } = incoming;
+    if refused.is_some() {
+        // while it waits for that answer, the connection may be ended for one that has something to do
+        connection.wait();
+        std::thread::sleep(service.limits.refusal);
+        if !connection.begin() {
+            return false;
+        }
+    }
     let request = Request::new(Method::parse(&method), &target, headers, body);
     let peer = connection.peer;
-    let response = request.map_or_else(Response::from, |request| handle(service, Request { peer, ..request }));
+    let response = request.map_or_else(Response::from, |request| handle(service, Request { peer, refused, ..request }));
     let keep_alive = keep_alive && !service.is_stopping();
     let write = if method == "HEAD" { write_head } else { write_response };
     write(&connection.stream, &response, keep_alive, service.limits.write).is_ok() && keep_alive

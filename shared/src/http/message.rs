@@ -62,6 +62,8 @@ pub struct Request {
     pub body: Vec<u8>,
     /// Where the client's end of the connection is; none if it is gone.
     pub peer: Option<IpAddr>,
+    /// Why it is not let in, if it is not; its body is empty then.
+    pub refused: Option<Problem>,
     pub(super) params: Vec<(&'static str, String)>,
 }
 
@@ -74,7 +76,16 @@ impl Request {
         let (path, query) = origin_form(target).split_once('?').unwrap_or((origin_form(target), ""));
         let segments = path.strip_prefix('/').ok_or_else(|| Problem::new(400, "the request target is not a path"))?;
         let path = segments.split('/').map(|segment| decode(segment, "path")).collect::<Result<_, _>>()?;
-        Ok(Request { method, path, query: Query::parse(query)?, headers, body, peer: None, params: Vec::new() })
+        Ok(Request {
+            method,
+            path,
+            query: Query::parse(query)?,
+            headers,
+            body,
+            peer: None,
+            refused: None,
+            params: Vec::new(),
+        })
     }
 
     /// The path segment at the place of `{name}` in the route's pattern.

@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use super::cors::{self, Cors};
 use super::guard::Guard;
-use super::message::{Method, Request, Response};
+use super::message::{Headers, Method, Request, Response};
 use super::problem::Problem;
 use super::responder::Responder;
 use super::server::Handler;
 use crate::metrics;
 
 type Action = Box<dyn Fn(Request, Responder) + Send + Sync>;
+type Gate = Box<dyn Fn() -> Result<(), Problem> + Send + Sync>;
 
 /// A service's calls.
 #[derive(Default)]
@@ -29,6 +30,8 @@ struct Route {
     open: bool,
     /// Whether it is answered also while too many others run.
     always: bool,
+    /// Whether a request is let in at all, asked before its body is read.
+    gate: Option<Gate>,
     action: Action,
 }
 
@@ -61,7 +64,7 @@ impl Routes {
     {
         let pattern = text.trim_start_matches('/').split('/').collect();
         let open = method == Method::Get;
-        self.routes.push(Route { method, text, pattern, open, always: false, action: Box::new(action) });
+        self.routes.push(Route { method, text, pattern, open, always: false, gate: None, action: Box::new(action) });
         self
     }
 
@@ -74,6 +77,15 @@ impl Routes {
     /// The call added last is answered also while too many others run: it must be quick and wait for nothing.
     pub fn always(mut self) -> Self {
         self.routes.iter_mut().last().into_iter().for_each(|route| route.always = true);
+        self
+    }
+
+    /// The call added last is asked for by `gate` before a request's body is read: a refused one costs next to nothing. It must
+    /// be quick and wait for nothing. Its answer comes after a pause ([`Limits::refusal`](super::Limits::refusal)).
+    pub fn gated(mut self, gate: impl Fn() -> Result<(), Problem> + Send + Sync + 'static) -> Self {
+        if let Some(route) = self.routes.last_mut() {
+            route.gate = Some(Box::new(gate));
+        }
         self
     }
 
@@ -112,7 +124,8 @@ impl Handler for Routes {
             let why = "pages of this origin may change nothing here: CORS_ORIGINS names those that may";
             return responder.send(Problem::new(403, why));
         }
-        match if route.open { Ok(()) } else { self.guard.check(&request) } {
+        let refused = request.refused.take().map_or(Ok(()), Err);
+        match refused.and_then(|()| if route.open { Ok(()) } else { self.guard.check(&request) }) {
             Err(problem) => responder.send(problem),
             Ok(()) => {
                 request.params = route.params(&request.path);
@@ -122,7 +135,12 @@ impl Handler for Routes {
     }
 
     fn needs_turn(&self, request: &Request) -> bool {
-        !self.find(request).is_some_and(|route| route.always)
+        request.refused.is_none() && !self.find(request).is_some_and(|route| route.always)
+    }
+
+    fn refuses(&self, method: &str, target: &str) -> Option<Problem> {
+        let request = Request::new(Method::parse(method), target, Headers::default(), Vec::new()).ok()?;
+        self.find(&request)?.gate.as_ref()?().err()
     }
 }
 

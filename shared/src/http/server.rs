@@ -3,6 +3,7 @@
 use super::connection::{Connections, serve};
 use super::limits::Limits;
 use super::message::Request;
+use super::problem::Problem;
 use super::responder::Responder;
 use crate::metrics;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
@@ -35,6 +36,12 @@ pub trait Handler: Send + Sync + 'static {
     /// should not: it must be answered also while all others hang.
     fn needs_turn(&self, _request: &Request) -> bool {
         true
+    }
+
+    /// Why a request of this method for this target is not let in, if it is not: asked before its body is read, which is then
+    /// thrown away. The request is handled all the same, as one that was [refused](Request::refused).
+    fn refuses(&self, _method: &str, _target: &str) -> Option<Problem> {
+        None
     }
 }
 

@@ -23,7 +23,10 @@ const READ_SIZE: usize = 4096;
 /// A request as it came over the wire.
 pub(super) struct Incoming {
     pub head: Head,
+    /// Empty if the request is not let in.
     pub body: Vec<u8>,
+    /// Why it is not let in, if it is not.
+    pub refused: Option<Problem>,
 }
 
 /// Why no request was read. The connection is over in both cases: where the next request would begin is not known.
@@ -52,19 +55,27 @@ impl<'a> RequestReader<'a> {
         RequestReader { stream, pending: Vec::new(), limits: *limits }
     }
 
-    /// The next request, whole.
+    /// The next request, whole. `refuses` says by its method and target why it is not let in, if it is not: its body is
+    /// then thrown away, and not asked for where the client waits to be asked (the connection ends after the answer: the body
+    /// may come or not).
     ///
     /// # Errors
     /// [`Refusal::Gone`] if the client closed (also in the middle of a request, of which nothing is handled then) or stayed idle;
     /// a problem if the request is malformed, too large or too slow.
-    pub fn next(&mut self) -> Result<Incoming, Refusal> {
+    pub fn next(&mut self, refuses: impl Fn(&str, &str) -> Option<Problem>) -> Result<Incoming, Refusal> {
         if self.pending.is_empty() {
             self.fill(Instant::now() + self.limits.idle).map_err(|_| Refusal::Gone)?;
         }
         let deadline = Instant::now() + self.limits.request;
-        let head = self.head(deadline)?;
+        let mut head = self.head(deadline)?;
+        let refused = refuses(&head.method, &head.target);
+        if refused.is_some() && head.awaits_continue {
+            head.keep_alive = false;
+            return Ok(Incoming { head, body: Vec::new(), refused });
+        }
         let body = self.body(&head, deadline)?;
-        Ok(Incoming { head, body })
+        let body = if refused.is_some() { Vec::new() } else { body };
+        Ok(Incoming { head, body, refused })
     }
 
     fn head(&mut self, deadline: Instant) -> Result<Head, Refusal> {
@@ -267,7 +278,7 @@ mod tests {
         // silence is to be waited for; bytes that were sent are there at once, but may be looked for late
         let idle = if sent.is_empty() { SHORT } else { Limits::default().idle };
         let limits = Limits { idle, request: SHORT, ..Limits::default() };
-        RequestReader::new(&stream, &limits).next().err().unwrap()
+        RequestReader::new(&stream, &limits).next(|_, _| None).err().unwrap()
     }
 
     #[test]
