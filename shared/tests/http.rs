@@ -42,6 +42,8 @@ fn routes(park: Sender<(Request, Responder)>) -> Routes {
         .answer(Method::Get, "/accounts/{userName}", |request| {
             Ok(Response::json(200, &request.name_param("userName")?))
         })
+        .answer(Method::Post, "/full/{name}", |request| Ok(Response::json(202, &request.param("name"))))
+        .gated(|| Err(Problem::unavailable("full", 7)))
         .answer(Method::Get, "/panic", |_| panic!("on purpose"))
         .answer(Method::Get, "/large", |_| Ok(Response::json(200, &"x".repeat(300_000))))
         .answer(Method::Get, "/header", |_| Ok(Response::json(200, &1).with_header("X-Name", "a\r\nX-Injected: b")))
@@ -326,6 +328,33 @@ fn a_client_that_asks_first_is_told_to_go_on() {
     assert_eq!(client.send(body).answer().status, 202);
     client.send("POST /orders HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 70000\r\n\r\n");
     client.answer().is_problem(too_large());
+}
+
+#[test]
+fn a_request_that_is_not_let_in_is_refused_whatever_its_body_says_and_the_next_one_is_answered() {
+    let service = start();
+    let mut client = Client::of(&service);
+    for target in ["/full/a", "/full/%61?b=c", "http://test/full/a"] {
+        let body = "{ this is not JSON";
+        let length = body.len();
+        let answer = client
+            .send(format!("POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{body}"))
+            .answer();
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("7")), "{target}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        assert_eq!(answer.json(), json!({"title": "Service Unavailable", "status": 503, "detail": "full"}));
+    }
+    assert_eq!(client.post(ORDER).status, 202);
+}
+
+#[test]
+fn a_client_that_asks_first_is_refused_before_it_sends_its_body() {
+    let service = start();
+    let mut client = Client::of(&service);
+    client.send("POST /full/a HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 60000\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    assert_eq!(client.rest(), "");
 }
 
 #[test]
