@@ -54,7 +54,7 @@ pub fn remove_passed(session: &mut Session, closed: i64, horizon: i64) -> Result
         "delete from order_flow where (second, session) in (
              select f.second, f.session
                from (select second, sum(placed) as placed, sum(settled) as settled,
-                            max(second) filter (where sum(settled) * 2 > sum(placed)) over () as head
+                            max(case when sum(settled) * 2 > sum(placed) then second end) over () as head
                        from order_flow group by second) as total
                join order_flow f using (second)
               where second < $1 and (total.placed <= total.settled or second < least($2, head))
