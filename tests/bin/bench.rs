@@ -10,6 +10,7 @@
 //! | `relay` | section: an outbox drained, a lone row's way |
 //! | `consumers` | section: waiting records handled, service by service |
 //! | `recovery` | section: a participant away under load |
+//! | `overload` | section: more orders than can be settled |
 //! | `growth` | section: more instances, history, users; fewer users |
 //! | `stage` | an installation of one section: databases, topics, processes |
 //! | `load`, `http` | orders placed by threads on keep-alive connections, closed and open loop |
@@ -53,6 +54,8 @@ mod load;
 mod machine;
 #[path = "bench/options.rs"]
 mod options;
+#[path = "bench/overload.rs"]
+mod overload;
 #[path = "bench/plot.rs"]
 mod plot;
 #[path = "bench/procfs.rs"]
@@ -82,12 +85,13 @@ use report::Report;
 type Section = fn(&Options, &mut Report) -> Result<(), String>;
 
 /// In the order of a whole run.
-const SECTIONS: [(&str, Section); 6] = [
+const SECTIONS: [(&str, Section); 7] = [
     ("levels", levels::run),
     ("limits", limits::run),
     ("relay", relay::run),
     ("consumers", consumers::run),
     ("recovery", recovery::run),
+    ("overload", overload::run),
     ("growth", growth::run),
 ];
 

@@ -5,6 +5,7 @@
 //! | [`world`] | an isolated installation: three databases, eight topics, the services started in it |
 //! | [`process`] | a child process: signals, its log, its end; it never outlives the tests |
 //! | [`api`] | HTTP calls to one instance |
+//! | [`flood`], [`wire`] | requests at their moments, whatever becomes of those before; HTTP as bytes, for loads |
 //! | [`browser`] | a real browser, for the page |
 //! | [`contract`] | every answer held against `openapi.yaml` |
 //! | [`topics`] | what a read-committed reader sees, and records written by hand |
@@ -24,6 +25,7 @@ pub mod broker;
 pub mod browser;
 pub mod contract;
 pub mod env;
+pub mod flood;
 pub mod locks;
 #[path = "../../kafka/tests/common/ports.rs"]
 mod ports;
@@ -33,6 +35,7 @@ pub mod proxy;
 pub mod threads;
 pub mod topics;
 pub mod wait;
+pub mod wire;
 pub mod world;
 
 pub use api::{Answer, Api};

@@ -25,6 +25,8 @@ pub struct Settled {
     pub place: usize,
     /// The order's status.
     pub status: String,
+    /// Whether it failed because its deadline passed.
+    pub by_deadline: bool,
     /// When, in microseconds since 1970 by the database's clock.
     pub at_micros: i64,
 }
@@ -97,7 +99,8 @@ impl Books {
     /// What PostgreSQL says.
     pub fn settled(&mut self, placed: &[Placed]) -> Result<Vec<Settled>, String> {
         let order_ids: Vec<Uuid> = placed.iter().map(|order| order.order_id).collect();
-        let sql = "select /*bench*/ place, order_status, (extract(epoch from updated_at) * 1000000)::bigint
+        let sql = "select /*bench*/ place, order_status, (extract(epoch from updated_at) * 1000000)::bigint,
+                          coalesce(reason_code = 'DEADLINE', false)
                      from unnest($1::uuid[]) with ordinality as wanted (order_id, place) join orders using (order_id)
                     where order_status <> 'IN_PROGRESS' and payment_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')
                       and stock_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')";
@@ -106,6 +109,7 @@ impl Books {
             place: row.get::<_, i64>(0) as usize - 1,
             status: row.get(1),
             at_micros: row.get(2),
+            by_deadline: row.get(3),
         };
         Ok(rows.iter().map(settled).collect())
     }

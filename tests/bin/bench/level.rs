@@ -26,6 +26,8 @@ pub struct Sample {
     pub answered: Duration,
     /// It was settled.
     pub settled: Duration,
+    /// Its deadline has failed it.
+    pub by_deadline: bool,
 }
 
 impl Sample {
@@ -119,6 +121,7 @@ fn samples(books: &mut Books, done: &Done, settled: &[Settled]) -> Result<Vec<Sa
             start: start - done.began,
             answered: answered - done.began,
             settled: clock.since(settled.at_micros, done.began),
+            by_deadline: settled.by_deadline,
         }
     };
     let mut samples: Vec<Sample> = settled.iter().map(sample).collect();
@@ -126,11 +129,12 @@ fn samples(books: &mut Books, done: &Done, settled: &[Settled]) -> Result<Vec<Sa
     Ok(samples)
 }
 
-fn add_figures(run: &mut Run<'_>, time: Duration, done: &Done, samples: &[Sample]) {
+/// Adds how many orders were accepted and settled, at which rates, and how long that took.
+pub fn add_figures(run: &mut Run<'_>, time: Duration, done: &Done, samples: &[Sample]) {
     let last = |moment: fn(&Sample) -> Duration| samples.iter().map(moment).fold(time, Duration::max);
     let under_load = samples.iter().filter(|sample| sample.settled <= time).count();
     run.add("accepted", "orders", done.placed.len() as f64);
-    run.add("not accepted", "orders", done.refused.len() as f64);
+    run.add("not accepted", "orders", done.refused as f64);
     run.add("accepted/s", "", rate(done.placed.len(), last(|s| s.answered)));
     run.add("settled/s", "", rate(samples.len(), last(|s| s.settled)));
     run.add("settled/s while orders come", "", rate(under_load, time));
@@ -169,7 +173,8 @@ mod tests {
         let placed = |must_fail| Placed { order_id: Uuid::now_v7(), start: now, answered: now, must_fail };
         let placed = [placed(false), placed(true), placed(false), placed(true), placed(false)];
         let settled = [(0, "COMPLETED"), (1, "FAILED"), (2, "FAILED"), (3, "COMPLETED")];
-        let settled = settled.map(|(place, status)| Settled { place, status: status.into(), at_micros: 0 });
+        let settled =
+            settled.map(|(place, status)| Settled { place, status: status.into(), by_deadline: false, at_micros: 0 });
         let wrong = wrong_ends(&placed, &settled);
         let wanted = [(2, "is FAILED"), (3, "is COMPLETED"), (4, "is not settled")];
         assert_eq!(wrong, wanted.map(|(place, end)| format!("order {} {end}", placed[place].order_id)));

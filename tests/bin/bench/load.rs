@@ -63,8 +63,8 @@ pub struct Done {
     pub began: Instant,
     /// The accepted orders.
     pub placed: Vec<Placed>,
-    /// Why others were not accepted.
-    pub refused: Vec<String>,
+    /// How many others were not.
+    pub refused: usize,
 }
 
 /// An order as it is asked for.
@@ -106,7 +106,8 @@ impl Names {
 }
 
 impl Asked {
-    fn json(&self) -> String {
+    /// The body of its POST.
+    pub fn json(&self) -> String {
         let Asked { user, item, price, quantity, .. } = self;
         format!(r#"{{"userName":"{user}","itemName":"{item}","price":{price},"quantity":{quantity}}}"#)
     }
@@ -131,28 +132,30 @@ impl Load {
             .collect::<io::Result<_>>()
             .map_err(broken)?;
         let course = Course { pace, time, began: Instant::now(), next: AtomicUsize::new(0) };
-        let mut done = Done { began: course.began, placed: vec![], refused: vec![] };
+        let mut done = Done { began: course.began, placed: vec![], refused: 0 };
         std::thread::scope(|scope| {
             let work = |connection| scope.spawn(|| course.work(connection, self.names));
             let threads: Vec<_> = connections.into_iter().map(work).collect();
-            show_progress(title, &course, || threads.iter().all(|thread| thread.is_finished()));
+            let count = || course.next.load(Ordering::Relaxed);
+            show_progress(title, (course.began, time), count, || threads.iter().all(|thread| thread.is_finished()));
             for thread in threads {
                 let (placed, refused) = thread.join().expect("no thread panics").map_err(broken)?;
                 done.placed.extend(placed);
-                done.refused.extend(refused);
+                done.refused += refused;
             }
             Ok(done)
         })
     }
 }
 
-fn broken(error: io::Error) -> String {
+/// As an error of ours.
+pub fn broken(error: io::Error) -> String {
     format!("the connection to the order service: {error}")
 }
 
 impl Course {
-    fn work(&self, mut connection: Connection, names: Names) -> io::Result<(Vec<Placed>, Vec<String>)> {
-        let (mut placed, mut refused) = (vec![], vec![]);
+    fn work(&self, mut connection: Connection, names: Names) -> io::Result<(Vec<Placed>, usize)> {
+        let (mut placed, mut refused) = (vec![], 0);
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(start) = self.start(number) else { return Ok((placed, refused)) };
@@ -162,7 +165,7 @@ impl Course {
                 Some(order_id) => {
                     placed.push(Placed { order_id, start, answered: Instant::now(), must_fail: order.must_fail });
                 }
-                None => refused.push(format!("{} {}", answer.status, answer.refusal)),
+                None => refused += 1,
             }
         }
     }
@@ -182,13 +185,18 @@ impl Course {
 }
 
 /// Until all threads have ended; invisible where the output is no terminal.
-fn show_progress(title: &str, course: &Course, ended: impl Fn() -> bool) {
+pub fn show_progress(
+    title: &str,
+    (began, time): (Instant, Duration),
+    count: impl Fn() -> usize,
+    ended: impl Fn() -> bool,
+) {
     let style = ProgressStyle::with_template("{prefix:24} {wide_bar} {elapsed} of {len} s, {msg} orders");
-    let bar = ProgressBar::new(course.time.as_secs()).with_style(style.expect("a valid template"));
+    let bar = ProgressBar::new(time.as_secs()).with_style(style.expect("a valid template"));
     bar.set_prefix(title.to_string());
     while !ended() {
-        bar.set_position(course.began.elapsed().as_secs());
-        bar.set_message(course.next.load(Ordering::Relaxed).to_string());
+        bar.set_position(began.elapsed().as_secs());
+        bar.set_message(count().to_string());
         std::thread::sleep(TICK);
     }
     bar.finish_and_clear();

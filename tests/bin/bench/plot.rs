@@ -13,12 +13,12 @@ const NINES: f64 = 3.0;
 const FONT: (&str, u32) = ("sans-serif", 14);
 
 /// Its name and its points.
-type Line = (String, Vec<(f64, f64)>);
+pub type Line = (String, Vec<(f64, f64)>);
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Lines of one chart; on an axis of powers, the values are logarithms.
 pub struct Chart {
-    title: &'static str,
+    title: String,
     x: Axis,
     y: Axis,
     lines: Vec<Line>,
@@ -38,25 +38,41 @@ pub fn distributions(file: &Path, levels: &[(String, Times)]) -> Result<(), Stri
     let lines: Vec<Line> = levels.iter().map(|(name, times)| (name.clone(), distribution(times))).collect();
     let x =
         Axis { title: "percent of the orders", range: 0.0..NINES, label: |nines| format!("{:.1}", percent(*nines)) };
-    let chart = Chart { title: "POST to settled", x, y: powers_of_ten("ms", &lines), lines };
+    let chart = Chart { title: "POST to settled".into(), x, y: powers_of_ten("ms", &lines), lines };
     save(file, &[chart])
 }
 
-/// How many orders were settled in each second, and the p99 of those placed in it.
+/// What happened over time: rates, and below them the p99 of the orders placed then.
+pub struct Course {
+    /// What it was.
+    pub title: String,
+    /// Seconds, and how many a second.
+    pub rates: Vec<Line>,
+    /// Seconds, and milliseconds.
+    pub p99: Vec<(f64, f64)>,
+}
+
+/// Each course with its rates and its p99.
 ///
 /// # Errors
 /// When the file can't be written.
-pub fn over_time(file: &Path, settled: &[(f64, f64)], p99: &[(f64, f64)]) -> Result<(), String> {
-    let end = settled.len().max(p99.len()) as f64;
-    let most = settled.iter().map(|(_, count)| *count).fold(1.0, f64::max);
-    let seconds = || Axis { title: "seconds", range: 0.0..end, label: |second| format!("{second:.0}") };
-    let y = Axis { title: "settled/s", range: 0.0..most * 1.1, label: |count| format!("{count:.0}") };
-    let lines = vec![("settled in this second".to_string(), settled.to_vec())];
-    let upper = Chart { title: "payment away", x: seconds(), y, lines };
-    let powers = p99.iter().map(|(second, p99)| (*second, p99.log10())).collect();
-    let lines = vec![("POST to settled, p99 of the orders placed in this second".to_string(), powers)];
-    let lower = Chart { title: "", x: seconds(), y: powers_of_ten("ms", &lines), lines };
-    save(file, &[upper, lower])
+pub fn over_time(file: &Path, courses: Vec<Course>) -> Result<(), String> {
+    let charts: Vec<Chart> = courses.into_iter().flat_map(Course::charts).collect();
+    save(file, &charts)
+}
+
+impl Course {
+    fn charts(self) -> [Chart; 2] {
+        let points = || self.rates.iter().flat_map(|(_, points)| points);
+        let end = points().chain(&self.p99).map(|(second, _)| *second).fold(1.0, f64::max);
+        let most = points().map(|(_, count)| *count).fold(1.0, f64::max);
+        let seconds = || Axis { title: "seconds", range: 0.0..end, label: |second| format!("{second:.0}") };
+        let y = Axis { title: "orders/s", range: 0.0..most * 1.1, label: |count| format!("{count:.0}") };
+        let powers = self.p99.iter().map(|(second, p99)| (*second, p99.log10())).collect();
+        let p99 = vec![("POST to settled, p99 of the orders placed then".to_string(), powers)];
+        let lower = Chart { title: String::new(), x: seconds(), y: powers_of_ten("ms", &p99), lines: p99 };
+        [Chart { title: self.title, x: seconds(), y, lines: self.rates }, lower]
+    }
 }
 
 fn distribution(times: &Times) -> Vec<(f64, f64)> {

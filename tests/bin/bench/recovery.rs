@@ -1,4 +1,5 @@
-//! Recovery: payment away under load; how long its absence is felt after its return.
+//! Recovery: payment away under load, with the services' default deadline; how long its absence is felt after its
+//! return. An outage is not overload: nothing is refused meanwhile, and nothing fails by its deadline.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use harness::Service;
 
 use crate::figures::{Times, rate};
 use crate::level::{self, Sample};
-use crate::load::{Done, Load, NAMES, Pace};
+use crate::load::{NAMES, Pace};
 use crate::options::Options;
 use crate::plot;
 use crate::report::Report;
@@ -22,29 +23,45 @@ const BACK: f64 = 2.0;
 const SECONDS: usize = 3;
 /// How finely the backlog is looked at.
 const STEP: Duration = Duration::from_millis(100);
+/// Goodput is back when it is at least such a part of the usual one, for a second.
+const GOODPUT_BACK: f64 = 0.9;
 
 /// Measures the section.
 ///
 /// # Errors
 /// What the connections and PostgreSQL say.
 pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
-    let mut stage = Stage::start(SECTION, 1, NAMES)?;
+    let mut stage = Stage::start_with(SECTION, 1, NAMES, &[])?;
     let load = stage.load(options.connections);
     level::warm_up(&mut stage, &load)?;
-    let (done, [stopped, back]) = hurt(&mut stage, &load, options.time)?;
+    let (away, all) = (options.time * STRETCHES, options.time * (1 + 2 * STRETCHES));
+    let place = || load.run("payment away", Pace::Rate(RATE), all);
+    let (done, [stopped, back]) = without_payment(&mut stage, (options.time, away), place)?;
     let samples = level::settle_all((SECTION, "payment away"), &mut stage, &done, report)?;
+    report.run(SECTION, "payment away").add("not accepted", "orders", done.refused as f64);
     let course = Course { samples, stopped, back };
     course.add_figures(report);
-    plot::over_time(&report.file("recovery.svg"), &course.settled_each_second(), &course.p99_each_second())
+    let rates = vec![("settled".to_string(), course.settled_each_second())];
+    let drawn = plot::Course { title: "payment away".into(), rates, p99: course.p99_each_second() };
+    plot::over_time(&report.file("recovery.svg"), vec![drawn])
 }
 
-/// Places orders, stops payment and starts it again; when, since the load began.
-fn hurt(stage: &mut Stage, load: &Load, time: Duration) -> Result<(Done, [Duration; 2]), String> {
-    let (away, all) = (time * STRETCHES, time * (1 + 2 * STRETCHES));
+/// Runs a load; stops payment after `before`, and starts it again after `away`. When, since the load began.
+///
+/// # Errors
+/// What the load says.
+///
+/// # Panics
+/// When payment does not stop.
+pub fn without_payment<T: Send>(
+    stage: &mut Stage,
+    (before, away): (Duration, Duration),
+    load: impl FnOnce() -> Result<T, String> + Send,
+) -> Result<(T, [Duration; 2]), String> {
     std::thread::scope(|scope| {
         let began = Instant::now();
-        let loading = scope.spawn(|| load.run("payment away", Pace::Rate(RATE), all));
-        std::thread::sleep(time);
+        let loading = scope.spawn(load);
+        std::thread::sleep(before);
         let stopped = began.elapsed();
         stage.stop(Service::Payment);
         std::thread::sleep((stopped + away).saturating_sub(began.elapsed()));
@@ -52,6 +69,18 @@ fn hurt(stage: &mut Stage, load: &Load, time: Duration) -> Result<(Done, [Durati
         stage.launch(Service::Payment);
         Ok((loading.join().expect("no thread panics")?, [stopped, back]))
     })
+}
+
+/// How long after `back` at least a part of `usual` orders a second is settled again, none of them by its deadline.
+pub fn until_goodput_is_back(samples: &[Sample], back: Duration, usual: f64) -> Option<Duration> {
+    let good = samples.iter().filter(|sample| !sample.by_deadline);
+    let mut settled: Vec<Duration> = good.map(|sample| sample.settled).collect();
+    settled.sort_unstable();
+    let until = |at: Duration| settled.partition_point(|settled| *settled < at);
+    let in_second = |from: Duration| until(from + Duration::from_secs(1)) - until(from);
+    let last = *settled.last()?;
+    let mut moments = (0..).map(|step| back + STEP * step).take_while(|at| *at <= last);
+    moments.find(|at| in_second(*at) as f64 >= GOODPUT_BACK * usual).map(|at| at - back)
 }
 
 /// What happened, all since the load began.
@@ -71,6 +100,10 @@ impl Course {
         figures.add("unsettled at its return", "orders", self.unsettled(self.back) as f64);
         figures.add("until the backlog is gone", "s", (gone - self.back).as_secs_f64());
         figures.add("settled/s meanwhile", "", rate(caught_up, gone - self.back));
+        let goodput_back = until_goodput_is_back(&self.samples, self.back, RATE);
+        figures.add("until goodput is back", "s", goodput_back.map_or(f64::NAN, |time| time.as_secs_f64()));
+        let failed = self.samples.iter().filter(|sample| sample.by_deadline).count();
+        figures.add("FAILED by DEADLINE", "orders", failed as f64);
         figures.add("POST to settled, p99, before", "ms", self.usual_p99());
         let p99_back = self.p99_back().map_or(f64::NAN, |second| second as f64 - self.back.as_secs_f64());
         figures.add("until the p99 is back", "s", p99_back.max(0.0));
@@ -136,7 +169,12 @@ mod tests {
             let start = Duration::from_millis(100 * number);
             let soon = start + Duration::from_millis(50);
             let away = (10..20).contains(&start.as_secs());
-            Sample { start, answered: start, settled: if away { Duration::from_secs(22) } else { soon } }
+            Sample {
+                start,
+                answered: start,
+                settled: if away { Duration::from_secs(22) } else { soon },
+                by_deadline: false,
+            }
         };
         let (stopped, back) = (Duration::from_secs(10), Duration::from_secs(20));
         Course { samples: (0..600).map(sample).collect(), stopped, back }
@@ -154,5 +192,15 @@ mod tests {
         assert_eq!(course().p99_back(), Some(20));
         let still_late = Course { back: Duration::from_secs(15), ..course() };
         assert_eq!(still_late.p99_back(), Some(20));
+    }
+
+    #[test]
+    fn goodput_is_back_when_a_second_s_worth_is_settled_but_not_by_deadlines() {
+        let (samples, back) = (course().samples, Duration::from_secs(20));
+        assert_eq!(until_goodput_is_back(&samples, back, 10.0), Some(Duration::ZERO));
+        // the backlog is settled in the second that begins 1,100 ms after the return
+        assert_eq!(until_goodput_is_back(&samples, back, 100.0), Some(Duration::from_millis(1_100)));
+        let failed: Vec<Sample> = samples.iter().map(|sample| Sample { by_deadline: true, ..*sample }).collect();
+        assert_eq!(until_goodput_is_back(&failed, back, 10.0), None);
     }
 }

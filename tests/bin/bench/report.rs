@@ -102,7 +102,7 @@ impl Report {
     /// Keeps raw samples.
     pub fn samples(&mut self, section: &'static str, run: &str, samples: &[Sample]) {
         let csv = self.samples.entry(section).or_insert_with(|| "run,start_us,answered_us,settled_us\n".to_string());
-        for Sample { start, answered, settled } in samples {
+        for Sample { start, answered, settled, .. } in samples {
             let (start, answered, settled) = (start.as_micros(), answered.as_micros(), settled.as_micros());
             let _ = writeln!(csv, "{run},{start},{answered},{settled}");
         }

@@ -18,7 +18,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts so many instances of every service, with accounts and items that have plenty.
+    /// Starts so many instances of every service, with accounts and items that have plenty. No order meets its deadline.
     ///
     /// # Errors
     /// What PostgreSQL says.
@@ -27,7 +27,19 @@ impl Stage {
     /// When a service does not start.
     pub fn start(name: &str, instances: usize, names: Names) -> Result<Stage, String> {
         // longer than any backlog here lasts: nothing is to be measured but the orders' own way
-        let world = World::with(&format!("bench_{name}"), &[("ORDER_DEADLINE", "1h"), ("TOPIC_REPLICATION", "1")]);
+        Stage::start_with(name, instances, names, &[("ORDER_DEADLINE", "1h")])
+    }
+
+    /// The same with these settings, and the services' defaults for the rest.
+    ///
+    /// # Errors
+    /// As [`Stage::start`].
+    ///
+    /// # Panics
+    /// As [`Stage::start`].
+    pub fn start_with(name: &str, instances: usize, names: Names, settings: &[(&str, &str)]) -> Result<Stage, String> {
+        let settings = [settings, &[("TOPIC_REPLICATION", "1")]].concat();
+        let world = World::with(&format!("bench_{name}"), &settings);
         let started: Vec<Instance> =
             Service::ALL.iter().flat_map(|service| (0..instances).map(|_| world.launch(*service, &[]))).collect();
         started.iter().for_each(Instance::wait_until_ready);
@@ -80,7 +92,12 @@ impl Stage {
 
     /// A load on all instances of the order service.
     pub fn load(&self, connections: usize) -> Load {
+        Load { ports: self.order_ports(), connections, names: self.names }
+    }
+
+    /// Where the instances of the order service listen.
+    pub fn order_ports(&self) -> Vec<u16> {
         let orders = self.instances.iter().filter(|instance| instance.service() == Service::Order);
-        Load { ports: orders.map(Instance::port).collect(), connections, names: self.names }
+        orders.map(Instance::port).collect()
     }
 }

@@ -15,7 +15,7 @@ enum Bound {
 use Bound::{AtLeast, AtMost};
 
 /// What is wanted of a figure.
-const TARGETS: [(Key, Bound); 15] = [
+const TARGETS: [(Key, Bound); 28] = [
     (("levels", "saturation", "settled/s"), AtLeast(2_500.0)),
     (("levels", "100/s", "POST to settled, p50"), AtMost(12.0)),
     (("levels", "100/s", "POST to settled, p99"), AtMost(40.0)),
@@ -31,10 +31,23 @@ const TARGETS: [(Key, Bound); 15] = [
     (("consumers", "payment", "memory of payment"), AtMost(100.0)),
     (("consumers", "stock", "memory of stock"), AtMost(100.0)),
     (("consumers", "order", "memory of order"), AtMost(100.0)),
+    (("recovery", "payment away", "not accepted"), AtMost(0.0)),
+    (("recovery", "payment away", "FAILED by DEADLINE"), AtMost(0.0)),
+    (("recovery", "payment away", "until goodput is back"), AtMost(10.0)),
+    (overload("1 times", SETTLED_P99), AtMost(HALF_OF_DEADLINE)),
+    (overload("2 times", SETTLED_P99), AtMost(HALF_OF_DEADLINE)),
+    (overload("4 times", SETTLED_P99), AtMost(HALF_OF_DEADLINE)),
+    (overload("saturation", SETTLED_P99), AtMost(HALF_OF_DEADLINE)),
+    (overload("saturation", BY_DEADLINE), AtMost(0.0)),
+    (overload("1 times", BY_DEADLINE), AtMost(0.0)),
+    (overload("2 times", BY_DEADLINE), AtMost(0.0)),
+    (overload("4 times", BY_DEADLINE), AtMost(0.0)),
+    (overload("payment away", BY_DEADLINE), AtMost(0.0)),
+    (overload("payment away", "until goodput is back"), AtMost(10.0)),
 ];
 
 /// A figure, its limit, and the least ratio that is wanted of them.
-const LIMITS: [(Key, Key, Option<f64>); 16] = [
+const LIMITS: [(Key, Key, Option<f64>); 23] = [
     (SETTLED, limit("pgbench, monolith"), Some(1.0)),
     (SETTLED, limit("pgbench -N"), None),
     (ACCEPTED, limit("place_orders in batches"), None),
@@ -51,7 +64,23 @@ const LIMITS: [(Key, Key, Option<f64>); 16] = [
     (growth("10^5 users"), growth("base"), None),
     (growth("10 users"), growth("base"), None),
     (growth("1 user"), growth("base"), None),
+    (("levels", "saturation", WHILE_ORDERS_COME), ACCEPTED, Some(0.95)),
+    (overload("saturation", WHILE_ORDERS_COME), overload("saturation", "accepted/s"), Some(0.95)),
+    (overload("2 times", WHILE_ORDERS_COME), overload("2 times", "accepted/s"), Some(0.95)),
+    (overload("4 times", WHILE_ORDERS_COME), overload("4 times", "accepted/s"), Some(0.95)),
+    (overload("1 times", GOODPUT), overload("saturation", GOODPUT), None),
+    (overload("2 times", GOODPUT), overload("saturation", GOODPUT), Some(0.9)),
+    (overload("4 times", GOODPUT), overload("saturation", GOODPUT), Some(0.9)),
 ];
+/// Milliseconds, of the deadline in `overload`.
+const HALF_OF_DEADLINE: f64 = 4_000.0;
+const SETTLED_P99: &str = "POST to settled, p99";
+const BY_DEADLINE: &str = "FAILED by DEADLINE";
+const WHILE_ORDERS_COME: &str = "settled/s while orders come";
+const GOODPUT: &str = "goodput/s";
+const fn overload(run: &'static str, figure: &'static str) -> Key {
+    ("overload", run, figure)
+}
 const fn growth(case: &'static str) -> Key {
     ("growth", case, "settled/s")
 }
