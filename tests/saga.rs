@@ -8,6 +8,7 @@
 //! | `crash` | kill -9 and SIGTERM at any moment (I1, I2, I8) |
 //! | `instances` | several of every service: shared partitions, rolling restarts, a dead leader replaced (I6) |
 //! | `outage` | database or broker away for a while delays and loses nothing (I1) |
+//! | `overload` | more orders than can be settled: accepted means settled in time, refused leaves no trace (I10) |
 //! | `poison` | what can't be handled is parked with its bytes, and its partition moves on (I7) |
 //! | `letters` | what is parked is found, replayed with one effect, discarded; who did what when is kept (I3, I7) |
 //! | `timeline` | an order's story, from what its messages carry: each step, found again on the topics |
@@ -42,6 +43,8 @@ mod letters;
 mod operations;
 #[path = "saga/outage.rs"]
 mod outage;
+#[path = "saga/overload.rs"]
+mod overload;
 #[path = "saga/page.rs"]
 mod page;
 #[path = "saga/poison.rs"]
