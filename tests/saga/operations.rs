@@ -74,6 +74,15 @@ fn a_running_service_is_healthy_ready_and_counts_what_it_does() {
     assert_eq!(overview["service"], "order");
     assert_eq!(overview["orders"], json!({"IN_PROGRESS": 0, "COMPLETED": 1, "FAILED": 1}));
     assert_eq!((&overview["ready"], &overview["leader"]), (&json!(true), &json!(true)));
+    let admission = &overview["admission"];
+    assert_eq!((&admission["open"], &admission["refused"]), (&json!(true), &json!(0)));
+    // a quarter of the deadline
+    assert_eq!(admission["limitSeconds"].as_f64(), Some(75.0));
+    assert_eq!(metric(&order, "saga_admission_open"), 1.0);
+    for reason in ["backlog", "outage", "queue"] {
+        assert_eq!(metric(&order, &format!("saga_orders_refused_total{{reason=\"{reason}\"}}")), 0.0);
+    }
+    until("nothing to be in flight", || metric(&order, "saga_orders_in_flight") == 0.0);
     // four topics of three partitions
     assert_eq!(overview["consumers"].as_array().map(Vec::len), Some(12));
     let read: i64 = overview["consumers"].as_array().unwrap().iter().map(|place| place["end"].as_i64().unwrap()).sum();

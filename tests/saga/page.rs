@@ -82,6 +82,8 @@ fn one_sees_orders_settle_breaks_things_and_mends_them() {
     let stage = Stage::start("page_tour");
     let browser = stage.open();
 
+    browser.wait_for("#admission", "New orders are accepted");
+    browser.wait_for("#service-order .facts", "admission\nopen");
     place(&browser, "300", "completed");
     browser.wait_for("#orders .steps", "stored");
     browser.wait_for("#orders .steps", "payment.success-");
