@@ -43,6 +43,8 @@ const STAYS_OPEN: f64 = 30.0;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Of what is settled, so much is accepted while more than a window is under way: what waits becomes less.
 const SHARE: f64 = 0.9;
+/// Refusals show for so long: above capacity some orders are admitted between those that are refused.
+const SHOWN: Duration = Duration::from_secs(1);
 /// Sessions that have placed orders in so many seconds share what may be accepted.
 const WRITERS_SPAN: i64 = 3;
 
@@ -96,7 +98,10 @@ struct View {
     placed: i64,
     settled: i64,
     probed_at: Option<Instant>,
+    /// Orders that wait for this instance's writer, as seen last.
+    waiting: usize,
     refused: u64,
+    last_refusal: Option<(Refusal, Instant)>,
 }
 
 impl Admission {
@@ -112,7 +117,9 @@ impl Admission {
             placed: 0,
             settled: 0,
             probed_at: None,
+            waiting: 0,
             refused: 0,
+            last_refusal: None,
         };
         Admission(Arc::new(Shared { view: Mutex::new(view), changed: Condvar::new(), limit, deadline, queue }))
     }
@@ -131,11 +138,13 @@ impl Admission {
             return Ok(());
         }
         let (mut view, now) = (self.view(), seconds_since_1970());
+        view.waiting = waiting;
         let refusal = if waiting >= self.0.queue { Some(Refusal::Queue) } else { view.refusal(waiting, now) };
         let Some(refusal) = refusal.filter(|refusal| *refusal == Refusal::Queue || !view.probes(now)) else {
             return Ok(());
         };
         view.refused += 1;
+        view.last_refusal = Some((refusal, Instant::now()));
         metrics::refused(refusal);
         Err(refusal)
     }
@@ -173,11 +182,11 @@ impl Admission {
         view.next_look.saturating_sub(view.looked_at.elapsed())
     }
 
-    /// Reads the figures, and now and then removes seconds that are over.
+    /// Reads the figures, and now and then removes seconds that are over. `waiting` orders wait to be stored.
     ///
     /// # Errors
     /// What PostgreSQL says; the figures stay as they were, and are read again soon.
-    pub fn look(&self, session: &mut Session) -> Result<()> {
+    pub fn look(&self, session: &mut Session, waiting: usize) -> Result<()> {
         let now = seconds_since_1970();
         let (horizon, removed_at) = {
             let mut view = self.view();
@@ -195,6 +204,7 @@ impl Admission {
         let calm = view.placed == 0 && view.estimate.in_flight == 0;
         // a commit between the statement above and this moment is counted twice, until the next look
         (view.placed, view.settled, view.writers) = (0, 0, writers.max(1));
+        view.waiting = waiting;
         let used = view.estimate.in_flight as f64 > view.estimate.window() / 4.0;
         view.next_look = if used {
             BUSY
@@ -210,15 +220,17 @@ impl Admission {
     }
 
     fn show(&self, view: &View) {
-        let is_open = view.refusal(0, seconds_since_1970()).is_none();
+        let is_open = view.refuses(seconds_since_1970()).is_none();
         metrics::admission(is_open, view.in_flight(), view.estimate.limit(), view.estimate.capacity, view.wait());
     }
 
     /// What is known, for `/overview`.
     pub fn overview(&self) -> Value {
         let view = self.view();
+        let refuses = view.refuses(seconds_since_1970());
         json!({
-            "open": view.refusal(0, seconds_since_1970()).is_none(),
+            "open": refuses.is_none(),
+            "reason": refuses.map(Refusal::name),
             "inFlight": view.in_flight(),
             "limit": view.estimate.limit() as i64,
             "capacity": view.estimate.capacity.round() as i64,
@@ -234,8 +246,15 @@ impl View {
         (self.estimate.in_flight + self.placed - self.settled).max(0)
     }
 
+    /// How long a new order would wait until it is settled: those that are not stored yet are before it.
     fn wait(&self) -> f64 {
-        self.in_flight() as f64 / self.estimate.capacity
+        (self.in_flight() as f64 + self.waiting as f64) / self.estimate.capacity
+    }
+
+    /// Why orders are refused now, or were a moment ago.
+    fn refuses(&self, now: f64) -> Option<Refusal> {
+        let lately = self.last_refusal.filter(|(_, at)| at.elapsed() < SHOWN).map(|(refusal, _)| refusal);
+        lately.or_else(|| self.refusal(self.waiting, now))
     }
 
     fn refusal(&self, waiting: usize, now: f64) -> Option<Refusal> {
@@ -318,6 +337,18 @@ mod tests {
         assert_eq!(admission.check(99), Ok(()));
         assert_eq!(admission.check(100), Err(Refusal::Queue));
         assert_eq!(admission.overview()["refused"], 1);
+    }
+
+    #[test]
+    fn refusals_show_for_a_moment_with_what_waits_to_be_stored() {
+        let admission = admission();
+        let shown = |what: &str| admission.overview()[what].clone();
+        assert_eq!((shown("open"), shown("reason")), (json!(true), Value::Null));
+        assert_eq!(admission.check(100), Err(Refusal::Queue));
+        assert_eq!((shown("open"), shown("reason")), (json!(false), json!("queue")));
+        assert_eq!(shown("waitSeconds"), 0.1, "at the assumed 1,000 a second");
+        admission.view().last_refusal = Some((Refusal::Queue, Instant::now() - SHOWN));
+        assert_eq!((shown("open"), shown("reason")), (json!(true), Value::Null));
     }
 
     #[test]

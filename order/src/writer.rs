@@ -128,8 +128,8 @@ impl Writer {
         if !left.is_zero() {
             return left;
         }
-        let admission = &self.admission;
-        if let Err(error) = self.connection.with(|session| admission.look(session)) {
+        let (admission, waiting) = (&self.admission, self.queue.len());
+        if let Err(error) = self.connection.with(|session| admission.look(session, waiting)) {
             log::debug!("what admission goes by can't be read: {error}");
         }
         self.admission.until_next_look()

@@ -75,7 +75,10 @@ fn a_running_service_is_healthy_ready_and_counts_what_it_does() {
     assert_eq!(overview["orders"], json!({"IN_PROGRESS": 0, "COMPLETED": 1, "FAILED": 1}));
     assert_eq!((&overview["ready"], &overview["leader"]), (&json!(true), &json!(true)));
     let admission = &overview["admission"];
-    assert_eq!((&admission["open"], &admission["refused"]), (&json!(true), &json!(0)));
+    assert_eq!(
+        [&admission["open"], &admission["reason"], &admission["refused"]],
+        [&json!(true), &json!(null), &json!(0)]
+    );
     // a quarter of the deadline
     assert_eq!(admission["limitSeconds"].as_f64(), Some(75.0));
     assert_eq!(metric(&order, "saga_admission_open"), 1.0);
