@@ -195,10 +195,6 @@ impl Admission {
             (view.estimate.horizon(now), view.removed_at)
         };
         let (flow, writers) = store::read(session, horizon, now as i64 - WRITERS_SPAN)?;
-        if (now - removed_at).abs() >= REMOVE_EVERY {
-            store::remove_passed(session, (now - STAYS_OPEN) as i64, (now - self.0.deadline.as_secs_f64()) as i64)?;
-            self.view().removed_at = now;
-        }
         let mut view = self.view();
         view.estimate.look(now, &flow);
         let calm = view.placed == 0 && view.estimate.in_flight == 0;
@@ -216,6 +212,10 @@ impl Admission {
         self.show(&view);
         drop(view);
         self.0.changed.notify_all();
+        if (now - removed_at).abs() >= REMOVE_EVERY {
+            store::remove_passed(session, (now - STAYS_OPEN) as i64, (now - self.0.deadline.as_secs_f64()) as i64)?;
+            self.view().removed_at = now;
+        }
         Ok(())
     }
 
