@@ -25,7 +25,7 @@ use crate::store::{self, NewOrder, Order, Placement};
 const BATCH: usize = 300;
 /// Orders that may wait for the writer: as many connections wait for its answers, and the others are left for those who
 /// ask for something else.
-pub const QUEUE: usize = 2_048;
+pub const QUEUE: usize = 1_024;
 /// The fewest orders that are stored at once where more wait and accepting waits for settling: one by one, each commit would
 /// cost as much as that of many.
 const WORTHWHILE: usize = 50;
