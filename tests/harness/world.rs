@@ -231,6 +231,17 @@ impl World {
         (status.code().unwrap_or_else(|| panic!("ended by a signal: {}", asked.log())), asked.log())
     }
 
+    /// Runs `--take-over`, as an operator does who goes on with a database that was not the last one to write; answers what it
+    /// said.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub fn take_over(&self, service: Service) -> String {
+        let (code, said) = self.ask(service, &["--take-over"], &[]);
+        assert_eq!(code, 0, "{said}");
+        said
+    }
+
     fn launch_by(&self, program: &Path, args: &[&str], service: Service, settings: &[(&str, &str)]) -> Instance {
         let port = ports::free_port();
         let mut all = self.settings.clone();
