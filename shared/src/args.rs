@@ -18,6 +18,8 @@ pub enum Action {
     Check,
     /// `--ready`: say whether the instance that runs with these settings is ready.
     Ready,
+    /// `--take-over`: go on with a database that was not the last one to write.
+    TakeOver,
     /// `--help`: say what it is and what can be set.
     Help,
     /// `--version`: say its name and version.
@@ -28,6 +30,8 @@ const USAGE: &str =
     "  (nothing)      runs one instance until SIGTERM or SIGINT; missing migrations are applied, missing topics created
   --check        says whether it could start here and now, changes nothing; exit 0: it could, 1: it could not
   --ready        says whether the instance that runs with these settings is ready; exit 0: it is, 1: it is not
+  --take-over    run while the other one is stopped: goes on with this database although another copy of it wrote last;
+                 exit 0: the service may be started, 1: it may not
   -h, --help     this text
   -V, --version  name and version
 ";
@@ -45,6 +49,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, St
             _ if wanted != Action::Run => return Err(refused("one argument is enough".into())),
             Long("check") => Action::Check,
             Long("ready") => Action::Ready,
+            Long("take-over") => Action::TakeOver,
             Long("help") | Short('h') => Action::Help,
             Long("version") | Short('V') => Action::Version,
             other => return Err(refused(other.unexpected())),
@@ -62,7 +67,7 @@ pub fn version(service: Service) -> String {
 pub fn help(service: Service, about: &str) -> String {
     let name = service.name();
     let mut text = format!(
-        "{name}: {about}\n\nusage: {name} [--check | --ready | --help | --version]\n\n{USAGE}\n\
+        "{name}: {about}\n\nusage: {name} [--check | --ready | --take-over | --help | --version]\n\n{USAGE}\n\
          Exit codes: 0 stopped as asked, 1 stopped by an error, 2 bad settings or arguments.\n\n\
          Settings are environment variables, shown with their defaults; an empty one counts as not set.\n"
     );
@@ -89,9 +94,11 @@ mod tests {
 
     #[test]
     fn each_argument_is_known_alone() {
-        let cases: [(&[&str], Action); 6] = [
+        let cases: [(&[&str], Action); 8] = [
             (&[], Action::Run),
             (&["--check"], Action::Check),
+            (&["--ready"], Action::Ready),
+            (&["--take-over"], Action::TakeOver),
             (&["--help"], Action::Help),
             (&["-h"], Action::Help),
             (&["--version"], Action::Version),

@@ -125,12 +125,15 @@ fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
 
 fn check_position(config: &Config, there: &[String], install: Option<Uuid>) -> Finding {
     let install = install.ok_or("not known without the database and its schema")?;
-    let (kafka, service) = (kafka(config), config.service);
-    let mut written = topics::names(&config.topic_prefix, &service.writes());
+    let mut written = topics::names(&config.topic_prefix, &config.service.writes());
     written.retain(|name| there.contains(name));
-    within(LIMIT, move || position::require_own(&written, &kafka, &Interrupt::new(), service, install))
-        .map(|()| vec![])
-        .map_err(|error| error.to_string())
+    let config = config.clone();
+    within(LIMIT, move || {
+        let (kafka, service) = (kafka(&config), config.service);
+        position::require_own(&written, &kafka, &Interrupt::new(), service, install, || connect(&config))
+    })
+    .map(|lost| lost.into_iter().map(|lost| lost.what).collect())
+    .map_err(|error| error.to_string())
 }
 
 fn kafka(config: &Config) -> kafka::Config {

@@ -128,7 +128,8 @@ fn body_of(topic: Topic, verb: &str, data: Data) -> Option<Body> {
     (body.channel() == topic.1).then_some(body)
 }
 
-fn header<'a>(record: &'a kafka::Record, name: &str) -> Option<&'a str> {
+/// A record's header, if it is there and text.
+pub fn header<'a>(record: &'a kafka::Record, name: &str) -> Option<&'a str> {
     let (_, value) = record.headers.iter().find(|(key, _)| &**key == name)?;
     std::str::from_utf8(value.as_deref()?).ok()
 }

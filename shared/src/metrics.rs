@@ -33,6 +33,11 @@ static TRANSACTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 });
 static PUBLISHED: LazyLock<IntCounter> =
     LazyLock::new(|| registered(IntCounter::new("saga_relay_rows_total", "Outbox rows published by this instance")));
+/// Times that this instance found, as it began to lead, that a promoted database lacks what it had published before.
+pub static LOST_TAILS: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "Promotions of the database that lost messages which Kafka has, as found by this instance";
+    registered(IntCounter::new("saga_lost_tails_total", help))
+});
 /// Rows in the outbox, published ones that are about to be deleted included.
 pub static OUTBOX_ROWS: LazyLock<IntGauge> =
     LazyLock::new(|| gauge("saga_outbox_rows", "Rows in the database's outbox, counted up to 100,000"));
@@ -123,7 +128,7 @@ pub fn start() {
     counts.iter().for_each(|gauge| gauge.set(0));
     OUTBOX_OLDEST.set(0.0);
     ["database", "kafka"].into_iter().for_each(looked);
-    [&*PUBLISHED, &RECORDS, &ATTEMPTS].iter().for_each(|counter| counter.inc_by(0));
+    [&*PUBLISHED, &LOST_TAILS, &RECORDS, &ATTEMPTS].iter().for_each(|counter| counter.inc_by(0));
     for outcome in ["committed", "aborted", "fenced", "unknown"] {
         TRANSACTIONS.with_label_values(&[outcome]);
     }

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Service};
 use crate::pool::Connection;
 
+pub mod origin;
+
 /// A stored row: the events of one order that go out together.
 pub struct Row {
     /// Id order = stored time = commit order (I4).
@@ -61,6 +63,16 @@ fn row(row: &postgres::Row) -> Row {
 pub fn last_message(session: &mut Session, service: Service, id: i64) -> Result<Option<Uuid>> {
     let sql = format!("select (messages -> -1 ->> 'id')::uuid from {} where id = $1", service.outbox());
     Ok(session.query(&sql, &[&id])?.first().map(|row| row.get(0)))
+}
+
+/// Moves the last stored time on to `time` (RFC 3339), if that is later: what is stored from now on does not stand before what
+/// a lost or another database had stored (I4).
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn advance_clock(query: &mut impl Query, time: &str) -> Result<()> {
+    let sql = "update outbox_clock set last_stored_at = $1::text::timestamptz where last_stored_at < $1::text::timestamptz";
+    query.execute(sql, &[&time]).map(drop)
 }
 
 /// Rows that are counted before it is left at "many".

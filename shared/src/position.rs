@@ -1,14 +1,20 @@
 //! The position: which outbox rows are published for certain. Every Kafka transaction of the relay carries it, as a header
 //! of the last record it writes to each partition, so it is committed with the records, or never. A new leader reads the
 //! last ones back.
+//!
+//! The last ones also say which database wrote last. One that is not the one at hand refuses it ([`require_own`], [`judge`]):
+//! at a start, at every new leadership, and in `--check`.
 
 use kafka::{Bytes, Config, Header, Interrupt, Isolation, Record, StrBytes, TopicPartition, last_records};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::db::Session;
+use crate::delivery;
+use crate::envelope;
 use crate::error::{Error, Result};
 use crate::event::Service;
-use crate::topics;
+use crate::outbox::origin::{self, Judgement, Origin, Refusal, State};
 
 /// The header's name.
 const HEADER: &str = "outbox_position";
@@ -26,6 +32,9 @@ pub struct Position {
     pub count: usize,
     /// The last row's last message.
     pub message: Uuid,
+    /// The physical database; none in those of the version before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 impl Position {
@@ -56,70 +65,171 @@ impl Position {
     }
 }
 
-/// The last committed position in each partition of the topics that the service writes, the latest rows first, each once.
-/// It waits until all that was written there before is decided.
+/// A position, and where it was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Partition and offset of its record.
+    pub place: String,
+    /// When its record was stored (`ce_time`); none if the record does not say so.
+    pub stored: Option<String>,
+    /// The position itself.
+    pub position: Position,
+}
+
+/// The last committed position in each partition of these topics, all of them written by the service. `ends` says whether
+/// open transactions are waited for ([`last_records`]).
 ///
 /// # Errors
 /// [`Error::Fatal`] for one of another installation, saying what to do, or one that can't be read; Kafka's errors,
 /// `Undecided` among them.
-pub fn read(
-    kafka: &Config,
-    interrupt: &Interrupt,
-    service: Service,
-    prefix: &str,
-    install_id: Uuid,
-) -> Result<Vec<Position>> {
-    let topics = topics::names(prefix, &service.writes());
-    let mut positions = read_own(&topics, kafka, interrupt, service, install_id, Isolation::ReadUncommitted)?;
-    // what was published together and is not deleted yet may stand in positions of several turns: the widest comes first
-    positions.sort_by_key(|position| (std::cmp::Reverse(position.last), position.first));
-    positions.dedup();
-    Ok(positions)
-}
-
-/// Refuses, at start, any of these topics, all of them written by the service, that holds another installation's position.
-///
-/// # Errors
-/// As [`read`], but nothing is waited for: any position tells whose it is.
-pub fn require_own(
-    topics: &[String],
-    kafka: &Config,
-    interrupt: &Interrupt,
-    service: Service,
-    install_id: Uuid,
-) -> Result<()> {
-    read_own(topics, kafka, interrupt, service, install_id, Isolation::ReadCommitted).map(drop)
-}
-
-fn read_own(
+pub fn find(
     topics: &[String],
     kafka: &Config,
     interrupt: &Interrupt,
     service: Service,
     install_id: Uuid,
     ends: Isolation,
-) -> Result<Vec<Position>> {
+) -> Result<Vec<Found>> {
     let last = last_records(kafka, interrupt, topics, ends, |record| text(record).is_some())?;
     last.iter().map(|(place, record)| own(place, record, service, install_id)).collect()
+}
+
+/// The positions, the latest rows first, each once.
+pub fn latest_first(found: Vec<Found>) -> Vec<Position> {
+    let mut positions: Vec<Position> = found.into_iter().map(|found| found.position).collect();
+    // what was published together and is not deleted yet may stand in positions of several turns: the widest comes first
+    positions.sort_by_key(|position| (std::cmp::Reverse(position.last), position.first));
+    positions.dedup();
+    positions
+}
+
+/// Refuses, at start, any of these topics that were last written by another installation, or by another copy of this
+/// database. `connect` opens a session, once the positions are read. Nothing in Kafka is waited for.
+///
+/// # Errors
+/// As [`find`] and [`judge`]; what PostgreSQL says.
+pub fn require_own(
+    topics: &[String],
+    kafka: &Config,
+    interrupt: &Interrupt,
+    service: Service,
+    install_id: Uuid,
+    connect: impl FnOnce() -> Result<Session>,
+) -> Result<Option<LostTail>> {
+    let found = find(topics, kafka, interrupt, service, install_id, Isolation::ReadCommitted)?;
+    if found.iter().all(|found| found.position.origin.is_none()) {
+        return Ok(None);
+    }
+    judge(&found, &origin::read(&mut connect()?)?, service)
+}
+
+/// After a promotion: the latest of the messages in Kafka that the database does not know of any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostTail {
+    /// When it was stored.
+    pub stored: String,
+    /// In words.
+    pub what: String,
+}
+
+/// Whether the database at hand, in this state, may go on after these positions, which were read before its state.
+///
+/// # Errors
+/// [`Error::Fatal`] where another one has written last, saying which one, where, and what to do.
+pub fn judge(found: &[Found], state: &State, service: Service) -> Result<Option<LostTail>> {
+    if let Some(Wrong { what, .. }) = wrong(found, state).last() {
+        let name = service.name();
+        return Err(Error::Fatal(format!(
+            "this {name} database is not the one that wrote last: {what}. Stop the other one and run `{name} --take-over` to \
+             go on with this one; or, if this one shall live beside it, set TOPIC_PREFIX to a prefix of its own"
+        )));
+    }
+    let lost = found.iter().filter(|found| judgement(found, state) == Some(Judgement::LostTail));
+    let lost = lost.max_by_key(|found| &found.stored);
+    Ok(lost.and_then(|found| Some(LostTail { stored: found.stored.clone()?, what: lost_tail(found, state) })))
+}
+
+/// What a database other than the one at hand has written last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// Who wrote it.
+    pub origin: Origin,
+    /// Where, when, and how the two are related.
+    pub what: String,
+}
+
+/// The latest position of each other database, the latest one last; none if the database at hand may go on.
+pub fn wrong(found: &[Found], state: &State) -> Vec<Wrong> {
+    let mut latest: Vec<&Found> = found.iter().collect();
+    latest.sort_by_key(|found| std::cmp::Reverse(&found.stored));
+    let mut wrong: Vec<Wrong> = Vec::new();
+    for found in latest {
+        let Some(origin) = found.position.origin else { continue };
+        let Some(Judgement::Refused(why)) = judgement(found, state) else { continue };
+        if wrong.iter().all(|other| other.origin != origin) {
+            wrong.push(Wrong { origin, what: cause(found, origin, why, state) });
+        }
+    }
+    wrong.reverse();
+    wrong
+}
+
+/// None where the position does not say who wrote it.
+fn judgement(found: &Found, state: &State) -> Option<Judgement> {
+    found.position.origin.map(|origin| state.judge(origin, found.stored.as_deref()))
+}
+
+fn cause(found: &Found, origin: Origin, why: Refusal, state: &State) -> String {
+    let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "never".into());
+    let relation = match why {
+        Refusal::TakenOver => "which has taken over from it".into(),
+        Refusal::StoredSince => {
+            format!("from which this one has taken over only what was stored up to {}", time(&state.accepted_to))
+        }
+        Refusal::OtherDatabase => "another copy of the same installation".into(),
+        Refusal::OldPrimary => "which was promoted in place of this one".into(),
+        Refusal::OlderCopy => format!("of which it is an older copy (it last stored: {})", time(&state.last_stored)),
+    };
+    format!(
+        "{}, stored {}, is of {}, {relation}; this one is {} (installation {})",
+        found.place,
+        time(&found.stored),
+        origin.describe(),
+        state.origin.describe(),
+        found.position.install
+    )
+}
+
+fn lost_tail(found: &Found, state: &State) -> String {
+    format!(
+        "this database was promoted (timeline {}) without the tail of the old primary (timeline {}): it last stored {}, \
+         and {} was stored {}; it goes on from here, and docs/restoring.md says what becomes of what was lost",
+        state.origin.timeline(),
+        found.position.origin.map_or(0, |origin| origin.timeline()),
+        state.last_stored.as_deref().unwrap_or("nothing"),
+        found.place,
+        found.stored.as_deref().unwrap_or_default()
+    )
 }
 
 fn text(record: &Record) -> Option<&Bytes> {
     record.headers.iter().find(|(name, _)| &**name == HEADER)?.1.as_ref()
 }
 
-fn own(place: &TopicPartition, record: &Record, service: Service, install_id: Uuid) -> Result<Position> {
-    let found = format!("{place}, offset {}", record.offset);
+fn own(place: &TopicPartition, record: &Record, service: Service, install_id: Uuid) -> Result<Found> {
+    let place = format!("{place}, offset {}", record.offset);
     let position: Position = serde_json::from_slice(text(record).map_or(&[][..], |text| text))
-        .map_err(|error| Error::Fatal(format!("the position in {found} can't be read: {error}")))?;
-    if position.install == install_id {
-        return Ok(position);
+        .map_err(|error| Error::Fatal(format!("the position in {place} can't be read: {error}")))?;
+    if position.install != install_id {
+        return Err(Error::Fatal(format!(
+            "Kafka holds the position of another {} database (installation {}, ours is {install_id}) in {place}: \
+             set TOPIC_PREFIX to a prefix of this installation's own, or delete the topics if that database is gone for good",
+            service.name(),
+            position.install
+        )));
     }
-    Err(Error::Fatal(format!(
-        "Kafka holds the position of another {} database (installation {}, ours is {install_id}) in {found}: \
-         set TOPIC_PREFIX to a prefix of this installation's own, or delete the topics if that database is gone for good",
-        service.name(),
-        position.install
-    )))
+    let stored = envelope::header(record, "ce_time").filter(|time| delivery::from_rfc3339(time).is_some());
+    Ok(Found { place, stored: stored.map(str::to_string), position })
 }
 
 #[cfg(test)]
@@ -141,7 +251,7 @@ mod tests {
     #[test]
     fn rows_are_the_positions_own_only_by_the_last_ones_message() {
         let (ours, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let position = Position { install: Uuid::nil(), first: 4, last: 9, count: 5, message: ours };
+        let position = Position { install: Uuid::nil(), first: 4, last: 9, count: 5, message: ours, origin: None };
         assert!(position.is_held(Some(ours)));
         assert!(!position.is_held(Some(other)), "ids drawn again");
         assert!(!position.is_held(None), "deleted");

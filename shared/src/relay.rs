@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::select;
-use kafka::{ErrorKind, Interrupt, Producer, ProducerRecord};
+use kafka::{ErrorKind, Interrupt, Isolation, Producer, ProducerRecord};
 use uuid::Uuid;
 
 use crate::backoff;
@@ -25,11 +25,13 @@ use crate::event::Service;
 use crate::health;
 use crate::leader::{Candidate, Leadership};
 use crate::metrics;
+use crate::outbox::origin::{self, Origin};
 use crate::outbox::{self, Row};
-use crate::position::{self, Position};
+use crate::position::{self, Found, Position};
 #[cfg(sabotage)]
 use crate::sabotage;
 use crate::shutdown::Shutdown;
+use crate::topics;
 use crate::wake::Wakeups;
 
 /// The safety net under lost wake-ups.
@@ -60,6 +62,8 @@ pub struct Relay {
     service: Service,
     prefix: String,
     install_id: Uuid,
+    /// Read at each recovery.
+    origin: Option<Origin>,
     batch_limit: usize,
     batch: usize,
     candidate: Candidate,
@@ -98,6 +102,7 @@ impl Relay {
             service: config.service,
             prefix: config.topic_prefix.clone(),
             install_id,
+            origin: None,
             batch_limit: config.relay_batch,
             batch: config.relay_batch,
             candidate: Candidate::new(Connector::new(&config.database_url, &name, Limits::LEADER)?),
@@ -170,8 +175,8 @@ impl Relay {
     /// One turn: stand for leader if need be, recover if need be, publish the next rows.
     ///
     /// # Errors
-    /// After any error the next turn recovers first. [`Error::Fatal`]: the position contradicts the outbox, or is
-    /// another installation's.
+    /// After any error the next turn recovers first. [`Error::Fatal`]: the position contradicts the outbox, or another
+    /// database has written last.
     pub fn relay_once(&mut self) -> Result<Turn> {
         let result = self.turn();
         if let Err(error) = &result {
@@ -223,7 +228,7 @@ impl Relay {
     }
 
     /// The door of a new leader: under the lock, end whatever any predecessor left open, then learn from the position
-    /// what it had committed but not deleted.
+    /// what it had committed but not deleted, and whether it was this database that wrote it.
     fn recover(&mut self) -> Result<()> {
         // before: an ex-leader must not fence its successor; after: the epoch drawn must be the lock holder's
         self.leader()?.check()?;
@@ -231,7 +236,9 @@ impl Relay {
         self.leader()?.check()?;
         // finding the positions may take as long as the rest of the turn
         health::beat();
-        for position in self.positions()? {
+        let found = self.positions()?;
+        self.require_own(&found)?;
+        for position in position::latest_first(found) {
             let last = self.leader()?.with(|session| outbox::last_message(session, self.service, position.last))?;
             if position.is_held(last) {
                 delete(self.leader()?, &self.removal, &position)?;
@@ -243,16 +250,28 @@ impl Relay {
         Ok(())
     }
 
-    /// None if no row is there that one could name: then nothing need be read.
-    fn positions(&self) -> Result<Vec<Position>> {
+    /// With an empty outbox no position can name a row, and they only tell who wrote last: then nothing is waited for.
+    fn positions(&self) -> Result<Vec<Found>> {
         #[cfg(sabotage)]
         if sabotage::is_off(sabotage::Mechanism::Position) {
             return Ok(vec![]);
         }
-        if read(self.leader()?, self.service, 0, 1)?.is_empty() {
-            return Ok(vec![]);
+        let is_empty = read(self.leader()?, self.service, 0, 1)?.is_empty();
+        let ends = if is_empty { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+        let topics = topics::names(&self.prefix, &self.service.writes());
+        position::find(&topics, &self.kafka, &self.interrupt, self.service, self.install_id, ends)
+    }
+
+    /// Stops where another database has written last. After a promotion that lost the tail it goes on, behind what Kafka has.
+    fn require_own(&mut self, found: &[Found]) -> Result<()> {
+        let state = self.leader()?.with(origin::read)?;
+        if let Some(lost) = position::judge(found, &state, self.service)? {
+            self.leader()?.with(|session| outbox::advance_clock(session, &lost.stored))?;
+            metrics::LOST_TAILS.inc();
+            log::warn!("{}", lost.what);
         }
-        position::read(&self.kafka, &self.interrupt, self.service, &self.prefix, self.install_id)
+        self.origin = Some(state.origin);
+        Ok(())
     }
 
     /// One Kafka transaction with the rows' records and their position. A record that Kafka refuses is never skipped:
@@ -306,7 +325,7 @@ impl Relay {
             }));
         }
         let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
-        Ok((records, Position { install: self.install_id, first, last, count: rows.len(), message }))
+        Ok((records, Position { install: self.install_id, first, last, count: rows.len(), message, origin: self.origin }))
     }
 
     fn take_due(&mut self) -> Option<Undeleted> {

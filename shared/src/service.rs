@@ -30,6 +30,8 @@ use crate::shutdown::{self, Shutdown, Stop};
 use crate::wake::{self, Waker};
 use crate::{backoff, check, dead_letter, logging, metrics, position, ready, schema, topics};
 
+pub mod take_over;
+
 /// A stop ends within ten seconds; what is not done by then is safe to cut off (I8).
 const STOP_LIMIT: Duration = Duration::from_millis(9_000);
 /// The share of it in which requests under way are answered and the relay may finish its turn.
@@ -54,7 +56,8 @@ pub fn main(
             Action::Version => args::print(&args::version(service)),
             Action::Check if !check::run(&settings()?, migrations()) => return Ok(ExitCode::FAILURE),
             Action::Ready if !ready::run(&settings()?) => return Ok(ExitCode::FAILURE),
-            Action::Check | Action::Ready => {}
+            Action::TakeOver if !take_over::run(&settings()?, migrations()) => return Ok(ExitCode::FAILURE),
+            Action::Check | Action::Ready | Action::TakeOver => {}
             Action::Run => return Ok(run_logged(settings()?, run)),
         }
         Ok(ExitCode::SUCCESS)
@@ -112,7 +115,7 @@ pub struct Ready {
 }
 
 /// Waits for PostgreSQL and Kafka, up to the start-up limit; brings the schema up to date, creates missing topics,
-/// refuses a Kafka that holds another installation's position.
+/// refuses a Kafka that another installation, or another copy of this database, has written last.
 ///
 /// # Errors
 /// [`Error::Fatal`], saying what is missing and what to do.
@@ -134,7 +137,8 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     let written = topics::names(&config.topic_prefix, &config.service.writes());
     let topics_keep = wait_for("Kafka", until, shutdown, || {
         let topics_keep = topics::create(&mut admin, config)?;
-        position::require_own(&written, &kafka, &Interrupt::new(), config.service, install_id)?;
+        let connect = || connector.connect();
+        position::require_own(&written, &kafka, &Interrupt::new(), config.service, install_id, connect)?;
         Ok(topics_keep)
     })?;
     Ok(Ready { install_id, connector, topics_keep })
