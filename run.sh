@@ -1280,7 +1280,6 @@ chaos() { # ARG...
 bench() { # ARG...
   case " $* " in *" --help "* | *" -h "*) usage | sed -n '/ bench /,/target folder/p'; return ;; esac
   own_stage bench release -p order -p payment -p stock -p saga-tests --bin order --bin payment --bin stock --bin bench
-  export PG_BIN # pgbench
   stage "bench" limited "$BENCH_LIMIT" "$TEST_BIN_DIR/bench" "$@"
 }
 
@@ -1401,8 +1400,8 @@ test_servers() {
   KAFKA_LIBS_4=$(kafka_libs "$KAFKA_VERSION")
   KAFKA_LIBS_39=$(kafka_libs "$KAFKA_OLD_VERSION")
   TEST_POSTGRES_URL=$(postgres_url postgres postgres)
-  export KAFKA_LIBS_4 KAFKA_LIBS_39 TEST_POSTGRES_URL
-  write_env KAFKA_LIBS_4 KAFKA_LIBS_39 TEST_POSTGRES_URL
+  export KAFKA_LIBS_4 KAFKA_LIBS_39 TEST_POSTGRES_URL PG_BIN # PG_BIN: for tests that start a PostgreSQL of their own
+  write_env KAFKA_LIBS_4 KAFKA_LIBS_39 TEST_POSTGRES_URL PG_BIN
   unlock
 }
 

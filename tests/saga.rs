@@ -21,6 +21,7 @@
 //! | `guard` | who may change things, and which pages a browser lets in |
 //! | `operations` | what is told of a service's health, and what it counts |
 //! | `housekeeping` | what is old enough goes, what matters stays |
+//! | `standby` | the harness itself: a database that takes over without the last rows of the one before |
 //! | `attack` | clients that are many, slow, endless or senseless harm nobody else |
 
 #[path = "saga/attack.rs"]
@@ -59,6 +60,8 @@ mod rows;
 mod schema;
 #[path = "saga/security.rs"]
 mod security;
+#[path = "saga/standby.rs"]
+mod standby;
 #[path = "saga/timeline.rs"]
 mod timeline;
 #[path = "saga/upgrade.rs"]

@@ -24,8 +24,15 @@ pub fn database_url(database: &str) -> String {
 
 /// `host:port` of the test PostgreSQL, for a proxy.
 pub fn postgres_address() -> String {
-    let url = setting("TEST_POSTGRES_URL");
-    let (_, rest) = url.split_once("://").expect("TEST_POSTGRES_URL is a URL");
+    address_of(&setting("TEST_POSTGRES_URL"))
+}
+
+/// `host:port` of a database's URL.
+///
+/// # Panics
+/// When it is no URL.
+pub fn address_of(url: &str) -> String {
+    let (_, rest) = url.split_once("://").expect("a URL");
     let authority = rest.split(['/', '?']).next().unwrap_or(rest);
     let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
     address.to_string()

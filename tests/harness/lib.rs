@@ -15,6 +15,7 @@
 //! | [`threads`] | one thread of a process ended |
 //! | [`locks`] | sessions that stand still at a lock |
 //! | [`private`] | a private PostgreSQL and Kafka of `./run.sh servers`, killed and started again |
+//! | [`standby`] | a PostgreSQL of our own with a standby that lags, and takes over without the primary's last commits |
 //! | [`wait`], [`env`](mod@env) | conditions with a limit; where the test servers are |
 
 pub mod api;
@@ -32,6 +33,7 @@ mod ports;
 pub mod private;
 pub mod process;
 pub mod proxy;
+pub mod standby;
 pub mod threads;
 pub mod topics;
 pub mod wait;
@@ -43,6 +45,7 @@ pub use broker::Broker;
 pub use ports::free_port;
 pub use process::{Process, Signal};
 pub use proxy::Proxy;
+pub use standby::Replicated;
 pub use topics::{Message, Seen};
 pub use wait::{LIMIT, eventually, until};
 pub use world::{Instance, Service, TOPICS, World};

@@ -22,6 +22,8 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct State {
+    /// Where [`Proxy::to`] leads.
+    server: String,
     refuses: bool,
     holds: bool,
     holds_requests: bool,
@@ -42,9 +44,13 @@ impl Proxy {
     /// # Panics
     /// When there is no free port.
     pub fn to(server: &str) -> Proxy {
-        let (listener, server, state) = (listener(), server.to_string(), Shared::default());
+        let (listener, state) = (listener(), Shared::default());
+        lock(&state).server = server.to_string();
         let proxy = Proxy { addresses: vec![listener.local_addr().expect("bound")], state: state.clone() };
-        listen(listener, state.clone(), move |client| serve(client, &server, &state));
+        listen(listener, state.clone(), move |client| {
+            let server = lock(&state).server.clone();
+            serve(client, &server, &state)
+        });
         proxy
     }
 
@@ -91,6 +97,13 @@ impl Proxy {
         state.refuses = true;
         close(&mut state);
         self.state.1.notify_all();
+    }
+
+    /// Leads a proxy of [`Proxy::to`] to another server: closes all connections, and passes new ones on to that one.
+    pub fn lead_to(&self, server: &str) {
+        let mut state = lock(&self.state);
+        state.server = server.to_string();
+        close(&mut state);
     }
 
     /// Closes all connections; new ones are served.

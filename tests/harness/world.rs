@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::api::Api;
 use crate::process::{Process, Signal};
+use crate::standby::Replicated;
 use crate::{env, ports, wait};
 
 /// The eight topics.
@@ -120,6 +121,17 @@ impl World {
         self
     }
 
+    /// The same with a service's database on servers whose tail can be lost.
+    ///
+    /// # Panics
+    /// When it can't be created there.
+    pub fn on(mut self, service: Service, servers: &Replicated) -> World {
+        let name = self.database(service);
+        servers.create_database(&name);
+        self.settings.push((service.variable("DATABASE_URL"), servers.url(&name)));
+        self
+    }
+
     fn binary(&self, service: Service) -> PathBuf {
         self.binaries.as_ref().map_or_else(|| env::binary(service.name()), |folder| folder.join(service.name()))
     }
@@ -146,7 +158,8 @@ impl World {
 
     /// The URL of a service's database as it is reached at another `host:port`, that of a proxy.
     pub fn database_url_at(&self, service: Service, address: &str) -> String {
-        self.database_url(service).replacen(&env::postgres_address(), address, 1)
+        let url = self.database_url(service);
+        url.replacen(&env::address_of(&url), address, 1)
     }
 
     /// A connection of the test's own to a service's database.

@@ -1,0 +1,335 @@
+//! A PostgreSQL of our own with an asynchronous standby. The standby can be made to lag and then take over, so that the last
+//! commits of the primary are lost, as they are at a failover in production.
+//!
+//! ```text
+//! clients -> proxy -> primary -> replication (a proxy, too) -> standby
+//!            lead_to()          hold(), cut()
+//! ```
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+
+use postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use crate::process::{Process, Signal};
+use crate::proxy::Proxy;
+use crate::{env, ports, wait};
+
+/// PostgreSQL refuses to run as root; this user then runs it.
+const USER: &str = "postgres";
+/// Two servers, each of little memory. Without files under `/dev/shm`, which a killed server would leave behind.
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 200
+shared_buffers = 16MB
+max_wal_size = 256MB
+wal_keep_size = 256MB
+dynamic_shared_memory_type = mmap
+log_line_prefix = '%m [%p] %d %a '
+timezone = 'UTC'
+log_timezone = 'UTC'
+";
+
+/// The primary and its standby. Dropped, both are gone with their data.
+pub struct Replicated {
+    /// The one address that clients may use, whoever is the primary.
+    proxy: Proxy,
+    folder: PathBuf,
+    password: String,
+    roles: Mutex<Roles>,
+}
+
+struct Roles {
+    primary: Server,
+    /// None after a takeover, until [`Replicated::renew`].
+    standby: Option<Standby>,
+}
+
+struct Standby {
+    server: Server,
+    /// What the primary sends comes through here.
+    replication: Proxy,
+}
+
+impl Replicated {
+    /// Starts both and waits until the standby follows.
+    ///
+    /// # Panics
+    /// When a server does not start, or `PG_BIN` is not set.
+    pub fn start() -> Replicated {
+        let folder = std::env::temp_dir().join(format!("saga-standby-{}", Uuid::new_v4().simple()));
+        create_folder(&folder);
+        let password = Uuid::new_v4().simple().to_string();
+        let primary = Server::create(&folder.join("1"), &password);
+        let proxy = Proxy::to(&primary.address());
+        let replicated = Replicated { proxy, folder, password, roles: Mutex::new(Roles { primary, standby: None }) };
+        replicated.renew();
+        replicated
+    }
+
+    /// `host:port` of the proxy that leads to the primary.
+    pub fn address(&self) -> String {
+        self.proxy.addr()
+    }
+
+    /// `host:port` of the present primary itself, for proxies of others: they must be led to the next one after
+    /// [`Replicated::lose_tail`].
+    pub fn primary(&self) -> String {
+        self.roles().primary.address()
+    }
+
+    /// A superuser's URL to a database, by the proxy.
+    pub fn url(&self, database: &str) -> String {
+        url(&self.password, &self.address(), database)
+    }
+
+    /// A connection to a database of the primary.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn db(&self, database: &str) -> Client {
+        connect(&self.url(database))
+    }
+
+    /// Creates an empty database.
+    ///
+    /// # Panics
+    /// When it is there already.
+    pub fn create_database(&self, name: &str) {
+        self.db("postgres").batch_execute(&format!("create database {name}")).expect("a name that is free");
+    }
+
+    /// The primary's timeline: each takeover begins another one.
+    ///
+    /// # Panics
+    /// When the primary does not answer.
+    pub fn timeline(&self) -> i32 {
+        let sql = "select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer";
+        self.db("postgres").query_one(sql, &[]).expect("a superuser may ask").get(0)
+    }
+
+    /// All that was committed before this call reaches the standby; nothing that is committed after its return does.
+    ///
+    /// # Panics
+    /// When there is no standby, or it does not catch up in time.
+    pub fn lag(&self) {
+        let roles = self.roles();
+        let standby = roles.standby.as_ref().expect("a standby, after renew()");
+        standby.wait_for(&self.password, &self.flushed(&roles.primary));
+        standby.replication.hold();
+    }
+
+    /// The primary is killed with SIGKILL and gone with its data; the standby takes over, and the proxy leads there.
+    ///
+    /// # Panics
+    /// When there is no standby, or it does not take over in time.
+    pub fn lose_tail(&self) {
+        let mut roles = self.roles();
+        let Standby { server, replication } = roles.standby.take().expect("a standby, after renew()");
+        roles.primary.kill();
+        replication.cut();
+        let mut db = connect(&url(&self.password, &server.address(), "postgres"));
+        let promoted = db.query_one("select pg_promote(true, 60)", &[]).expect("a superuser may");
+        assert!(promoted.get::<_, bool>(0), "the standby was not promoted");
+        self.proxy.lead_to(&server.address());
+        // the old primary's data goes with it
+        roles.primary = server;
+    }
+
+    /// Makes another standby of the primary, so that its tail can be lost once more.
+    ///
+    /// # Panics
+    /// When the primary has a standby, or the new one does not follow in time.
+    pub fn renew(&self) {
+        let mut roles = self.roles();
+        assert!(roles.standby.is_none(), "it has a standby");
+        let replication = Proxy::to(&roles.primary.address());
+        let folder = self.folder.join(Uuid::new_v4().simple().to_string());
+        let server = Server::copy(&folder, &url(&self.password, &replication.addr(), "postgres"));
+        server.wait_until_ready(&self.password);
+        let standby = Standby { server, replication };
+        standby.wait_for(&self.password, &self.flushed(&roles.primary));
+        roles.standby = Some(standby);
+    }
+
+    /// Up to where the primary's log is on its disk, and may be sent.
+    fn flushed(&self, primary: &Server) -> String {
+        let mut db = connect(&url(&self.password, &primary.address(), "postgres"));
+        db.query_one("select pg_current_wal_flush_lsn()::text", &[]).expect("a superuser may ask").get(0)
+    }
+
+    fn roles(&self) -> MutexGuard<'_, Roles> {
+        self.roles.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for Replicated {
+    fn drop(&mut self) {
+        let mut roles = self.roles();
+        if let Some(standby) = roles.standby.take() {
+            standby.server.stop();
+        }
+        roles.primary.stop();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Standby {
+    /// Waits until it has received the log up to there.
+    fn wait_for(&self, password: &str, end: &str) {
+        let mut db = connect(&url(password, &self.server.address(), "postgres"));
+        let sql = format!("select coalesce(pg_last_wal_receive_lsn() >= '{end}', false)");
+        wait::until("the standby to catch up", || db.query_one(&sql, &[]).expect("a hot standby").get(0));
+    }
+}
+
+/// One of the two.
+struct Server {
+    folder: PathBuf,
+    port: u16,
+    process: Process,
+}
+
+impl Server {
+    /// A fresh one.
+    fn create(folder: &Path, password: &str) -> Server {
+        let data = text(folder);
+        let file = format!("{data}.password");
+        run("tee", &[&file], password);
+        let arguments = ["--pgdata", data, "--username", USER, "--pwfile", &file, "--auth=scram-sha-256"];
+        run(&program("initdb"), &[&arguments[..], &["--encoding=UTF8", "--locale=C", "--no-sync"]].concat(), "");
+        run("tee", &["--append", &format!("{data}/postgresql.conf")], SETTINGS);
+        let server = Server::start(folder);
+        server.wait_until_ready(password);
+        server
+    }
+
+    /// A standby of the one at this URL.
+    fn copy(folder: &Path, primary: &str) -> Server {
+        let arguments = ["--dbname", primary, "--pgdata", text(folder), "--write-recovery-conf"];
+        let quickly = ["--checkpoint=fast", "--wal-method=stream", "--no-sync"];
+        run(&program("pg_basebackup"), &[&arguments[..], &quickly].concat(), "");
+        Server::start(folder)
+    }
+
+    fn start(folder: &Path) -> Server {
+        let port = ports::free_port();
+        let command = as_user(&program("postgres"), &["-D", text(folder), "-p", &port.to_string()]);
+        let arguments: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+        let process = Process::start(&format!("postgres on port {port}"), Path::new(&command[0]), &arguments, &[]);
+        Server { folder: folder.into(), port, process }
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn wait_until_ready(&self, password: &str) {
+        let url = url(password, &self.address(), "postgres");
+        wait::until("our own PostgreSQL", || {
+            assert!(self.process.ended().is_none(), "our own PostgreSQL ended:\n{}", self.process.tail());
+            Client::connect(&url, NoTls).is_ok()
+        });
+    }
+
+    /// SIGKILL. Its other processes end by themselves; the memory that they share is then nobody's and is removed.
+    fn kill(&self) {
+        let memory = self.shared_memory();
+        self.process.kill();
+        let Some(memory) = memory else { return };
+        wait::until("a killed PostgreSQL's processes to end", || is_attached_to(&memory) != Some(true));
+        if is_attached_to(&memory).is_some() {
+            run("ipcrm", &["--shmem-id", &memory], "");
+        }
+    }
+
+    /// At once and without a checkpoint; killed if that takes too long.
+    fn stop(&self) {
+        let begun = std::time::Instant::now();
+        if self.process.ended().is_none() {
+            self.process.signal(Signal::QUIT);
+        }
+        while self.process.ended().is_none() && begun.elapsed() < wait::LIMIT {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        self.process.kill();
+    }
+
+    /// The number of its block of System V memory, which it writes into its lock file.
+    fn shared_memory(&self) -> Option<String> {
+        let lock_file = std::fs::read_to_string(self.folder.join("postmaster.pid")).ok()?;
+        lock_file.lines().nth(6)?.split_whitespace().nth(1).map(str::to_string)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Whether a process uses this block of memory; none if there is no such block.
+fn is_attached_to(memory: &str) -> Option<bool> {
+    let all = std::fs::read_to_string("/proc/sysvipc/shm").expect("procfs");
+    // key, number, permissions, size, two process ids, users
+    let fields = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields.into_iter().find(|fields| fields.get(1) == Some(&memory)).map(|fields| fields[6] != "0")
+}
+
+fn url(password: &str, address: &str, database: &str) -> String {
+    format!("postgres://{USER}:{password}@{address}/{database}")
+}
+
+fn connect(url: &str) -> Client {
+    Client::connect(url, NoTls).unwrap_or_else(|error| panic!("our own PostgreSQL does not answer: {error}"))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn program(name: &str) -> String {
+    format!("{}/{name}", env::setting("PG_BIN"))
+}
+
+fn is_root() -> bool {
+    rustix::process::getuid().is_root()
+}
+
+fn create_folder(folder: &Path) {
+    std::fs::create_dir_all(folder).expect("a temporary folder");
+    if is_root() {
+        let owned = Command::new("chown").arg(USER).arg(folder).status().expect("chown is there");
+        assert!(owned.success(), "there is no user {USER}");
+    }
+}
+
+/// The command line that runs a program as a user whom PostgreSQL accepts. The kernel kills it when its parent ends.
+fn as_user(program: &str, arguments: &[&str]) -> Vec<String> {
+    let changed = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups", "--pdeathsig", "KILL", "--"];
+    let before = if is_root() { &changed[..] } else { &[] };
+    [before, &[program], arguments].concat().into_iter().map(str::to_string).collect()
+}
+
+/// Runs it to its end.
+fn run(program: &str, arguments: &[&str], input: &str) {
+    let command = as_user(program, arguments);
+    let mut child = Command::new(&command[0])
+        .args(&command[1..])
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("can't run {program}: {error}"));
+    // a program that reads nothing may have ended already; its status says whether that was right
+    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    let done = child.wait_with_output().expect("it is our child");
+    let said = [done.stdout, done.stderr].concat();
+    assert!(done.status.success(), "{program} failed: {}", String::from_utf8_lossy(&said));
+}
