@@ -11,6 +11,7 @@
 //! | `overload` | more orders than can be settled: accepted means settled in time, refused leaves no trace (I10) |
 //! | `poison` | what can't be handled is parked with its bytes, and its partition moves on (I7) |
 //! | `letters` | what is parked is found, replayed with one effect, discarded; who did what when is kept (I3, I7) |
+//! | `takeover` | of several copies of the databases one may use the topics: the one that wrote last, or takes over |
 //! | `timeline` | an order's story, from what its messages carry: each step, found again on the topics |
 //! | `schema` | a database that is empty, newer, or of another make at the start |
 //! | `security` | TLS and SASL on the wires; what is wrong with them ends a service at its start |
@@ -62,6 +63,8 @@ mod schema;
 mod security;
 #[path = "saga/standby.rs"]
 mod standby;
+#[path = "saga/takeover.rs"]
+mod takeover;
 #[path = "saga/timeline.rs"]
 mod timeline;
 #[path = "saga/upgrade.rs"]

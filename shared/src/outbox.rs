@@ -71,7 +71,8 @@ pub fn last_message(session: &mut Session, service: Service, id: i64) -> Result<
 /// # Errors
 /// What PostgreSQL says.
 pub fn advance_clock(query: &mut impl Query, time: &str) -> Result<()> {
-    let sql = "update outbox_clock set last_stored_at = $1::text::timestamptz where last_stored_at < $1::text::timestamptz";
+    let sql =
+        "update outbox_clock set last_stored_at = $1::text::timestamptz where last_stored_at < $1::text::timestamptz";
     query.execute(sql, &[&time]).map(drop)
 }
 

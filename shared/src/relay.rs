@@ -325,7 +325,10 @@ impl Relay {
             }));
         }
         let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
-        Ok((records, Position { install: self.install_id, first, last, count: rows.len(), message, origin: self.origin }))
+        Ok((
+            records,
+            Position { install: self.install_id, first, last, count: rows.len(), message, origin: self.origin },
+        ))
     }
 
     fn take_due(&mut self) -> Option<Undeleted> {

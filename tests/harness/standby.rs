@@ -49,6 +49,9 @@ struct Roles {
     standby: Option<Standby>,
 }
 
+/// A PostgreSQL server, running or not, that clients are not led to. Dropped, it is gone with its data.
+pub struct Aside(Server);
+
 struct Standby {
     server: Server,
     /// What the primary sends comes through here.
@@ -128,6 +131,14 @@ impl Replicated {
     /// # Panics
     /// When there is no standby, or it does not take over in time.
     pub fn lose_tail(&self) {
+        drop(self.fail_over());
+    }
+
+    /// [`Replicated::lose_tail`], but the old primary's data is kept: it can be brought back ([`Replicated::swap`]).
+    ///
+    /// # Panics
+    /// As [`Replicated::lose_tail`].
+    pub fn fail_over(&self) -> Aside {
         let mut roles = self.roles();
         let Standby { server, replication } = roles.standby.take().expect("a standby, after renew()");
         roles.primary.kill();
@@ -136,8 +147,45 @@ impl Replicated {
         let promoted = db.query_one("select pg_promote(true, 60)", &[]).expect("a superuser may");
         assert!(promoted.get::<_, bool>(0), "the standby was not promoted");
         self.proxy.lead_to(&server.address());
-        // the old primary's data goes with it
-        roles.primary = server;
+        Aside(std::mem::replace(&mut roles.primary, server))
+    }
+
+    /// A copy of the primary's data, as a snapshot of its volume is. The primary is stopped for it and started again.
+    ///
+    /// # Panics
+    /// When the data can't be copied, or the primary does not start.
+    pub fn snapshot(&self) -> Aside {
+        let mut roles = self.roles();
+        roles.primary.stop();
+        let folder = self.folder.join(Uuid::new_v4().simple().to_string());
+        run("cp", &["-a", text(&roles.primary.folder), text(&folder)], "");
+        let copy = Server { folder, port: 0, process: None };
+        self.lead_to(&mut roles);
+        Aside(copy)
+    }
+
+    /// Clients are led to that one, which is started if it does not run; answers the one that they were led to before, and
+    /// which runs on.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn swap(&self, aside: Aside) -> Aside {
+        let mut roles = self.roles();
+        let before = std::mem::replace(&mut roles.primary, aside.0);
+        self.lead_to(&mut roles);
+        Aside(before)
+    }
+
+    /// Leads clients, and the standby if there is one, to the primary, which is started if it does not run.
+    fn lead_to(&self, roles: &mut Roles) {
+        if roles.primary.has_ended() {
+            roles.primary.restart();
+            roles.primary.wait_until_ready(&self.password);
+        }
+        self.proxy.lead_to(&roles.primary.address());
+        if let Some(standby) = &roles.standby {
+            standby.replication.lead_to(&roles.primary.address());
+        }
     }
 
     /// Makes another standby of the primary, so that its tail can be lost once more.
@@ -191,7 +239,8 @@ impl Standby {
 struct Server {
     folder: PathBuf,
     port: u16,
-    process: Process,
+    /// None before its first start.
+    process: Option<Process>,
 }
 
 impl Server {
@@ -217,11 +266,23 @@ impl Server {
     }
 
     fn start(folder: &Path) -> Server {
-        let port = ports::free_port();
-        let command = as_user(&program("postgres"), &["-D", text(folder), "-p", &port.to_string()]);
+        let mut server = Server { folder: folder.into(), port: 0, process: None };
+        server.restart();
+        server
+    }
+
+    /// On another port.
+    fn restart(&mut self) {
+        self.port = ports::free_port();
+        let command = as_user(&program("postgres"), &["-D", text(&self.folder), "-p", &self.port.to_string()]);
         let arguments: Vec<&str> = command[1..].iter().map(String::as_str).collect();
-        let process = Process::start(&format!("postgres on port {port}"), Path::new(&command[0]), &arguments, &[]);
-        Server { folder: folder.into(), port, process }
+        let name = format!("postgres on port {}", self.port);
+        self.process = Some(Process::start(&name, Path::new(&command[0]), &arguments, &[]));
+    }
+
+    /// Or was not started yet.
+    fn has_ended(&self) -> bool {
+        self.process.as_ref().is_none_or(|process| process.ended().is_some())
     }
 
     fn address(&self) -> String {
@@ -231,7 +292,8 @@ impl Server {
     fn wait_until_ready(&self, password: &str) {
         let url = url(password, &self.address(), "postgres");
         wait::until("our own PostgreSQL", || {
-            assert!(self.process.ended().is_none(), "our own PostgreSQL ended:\n{}", self.process.tail());
+            let said = || self.process.as_ref().map(Process::tail).unwrap_or_default();
+            assert!(!self.has_ended(), "our own PostgreSQL ended:\n{}", said());
             Client::connect(&url, NoTls).is_ok()
         });
     }
@@ -239,7 +301,7 @@ impl Server {
     /// SIGKILL. Its other processes end by themselves; the memory that they share is then nobody's and is removed.
     fn kill(&self) {
         let memory = self.shared_memory();
-        self.process.kill();
+        self.process.iter().for_each(Process::kill);
         let Some(memory) = memory else { return };
         wait::until("a killed PostgreSQL's processes to end", || is_attached_to(&memory) != Some(true));
         if is_attached_to(&memory).is_some() {
@@ -249,14 +311,15 @@ impl Server {
 
     /// At once and without a checkpoint; killed if that takes too long.
     fn stop(&self) {
+        let Some(process) = &self.process else { return };
         let begun = std::time::Instant::now();
-        if self.process.ended().is_none() {
-            self.process.signal(Signal::QUIT);
+        if process.ended().is_none() {
+            process.signal(Signal::QUIT);
         }
-        while self.process.ended().is_none() && begun.elapsed() < wait::LIMIT {
+        while process.ended().is_none() && begun.elapsed() < wait::LIMIT {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        self.process.kill();
+        process.kill();
     }
 
     /// The number of its block of System V memory, which it writes into its lock file.
@@ -268,7 +331,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.process.kill();
+        self.stop();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
