@@ -14,7 +14,7 @@ use crate::delivery;
 use crate::envelope;
 use crate::error::{Error, Result};
 use crate::event::Service;
-use crate::outbox::origin::{self, Judgement, Origin, Refusal, State};
+use crate::outbox::origin::{self, Judgement, Leader, Origin, Refusal, State};
 
 /// The header's name.
 const HEADER: &str = "outbox_position";
@@ -35,6 +35,9 @@ pub struct Position {
     /// The physical database; none in those of the version before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// The leadership, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<Leader>,
 }
 
 impl Position {
@@ -176,7 +179,8 @@ pub fn wrong(found: &[Found], state: &State) -> Vec<Wrong> {
 
 /// None where the position does not say who wrote it.
 fn judgement(found: &Found, state: &State) -> Option<Judgement> {
-    found.position.origin.map(|origin| state.judge(origin, found.stored.as_deref()))
+    let Position { origin, leader, .. } = found.position;
+    Some(state.judge(origin?, leader, found.stored.as_deref()))
 }
 
 fn cause(found: &Found, origin: Origin, why: Refusal, state: &State) -> String {
@@ -188,6 +192,7 @@ fn cause(found: &Found, origin: Origin, why: Refusal, state: &State) -> String {
         }
         Refusal::OtherDatabase => "another copy of the same installation".into(),
         Refusal::OldPrimary => "which was promoted in place of this one".into(),
+        Refusal::OtherLeader => "a physical copy of it, which has published since (the two have parted)".into(),
         Refusal::OlderCopy => format!("of which it is an older copy (it last stored: {})", time(&state.last_stored)),
     };
     format!(
@@ -251,7 +256,8 @@ mod tests {
     #[test]
     fn rows_are_the_positions_own_only_by_the_last_ones_message() {
         let (ours, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let position = Position { install: Uuid::nil(), first: 4, last: 9, count: 5, message: ours, origin: None };
+        let position =
+            Position { install: Uuid::nil(), first: 4, last: 9, count: 5, message: ours, origin: None, leader: None };
         assert!(position.is_held(Some(ours)));
         assert!(!position.is_held(Some(other)), "ids drawn again");
         assert!(!position.is_held(None), "deleted");

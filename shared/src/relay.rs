@@ -25,7 +25,7 @@ use crate::event::Service;
 use crate::health;
 use crate::leader::{Candidate, Leadership};
 use crate::metrics;
-use crate::outbox::origin::{self, Origin};
+use crate::outbox::origin::{self, Leader, Origin};
 use crate::outbox::{self, Row};
 use crate::position::{self, Found, Position};
 #[cfg(sabotage)]
@@ -62,8 +62,8 @@ pub struct Relay {
     service: Service,
     prefix: String,
     install_id: Uuid,
-    /// Read at each recovery.
-    origin: Option<Origin>,
+    /// What its positions carry of the database and of this leadership, from each recovery on.
+    origin: Option<(Origin, Leader)>,
     batch_limit: usize,
     batch: usize,
     candidate: Candidate,
@@ -237,7 +237,7 @@ impl Relay {
         // finding the positions may take as long as the rest of the turn
         health::beat();
         let found = self.positions()?;
-        self.require_own(&found)?;
+        self.require_own(&found, (identity.id, identity.epoch.into()))?;
         for position in position::latest_first(found) {
             let last = self.leader()?.with(|session| outbox::last_message(session, self.service, position.last))?;
             if position.is_held(last) {
@@ -262,15 +262,17 @@ impl Relay {
         position::find(&topics, &self.kafka, &self.interrupt, self.service, self.install_id, ends)
     }
 
-    /// Stops where another database has written last. After a promotion that lost the tail it goes on, behind what Kafka has.
-    fn require_own(&mut self, found: &[Found]) -> Result<()> {
+    /// Stops where another database has written last; else notes this leadership. After a promotion that lost the tail it
+    /// goes on, behind what Kafka has.
+    fn require_own(&mut self, found: &[Found], leader: Leader) -> Result<()> {
         let state = self.leader()?.with(origin::read)?;
         if let Some(lost) = position::judge(found, &state, self.service)? {
             self.leader()?.with(|session| outbox::advance_clock(session, &lost.stored))?;
             metrics::LOST_TAILS.inc();
             log::warn!("{}", lost.what);
         }
-        self.origin = Some(state.origin);
+        self.leader()?.with(|session| origin::note_leader(session, leader))?;
+        self.origin = Some((state.origin, leader));
         Ok(())
     }
 
@@ -325,10 +327,9 @@ impl Relay {
             }));
         }
         let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
-        Ok((
-            records,
-            Position { install: self.install_id, first, last, count: rows.len(), message, origin: self.origin },
-        ))
+        let (origin, leader) = self.origin.unzip();
+        let count = rows.len();
+        Ok((records, Position { install: self.install_id, first, last, count, message, origin, leader }))
     }
 
     fn take_due(&mut self) -> Option<Undeleted> {

@@ -10,3 +10,11 @@ create table takeover (
     accepted_to timestamptz not null,
     taken_at    timestamptz not null default clock_timestamp()
 );
+
+-- The relay's leaderships, noted before any of them publishes: of each of Kafka's producer ids the last epoch that was given
+-- to a relay of this database. Positions carry theirs; one that is not known here was written by a copy of this database.
+create table leadership (
+    producer_id bigint      primary key,
+    epoch       integer     not null,
+    begun_at    timestamptz not null default clock_timestamp()
+) with (fillfactor = 50);

@@ -10,8 +10,8 @@ use crate::topics::Seen;
 use crate::wait;
 use crate::world::{Service, TOPICS, World};
 
-/// Tables that are not part of an installation's state: where consumers are, and which migrations ran.
-const ASIDE: [&str; 1] = ["consumer_offset"];
+/// Tables that are not part of an installation's state: where consumers are, and which relays have led.
+const ASIDE: [&str; 2] = ["consumer_offset", "leadership"];
 
 impl World {
     /// I2: every account's balance and its COMPLETED payments together are what was put in, and so for every item of a
@@ -75,7 +75,7 @@ impl World {
         Service::ALL.iter().map(|service| count(&mut self.db(*service), "dead_letter")).sum()
     }
 
-    /// Every row of every table of a service, but for `consumer_offset`: as JSON, sorted, by table.
+    /// Every row of every table of a service, but for `consumer_offset` and `leadership`: as JSON, sorted, by table.
     ///
     /// # Panics
     /// When the service never ran.

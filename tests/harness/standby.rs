@@ -176,6 +176,16 @@ impl Replicated {
         Aside(before)
     }
 
+    /// Starts that one, and answers its URL to a database: beside the primary, that clients are still led to.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_aside(&self, aside: &mut Aside, database: &str) -> String {
+        aside.0.restart();
+        aside.0.wait_until_ready(&self.password);
+        url(&self.password, &aside.0.address(), database)
+    }
+
     /// Leads clients, and the standby if there is one, to the primary, which is started if it does not run.
     fn lead_to(&self, roles: &mut Roles) {
         if roles.primary.has_ended() {

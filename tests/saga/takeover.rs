@@ -72,8 +72,8 @@ fn a_clone_is_refused_until_it_is_taken_over_and_then_the_original_is() {
     for service in Service::ALL {
         assert_refused(&clone, service, "another copy of the same installation");
         let said = clone.take_over(service);
-        let taken = format!("taken over (number 1): what was stored up to 20");
-        assert!(said.contains("another copy of the same installation") && said.contains(&taken), "{said}");
+        let taken = "taken over (number 1): what was stored up to 20";
+        assert!(said.contains("another copy of the same installation") && said.contains(taken), "{said}");
         assert_nothing_to_take_over(&clone, service);
         assert_eq!(clone.ask(service, &["--check"], &[]).0, 0);
     }
@@ -232,6 +232,32 @@ fn an_older_snapshot_of_the_database_stops_a_running_service_and_is_refused_unti
     let snapshot = servers.swap(original);
     assert_refused(&world, Service::Order, "which has taken over from it");
     drop(snapshot);
+}
+
+#[test]
+fn of_two_physical_copies_that_have_parted_unseen_one_stops_as_soon_as_both_have_published() {
+    let servers = Replicated::start();
+    let world = World::new("parted").on(Service::Order, &servers);
+    let order = world.start(Service::Order);
+    publish(&world, &order);
+    stop(&[order]);
+    let mut snapshot = servers.snapshot();
+    let copy = servers.start_aside(&mut snapshot, &world.database(Service::Order));
+    // nothing tells them apart yet: a server that was moved looks like this, too
+    let original = world.start(Service::Order);
+    original.wait_for_log("leading: producer");
+    let copy = world.start_with(Service::Order, &[("ORDER_DATABASE_URL", &copy)]);
+    copy.wait_for_log("leading: producer");
+    let by_copy = copy.api().place("ann", "tea", 1, 1);
+    until("the copy to publish", || world.types_about(by_copy) == ["payment.requested", "stock.requested"]);
+    // later than what the copy has stored
+    let by_original = original.api().place("ann", "tea", 1, 1);
+    assert_eq!(original.process().exit().code(), Some(1));
+    assert_says(&original.log(), Service::Order, "a physical copy of it, which has published since");
+    let next = copy.api().place("ann", "tea", 1, 1);
+    until("the copy to go on", || world.types_about(next) == ["payment.requested", "stock.requested"]);
+    assert_eq!(world.types_about(by_original), [""; 0]);
+    assert_refused(&world, Service::Order, "of which it is an older copy");
 }
 
 fn lost_tails(order: &Instance) -> usize {

@@ -5,6 +5,9 @@
 //! takeover. All roles may read these from PostgreSQL 14 to 18, unless an administrator has revoked it. Every promotion
 //! raises the timeline, and nothing else does. So a standby that was promoted goes on by itself, also when it has lost its
 //! tail. Whatever else the position contradicts needs `--take-over`, which raises the number.
+//!
+//! Two physical copies have the same origin, and both may go on storing. They share Kafka's transactional id, though, which
+//! gives every leadership an epoch of its own. Each database notes those of its own relays before they publish.
 
 use std::fmt;
 use std::str::FromStr;
@@ -107,6 +110,9 @@ impl Origin {
     }
 }
 
+/// Whose leadership it was under which a position was written: Kafka's producer id and epoch.
+pub type Leader = (i64, i32);
+
 /// What the database at hand is, and how far it has come. Times are written as `ce_time` is, so they compare as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
@@ -116,6 +122,8 @@ pub struct State {
     pub last_stored: Option<String>,
     /// What the last takeover has accepted of others, up to this stored time.
     pub accepted_to: Option<String>,
+    /// Of each producer id the last epoch that a relay of this database had.
+    pub leaders: Vec<Leader>,
 }
 
 /// The earliest time that is written as `ce_time` is.
@@ -142,9 +150,32 @@ pub fn read(session: &mut Session) -> Result<State> {
     let system = allowed(session, "select system_identifier from pg_control_system()")?;
     let timeline = "select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint";
     let timeline = allowed(session, timeline)?.map_or(0, |timeline| timeline as u32);
-    let (takeover, accepted_to) = last_takeover(session)?;
     let cluster = system.map_or(Cluster::Install(install), Cluster::System);
-    Ok(State { origin: Origin { cluster, database, timeline, takeover }, last_stored, accepted_to })
+    let origin = Origin { cluster, database, timeline, takeover: 0 };
+    let state = State { origin, last_stored, accepted_to: None, leaders: vec![] };
+    // `--check` may look at a schema that has no such tables yet
+    if schema::has_table(session, "takeover")? { with_takeovers(state, session) } else { Ok(state) }
+}
+
+fn with_takeovers(state: State, session: &mut Session) -> Result<State> {
+    let last = format!(
+        "select number, to_char(accepted_to at time zone 'UTC', {TIME}) from takeover order by number desc limit 1"
+    );
+    let last = session.query(&last, &[])?;
+    let (takeover, accepted_to) = last.first().map_or((0, None), |row| (row.get(0), row.get(1)));
+    let leaders = session.query("select producer_id, epoch from leadership", &[])?;
+    let leaders = leaders.iter().map(|row| (row.get(0), row.get(1))).collect();
+    Ok(State { origin: Origin { takeover, ..state.origin }, accepted_to, leaders, ..state })
+}
+
+/// Notes a leadership, before anything is published under it.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn note_leader(session: &mut Session, (producer_id, epoch): Leader) -> Result<()> {
+    let sql = "insert into leadership (producer_id, epoch) values ($1, $2)
+               on conflict (producer_id) do update set epoch = excluded.epoch, begun_at = clock_timestamp()";
+    session.execute(sql, &[&producer_id, &epoch]).map(drop)
 }
 
 /// A number that only some may ask for; none where we may not, or where the server does not have it.
@@ -161,18 +192,6 @@ fn allowed(session: &mut Session, sql: &str) -> Result<Option<i64>> {
     }
 }
 
-/// `--check` may look at a schema that has no such table yet.
-fn last_takeover(session: &mut Session) -> Result<(i32, Option<String>)> {
-    if !schema::has_table(session, "takeover")? {
-        return Ok((0, None));
-    }
-    let sql = format!(
-        "select number, to_char(accepted_to at time zone 'UTC', {TIME}) from takeover order by number desc limit 1"
-    );
-    let rows = session.query(&sql, &[])?;
-    Ok(rows.first().map_or((0, None), |row| (row.get(0), row.get(1))))
-}
-
 /// Why the database at hand is not the one that wrote last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -184,8 +203,10 @@ pub enum Refusal {
     OtherDatabase,
     /// The same one after a promotion: this is an old primary.
     OldPrimary,
-    /// The same one, but later than this one: a snapshot, a physical copy.
+    /// The same one, but later than this one: this is an older snapshot, or a physical copy.
     OlderCopy,
+    /// The same one, under a leadership that this one knows nothing of: a physical copy, or this is one.
+    OtherLeader,
 }
 
 /// What a position says about the database at hand.
@@ -200,8 +221,8 @@ pub enum Judgement {
 }
 
 impl State {
-    /// Judges a position of `origin`, whose record was stored at that time.
-    pub fn judge(&self, origin: Origin, stored: Option<&str>) -> Judgement {
+    /// Judges a position of `origin`, which this leader has published, and whose record was stored at that time.
+    pub fn judge(&self, origin: Origin, leader: Option<Leader>, stored: Option<&str>) -> Judgement {
         let (here, refused) = (self.origin, Judgement::Refused);
         let is_later = |than: &Option<String>| stored.is_some() && stored > than.as_deref();
         if origin.takeover != here.takeover {
@@ -218,10 +239,15 @@ impl State {
         if known && origin.timeline > here.timeline {
             return refused(Refusal::OldPrimary);
         }
-        match is_later(&self.last_stored) {
-            true if known && origin.timeline < here.timeline => Judgement::LostTail,
-            true => refused(Refusal::OlderCopy),
-            false => Judgement::Own,
+        let is_later = is_later(&self.last_stored);
+        if known && origin.timeline < here.timeline {
+            return if is_later { Judgement::LostTail } else { Judgement::Own };
+        }
+        let is_known = |(id, epoch): &Leader| self.leaders.iter().any(|ours| ours.0 == *id && ours.1 >= *epoch);
+        match leader {
+            _ if is_later => refused(Refusal::OlderCopy),
+            Some(leader) if !is_known(&leader) => refused(Refusal::OtherLeader),
+            _ => Judgement::Own,
         }
     }
 }
@@ -265,20 +291,20 @@ mod tests {
     /// A database that last stored at 12:00 and has taken over what others had stored until 09:00.
     fn state() -> State {
         let time = |hour: &str| Some(format!("2026-01-02T{hour}:00:00.000000Z"));
-        State { origin: HERE, last_stored: time("12"), accepted_to: time("09") }
+        State { origin: HERE, last_stored: time("12"), accepted_to: time("09"), leaders: vec![(4001, 7), (5000, 0)] }
     }
 
     fn judged(origin: Origin, stored: &str) -> Judgement {
-        state().judge(origin, Some(&format!("2026-01-02T{stored}.000000Z")))
+        state().judge(origin, Some((4001, 7)), Some(&format!("2026-01-02T{stored}.000000Z")))
     }
 
     #[test]
     fn the_database_s_own_positions_are_its_own_up_to_its_last_stored_time() {
         assert_eq!(judged(HERE, "12:00:00"), Judgement::Own);
         assert_eq!(judged(Origin { timeline: 1, ..HERE }, "12:00:00"), Judgement::Own, "before a promotion");
-        assert_eq!(state().judge(HERE, None), Judgement::Own, "not known when");
+        assert_eq!(state().judge(HERE, None, None), Judgement::Own, "not known when");
         let fresh = State { last_stored: None, ..state() };
-        assert_eq!(fresh.judge(HERE, Some("2026")), Judgement::Refused(Refusal::OlderCopy));
+        assert_eq!(fresh.judge(HERE, None, Some("2026")), Judgement::Refused(Refusal::OlderCopy));
     }
 
     #[test]
@@ -292,6 +318,18 @@ mod tests {
         }
         assert_eq!(judged(Origin { timeline: 4, ..HERE }, "00:00:00"), Judgement::Refused(Refusal::OldPrimary));
         assert_eq!(judged(Origin { timeline: 0, ..HERE }, "12:00:00"), Judgement::Own);
+    }
+
+    #[test]
+    fn a_leadership_that_the_database_does_not_know_of_was_a_copy_s_unless_it_was_before_a_promotion() {
+        let judged = |origin, leader| state().judge(origin, Some(leader), Some("2026-01-02T12:00:00.000000Z"));
+        for known in [(4001, 7), (4001, 6), (5000, 0)] {
+            assert_eq!(judged(HERE, known), Judgement::Own);
+        }
+        for unknown in [(4001, 8), (5000, 1), (4000, 0)] {
+            assert_eq!(judged(HERE, unknown), Judgement::Refused(Refusal::OtherLeader));
+            assert_eq!(judged(Origin { timeline: 2, ..HERE }, unknown), Judgement::Own);
+        }
     }
 
     #[test]
