@@ -241,16 +241,33 @@ fn own(place: &TopicPartition, record: &Record, service: Service, install_id: Uu
 mod tests {
     use super::*;
 
+    const BARE: Position = Position {
+        install: Uuid::nil(),
+        first: 4,
+        last: 9,
+        count: 5,
+        message: Uuid::nil(),
+        origin: None,
+        leader: None,
+    };
+
     #[test]
     fn a_position_names_what_an_earlier_one_named_too() {
-        let position = |first, last, count, message| Position {
-            install: Uuid::nil(),
-            first,
-            last,
-            count,
-            message: Uuid::from_u128(message),
-        };
+        let position =
+            |first, last, count, message| Position { first, last, count, message: Uuid::from_u128(message), ..BARE };
         assert_eq!(position(8, 9, 2, 9).behind(&position(3, 7, 4, 7)), position(3, 9, 6, 9));
+    }
+
+    #[test]
+    fn a_position_says_who_wrote_it_in_few_bytes_and_one_of_the_version_before_is_read() {
+        let nil = "00000000-0000-0000-0000-000000000000";
+        let old = format!(r#"{{"install":"{nil}","first":4,"last":9,"count":5,"message":"{nil}"}}"#);
+        let text = |position: &Position| String::from_utf8(position.to_header().1.unwrap().to_vec()).unwrap();
+        assert_eq!((text(&BARE), serde_json::from_str(&old).ok()), (old.clone(), Some(BARE)));
+        let position = Position { origin: "7712376514795047735.16390.2".parse().ok(), leader: Some((4001, 7)), ..BARE };
+        let more = r#","origin":"7712376514795047735.16390.2","leader":[4001,7]}"#;
+        let new = old.replace('}', more);
+        assert_eq!((text(&position), serde_json::from_str(&new).ok()), (new, Some(position)));
     }
 
     #[test]
