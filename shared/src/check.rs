@@ -4,7 +4,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use kafka::{Admin, Interrupt};
+use kafka::{Admin, Interrupt, Isolation};
 use refinery::Runner;
 use uuid::Uuid;
 
@@ -130,7 +130,8 @@ fn check_position(config: &Config, there: &[String], install: Option<Uuid>) -> F
     let config = config.clone();
     within(LIMIT, move || {
         let (kafka, service) = (kafka(&config), config.service);
-        position::require_own(&written, &kafka, &Interrupt::new(), service, install, || connect(&config))
+        let found = position::find(&written, &kafka, &Interrupt::new(), service, install, Isolation::ReadCommitted)?;
+        position::require_own(&found, service, || connect(&config))
     })
     .map(|lost| lost.into_iter().map(|lost| lost.what).collect())
     .map_err(|error| error.to_string())
@@ -141,7 +142,10 @@ fn kafka(config: &Config) -> kafka::Config {
 }
 
 /// Does it on another thread, which is left behind when it takes too long: the process ends soon.
-fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(work()));
     let silent =

@@ -106,24 +106,20 @@ pub fn latest_first(found: Vec<Found>) -> Vec<Position> {
     positions
 }
 
-/// Refuses, at start, any of these topics that were last written by another installation, or by another copy of this
-/// database. `connect` opens a session, once the positions are read. Nothing in Kafka is waited for.
+/// Refuses, before a service works, a database that is not the one that wrote these positions last. `connect` opens a
+/// session, unless the positions say nothing of databases.
 ///
 /// # Errors
-/// As [`find`] and [`judge`]; what PostgreSQL says.
+/// As [`judge`]; what PostgreSQL says.
 pub fn require_own(
-    topics: &[String],
-    kafka: &Config,
-    interrupt: &Interrupt,
+    found: &[Found],
     service: Service,
-    install_id: Uuid,
     connect: impl FnOnce() -> Result<Session>,
 ) -> Result<Option<LostTail>> {
-    let found = find(topics, kafka, interrupt, service, install_id, Isolation::ReadCommitted)?;
     if found.iter().all(|found| found.position.origin.is_none()) {
         return Ok(None);
     }
-    judge(&found, &origin::read(&mut connect()?)?, service)
+    judge(found, &origin::read(&mut connect()?)?, service)
 }
 
 /// After a promotion: the latest of the messages in Kafka that the database does not know of any more.

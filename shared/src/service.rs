@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use kafka::{Admin, Interrupt};
+use kafka::{Admin, Interrupt, Isolation};
 use refinery::Runner;
 use uuid::Uuid;
 
@@ -135,12 +135,13 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     kafka.request_timeout = STARTUP_ATTEMPT;
     let mut admin = Admin::new(kafka.clone(), Interrupt::new());
     let written = topics::names(&config.topic_prefix, &config.service.writes());
-    let topics_keep = wait_for("Kafka", until, shutdown, || {
+    let interrupt = Interrupt::new();
+    let (topics_keep, found) = wait_for("Kafka", until, shutdown, || {
         let topics_keep = topics::create(&mut admin, config)?;
-        let connect = || connector.connect();
-        position::require_own(&written, &kafka, &Interrupt::new(), config.service, install_id, connect)?;
-        Ok(topics_keep)
+        let ends = Isolation::ReadCommitted;
+        Ok((topics_keep, position::find(&written, &kafka, &interrupt, config.service, install_id, ends)?))
     })?;
+    wait_for("PostgreSQL", until, shutdown, || position::require_own(&found, config.service, || connector.connect()))?;
     Ok(Ready { install_id, connector, topics_keep })
 }
 

@@ -2,6 +2,8 @@
 //! is noted in the database, and its last stored time moved on. The service is started afterwards. What it publishes carries
 //! a higher number than the other one's positions, so the other one is refused from then on.
 
+use std::time::Duration;
+
 use kafka::{Admin, Interrupt, Isolation};
 use refinery::Runner;
 use uuid::Uuid;
@@ -13,28 +15,31 @@ use crate::error::{Error, Result, explain};
 use crate::event::Service;
 use crate::outbox::{self, origin};
 use crate::position::{self, Found, Wrong};
-use crate::{schema, topics};
+use crate::{check, schema, topics};
+
+/// For all of it: longer than each call below takes to give up by itself. It ends what has no limit of its own, such as
+/// reading from a server that accepts and is silent. What was done until then, another call finds done.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Does it, and writes to standard output what was found and what was done. Returns whether the service may be started.
 ///
 /// `migrations`: the service's own.
 pub fn run(config: &Config, migrations: Runner) -> bool {
-    match take_over(config, migrations) {
+    let config = config.clone();
+    let done = check::within(LIMIT, move || take_over(&config, migrations));
+    match &done {
         Ok(done) => args::print(&format!("{done}\n")),
-        Err(why) => {
-            args::print(&format!("failed: {why}\n"));
-            return false;
-        }
+        Err(why) => args::print(&format!("failed: {why}\n")),
     }
-    true
+    done.is_ok()
 }
 
-fn take_over(config: &Config, migrations: Runner) -> std::result::Result<String, String> {
-    let service = config.service;
-    let mut session = connect(config).map_err(|error| explain("PostgreSQL", error))?;
-    let install = installation(&mut session, service, migrations).map_err(|error| error.to_string())?;
-    let found = find(config, install).map_err(|error| explain("Kafka", error))?;
-    note(&mut session, &found, service).map_err(|error| error.to_string())
+fn take_over(config: &Config, migrations: Runner) -> Result<String> {
+    let explained = |what: &'static str| move |error| Error::Fatal(explain(what, error));
+    let mut session = connect(config).map_err(explained("PostgreSQL"))?;
+    let install = installation(&mut session, config.service, migrations)?;
+    let found = find(config, install).map_err(explained("Kafka"))?;
+    note(&mut session, &found, config.service)
 }
 
 fn connect(config: &Config) -> Result<Session> {
