@@ -11,10 +11,11 @@
 //! | write records, each once | [`Producer::idempotent`] |
 //! | read partitions, read-committed or not | [`Consumer`] |
 //! | find the last records of partitions | [`last_records`] |
+//! | read partitions from one offset to another | [`read_spans`] |
 //! | share partitions with other members | [`Group`], then [`Consumer::assign`] |
 //!
 //! The files, from the outside in: `admin`, `producer` and `transaction` (over `produce`, which sends the batches),
-//! `consumer` (over `fetched`, which reads one partition's answer), `tail` (over `consumer`, backwards), `group` (over `heartbeat` and `assignor`); `cluster`
+//! `consumer` (over `fetched`, which reads one partition's answer), `tail` (over `consumer`, backwards), `spans` (over `consumer`, from one offset to another), `group` (over `heartbeat` and `assignor`); `cluster`
 //! (leaders, coordinators, reconnecting), `connection` (frames, versions, deadlines), `stream` (the socket, plain or within TLS), `tls` and `sasl` (whom we trust, who we are);
 //! `protocol` (versions spoken and why), `shape` (no answer makes the codec reserve more than it holds), `batch` and
 //! `compression` (records v2), `wire` (primitive types), `partitioner`, `retry`, `interrupt`, `error` (over `codes`, Kafka's own), `config`, `record`.
@@ -41,6 +42,7 @@ mod record;
 mod retry;
 mod sasl;
 mod shape;
+mod spans;
 mod stream;
 mod tail;
 mod tls;
@@ -59,6 +61,7 @@ pub use partitioner::partition_for_key;
 pub use producer::{Producer, ProducerIdentity};
 pub use record::{Header, ProducerRecord, Record, TopicPartition};
 pub use sasl::{Mechanism, Sasl};
+pub use spans::{Reading, Span, read_spans};
 pub use tail::last_records;
 pub use tls::{Tls, roots};
 pub use transaction::{GroupOffset, Transaction};

@@ -15,6 +15,7 @@ use shared::wake::Waker;
 use crate::admission::Admission;
 use crate::handlers::Batch;
 use crate::order::Happening;
+use crate::repair_store;
 use crate::store;
 use crate::waiters::Waiters;
 
@@ -87,6 +88,10 @@ impl DeadlineScan {
             if batch.apply(*order_id, &happening) == Some(true) {
                 log::info!("order {order_id}: {what}");
             }
+        }
+        for (order_id, side) in repair_store::unconfirmed(&mut tx, &batch.settled_and_repaired())? {
+            batch.ask(order_id, side);
+            log::info!("order {order_id}: {} asked again to compensate", side.name());
         }
         batch.write(&mut tx, due.round + 1, wait(self.compensation_retry, due.round))?;
         outbox::append(&mut tx, &batch.sent)?;

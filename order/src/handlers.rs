@@ -1,32 +1,94 @@
 //! What the participants' answers do to orders.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
+use shared::config::Config;
 use shared::db::Tx;
-use shared::error::Result;
+use shared::error::{Error, Result};
 use shared::event::{Body, Event, Side};
 use shared::handler::{Cause, GivenUp, Handled, Handler, Outcome};
+use shared::recovery::Recovery;
+#[cfg(sabotage)]
+use shared::sabotage::{self, Mechanism};
 use uuid::Uuid;
 
 use crate::admission::Admission;
-use crate::metrics::News;
-use crate::order::{Happening, Saga};
+use crate::metrics::{News, Repaired};
+use crate::order::{Bearing, Happening, OrderStatus, Saga, Step};
+use crate::repair::{Kind, Rebuilt, Repair};
+use crate::repair_store;
 use crate::store::{self, Locked};
 use crate::waiters::Waiters;
 
+/// How long things last.
+#[derive(Clone, Copy)]
+struct Times {
+    /// The first wait for a confirmation.
+    compensation_retry: Duration,
+    /// Of an order that is rebuilt.
+    deadline: Duration,
+    /// For how long at least an idempotency key stands for its order.
+    key_retention: Duration,
+}
+
 /// Handles `payment.success`, `payment.dlt`, `stock.success` and `stock.dlt`.
 pub struct Answers {
-    compensation_retry: Duration,
+    times: Times,
+    recovery: Recovery,
+    /// The answers about orders that the last batch has missed.
+    missed: Vec<Event>,
+    /// What Kafka holds of such orders; none: nothing that tells of an order.
+    prepared: HashMap<Uuid, Option<Rebuilt>>,
     waiters: Waiters,
     admission: Admission,
     news: News,
+    repaired: Repaired,
 }
 
 impl Answers {
-    /// `compensation_retry`: the first wait for a confirmation.
-    pub fn new(compensation_retry: Duration, waiters: Waiters, admission: Admission) -> Answers {
-        Answers { compensation_retry, waiters, admission, news: News::default() }
+    /// `recovery`: where requests of lost orders are looked for.
+    pub fn new(config: &Config, recovery: Recovery, waiters: Waiters, admission: Admission) -> Answers {
+        let times = Times {
+            compensation_retry: config.compensation_retry,
+            deadline: config.order_deadline,
+            key_retention: config.idempotency_key_retention,
+        };
+        let (news, repaired) = (News::default(), Repaired::default());
+        Answers { times, recovery, missed: vec![], prepared: HashMap::new(), waiters, admission, news, repaired }
+    }
+
+    /// Stores those of the orders that were found in Kafka; answers those that are stored now.
+    fn rebuild(&self, tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<Vec<Rebuilt>> {
+        let found = order_ids.iter().filter_map(|order_id| self.prepared.get(order_id)?.clone());
+        let mut rebuilt: Vec<Rebuilt> = found.collect();
+        if rebuilt.is_empty() {
+            return Ok(rebuilt);
+        }
+        let superseded = store::claim_keys(tx, &rebuilt, self.times.key_retention)?;
+        for order in rebuilt.iter_mut().filter(|order| superseded.contains(&order.order_id)) {
+            *order = order.superseded();
+        }
+        let stored = store::rebuild(tx, &rebuilt, self.times.deadline)?;
+        rebuilt.retain(|order| stored.contains(&order.order_id));
+        Ok(rebuilt)
+    }
+
+    /// The orders, or an error if some are missing of which it is not known yet whether Kafka has them.
+    fn lock(&mut self, tx: &mut Tx<'_>, order_ids: &[Uuid], events: &[Event]) -> Result<HashMap<Uuid, Locked>> {
+        let orders = store::lock(tx, order_ids)?;
+        #[cfg(sabotage)]
+        if sabotage::is_off(Mechanism::Repair) {
+            return Ok(orders);
+        }
+        if orders.len() == order_ids.len() {
+            return Ok(orders);
+        }
+        let is_known =
+            |order_id: &Uuid| orders.contains_key(order_id) || self.prepared.get(order_id).is_some_and(Option::is_none);
+        let missed = events.iter().filter(|event| happening(event).is_some() && !is_known(&event.order_id));
+        self.missed = missed.cloned().collect();
+        if self.missed.is_empty() { Ok(orders) } else { Err(Error::Unprepared) }
     }
 }
 
@@ -34,9 +96,25 @@ impl Handler for Answers {
     fn handle(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Handled> {
         let order_ids: BTreeSet<Uuid> = events.iter().map(|event| event.order_id).collect();
         let order_ids: Vec<Uuid> = order_ids.into_iter().collect();
-        let mut batch = Batch::new(store::lock(tx, &order_ids)?);
-        let outcomes = events.iter().map(|event| batch.decide(event)).collect();
-        batch.write(tx, 1, self.compensation_retry)?;
+        // first, so that all orders are then locked in id order
+        let rebuilt = self.rebuild(tx, &order_ids)?;
+        let mut batch = Batch::new(self.lock(tx, &order_ids, events)?);
+        batch.note_rebuilt(&rebuilt);
+        let mut outcomes = Vec::with_capacity(events.len());
+        for (place, event) in events.iter().enumerate() {
+            let outcome = match batch.decide(event) {
+                Some(outcome) => outcome,
+                None => {
+                    let handled = events[..place].iter().map(|event| event.id);
+                    batch.known = Some(repair_store::known_messages(tx, events)?.into_iter().chain(handled).collect());
+                    batch.decide(event).unwrap_or(Outcome::Unchanged(TOO_LATE))
+                }
+            };
+            batch.known.iter_mut().for_each(|known| _ = known.insert(event.id));
+            outcomes.push(outcome);
+        }
+        batch.write(tx, 1, self.times.compensation_retry)?;
+        self.repaired = Repaired::of(&batch.repairs);
         self.news = batch.news;
         Ok(Handled { outcomes, events: batch.sent })
     }
@@ -46,11 +124,28 @@ impl Handler for Answers {
         Ok(vec![])
     }
 
+    fn prepare(&mut self) -> Result<()> {
+        let missed = std::mem::take(&mut self.missed);
+        let found = self.recovery.find(&missed)?;
+        self.prepared.clear();
+        for answer in missed {
+            let rebuilt = Rebuilt::new(&answer, &found[&answer.order_id]);
+            let known = self.prepared.entry(answer.order_id).or_default();
+            // an answer that names its request tells more than one that does not
+            *known = known.take().or(rebuilt);
+        }
+        Ok(())
+    }
+
     fn committed(&mut self) {
+        self.prepared.clear();
+        self.repaired.tell();
         self.news.tell(&self.admission);
         self.waiters.look();
     }
 }
+
+const TOO_LATE: &str = "a duplicate, or too late";
 
 /// Locked orders, and what a batch makes of them.
 pub struct Batch<'a> {
@@ -58,10 +153,17 @@ pub struct Batch<'a> {
     pub orders: HashMap<Uuid, Locked>,
     /// Those whose saga is no longer what the table holds.
     pub changed: BTreeSet<Uuid>,
-    /// The answers that have changed an order.
+    /// The answers to be kept in the timeline: those that have changed an order, and those that must be known when they come
+    /// again.
     pub told: Vec<&'a Event>,
     /// The compensation requests to send.
     pub sent: Vec<Event>,
+    /// What was repaired.
+    pub repairs: Vec<Repair>,
+    /// The sides of repaired orders that have confirmed, and whether the order is settled by it.
+    pub confirmed: Vec<(Uuid, Side, bool)>,
+    /// The messages that were handled before. It is asked for when it is needed, which is seldom.
+    pub known: Option<HashSet<Uuid>>,
     /// What is to be counted when it is committed.
     pub news: News,
 }
@@ -69,37 +171,137 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// Nothing has happened yet.
     pub fn new(orders: HashMap<Uuid, Locked>) -> Batch<'a> {
-        Batch { orders, changed: BTreeSet::new(), told: vec![], sent: vec![], news: News::default() }
+        Batch {
+            orders,
+            changed: BTreeSet::new(),
+            told: vec![],
+            sent: vec![],
+            repairs: vec![],
+            confirmed: vec![],
+            known: None,
+            news: News::default(),
+        }
     }
 
-    fn decide(&mut self, event: &'a Event) -> Outcome {
+    /// These orders were stored by this batch; of some, both sides are asked to give back.
+    fn note_rebuilt(&mut self, rebuilt: &[Rebuilt]) {
+        for order in rebuilt {
+            self.repairs.push(order.repair());
+            if order.saga.status() == OrderStatus::Failed {
+                self.news.note(order.order_id, &Saga::rebuilt(), &order.saga, false);
+                [Side::Payment, Side::Stock].iter().for_each(|side| self.ask(order.order_id, *side));
+            }
+        }
+    }
+
+    /// None: it must be known first which of the batch's messages were handled before.
+    fn decide(&mut self, event: &'a Event) -> Option<Outcome> {
         let Some(happening) = happening(event) else {
-            return Outcome::Refused(Cause::Contradiction, format!("order takes no {}", event.type_name()));
+            let why = format!("order takes no {}", event.type_name());
+            return Some(Outcome::Refused(Cause::Contradiction, why));
         };
         match self.apply(event.order_id, &happening) {
             Some(true) => {
                 self.told.push(event);
-                Outcome::Changed
+                self.note_confirmation(event);
+                Some(Outcome::Changed)
             }
-            Some(false) => Outcome::Unchanged("a duplicate, or too late"),
-            None => Outcome::Refused(Cause::UnknownOrder, format!("order {} does not exist here", event.order_id)),
+            Some(false) => self.look_closer(event, &happening),
+            None => {
+                let why = format!("order {} does not exist here", event.order_id);
+                Some(Outcome::Refused(Cause::UnknownOrder, why))
+            }
         }
     }
 
     /// None: no such order. Else whether anything came of it.
     pub fn apply(&mut self, order_id: Uuid, happening: &Happening) -> Option<bool> {
-        let order = self.orders.get_mut(&order_id)?;
-        let step = order.saga.transition(happening);
+        let step = self.orders.get(&order_id)?.saga.transition(happening);
+        Some(self.take(order_id, step))
+    }
+
+    /// Whether the step changes anything.
+    fn take(&mut self, order_id: Uuid, step: Step) -> bool {
+        let Some(order) = self.orders.get_mut(&order_id) else { return false };
         let changed = step.saga != order.saga;
         if changed {
-            self.news.note(order_id, &order.saga, &step.saga);
+            self.news.note(order_id, &order.saga, &step.saga, order.repaired);
             order.saga = step.saga;
             self.changed.insert(order_id);
         }
-        let traceparent = &order.traceparent;
-        let ask = |side: &Side| Event::new(*side, order_id, Body::CompensationRequested, Some(traceparent.clone()));
-        self.sent.extend(step.ask.iter().map(ask));
-        Some(changed || !step.ask.is_empty())
+        step.ask.iter().for_each(|side| self.ask(order_id, *side));
+        changed || !step.ask.is_empty()
+    }
+
+    /// Has a side asked to compensate.
+    pub fn ask(&mut self, order_id: Uuid, side: Side) {
+        let traceparent = self.orders.get(&order_id).map(|order| order.traceparent.clone());
+        self.sent.push(Event::new(side, order_id, Body::CompensationRequested, traceparent));
+    }
+
+    /// The settled orders that have repairs: a side may have been asked back all the same.
+    pub fn settled_and_repaired(&self) -> Vec<Uuid> {
+        let those = self.orders.iter().filter(|(_, order)| order.repaired && order.saga.is_settled());
+        those.map(|(order_id, _)| *order_id).collect()
+    }
+
+    /// An answer that changes nothing: it is a duplicate, or a database has come back older. None: see [`Batch::decide`].
+    fn look_closer(&mut self, event: &'a Event, happening: &Happening) -> Option<Outcome> {
+        #[cfg(sabotage)]
+        if sabotage::is_off(Mechanism::Repair) {
+            return Some(Outcome::Unchanged(TOO_LATE));
+        }
+        let order = &self.orders[&event.order_id];
+        let bearing = order.saga.bearing(happening);
+        // the confirmation of a side that was asked back while its order was settled
+        let is_confirmation = order.repaired && matches!(happening, Happening::Compensated(_));
+        if bearing == Bearing::Harmless && !is_confirmation {
+            return Some(Outcome::Unchanged(TOO_LATE));
+        }
+        if self.known.as_ref()?.contains(&event.id) {
+            return Some(Outcome::Unchanged("a duplicate"));
+        }
+        if bearing == Bearing::Contradiction {
+            return Some(self.repair(event, happening));
+        }
+        self.told.push(event);
+        self.note_confirmation(event);
+        Some(Outcome::Unchanged("too late"))
+    }
+
+    fn repair(&mut self, event: &'a Event, happening: &Happening) -> Outcome {
+        let saga = self.orders[&event.order_id].saga.clone();
+        let (side, type_name) = (event.side, event.type_name());
+        let Some(step) = saga.repair(happening) else {
+            let why =
+                format!("{type_name}, but order {} is COMPLETED: is it paid, are its goods there?", event.order_id);
+            return Outcome::Refused(Cause::Contradiction, why);
+        };
+        let was = if side == Side::Payment { saga.payment } else { saga.stock };
+        let (kind, detail) = match step.saga == saga {
+            true => (Kind::AskedBack, format!("{type_name}, where it stands {}", was.name())),
+            false => (Kind::Contradicted, format!("{type_name}, where it stood {}", was.name())),
+        };
+        let (order_id, message_id, side) = (event.order_id, event.id, Some(side));
+        if step.saga != saga {
+            self.told.push(event);
+        }
+        self.take(order_id, step);
+        self.repairs.push(Repair { order_id, kind, side, message_id, detail, is_done: false });
+        Outcome::Changed
+    }
+
+    /// A confirmation ends the repairs that waited for it.
+    fn note_confirmation(&mut self, event: &Event) {
+        let Body::Compensated { .. } = event.body else { return };
+        let order = &self.orders[&event.order_id];
+        let is_settled = order.saga.is_settled();
+        for repair in self.repairs.iter_mut().filter(|repair| repair.order_id == event.order_id) {
+            repair.is_done |= repair.side.map_or(is_settled, |side| side == event.side);
+        }
+        if order.repaired {
+            self.confirmed.push((event.order_id, event.side, is_settled));
+        }
     }
 
     /// Writes what changed, and what the timeline keeps of it. Orders that were asked to compensate are looked at again
@@ -110,7 +312,10 @@ impl<'a> Batch<'a> {
     pub fn write(&self, tx: &mut Tx<'_>, round: i32, wait: Duration) -> Result<()> {
         let changed: Vec<(Uuid, &Saga)> = self.changed.iter().map(|id| (*id, &self.orders[id].saga)).collect();
         store::update(tx, &changed, self.news.settled(), &self.told)?;
-        store::look_again(tx, &self.sent, round, wait)
+        store::look_again(tx, &self.sent, round, wait)?;
+        // those of this batch know their confirmations already
+        repair_store::finish(tx, &self.confirmed)?;
+        repair_store::insert(tx, &self.repairs)
     }
 }
 

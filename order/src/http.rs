@@ -12,6 +12,8 @@ use uuid::Uuid;
 
 use crate::admission::Refusal;
 use crate::order::{OrderStatus, Saga};
+use crate::repair::Kind;
+use crate::repair_store::{self, Filter, Listed};
 use crate::store::{self, NewOrder, Order};
 use crate::timeline::{self, Story};
 use crate::waiters::{Waited, Waiters};
@@ -31,10 +33,10 @@ const TEXT: &str = "text/plain";
 #[serde(rename_all = "camelCase")]
 struct OrderView<'a> {
     order_id: Uuid,
-    user_name: &'a str,
-    item_name: &'a str,
-    price: i64,
-    quantity: i64,
+    user_name: Option<&'a str>,
+    item_name: Option<&'a str>,
+    price: Option<i64>,
+    quantity: Option<i64>,
     order_status: &'static str,
     payment_status: &'static str,
     stock_status: &'static str,
@@ -74,12 +76,19 @@ struct PageView<'a> {
     next: Option<Uuid>,
 }
 
+#[derive(Serialize)]
+struct RepairsView {
+    repairs: Vec<Listed>,
+    /// What to pass as `before` for the next page; null: there is none.
+    next: Option<i64>,
+}
+
 impl<'a> From<&'a Order> for OrderView<'a> {
     fn from(order: &'a Order) -> OrderView<'a> {
         OrderView {
             order_id: order.order_id,
-            user_name: &order.user_name,
-            item_name: &order.item_name,
+            user_name: order.user_name.as_deref(),
+            item_name: order.item_name.as_deref(),
             price: order.price,
             quantity: order.quantity,
             order_status: order.saga.status().name(),
@@ -93,9 +102,9 @@ impl<'a> From<&'a Order> for OrderView<'a> {
     }
 }
 
-/// `POST /orders`, `GET /orders/{orderId}`, `GET /orders`, `GET /orders/{orderId}/timeline`. `prefix`: the topics'.
+/// `POST /orders`, `GET /orders/{orderId}`, `GET /orders`, `GET /orders/{orderId}/timeline`, `GET /repairs`. `prefix`: the topics'.
 pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters, prefix: String) -> Routes {
-    let (listed, told) = (pool.clone(), pool.clone());
+    let (listed, told, repaired) = (pool.clone(), pool.clone(), pool.clone());
     let gate = queue.clone();
     routes
         .hand_over(Method::Post, "/orders", move |request, responder| place(&queue, &request, responder))
@@ -105,6 +114,7 @@ pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters, prefix
             get(&pool, &waiters, &request, responder)
         })
         .answer(Method::Get, "/orders", move |request| list(&listed, request))
+        .answer(Method::Get, "/repairs", move |request| repairs(&repaired, request))
         .answer(Method::Get, "/orders/{orderId}/timeline", move |request| timeline(&told, &prefix, request))
 }
 
@@ -179,8 +189,8 @@ fn outcome_unknown(asked: &NewOrder) -> Problem {
 }
 
 fn is_same(asked: &NewOrder, order: &Order) -> bool {
-    (&asked.user_name, &asked.item_name, asked.price, asked.quantity)
-        == (&order.user_name, &order.item_name, order.price, order.quantity)
+    (Some(&asked.user_name), Some(&asked.item_name), Some(asked.price), Some(asked.quantity))
+        == (order.user_name.as_ref(), order.item_name.as_ref(), order.price, order.quantity)
 }
 
 /// The order as it was when it was stored: a repeated request gets the first answer, byte for byte.
@@ -222,6 +232,25 @@ fn list(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     let page = pool.with(|session| store::list(session, status, limit.unwrap_or(50), after)).map_err(problem)?;
     let orders = page.orders.iter().map(OrderView::from).collect();
     Ok(Response::json(200, &PageView { orders, next: page.next }))
+}
+
+fn repairs(pool: &Pool, request: &Request) -> Result<Response, Problem> {
+    let query = &request.query;
+    let known = query.only(&["kind", "orderId", "state", "limit", "before"]);
+    let kind = query.one_of("kind", Kind::from_name, &Kind::ALL.map(Kind::name));
+    let is_done = query.one_of("state", is_done, &["OPEN", "DONE"]);
+    let page = both(query.integer("limit", 1..=200), query.integer("before", 1..=i64::MAX));
+    let filters = both(both(kind, is_done), query.uuid("orderId"));
+    let (_, (((kind, is_done), order_id), (limit, before))) = both(known, both(filters, page))?;
+    let filter = Filter { kind, order_id, is_done };
+    let limit = limit.unwrap_or(50);
+    let repairs = pool.with(|session| repair_store::list(session, &filter, before, limit)).map_err(problem)?;
+    let next = repairs.last().filter(|_| repairs.len() as i64 == limit).map(|last| last.id);
+    Ok(Response::json(200, &RepairsView { repairs, next }))
+}
+
+fn is_done(state: &str) -> Option<bool> {
+    [("OPEN", false), ("DONE", true)].into_iter().find(|(name, _)| *name == state).map(|(_, is_done)| is_done)
 }
 
 fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Problem> {

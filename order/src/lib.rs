@@ -2,7 +2,7 @@
 //!
 //! One order's path here: [`http`] → [`admission`] → [`writer`] → [`store`] and the outbox → the relay; then the participants' answers →
 //! [`handlers`] → [`order`] (the decision) → [`store`]. [`deadline`] ends what is not heard of; [`waiters`] hold requests
-//! that wait for the end. [`timeline`] tells an order's story, [`timeline_store`] keeps what it is told from,
+//! that wait for the end. [`repair`] says what is made of an order that the database lost, [`repair_store`] lists it. [`timeline`] tells an order's story, [`timeline_store`] keeps what it is told from,
 //! [`timeline_text`] writes it as a table;
 //! [`page`] shows all of it.
 
@@ -13,6 +13,8 @@ pub mod http;
 pub mod metrics;
 pub mod order;
 pub mod page;
+pub mod repair;
+pub mod repair_store;
 pub mod store;
 pub mod timeline;
 pub mod timeline_store;
@@ -29,6 +31,7 @@ use shared::handler::Handler;
 use shared::http::{Routes, Server};
 use shared::operations_http;
 use shared::pool::Pool;
+use shared::recovery::Recovery;
 use shared::service::{self, Threads};
 use shared::shutdown::{Shutdown, Stop};
 use shared::{dead_letter_http, wake::Waker};
@@ -68,7 +71,8 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     })?;
     let mut scan = deadline::DeadlineScan::new(&config, waker.clone(), waiters.clone(), admission.clone())?;
     threads.spawn("order-deadline".into(), move |shutdown| scan.run(shutdown))?;
-    threads.spawn_consumers(&config, &waker, || answers(&config, &waiters, &admission))?;
+    let recovery = threads.recovery(&config);
+    threads.spawn_consumers(&config, &waker, || answers(&config, &recovery, &waiters, &admission))?;
 
     metrics::start();
     let shown = admission.clone();
@@ -76,19 +80,23 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
 
     let pool = Pool::new(&ready.connector, config.http_workers);
     let steps_kept = config.timeline_retention.time(ready.topics_keep);
-    let sweeps = vec![store::sweep_keys(config.idempotency_key_retention), timeline_store::sweep(steps_kept)];
+    let sweeps = vec![
+        store::sweep_keys(config.idempotency_key_retention),
+        timeline_store::sweep(steps_kept),
+        repair_store::sweep(steps_kept),
+    ];
     threads.spawn_housekeeping(&config, &ready, pool.clone(), sweeps)?;
     let routes = operations_http::routes(service::routes(&config), config.service, board);
     let routes = http::routes(routes, pool.clone(), queue, waiters.clone(), config.topic_prefix.clone());
     let routes = page::routes(routes, &config);
-    let routes = dead_letters(routes, pool, &config, waker, (waiters, admission));
+    let routes = dead_letters(routes, pool, &config, waker, recovery, (waiters, admission));
     let server = Server::start("order", listener, descriptors::http_limits(&config), routes)?;
     log::info!("order listens on {}", server.local_addr());
     threads.run_until_stopped(server)
 }
 
-fn answers(config: &Config, waiters: &Waiters, admission: &Admission) -> Box<dyn Handler> {
-    Box::new(handlers::Answers::new(config.compensation_retry, waiters.clone(), admission.clone()))
+fn answers(config: &Config, recovery: &Recovery, waiters: &Waiters, admission: &Admission) -> Box<dyn Handler> {
+    Box::new(handlers::Answers::new(config, recovery.clone(), waiters.clone(), admission.clone()))
 }
 
 fn dead_letters(
@@ -96,8 +104,9 @@ fn dead_letters(
     pool: Pool,
     config: &Config,
     waker: Waker,
+    recovery: Recovery,
     (waiters, admission): (Waiters, Admission),
 ) -> Routes {
     let (prefix, config) = (config.topic_prefix.clone(), config.clone());
-    dead_letter_http::routes(routes, pool, prefix, waker, Arc::new(move || answers(&config, &waiters, &admission)))
+    dead_letter_http::routes(routes, pool, prefix, waker, Arc::new(move || answers(&config, &recovery, &waiters, &admission)))
 }

@@ -12,6 +12,8 @@ use uuid::Uuid;
 
 use crate::admission::{Admission, Refusal};
 use crate::order::{OrderStatus, Saga};
+use crate::repair::{Kind, Repair};
+use crate::repair_store;
 use crate::store;
 
 /// Seconds: from a lone order on an idle machine to one that a deadline ends.
@@ -42,9 +44,14 @@ static CAPACITY: LazyLock<Gauge> = LazyLock::new(|| {
     registered(Gauge::new("saga_admission_capacity", "Orders a second that the system settles when it is busy"))
 });
 static WAIT: LazyLock<Gauge> = LazyLock::new(|| {
-    registered(Gauge::new("saga_admission_wait_seconds", "How long a new order would take to settle, as estimated"))
+    registered(Gauge::new("saga_admission_wait_seconds", "How long the orders in flight take to settle, as estimated"))
 });
 static OPEN: LazyLock<IntGauge> = LazyLock::new(|| gauge("saga_admission_open", "1: new orders are admitted"));
+static REPAIRS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters("saga_repairs_total", "Repairs after a database came back older, made by this instance", "kind")
+});
+static REPAIRS_OPEN: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("saga_repairs_open", "Repairs whose confirmation has not come, counted up to 10,000"));
 
 /// Makes every value appear from the start on.
 pub fn start() {
@@ -53,6 +60,8 @@ pub fn start() {
         LATEST.with_label_values(&[status.name()]);
     }
     OVERDUE.set(0);
+    REPAIRS_OPEN.set(0);
+    Kind::ALL.iter().for_each(|kind| drop(REPAIRS.with_label_values(&[kind.name()])));
     LazyLock::force(&SETTLED);
     Refusal::NAMES.iter().for_each(|name| drop(REFUSED.with_label_values(&[name])));
     admission(true, 0, 0.0, 0.0, 0.0);
@@ -85,12 +94,12 @@ pub struct News {
 }
 
 impl News {
-    /// An order went from one state to another.
-    pub fn note(&mut self, order_id: Uuid, before: &Saga, after: &Saga) {
+    /// An order went from one state to another. How long one took that was lost meanwhile says nothing.
+    pub fn note(&mut self, order_id: Uuid, before: &Saga, after: &Saga, repaired: bool) {
         if before.status() != after.status() {
             self.ended.push(after.status());
         }
-        if !before.is_settled() && after.is_settled() {
+        if !before.is_settled() && after.is_settled() && !repaired {
             self.settled.push(order_id);
         }
     }
@@ -109,6 +118,35 @@ impl News {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         for order_id in self.settled.drain(..) {
             SETTLED.observe(now.saturating_sub(drawn_at(order_id)).as_secs_f64());
+        }
+    }
+}
+
+/// What a transaction has repaired, counted and logged when it is committed: in one line, however much it is.
+#[derive(Default)]
+pub struct Repaired(Vec<(Kind, Vec<Uuid>)>);
+
+impl Repaired {
+    /// Sorted by what was done.
+    pub fn of(repairs: &[Repair]) -> Repaired {
+        let of = |kind: Kind| {
+            let orders = repairs.iter().filter(|repair| repair.kind == kind).map(|repair| repair.order_id).collect();
+            (kind, orders)
+        };
+        Repaired(if repairs.is_empty() { vec![] } else { Kind::ALL.map(of).into() })
+    }
+
+    /// Counts and logs all of it.
+    pub fn tell(&mut self) {
+        let mut parts = Vec::new();
+        for (kind, orders) in self.0.drain(..) {
+            REPAIRS.with_label_values(&[kind.name()]).inc_by(orders.len() as u64);
+            if let (Some(first), Some(last)) = (orders.iter().min(), orders.iter().max()) {
+                parts.push(format!("{}, first {first}, last {last}", kind.told(orders.len())));
+            }
+        }
+        if !parts.is_empty() {
+            log::warn!("a database came back older: {}", parts.join("; "));
         }
     }
 }
@@ -135,9 +173,17 @@ pub fn look(session: &mut Session, admission: &Admission) -> Result<Map<String, 
     }
     let overdue = store::count_overdue(session)?;
     OVERDUE.set(overdue);
+    let (made, open) = repair_store::count(session)?;
+    REPAIRS_OPEN.set(open);
+    let mut repairs = Map::from_iter([("open".into(), json!(open))]);
+    for kind in Kind::ALL {
+        let count = made.iter().find(|(name, _)| *name == kind.name()).map_or(0, |(_, count)| *count);
+        repairs.insert(kind.name().into(), json!(count));
+    }
     Ok(Map::from_iter([
         ("orders".into(), Value::Object(orders)),
         ("overdue".into(), json!(overdue)),
+        ("repairs".into(), Value::Object(repairs)),
         ("admission".into(), admission.overview()),
     ]))
 }

@@ -115,6 +115,18 @@ pub enum Happening {
     Unconfirmed,
 }
 
+/// How an answer stands to what an order has recorded, where it is not what the order waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bearing {
+    /// It says nothing new, whoever has sent it however often.
+    Harmless,
+    /// It changes nothing today, but later it would be a contradiction: it must be remembered, so that it is known when it
+    /// comes again.
+    Late,
+    /// It can't be true together with what is recorded, unless it was recorded itself: a database came back older.
+    Contradiction,
+}
+
 /// What a happening makes of a saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -128,6 +140,18 @@ impl Saga {
     /// An order just stored.
     pub fn new() -> Saga {
         Saga { payment: SideStatus::Ready, stock: SideStatus::Ready, reason: None }
+    }
+
+    /// An order rebuilt from its requests in Kafka: they are published.
+    pub fn rebuilt() -> Saga {
+        Saga { payment: SideStatus::InProgress, stock: SideStatus::InProgress, reason: None }
+    }
+
+    /// An order that can't be gone on with: both sides are asked to give back what they may have taken.
+    pub fn withdrawn(reason: Reason) -> Step {
+        let sides = vec![Side::Payment, Side::Stock];
+        let reason = Some((reason.code, reason.from));
+        Step { saga: Saga { payment: SideStatus::Compensating, stock: SideStatus::Compensating, reason }, ask: sides }
     }
 
     /// The order as a whole.
@@ -158,6 +182,52 @@ impl Saga {
             Happening::Unconfirmed => step.ask = self.sides_that_are(SideStatus::Compensating),
         }
         step
+    }
+
+    /// How an answer that [`Saga::transition`] makes nothing of stands to what is recorded.
+    pub fn bearing(&self, happening: &Happening) -> Bearing {
+        use SideStatus::{Compensated, Compensating, Completed, Failed, InProgress, Ready};
+        match (happening, self.status_of(happening)) {
+            (Happening::Completed(_), Some(Failed | Compensated)) => Bearing::Contradiction,
+            (Happening::Completed(_), Some(Compensating)) => Bearing::Late,
+            // one more success of a side that may still be asked to compensate
+            (Happening::Completed(_), Some(Completed)) if !self.is_settled() => Bearing::Late,
+            (Happening::Failed(..), Some(Completed)) => Bearing::Contradiction,
+            (Happening::Compensated(_), Some(Ready | InProgress | Completed)) => Bearing::Contradiction,
+            _ => Bearing::Harmless,
+        }
+    }
+
+    /// What is done about a contradiction ([`Saga::bearing`]) that was not recorded before. None: nothing can be done here, a
+    /// person must look.
+    ///
+    /// A success of a side that is settled otherwise is asked back; the order stays as it is. Of a side that has taken back what
+    /// it had said, nobody knows how it stands now: it is asked to compensate, which is right in any case, and the order fails.
+    /// A COMPLETED order stays COMPLETED.
+    pub fn repair(&self, happening: &Happening) -> Option<Step> {
+        let mut step = Step { saga: self.clone(), ask: vec![] };
+        match happening {
+            Happening::Completed(side) => step.ask.push(*side),
+            _ if self.status() == OrderStatus::Completed => return None,
+            Happening::Failed(side, _) | Happening::Compensated(side) => {
+                *step.saga.side(*side) = SideStatus::Compensating;
+                step.ask.push(*side);
+                step.blame(&Reason::new("CONTRADICTION", Service::Order));
+                step.compensate_if_failed();
+            }
+            _ => return None,
+        }
+        Some(step)
+    }
+
+    /// The status of the side that an answer is about.
+    fn status_of(&self, happening: &Happening) -> Option<SideStatus> {
+        match happening {
+            Happening::Completed(side) | Happening::Failed(side, _) | Happening::Compensated(side) => {
+                Some(if *side == Side::Payment { self.payment } else { self.stock })
+            }
+            _ => None,
+        }
     }
 
     fn side(&mut self, side: Side) -> &mut SideStatus {

@@ -1,7 +1,7 @@
 //! All SQL of the tables `orders`, `idempotency_key` and `deadline`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use postgres::Row;
 use postgres::types::ToSql;
@@ -13,7 +13,8 @@ use uuid::Uuid;
 
 use crate::admission::store::{COUNT_SETTLED, by_second};
 use crate::order::{OrderStatus, Saga, SideStatus};
-use crate::timeline_store::{ANSWERS, Answers, COMPENSATIONS};
+use crate::repair::Rebuilt;
+use crate::timeline_store::{ANSWERS, Answers, COMPENSATIONS, time};
 
 /// An order to be stored.
 #[derive(Clone, Debug)]
@@ -39,14 +40,14 @@ pub struct NewOrder {
 pub struct Order {
     /// Its id.
     pub order_id: Uuid,
-    /// Whose balance.
-    pub user_name: String,
+    /// Whose balance; this and the following are not known of an order that is LOST.
+    pub user_name: Option<String>,
     /// Which item.
-    pub item_name: String,
+    pub item_name: Option<String>,
     /// The whole amount, in the smallest unit of the currency.
-    pub price: i64,
+    pub price: Option<i64>,
     /// How many items.
-    pub quantity: i64,
+    pub quantity: Option<i64>,
     /// Its two sides.
     pub saga: Saga,
     /// RFC 3339, UTC, six digits.
@@ -61,6 +62,8 @@ pub struct Locked {
     pub saga: Saga,
     /// W3C trace context of the request that made it.
     pub traceparent: String,
+    /// Whether it has repairs.
+    pub repaired: bool,
 }
 
 /// What became of a batch of new orders.
@@ -180,32 +183,34 @@ pub fn lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Locked>
     lock_where(tx, order_ids, "true")
 }
 
-/// The same for those that are not settled. Once settled, always settled: who is passed over has nothing left to happen,
-/// and a lock would cost a write.
+/// The same for those that are not settled, or have repairs. Once settled, always settled: who is passed over has nothing left
+/// to happen, and a lock would cost a write.
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub fn lock_unsettled(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Locked>> {
-    lock_where(tx, order_ids, UNSETTLED)
+    lock_where(tx, order_ids, &format!("({UNSETTLED} or o.repaired)"))
 }
 
 fn lock_where(tx: &mut Tx<'_>, order_ids: &[Uuid], condition: &str) -> Result<HashMap<Uuid, Locked>> {
     let sql = format!(
-        "select o.order_id, o.payment_status, o.stock_status, o.reason_code, o.reason_from, o.traceparent
+        "select o.order_id, o.payment_status, o.stock_status, o.reason_code, o.reason_from, o.traceparent,
+                o.repaired
            from unnest($1::uuid[]) as wanted (order_id) join orders o using (order_id)
           where {condition} order by o.order_id for update of o"
     );
     let rows = tx.query(&sql, &[&order_ids])?;
-    Ok(rows.iter().map(|row| (row.get(0), Locked { saga: saga(row, 1), traceparent: row.get(5) })).collect())
+    let locked = |row: &Row| Locked { saga: saga(row, 1), traceparent: row.get(5), repaired: row.get(6) };
+    Ok(rows.iter().map(|row| (row.get(0), locked(row))).collect())
 }
 
-/// Writes the sagas of locked orders, into their timeline the answers that changed them, and counts those that are `settled`
+/// Writes the sagas of locked orders, into their timeline the answers that are told, and counts those that are `settled`
 /// now, by one statement.
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)], settled: &[Uuid], told: &[&Event]) -> Result<()> {
-    if changed.is_empty() {
+    if changed.is_empty() && told.is_empty() {
         return Ok(());
     }
     let order_ids: Vec<Uuid> = changed.iter().map(|(order_id, _)| *order_id).collect();
@@ -231,6 +236,92 @@ pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)], settled: &[Uuid], told
     params.extend(answers.params());
     tx.execute(&sql, &params)?;
     Ok(())
+}
+
+/// Stores the idempotency keys of orders that are rebuilt; answers those whose key stands for another order by now. (After
+/// `retention` a key may be used again: the orders of then and now have nothing to do with each other.) A call of the writer
+/// with one of the keys is waited for.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn claim_keys(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], retention: Duration) -> Result<HashSet<Uuid>> {
+    let with_key: Vec<(&str, &Rebuilt)> =
+        rebuilt.iter().filter_map(|order| Some((order.key.as_deref()?, order))).collect();
+    if with_key.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let keys: Vec<&str> = with_key.iter().map(|(key, _)| *key).collect();
+    let order_ids: Vec<Uuid> = with_key.iter().map(|(_, order)| order.order_id).collect();
+    let created: Vec<SystemTime> = with_key.iter().map(|(_, order)| time(order.created)).collect();
+    tx.execute(
+        "insert into idempotency_key (idempotency_key, order_id, created_at)
+         select key, order_id, created_at from unnest($1::text[], $2::uuid[], $3::timestamptz[]) as r (key, order_id, created_at)
+          order by key, order_id on conflict do nothing",
+        &[&keys, &order_ids, &created],
+    )?;
+    // a statement of its own: it sees the keys whose inserts were waited for
+    let rows = tx.query(
+        "select r.order_id
+           from unnest($1::text[], $2::uuid[], $3::timestamptz[]) as r (key, order_id, created_at)
+           join idempotency_key k on k.idempotency_key = r.key
+          where k.order_id <> r.order_id
+            and abs(extract(epoch from k.created_at - r.created_at)::float8) * 1000 < $4",
+        &[&keys, &order_ids, &created, &(retention.as_millis() as f64)],
+    )?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Stores rebuilt orders, in id order; those that can be gone on with get a deadline, as if they had been published now. Answers
+/// which were stored: another instance may have rebuilt the others at the same moment.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn rebuild(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], deadline: Duration) -> Result<HashSet<Uuid>> {
+    let order_ids: Vec<Uuid> = rebuilt.iter().map(|order| order.order_id).collect();
+    let user_names: Vec<Option<&str>> = rebuilt.iter().map(|order| order.user_name.as_deref()).collect();
+    let item_names: Vec<Option<&str>> = rebuilt.iter().map(|order| order.item_name.as_deref()).collect();
+    let prices: Vec<Option<i64>> = rebuilt.iter().map(|order| order.price).collect();
+    let quantities: Vec<Option<i64>> = rebuilt.iter().map(|order| order.quantity).collect();
+    let statuses: Vec<&str> = rebuilt.iter().map(|order| order.saga.status().name()).collect();
+    let payments: Vec<&str> = rebuilt.iter().map(|order| order.saga.payment.name()).collect();
+    let stocks: Vec<&str> = rebuilt.iter().map(|order| order.saga.stock.name()).collect();
+    let codes: Vec<Option<&str>> =
+        rebuilt.iter().map(|order| order.saga.reason.as_ref().map(|(code, _)| &**code)).collect();
+    let froms: Vec<Option<&str>> =
+        rebuilt.iter().map(|order| order.saga.reason.as_ref().map(|(_, from)| &**from)).collect();
+    let traceparents: Vec<&str> = rebuilt.iter().map(|order| order.traceparent.as_str()).collect();
+    let created: Vec<SystemTime> = rebuilt.iter().map(|order| time(order.created)).collect();
+    let stored: Vec<Option<SystemTime>> = rebuilt.iter().map(|order| order.stored.map(time)).collect();
+    let published: Vec<Option<SystemTime>> = rebuilt.iter().map(|order| order.published.map(time)).collect();
+    let of_payment: Vec<Option<Uuid>> = rebuilt.iter().map(|order| order.requests[0]).collect();
+    let of_stock: Vec<Option<Uuid>> = rebuilt.iter().map(|order| order.requests[1]).collect();
+    let rows = tx.query(
+        "with rebuilt as (
+             insert into orders (order_id, user_name, item_name, price, quantity, order_status, payment_status, stock_status,
+                                 reason_code, reason_from, traceparent, created_at, stored_at, published_at,
+                                 payment_request, stock_request, repaired)
+             select order_id, user_name, item_name, price, quantity, status, payment, stock, code, reason_from, traceparent,
+                    created_at, stored_at, published_at, of_payment, of_stock, true
+               from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[],
+                           $9::text[], $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[],
+                           $15::uuid[], $16::uuid[])
+                    as r (order_id, user_name, item_name, price, quantity, status, payment, stock, code, reason_from,
+                          traceparent, created_at, stored_at, published_at, of_payment, of_stock)
+              order by order_id
+             on conflict do nothing
+             returning order_id, order_status
+         ), due as (
+             insert into deadline (due_at, round, order_ids)
+             select clock_timestamp() + $17 * interval '1 millisecond', 0, array_agg(order_id)
+               from rebuilt where order_status = 'IN_PROGRESS' having count(*) > 0
+         )
+         select order_id from rebuilt",
+        &[
+            &order_ids, &user_names, &item_names, &prices, &quantities, &statuses, &payments, &stocks, &codes, &froms,
+            &traceparents, &created, &stored, &published, &of_payment, &of_stock, &(deadline.as_millis() as f64),
+        ],
+    )?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// The query that deletes published outbox rows and marks their orders: sides that are still READY become IN_PROGRESS,
@@ -333,10 +424,10 @@ impl Order {
     pub fn placed(order: &NewOrder, placed_at: &str) -> Order {
         Order {
             order_id: order.order_id,
-            user_name: order.user_name.clone(),
-            item_name: order.item_name.clone(),
-            price: order.price,
-            quantity: order.quantity,
+            user_name: Some(order.user_name.clone()),
+            item_name: Some(order.item_name.clone()),
+            price: Some(order.price),
+            quantity: Some(order.quantity),
             saga: Saga::new(),
             created_at: placed_at.to_string(),
             updated_at: placed_at.to_string(),

@@ -126,7 +126,7 @@ fn reason_code(event: &Event) -> Option<String> {
 }
 
 /// A delivery's time; none of them lies before 1970.
-fn time(micros: i64) -> SystemTime {
+pub fn time(micros: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_micros(micros.unsigned_abs())
 }
 

@@ -224,8 +224,9 @@ pub fn requests(order: &NewOrder) -> [Event; 2] {
     let traceparent = Some(order.traceparent.clone());
     let payment = Body::PaymentRequested { user_name: order.user_name.clone(), price: order.price };
     let stock = Body::StockRequested { item_name: order.item_name.clone(), quantity: order.quantity };
+    let payment = Event::new(Side::Payment, order.order_id, payment, traceparent.clone());
     [
-        Event::new(Side::Payment, order.order_id, payment, traceparent.clone()),
+        Event { idempotency_key: order.key.clone(), ..payment },
         Event::new(Side::Stock, order.order_id, stock, traceparent),
     ]
 }

@@ -43,11 +43,20 @@ pub struct Notice {
     text: String,
 }
 
-impl Notice {
-    /// Counts and logs it.
-    pub fn tell(&self) {
-        metrics::parked(self.cause);
-        log::error!("{}", self.text);
+/// So many of a cause are logged one by one; more that were parked together are one line.
+const LINES: usize = 3;
+
+/// Counts and logs what was parked in one transaction.
+pub fn tell(parked: &[Notice]) {
+    parked.iter().for_each(|notice| metrics::parked(notice.cause));
+    for cause in Cause::ALL {
+        let of_cause: Vec<&str> = parked.iter().filter(|n| n.cause == cause).map(|n| n.text.as_str()).collect();
+        match of_cause[..] {
+            [first, .., last] if of_cause.len() > LINES => {
+                log::error!("{} records parked ({}): first, {first}; last, {last}", of_cause.len(), cause.name());
+            }
+            _ => of_cause.iter().for_each(|text| log::error!("{text}")),
+        }
     }
 }
 

@@ -145,22 +145,11 @@ fn limit(query: &Query) -> Result<i64, Problem> {
 }
 
 fn state(query: &Query) -> Result<Option<State>, Problem> {
-    one_of(query, "state", State::from_name, &State::ALL.map(State::name))
+    query.one_of("state", State::from_name, &State::ALL.map(State::name))
 }
 
 fn cause(query: &Query) -> Result<Option<Cause>, Problem> {
-    one_of(query, "cause", Cause::from_name, &Cause::ALL.map(Cause::name))
-}
-
-fn one_of<T>(
-    query: &Query,
-    param: &str,
-    from_name: impl Fn(&str) -> Option<T>,
-    names: &[&str],
-) -> Result<Option<T>, Problem> {
-    let Some(name) = query.get(param) else { return Ok(None) };
-    let found = from_name(name);
-    found.map(Some).ok_or_else(|| Problem::field(param, format!("must be one of {}", names.join(", "))))
+    query.one_of("cause", Cause::from_name, &Cause::ALL.map(Cause::name))
 }
 
 fn reason(request: &Request) -> Result<String, Problem> {
@@ -201,5 +190,9 @@ pub fn problem(error: Error) -> Problem {
 }
 
 fn why(error: &Error) -> &'static str {
-    if error.is_time_limit() { "the database took too long" } else { "the database is not there" }
+    match error {
+        Error::Kafka(_) => "Kafka is not there",
+        error if error.is_time_limit() => "the database took too long",
+        _ => "the database is not there",
+    }
 }

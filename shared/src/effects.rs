@@ -39,11 +39,22 @@ impl Effects {
         offsets::read(self.connection.session()?, partitions)
     }
 
-    /// Handles the slices in one transaction.
+    /// Handles the slices in one transaction. A handler that lacks something fetches it between two attempts, so that no
+    /// transaction is open meanwhile.
     ///
     /// # Errors
     /// Nothing was changed; [`Error::blame`] says whose fault it was.
     pub fn commit(&mut self, slices: &[Slice]) -> Result<()> {
+        match self.try_commit(slices) {
+            Err(Error::Unprepared) => {
+                self.handler.prepare()?;
+                self.try_commit(slices)
+            }
+            done => done,
+        }
+    }
+
+    fn try_commit(&mut self, slices: &[Slice]) -> Result<()> {
         health::beat();
         metrics::ATTEMPTS.inc();
         let steps: Vec<Move> = slices.iter().map(Slice::step).collect();
@@ -52,7 +63,7 @@ impl Effects {
         let (sent, parked) = handle(&mut tx, &self.prefix, &mut *self.handler, slices)?;
         outbox::append(&mut tx, &sent)?;
         tx.commit()?;
-        parked.iter().for_each(Notice::tell);
+        dead_letter::tell(&parked);
         self.handler.committed();
         self.wake(&sent);
         Ok(())
@@ -79,7 +90,7 @@ impl Effects {
         let parked = dead_letter::park(&mut tx, &Parked { attempts: attempts as i32, ..story })?;
         outbox::append(&mut tx, &sent)?;
         tx.commit()?;
-        parked.iter().for_each(Notice::tell);
+        dead_letter::tell(parked.as_slice());
         self.wake(&sent);
         Ok(())
     }
@@ -106,7 +117,7 @@ impl Effects {
         let story = Parked::new(cause, detail, &partition, record);
         let parked = dead_letter::park(&mut tx, &Parked { to_offset, ..story })?;
         tx.commit()?;
-        parked.iter().for_each(Notice::tell);
+        dead_letter::tell(parked.as_slice());
         Ok(())
     }
 

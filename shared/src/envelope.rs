@@ -8,6 +8,9 @@ use uuid::Uuid;
 use crate::delivery::{self, Delivery};
 use crate::event::{Body, Event, Reason, Service, Side, Topic};
 
+/// The header of a payment request that holds the idempotency key under which its order was placed.
+const KEY_HEADER: &str = "idempotency_key";
+
 /// The union of all bodies' fields, as they stand in JSON.
 #[derive(Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase")]
@@ -102,7 +105,9 @@ fn decode_parts(topic: Topic, order_id: Option<Uuid>, record: &kafka::Record) ->
     let body = body_of(topic, verb.unwrap_or_default(), data)
         .ok_or(format!("type {ce_type} with these fields does not belong on {}", topic.name()))?;
     let answers = self::header(record, delivery::HEADER).and_then(|text| Delivery::parse(text.as_bytes()));
-    Ok(Event { id, side: topic.0, order_id, body, traceparent: traceparent(record), delivery: None, answers })
+    let idempotency_key = self::header(record, KEY_HEADER).filter(|key| is_key(key)).map(str::to_string);
+    let traceparent = traceparent(record);
+    Ok(Event { id, side: topic.0, order_id, body, traceparent, delivery: None, answers, idempotency_key })
 }
 
 /// Checked, because the answers carry it on: an outbox row must not grow by what comes from outside.
@@ -148,6 +153,9 @@ pub struct Stored<'a> {
     /// W3C trace context.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<std::borrow::Cow<'a, str>>,
+    /// In a payment request: the idempotency key of its order.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<std::borrow::Cow<'a, str>>,
     /// In an answer: the [`Delivery`] of what it answers.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<&'a serde_json::value::RawValue>,
@@ -170,6 +178,7 @@ fn stored_text(event: &Event) -> String {
         topic: event.topic().name().into(),
         type_name: event.type_name().into(),
         traceparent: event.traceparent.as_deref().map(Into::into),
+        key: event.idempotency_key.as_deref().map(Into::into),
         answers: answers.as_deref().map(|json| serde_json::from_str(json).expect("just written")),
         data: serde_json::from_str(&data).expect("just written"),
     };
@@ -186,7 +195,7 @@ pub fn to_record(
     stored_at: &str,
     timestamp: i64,
 ) -> kafka::ProducerRecord {
-    let mut headers = Vec::with_capacity(8);
+    let mut headers = Vec::with_capacity(9);
     let mut header = |name: &'static str, value: &str| {
         headers.push((StrBytes::from_static_str(name), Some(Bytes::copy_from_slice(value.as_bytes()))));
     };
@@ -199,6 +208,9 @@ pub fn to_record(
     if let Some(traceparent) = &stored.traceparent {
         header("traceparent", traceparent);
     }
+    if let Some(key) = &stored.key {
+        header(KEY_HEADER, key);
+    }
     if let Some(answers) = stored.answers {
         header(delivery::HEADER, answers.get());
     }
@@ -210,6 +222,11 @@ pub fn to_record(
         headers,
         timestamp,
     }
+}
+
+/// Whether `text` can be an idempotency key: 1 to 255 visible ASCII characters, for it becomes part of an index row.
+pub fn is_key(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// A W3C trace context of our own (<https://www.w3.org/TR/trace-context/>), for a request that brought none.
@@ -260,6 +277,27 @@ mod tests {
         let kafka::ProducerRecord { key, value, headers, timestamp, .. } = produced;
         let read = decode(event.topic(), &kafka::Record { offset: 3, timestamp, key, value, headers });
         assert_eq!(read, Ok(event));
+    }
+
+    #[test]
+    fn a_payment_request_carries_its_order_s_idempotency_key() {
+        let body = Body::PaymentRequested { user_name: "ann".into(), price: 12 };
+        let event = Event::new(Side::Payment, ORDER.parse().unwrap(), body, Some(TRACE.into()));
+        let event = Event { idempotency_key: Some(r#"{"id":"k~"#.into()), ..event };
+        let text = to_stored(std::slice::from_ref(&event));
+        assert!(text.starts_with(&format!(r#"[{{"id":"{}","#, event.id)), "the id is the first field: {text}");
+        assert_eq!(text.matches(r#"{"id":""#).count(), 1, "the key's quotes are escaped: {text}");
+        let stored: Vec<Stored<'_>> = serde_json::from_str(&text).unwrap();
+        let produced = to_record(&stored[0], event.order_id, Service::Order, "", "2026-01-02T03:04:05.678901Z", 7);
+        let kafka::ProducerRecord { key, value, mut headers, timestamp, .. } = produced;
+        let record = |headers| kafka::Record { offset: 3, timestamp, key: key.clone(), value: value.clone(), headers };
+        assert_eq!(decode(event.topic(), &record(headers.clone())), Ok(event.clone()));
+        for bad in ["", "a b", "\u{e4}", &"x".repeat(256)] {
+            let at = headers.iter().position(|(name, _)| &**name == "idempotency_key").unwrap();
+            headers[at].1 = Some(Bytes::copy_from_slice(bad.as_bytes()));
+            let keyless = Event { idempotency_key: None, ..event.clone() };
+            assert_eq!(decode(event.topic(), &record(headers.clone())), Ok(keyless), "{bad:?}");
+        }
     }
 
     const ASKED: Delivery = Delivery {

@@ -11,6 +11,9 @@ pub enum Error {
     Kafka(kafka::Error),
     /// Another instance was faster: the offsets moved, or the leadership is lost. Nothing was changed.
     LostRace(String),
+    /// A handler lacks something from outside of the database: [`crate::handler::Handler::prepare`] fetches it, and then the same
+    /// work can be done again. Nothing was changed.
+    Unprepared,
     /// A handler panicked; the text is what it said.
     Panic(String),
     /// Going on would break an invariant: the service must stop and a person must look.
@@ -52,7 +55,7 @@ impl Error {
             Error::Panic(_) => Blame::Message,
             Error::Database(error) => blame_sqlstate(error.code()),
             Error::LostRace(_) => Blame::Nobody,
-            Error::Kafka(_) | Error::Fatal(_) => Blame::World,
+            Error::Kafka(_) | Error::Unprepared | Error::Fatal(_) => Blame::World,
         }
     }
 
@@ -116,6 +119,7 @@ impl std::fmt::Display for Error {
             Error::Database(error) => write!(f, "PostgreSQL: {}", describe_database(error)),
             Error::Kafka(error) => write!(f, "Kafka: {error}"),
             Error::LostRace(what) => write!(f, "lost a race: {what}"),
+            Error::Unprepared => write!(f, "what a handler lacked was not fetched"),
             Error::Panic(what) => write!(f, "panic: {what}"),
             Error::Fatal(what) => write!(f, "{what}"),
         }

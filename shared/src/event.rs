@@ -66,6 +66,11 @@ impl Side {
         self.service().name()
     }
 
+    /// The side of a name.
+    pub fn from_name(name: &str) -> Option<Side> {
+        [Side::Payment, Side::Stock].into_iter().find(|side| side.name() == name)
+    }
+
     /// The participant.
     pub fn service(self) -> Service {
         match self {
@@ -134,8 +139,7 @@ impl Topic {
     /// The topic that carries events of this type; none if there is no such type.
     pub fn of_type(type_name: &str) -> Option<Topic> {
         let (side, verb) = type_name.split_once('.')?;
-        let side = [Side::Payment, Side::Stock].into_iter().find(|known| known.name() == side)?;
-        Some(Topic(side, Channel::of_verb(verb)?))
+        Some(Topic(Side::from_name(side)?, Channel::of_verb(verb)?))
     }
 
     /// The topic of a name that carries the installation's prefix.
@@ -162,7 +166,8 @@ impl Topic {
 /// Why a part failed. The first reason of an order stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// `INSUFFICIENT_BALANCE`, `UNKNOWN_USER`, `INSUFFICIENT_STOCK`, `UNKNOWN_ITEM`, `DEADLINE`, `UNPROCESSABLE`.
+    /// `INSUFFICIENT_BALANCE`, `UNKNOWN_USER`, `INSUFFICIENT_STOCK`, `UNKNOWN_ITEM`, `DEADLINE`, `UNPROCESSABLE`,
+    /// `SUPERSEDED`, `LOST`, `CONTRADICTION`.
     pub code: String,
     /// The service that said so.
     pub from: String,
@@ -248,12 +253,16 @@ pub struct Event {
     pub delivery: Option<Delivery>,
     /// In an answer: how what it answers was delivered.
     pub answers: Option<Delivery>,
+    /// In a request to payment: the idempotency key under which the order was placed. Nobody acts on it but order, should its
+    /// database lose the order.
+    pub idempotency_key: Option<String>,
 }
 
 impl Event {
     /// A new event with an id of its own.
     pub fn new(side: Side, order_id: Uuid, body: Body, traceparent: Option<String>) -> Event {
-        Event { id: Uuid::now_v7(), side, order_id, body, traceparent, delivery: None, answers: None }
+        let (id, delivery, answers, idempotency_key) = (Uuid::now_v7(), None, None, None);
+        Event { id, side, order_id, body, traceparent, delivery, answers, idempotency_key }
     }
 
     /// A new event that answers this one: about the same side of the same order, with its trace context.

@@ -17,9 +17,10 @@ pub enum Cause {
     Undecodable,
     /// Handling it failed by its own fault, in all attempts.
     GivenUp,
-    /// An answer about an order that does not exist here.
+    /// An answer about an order that does not exist here, and of which Kafka holds nothing either.
     UnknownOrder,
-    /// It contradicts what was handled before: a second request with other amounts.
+    /// It contradicts what was handled before, and nothing can be done about it here: a second request with other amounts; an
+    /// answer that takes back what a COMPLETED order has.
     Contradiction,
     /// Records that Kafka no longer has.
     LogGap,
@@ -91,7 +92,8 @@ pub trait Handler: Send {
     /// Handles a batch in the open transaction: place, lock, decide, update. It must not append or commit.
     ///
     /// # Errors
-    /// The whole batch is rolled back.
+    /// The whole batch is rolled back. After [`Error::Unprepared`] it is handed over once more, when [`Handler::prepare`] has
+    /// returned.
     fn handle(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Handled>;
 
     /// Records that a request has failed for good (only where it was undecided); answers the `….failed` to send.
@@ -99,6 +101,14 @@ pub trait Handler: Send {
     /// # Errors
     /// What PostgreSQL says.
     fn give_up(&mut self, tx: &mut Tx<'_>, request: &GivenUp) -> Result<Vec<Event>>;
+
+    /// Fetches, outside of any transaction, what the last [`Handler::handle`] lacked ([`Error::Unprepared`]).
+    ///
+    /// # Errors
+    /// The batch is tried again later.
+    fn prepare(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Called after the commit of what [`Handler::handle`] did.
     fn committed(&mut self) {}

@@ -50,6 +50,7 @@ pub mod position;
 pub mod postgres_tls;
 pub mod progress;
 pub mod ready;
+pub mod recovery;
 pub mod relay;
 pub mod replay;
 pub mod replay_many;

@@ -10,7 +10,7 @@ use crate::dead_letter::{self, Kept, State, Summary};
 use crate::dead_letter_action::{self, Action, Deed};
 use crate::delivery;
 use crate::envelope;
-use crate::error::{Blame, Result};
+use crate::error::{Blame, Error, Result};
 use crate::event::{Event, Topic};
 use crate::handler::{self, Cause, Handler, Outcome};
 use crate::outbox;
@@ -91,16 +91,26 @@ impl Replayer {
     /// where too many have failed, unless it is forced.
     ///
     /// # Errors
-    /// What PostgreSQL says, when it is not the record's fault; nothing was changed.
+    /// What PostgreSQL or Kafka says, when it is not the record's fault; nothing was changed.
     pub fn replay(&self, session: &mut Session, ask: &Ask<'_>) -> Result<Verdict<Replay>> {
+        let mut handler = (self.handler)();
+        match self.try_replay(session, ask, &mut *handler) {
+            Err(Error::Unprepared) => {
+                handler.prepare()?;
+                self.try_replay(session, ask, &mut *handler)
+            }
+            done => done,
+        }
+    }
+
+    fn try_replay(&self, session: &mut Session, ask: &Ask<'_>, handler: &mut dyn Handler) -> Result<Verdict<Replay>> {
         let mut tx = session.transaction()?;
         let Some((kept, history)) = lock(&mut tx, ask.id)? else { return Ok(Verdict::Unknown) };
         let objection = handled(&kept.summary, &history).or_else(|| held_back(&history).filter(|_| !ask.force));
         if let Some(why) = objection {
             return Ok(Verdict::Refused(why));
         }
-        let mut handler = (self.handler)();
-        let (sent, replay) = match self.attempt(&mut tx, &mut *handler, &kept)? {
+        let (sent, replay) = match self.attempt(&mut tx, handler, &kept)? {
             (sent, Verdict::Done(replay)) => (sent, replay),
             (_, refused) => return Ok(refused),
         };

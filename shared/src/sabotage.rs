@@ -23,6 +23,8 @@ pub enum Mechanism {
     AppendLock,
     /// Orders that could not be settled in time are refused, and settling goes before accepting.
     Admission,
+    /// An order that the database lost is rebuilt from Kafka, and an answer that contradicts what is recorded has a consequence.
+    Repair,
 }
 
 impl Mechanism {
@@ -35,6 +37,7 @@ impl Mechanism {
             Mechanism::Position => "position",
             Mechanism::AppendLock => "append-lock",
             Mechanism::Admission => "admission",
+            Mechanism::Repair => "repair",
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::housekeeping::{self, Sweep};
 use crate::http::{Cors, Guard, Routes, Server};
 use crate::monitor::{Board, Extra, Monitor};
 use crate::pool::Pool;
+use crate::recovery::Recovery;
 use crate::relay::Relay;
 use crate::shutdown::{self, Shutdown, Stop};
 use crate::wake::{self, Waker};
@@ -194,6 +195,11 @@ impl Threads {
             turn: Interrupt::new(),
             heartbeat_limit: config.heartbeat_limit,
         }
+    }
+
+    /// What looks in Kafka for orders that the database has lost; its calls end at the stop.
+    pub fn recovery(&self, config: &Config) -> Recovery {
+        Recovery::new(config, self.poll.clone())
     }
 
     /// Starts a thread. `work` ends soon after the shutdown it is given, and tells of its turns ([`health::beat`]).

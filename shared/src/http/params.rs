@@ -3,12 +3,10 @@
 use super::fields::{integer, name, text};
 use super::message::{Query, Repeated, Request};
 use super::problem::{FieldError, Problem};
+use crate::envelope;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use uuid::Uuid;
-
-/// The longest idempotency key: it becomes part of an index row.
-const MAX_KEY_LENGTH: usize = 255;
 
 /// Bad query parameters that are named: a client mistypes a few.
 const MAX_NAMED: usize = 20;
@@ -87,6 +85,21 @@ impl Query {
         value.parse().map_err(|_| Problem::field(param, "must be true or false"))
     }
 
+    /// What `from_name` makes of it, if given; `names` are those that it knows.
+    ///
+    /// # Errors
+    /// 422 naming the parameter and the names.
+    pub fn one_of<T>(
+        &self,
+        param: &str,
+        from_name: impl Fn(&str) -> Option<T>,
+        names: &[&str],
+    ) -> Result<Option<T>, Problem> {
+        let Some(name) = self.get(param) else { return Ok(None) };
+        let found = from_name(name);
+        found.map(Some).ok_or_else(|| Problem::field(param, format!("must be one of {}", names.join(", "))))
+    }
+
     /// A UUID in its usual form, if given.
     ///
     /// # Errors
@@ -117,9 +130,8 @@ const NO_UUID: &str = "must be a UUID";
 /// # Errors
 /// 400 unless it is one value of 1 to 255 visible ASCII characters.
 pub fn idempotency_key(request: &Request) -> Result<Option<&str>, Problem> {
-    let fits = |key: &str| (1..=MAX_KEY_LENGTH).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
     match request.headers.one("Idempotency-Key") {
-        Ok(key) if key.is_none_or(fits) => Ok(key),
+        Ok(key) if key.is_none_or(envelope::is_key) => Ok(key),
         _ => Err(Problem::new(400, "Idempotency-Key must be one value of 1 to 255 visible ASCII characters")),
     }
 }
