@@ -1,17 +1,20 @@
 //! A model of the whole, without servers: orders (the real saga function), the two participants (their real decisions),
 //! outboxes, and topic-partitions between them. Chance chooses who takes a turn, what is delivered again, which record
 //! is written twice, when a deadline passes. After every turn I2 and I3 hold; at the end every order is settled (I1)
-//! in one of the ways of [`ENDS`].
+//! in one of the ways of [`ENDS`], and nothing was repaired.
+//!
+//! In a second play chance also puts back older copies of the three databases. At the end nothing is kept for an order that is
+//! not COMPLETED, no COMPLETED order lacks its payment or reservation untold, and what reached the topics is there (I9).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use order::order::{Happening, Saga};
+use order::order::{Bearing, Happening, OrderStatus, Saga, Step};
 use payment::payment::{Books as Payments, Payment, Status as PaymentStatus};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use shared::delivery::Delivery;
-use shared::event::{Body, Event, Service, Side, Topic};
+use shared::event::{Body, Channel, Event, Reason, Service, Side, Topic};
 use shared::handler::{GivenUp, Outcome};
 use stock::reservation::{Books as Reservations, Reservation, Status as ReservationStatus};
 use uuid::Uuid;
@@ -73,7 +76,7 @@ trait Participant {
     fn put(&mut self, name: &str, value: i64);
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct PaymentTables {
     payments: HashMap<Uuid, Payment>,
     balances: HashMap<String, i64>,
@@ -137,7 +140,7 @@ impl Participant for PaymentTables {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct StockTables {
     reservations: HashMap<Uuid, Reservation>,
     quantities: HashMap<String, i64>,
@@ -201,10 +204,9 @@ impl Participant for StockTables {
 
 // ---- the world
 
+#[derive(Clone)]
 struct Placed {
     saga: Saga,
-    /// The side whose request can't be decoded.
-    undecodable: Option<Side>,
     /// Its row in the table `deadline` with round 0.
     deadline: bool,
     /// Whether the deadline found a side in progress.
@@ -220,8 +222,34 @@ struct Log {
     next: usize,
 }
 
+/// A copy of one service's database.
+#[derive(Clone)]
+enum Copy {
+    Order { orders: BTreeMap<Uuid, Placed>, recorded: HashSet<Uuid>, told: BTreeSet<Uuid>, unmarked: VecDeque<Uuid> },
+    Payment(PaymentTables),
+    Stock(StockTables),
+}
+
+/// The same with its outbox, what was put in, and where the service is in the logs.
+#[derive(Clone)]
+struct Backup {
+    copy: Copy,
+    outbox: VecDeque<Vec<Event>>,
+    deposited: HashMap<(Side, String), i64>,
+    next: Vec<usize>,
+}
+
 struct World {
+    /// Whether databases come back older.
+    older: bool,
+    backups: HashMap<usize, Backup>,
+    /// Every order that was ever placed, and the side whose request can't be decoded.
+    placed: BTreeMap<Uuid, Option<Side>>,
     orders: BTreeMap<Uuid, Placed>,
+    /// The answers that order's tables `timeline` and `repair` name.
+    recorded: HashSet<Uuid>,
+    /// COMPLETED orders about which a contradiction is parked.
+    told: BTreeSet<Uuid>,
     payment: PaymentTables,
     stock: StockTables,
     /// What was put in, by side and name.
@@ -238,10 +266,15 @@ struct World {
 }
 
 impl World {
-    fn new() -> World {
+    fn new(older: bool) -> World {
         let log = |topic| (0..PARTITIONS).map(move |_| Log { topic, events: vec![], next: 0 });
         let mut world = World {
+            older,
+            backups: HashMap::new(),
+            placed: BTreeMap::new(),
             orders: BTreeMap::new(),
+            recorded: HashSet::new(),
+            told: BTreeSet::new(),
             payment: PaymentTables::default(),
             stock: StockTables::default(),
             deposited: HashMap::new(),
@@ -280,8 +313,9 @@ impl World {
 
     fn place(&mut self, user: &str, item: &str, amounts: (i64, i64), undecodable: Option<Side>) {
         let order_id = Uuid::now_v7();
-        let placed = Placed { saga: Saga::new(), undecodable, deadline: false, struck: false, look_again: false };
+        let placed = Placed { saga: Saga::new(), deadline: false, struck: false, look_again: false };
         self.orders.insert(order_id, placed);
+        self.placed.insert(order_id, undecodable);
         let pay = Body::PaymentRequested { user_name: user.into(), price: amounts.0 };
         let reserve = Body::StockRequested { item_name: item.into(), quantity: amounts.1 };
         let row =
@@ -306,7 +340,7 @@ impl World {
     }
 
     fn write(&mut self, event: Event) {
-        let place = self.orders.keys().position(|id| *id == event.order_id).expect("it was placed");
+        let place = self.placed.keys().position(|id| *id == event.order_id).expect("it was placed");
         let mut partitions = self.logs.iter_mut().filter(|log| log.topic == event.topic());
         partitions.nth(place % PARTITIONS).expect("all topics have as many").events.push(event);
     }
@@ -314,16 +348,24 @@ impl World {
     /// The relay's second half: READY becomes IN_PROGRESS, and the deadline starts if that changed anything.
     fn mark(&mut self) {
         let Some(order_id) = self.unmarked.pop_front() else { return };
+        if !self.orders.contains_key(&order_id) {
+            return;
+        }
         let changed = self.apply(order_id, &Happening::Published);
         self.orders.get_mut(&order_id).expect("it was placed").deadline = changed;
     }
 
     /// One happening in one transaction; whether anything came of it.
     fn apply(&mut self, order_id: Uuid, happening: &Happening) -> bool {
+        let step = self.orders[&order_id].saga.transition(happening);
+        self.take_step(order_id, step, happening)
+    }
+
+    fn take_step(&mut self, order_id: Uuid, step: Step, happening: &Happening) -> bool {
         let order = self.orders.get_mut(&order_id).expect("it was placed");
-        let step = order.saga.transition(happening);
         let changed = step.saga != order.saga || !step.ask.is_empty();
-        assert!(!order.saga.is_settled() || !changed, "{happening:?} changed a settled order, {:?}", order.saga);
+        let settled = order.saga.is_settled() && (step.saga != order.saga || changed && !self.older);
+        assert!(!settled, "{happening:?} changed a settled order, {:?}", order.saga);
         assert!(
             order.saga.reason.is_none() || order.saga.reason == step.saga.reason,
             "{happening:?}: {:?}",
@@ -358,13 +400,98 @@ impl World {
             Body::Compensated { .. } => Happening::Compensated(event.side),
             other => panic!("{other:?} came to order"),
         };
-        let changed = self.apply(event.order_id, &happening);
-        assert!(self.handled.insert(event.id) || !changed, "{event:?} had a second effect");
+        if !self.orders.contains_key(&event.order_id) {
+            self.rebuild(event.order_id);
+        }
+        let changed = self.apply(event.order_id, &happening) || self.look_closer(event, &happening);
+        assert!(self.handled.insert(event.id) || !changed || self.older, "{event:?} had a second effect");
+        if changed {
+            self.recorded.insert(event.id);
+        }
+    }
+
+    /// As `order::handlers` looks at an answer that changes nothing; whether it is repaired.
+    fn look_closer(&mut self, event: &Event, happening: &Happening) -> bool {
+        let saga = self.orders[&event.order_id].saga.clone();
+        let bearing = saga.bearing(happening);
+        if bearing == Bearing::Harmless || self.recorded.contains(&event.id) {
+            return false;
+        }
+        self.recorded.insert(event.id);
+        if bearing == Bearing::Late {
+            return false;
+        }
+        assert!(self.older, "{event:?} contradicts {saga:?}, and no database came back older");
+        match saga.repair(happening) {
+            Some(step) => self.take_step(event.order_id, step, happening),
+            None => {
+                self.told.insert(event.order_id);
+                false
+            }
+        }
+    }
+
+    /// An order that order's database has lost, by its requests on the topics.
+    fn rebuild(&mut self, order_id: Uuid) {
+        assert!(self.older, "an order is missing, and no database came back older");
+        let requests = |side: Side| {
+            let logs = self.logs.iter().filter(|log| log.topic == Topic(side, Channel::Request));
+            logs.flat_map(|log| &log.events).any(|event| event.order_id == order_id)
+        };
+        assert!(requests(Side::Payment) && requests(Side::Stock), "it is answered, so it was published");
+        let (step, deadline) = match self.placed[&order_id] {
+            None => (Step { saga: Saga::rebuilt(), ask: vec![] }, true),
+            Some(_) => (Saga::withdrawn(Reason::new("LOST", Service::Order)), false),
+        };
+        let placed = Placed { saga: step.saga.clone(), deadline, struck: false, look_again: false };
+        self.orders.insert(order_id, placed);
+        self.take_step(order_id, step, &Happening::Published);
+    }
+
+    /// Keeps a copy of a service's database.
+    fn back_up(&mut self, service: Service) {
+        let copy = match service {
+            Service::Order => Copy::Order {
+                orders: self.orders.clone(),
+                recorded: self.recorded.clone(),
+                told: self.told.clone(),
+                unmarked: self.unmarked.clone(),
+            },
+            Service::Payment => Copy::Payment(self.payment.clone()),
+            Service::Stock => Copy::Stock(self.stock.clone()),
+        };
+        let outbox = self.outboxes[service as usize].clone();
+        let next = self.logs.iter().map(|log| log.next).collect();
+        self.backups.insert(service as usize, Backup { copy, outbox, deposited: self.deposited.clone(), next });
+    }
+
+    /// Puts it in the database's place. What was in the outbox then is published again.
+    fn restore(&mut self, service: Service) {
+        let Some(Backup { copy, outbox, deposited, next }) = self.backups.get(&(service as usize)).cloned() else {
+            return;
+        };
+        self.outboxes[service as usize] = outbox;
+        for (log, next) in self.logs.iter_mut().zip(next) {
+            if service.reads().contains(&log.topic) {
+                log.next = next;
+            }
+        }
+        let side = if service == Service::Payment { Side::Payment } else { Side::Stock };
+        match copy {
+            Copy::Order { orders, recorded, told, unmarked } => {
+                (self.orders, self.recorded, self.told, self.unmarked) = (orders, recorded, told, unmarked);
+                return;
+            }
+            Copy::Payment(tables) => self.payment = tables,
+            Copy::Stock(tables) => self.stock = tables,
+        }
+        self.deposited.retain(|(of, _), _| *of != side);
+        self.deposited.extend(deposited.into_iter().filter(|((of, _), _)| *of == side));
     }
 
     fn requests(&mut self, side: Side, events: &[Event]) {
         let undecodable = |world: &World, event: &Event| {
-            event.body != Body::CompensationRequested && world.orders[&event.order_id].undecodable == Some(side)
+            event.body != Body::CompensationRequested && world.placed[&event.order_id] == Some(side)
         };
         // a batch that fails is split until the failing record stands alone
         let splits = events.iter().any(|event| undecodable(self, event));
@@ -384,7 +511,8 @@ impl World {
         for (event, outcome) in batch.iter().zip(&outcomes) {
             let again = !self.handled.insert(event.id);
             assert!(!matches!(outcome, Outcome::Refused(..)), "{event:?}: {outcome:?}");
-            assert!(!again || matches!(outcome, Outcome::Unchanged(_)), "{event:?} again: {outcome:?}");
+            let is_unchanged = matches!(outcome, Outcome::Unchanged(_));
+            assert!(!again || is_unchanged || self.older, "{event:?} again: {outcome:?}");
         }
         sent
     }
@@ -429,6 +557,24 @@ impl World {
             }
         }
         panic!("messages go round for ever");
+    }
+
+    /// I1 and I9.
+    fn check_nothing_kept_for_nothing(&self) {
+        let published: BTreeSet<Uuid> =
+            self.logs.iter().flat_map(|log| &log.events).map(|event| event.order_id).collect();
+        for order_id in &published {
+            let order = self.orders.get(order_id).unwrap_or_else(|| panic!("{order_id} was published and is lost"));
+            assert!(order.saga.is_settled(), "{order_id}: {:?}", order.saga);
+            for side in [Side::Payment, Side::Stock] {
+                let parts = self.participant(side).parts();
+                let is_kept = parts.get(order_id).is_some_and(|part| part.status == "COMPLETED");
+                let is_completed = order.saga.status() == OrderStatus::Completed;
+                let is_told = is_completed && self.told.contains(order_id);
+                assert!(is_kept == is_completed || !is_kept && is_told, "{side:?}, kept: {is_kept}, {:?}", order.saga);
+            }
+        }
+        [Side::Payment, Side::Stock].into_iter().for_each(|side| self.check_conserved(side));
     }
 
     /// I1, and that each order ended in one of the ways there are.
@@ -514,7 +660,11 @@ enum Turn {
     },
     Deadline(usize),
     Unconfirmed(usize),
+    BackUp(usize),
+    Restore(usize),
 }
+
+const SERVICES: [Service; 3] = [Service::Order, Service::Payment, Service::Stock];
 
 fn turn() -> impl Strategy<Value = Turn> {
     let logs = 0..Topic::ALL.len() * PARTITIONS;
@@ -545,7 +695,9 @@ impl World {
             Turn::Put { payment, name, value } => {
                 self.put(if *payment { Side::Payment } else { Side::Stock }, NAMES[*name], *value);
             }
-            Turn::Publish(service) => self.publish([Service::Order, Service::Payment, Service::Stock][*service]),
+            Turn::Publish(service) => self.publish(SERVICES[*service]),
+            Turn::BackUp(service) => self.back_up(SERVICES[*service]),
+            Turn::Restore(service) => self.restore(SERVICES[*service]),
             Turn::Mark => self.mark(),
             Turn::Consume { log, count } => self.consume(*log, *count),
             Turn::Rewind { log, back } => self.logs[*log].next = self.logs[*log].next.saturating_sub(*back),
@@ -584,7 +736,7 @@ impl World {
 
 /// Plays the turns, then lets everything arrive and all deadlines pass. `seen`: the ways of [`ENDS`] that came up.
 fn play(turns: &[Turn], seen: &mut BTreeSet<usize>) {
-    let mut world = World::new();
+    let mut world = World::new(false);
     for turn in turns {
         world.take(turn);
     }
@@ -603,6 +755,36 @@ fn play(turns: &[Turn], seen: &mut BTreeSet<usize>) {
     assert_eq!((world.payment.parts(), world.stock.parts(), world.sent.len()), (payments, reservations, sent));
 }
 
+/// The same while databases come back older.
+fn play_older(turns: &[Turn]) {
+    let mut world = World::new(true);
+    SERVICES.into_iter().for_each(|service| world.back_up(service));
+    for turn in turns {
+        world.take(turn);
+    }
+    world.drain();
+    let orders: Vec<Uuid> = world.orders.keys().copied().collect();
+    for order_id in orders {
+        world.deadline(order_id);
+        world.look_again(order_id);
+    }
+    world.drain();
+    world.check_nothing_kept_for_nothing();
+    // every topic from its beginning
+    let (payments, reservations, sent) = (world.payment.parts(), world.stock.parts(), world.sent.len());
+    world.logs.iter_mut().for_each(|log| log.next = 0);
+    world.drain();
+    assert_eq!((world.payment.parts(), world.stock.parts(), world.sent.len()), (payments, reservations, sent));
+}
+
+fn turn_or_older() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        20 => turn(),
+        1 => (0..3usize).prop_map(Turn::BackUp),
+        1 => (0..3usize).prop_map(Turn::Restore),
+    ]
+}
+
 proptest! {
     #![proptest_config(Config { cases: 500, failure_persistence: None, ..Config::default() })]
 
@@ -611,6 +793,13 @@ proptest! {
         turns in prop::collection::vec(turn(), 0..250)
     ) {
         play(&turns, &mut BTreeSet::new());
+    }
+
+    #[test]
+    fn whatever_database_comes_back_older_nothing_is_kept_for_nothing(
+        turns in prop::collection::vec(turn_or_older(), 0..250)
+    ) {
+        play_older(&turns);
     }
 }
 

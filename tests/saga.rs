@@ -5,6 +5,7 @@
 //! | `rows` | what happens to an order: the eight rows, compensation before action, deadlines (I2, I3) |
 //! | `replay` | every topic replayed from its beginning changes nothing (I3) |
 //! | `relay` | stored order, both or neither, one leader, nothing twice (I4, I5, I6) |
+//! | `repair` | a database that comes back older: orders are rebuilt from Kafka, what contradicts is asked back or told (I9) |
 //! | `crash` | kill -9 and SIGTERM at any moment (I1, I2, I8) |
 //! | `instances` | several of every service: shared partitions, rolling restarts, a dead leader replaced (I6) |
 //! | `outage` | database or broker away for a while delays and loses nothing (I1) |
@@ -53,6 +54,8 @@ mod page;
 mod poison;
 #[path = "saga/relay.rs"]
 mod relay;
+#[path = "saga/repair.rs"]
+mod repair;
 #[path = "saga/replay.rs"]
 mod replay;
 #[path = "saga/rows.rs"]

@@ -69,7 +69,8 @@ struct Reader<T> {
 
 impl<T: FnMut(&TopicPartition, Record) -> Reading> Reader<T> {
     fn start(&mut self) {
-        let first = |(partition, spans): (&TopicPartition, &VecDeque<Span>)| Some((partition.clone(), spans.front()?.from));
+        let first =
+            |(partition, spans): (&TopicPartition, &VecDeque<Span>)| Some((partition.clone(), spans.front()?.from));
         let places: Vec<_> = self.waiting.iter().filter_map(first).collect();
         self.consumer.assign(&places);
         places.iter().for_each(|(partition, _)| self.leave_finished(partition));

@@ -44,7 +44,7 @@ static CAPACITY: LazyLock<Gauge> = LazyLock::new(|| {
     registered(Gauge::new("saga_admission_capacity", "Orders a second that the system settles when it is busy"))
 });
 static WAIT: LazyLock<Gauge> = LazyLock::new(|| {
-    registered(Gauge::new("saga_admission_wait_seconds", "How long the orders in flight take to settle, as estimated"))
+    registered(Gauge::new("saga_admission_wait_seconds", "How long a new order would take to settle, as estimated"))
 });
 static OPEN: LazyLock<IntGauge> = LazyLock::new(|| gauge("saga_admission_open", "1: new orders are admitted"));
 static REPAIRS: LazyLock<IntCounterVec> = LazyLock::new(|| {

@@ -173,7 +173,8 @@ const MANY: i64 = 10_000;
 /// # Errors
 /// What PostgreSQL says.
 pub fn count(session: &mut Session) -> Result<(Vec<(String, i64)>, i64)> {
-    let latest = "select kind, count(*) from (select kind from repair order by id desc limit $1) as latest group by kind";
+    let latest =
+        "select kind, count(*) from (select kind from repair order by id desc limit $1) as latest group by kind";
     let kinds = session.query(latest, &[&MANY])?.iter().map(|row| (row.get(0), row.get(1))).collect();
     let open = "select count(*) from (select from repair where done_at is null limit $1) as counted";
     Ok((kinds, session.query(open, &[&MANY])?[0].get(0)))

@@ -198,7 +198,8 @@ impl Search<'_> {
         for side in SIDES {
             let times = answers.iter().filter_map(|answer| self.times(answer, side));
             let times: Vec<(i64, i64)> = times.collect();
-            let (first, last) = (times.iter().map(|(first, _)| *first).min(), times.iter().map(|(_, last)| *last).max());
+            let (first, last) =
+                (times.iter().map(|(first, _)| *first).min(), times.iter().map(|(_, last)| *last).max());
             if let (Some(first), Some(last)) = (first, last) {
                 let spans = self.logs.since(side, first - SKEW_MILLIS)?;
                 self.read(spans, MOST, |millis| millis > last.saturating_add(SKEW_MILLIS))?;
@@ -215,7 +216,7 @@ impl Search<'_> {
         }
         match found.payment.as_ref().or(found.stock.as_ref()).and_then(published_millis) {
             Some(millis) => Some((millis, millis)),
-            None => Some((id_millis(answer.order_id)?, answered_millis(answer))),
+            None => Some((id_millis(answer.order_id)?, answered_millis(answer)?)),
         }
     }
 
@@ -289,9 +290,11 @@ pub fn id_millis(order_id: Uuid) -> Option<i64> {
     i64::try_from(seconds).ok()?.checked_mul(1_000)?.checked_add(i64::from(nanos) / 1_000_000)
 }
 
-/// When an answer was published; of one that was parked it is not known, but it is past.
-fn answered_millis(answer: &Event) -> i64 {
-    published_millis(answer).unwrap_or_else(|| delivery::now() / 1_000)
+/// When an answer was published, or now: of one that was parked it is not known, and what is older than its order has no time
+/// that could be trusted.
+fn answered_millis(answer: &Event) -> Option<i64> {
+    let asked = id_millis(answer.order_id)?;
+    Some(published_millis(answer).filter(|answered| *answered >= asked).unwrap_or_else(|| delivery::now() / 1_000))
 }
 
 #[cfg(test)]

@@ -151,6 +151,26 @@ impl World {
         database(&self.id, service)
     }
 
+    /// Keeps a copy of a service's database, as a backup does; nobody may be connected.
+    ///
+    /// # Panics
+    /// When somebody is.
+    pub fn back_up(&self, service: Service) {
+        copy_database(&self.database(service), &self.backup(service));
+    }
+
+    /// Puts the copy in the database's place: all that was stored since is lost.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn restore(&self, service: Service) {
+        copy_database(&self.backup(service), &self.database(service));
+    }
+
+    fn backup(&self, service: Service) -> String {
+        format!("{}_older", self.database(service))
+    }
+
     /// The URL of a service's database.
     pub fn database_url(&self, service: Service) -> String {
         value(&self.settings, &service.variable("DATABASE_URL")).to_string()
@@ -280,7 +300,9 @@ impl World {
         let _ = Admin::new(kafka, Interrupt::new()).delete_topics(&topics);
         let Ok(mut admin) = Client::connect(&env::database_url("postgres"), NoTls) else { return };
         for service in Service::ALL {
-            let _ = admin.batch_execute(&format!("drop database if exists {} with (force)", self.database(service)));
+            for database in [self.database(service), self.backup(service)] {
+                let _ = admin.batch_execute(&format!("drop database if exists {database} with (force)"));
+            }
         }
     }
 }
@@ -372,6 +394,13 @@ impl Instance {
             self.api.call("GET", "/dead-letters", &[], None).is_ok()
         });
     }
+}
+
+/// Replaces a database by a copy of another one.
+fn copy_database(from: &str, to: &str) {
+    let mut admin = connect(&env::database_url("postgres"));
+    admin.batch_execute(&format!("drop database if exists {to} with (force)")).expect("dropped");
+    admin.batch_execute(&format!("create database {to} template {from}")).expect("copied");
 }
 
 fn database(id: &str, service: Service) -> String {

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use harness::{Answer, Api, Message, Service, World, eventually, until};
+use harness::{Answer, Api, Message, Service, World, eventually};
 use postgres::Client;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -92,12 +92,10 @@ const WAITING: [&str; 3] = ["FAILED", "COMPENSATING", "FAILED"];
 fn an_answer_for_an_unknown_order_is_parked_and_completes_the_order_once_it_is_there() {
     let world = World::with("letters_unknown", &ONE_PARTITION);
     let [order, payment, _stock] = open_shop(&world);
-    assert!(payment.stop().success());
-    let id = order.api().place("ann", "lamp", 7, 2);
-    until("stock's answer", || statuses(&order.api().order(id)) == ["IN_PROGRESS", "IN_PROGRESS", "COMPLETED"]);
+    // an order that Kafka has never seen either, and an answer that names no request
+    let id = Uuid::now_v7();
+    world.produce_event("payment.success", id, "payment.completed", &json!({"orderId": id}));
     let mut db = world.db(Service::Order);
-    db.batch_execute("create table away as select * from orders; delete from orders").unwrap();
-    let payment = world.start(Service::Payment);
     let parked = wait_for_parked(&world, Service::Order, 1);
     let why = format!("order {id} does not exist here");
     let facts = (parked[0].cause.as_str(), parked[0].detail.as_str(), parked[0].topic.as_str(), parked[0].attempts);
@@ -105,7 +103,12 @@ fn an_answer_for_an_unknown_order_is_parked_and_completes_the_order_once_it_is_t
 
     let number = newest(order.api());
     assert_eq!(replay(order.api(), number), failed(&why));
-    db.batch_execute("insert into orders select * from away").unwrap();
+    db.execute(
+        "insert into orders (order_id, user_name, item_name, price, quantity, payment_status, stock_status, traceparent)
+         values ($1, 'ann', 'lamp', 7, 2, 'IN_PROGRESS', 'COMPLETED', 't')",
+        &[&id],
+    )
+    .unwrap();
     assert_eq!(replay(order.api(), number), json!({"result": APPLIED}));
     assert_eq!(statuses(&order.api().settled(id)), COMPLETED);
     let settled = order.api().order(id);
@@ -120,9 +123,8 @@ fn an_answer_for_an_unknown_order_is_parked_and_completes_the_order_once_it_is_t
         (&json!("REPLAYED"), &json!(2), &json!(APPLIED))
     );
     world.wait_until_quiet();
-    assert_eq!(world.types_about(id), ["payment.requested", "payment.completed", "stock.requested", "stock.completed"]);
-    assert_eq!(payment.api().balance("ann"), 993);
-    world.assert_conserved();
+    assert_eq!(world.types_about(id), ["payment.completed"]);
+    assert_eq!(payment.api().balance("ann"), 1_000);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use harness::broker::tool;
 use harness::proxy::kafka_request;
 use harness::{Broker, Instance, Seen, Service, Signal, World, eventually, until};
 use kafka::{Admin, Interrupt, NewTopic};
-use postgres::{Client, NoTls};
+use postgres::Client;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -233,36 +233,24 @@ fn stored_times_ahead_of_the_brokers_clock_are_published_all_the_same() {
     assert!(published[0].ce_time > tomorrow, "the stored time is told as it is: {}", published[0].ce_time);
 }
 
-/// Replaces order's database by a copy of another one.
-fn copy_database(world: &World, from: &str, to: &str) {
-    let mut admin = Client::connect(&harness::env::database_url("postgres"), NoTls).expect("the test PostgreSQL");
-    let copy = format!("drop database if exists {to} with (force); ");
-    admin.batch_execute(&copy).unwrap_or_else(|error| panic!("{error} ({})", world.prefix()));
-    admin.batch_execute(&format!("create database {to} template {from}")).expect("copied");
-}
-
 #[test]
 fn a_restored_database_publishes_what_it_stores_under_row_ids_that_were_published_before() {
     let world = World::with("restored", &[("TOPIC_PARTITIONS", "1")]);
     let order = world.start(Service::Order);
     order.wait_for_log("leading: producer");
     assert!(order.stop().success());
-    let (database, backup) = (world.database(Service::Order), format!("{}_backup", world.database(Service::Order)));
-    copy_database(&world, &database, &backup);
+    world.back_up(Service::Order);
     let order = world.start(Service::Order);
     let before = append(&mut world.db(Service::Order)).to_string();
     until("the position of row 1", || world.outbox_rows(Service::Order) == 0);
     assert!(order.stop().success());
-    copy_database(&world, &backup, &database);
+    world.restore(Service::Order);
     world.take_over(Service::Order);
     let after = append(&mut world.db(Service::Order)).to_string();
     let order = world.start(Service::Order);
     world.wait_until_published(Service::Order);
     assert_eq!(ids(&world.records("payment")), [before, after]);
     order.wait_for_log("a position in Kafka (outbox rows 1 to 1) is of an earlier life of this database");
-    drop(order);
-    let mut admin = Client::connect(&harness::env::database_url("postgres"), NoTls).expect("the test PostgreSQL");
-    admin.batch_execute(&format!("drop database {backup}")).expect("dropped");
 }
 
 /// A leader, and an instance that stands by.
