@@ -159,12 +159,13 @@ impl World {
         copy_database(&self.database(service), &self.backup(service));
     }
 
-    /// Puts the copy in the database's place: all that was stored since is lost.
+    /// Puts the copy in the database's place, and takes over as an operator does: all that was stored since is lost.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there is none, or it can't be taken over.
     pub fn restore(&self, service: Service) {
         copy_database(&self.backup(service), &self.database(service));
+        self.take_over(service);
     }
 
     fn backup(&self, service: Service) -> String {

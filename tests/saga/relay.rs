@@ -245,7 +245,6 @@ fn a_restored_database_publishes_what_it_stores_under_row_ids_that_were_publishe
     until("the position of row 1", || world.outbox_rows(Service::Order) == 0);
     assert!(order.stop().success());
     world.restore(Service::Order);
-    world.take_over(Service::Order);
     let after = append(&mut world.db(Service::Order)).to_string();
     let order = world.start(Service::Order);
     world.wait_until_published(Service::Order);
