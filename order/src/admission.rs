@@ -367,6 +367,7 @@ mod tests {
         let admission = admission();
         seen(&admission, -2, &[]);
         seen(&admission, -1, &[(0, 1_000, 0)]);
+        assert_eq!(admission.view().room((NOW - 1) as f64), 0, "not yet");
         seen(&admission, 0, &[(1, 1_000, 0), (0, 900, 0)]);
         assert_eq!(room(&admission), usize::MAX);
         assert_eq!(refusal(&admission, 100), None);

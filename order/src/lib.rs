@@ -108,5 +108,11 @@ fn dead_letters(
     (waiters, admission): (Waiters, Admission),
 ) -> Routes {
     let (prefix, config) = (config.topic_prefix.clone(), config.clone());
-    dead_letter_http::routes(routes, pool, prefix, waker, Arc::new(move || answers(&config, &recovery, &waiters, &admission)))
+    dead_letter_http::routes(
+        routes,
+        pool,
+        prefix,
+        waker,
+        Arc::new(move || answers(&config, &recovery, &waiters, &admission)),
+    )
 }

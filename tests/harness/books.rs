@@ -10,8 +10,8 @@ use crate::topics::Seen;
 use crate::wait;
 use crate::world::{Service, TOPICS, World};
 
-/// Tables that are not part of an installation's state: where consumers are, and which relays have led.
-const ASIDE: [&str; 2] = ["consumer_offset", "leadership"];
+/// Tables that are not part of an installation's state: how many orders wait, where consumers are, and which relays have led.
+const ASIDE: [&str; 3] = ["order_flow", "consumer_offset", "leadership"];
 
 impl World {
     /// I2: every account's balance and its COMPLETED payments together are what was put in, and so for every item of a

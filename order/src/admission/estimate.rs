@@ -21,7 +21,8 @@ const ASSUMED_CAPACITY: f64 = 1_000.0;
 const RATE_SPAN: f64 = 2.0;
 /// A capacity that turns out higher is believed within half a second ...
 const RISE: f64 = 0.5;
-/// ... and a lower one within ten, so that the seconds in which an outage begins and ends count for little.
+/// ... and a lower one within ten, so that the seconds in which an outage begins and ends count for little, or sooner where
+/// orders may not wait that long.
 const FALL: f64 = 10.0;
 /// Orders of so many seconds' work may be under way before accepting waits for settling. It is enough for full batches,
 /// and a small part of what a saturated system accepts within seconds.
@@ -30,8 +31,9 @@ const WINDOW: f64 = 0.25;
 const SMALLEST_WINDOW: f64 = 200.0;
 /// The fewest orders that may wait, however little time they are given.
 const SMALLEST_LIMIT: f64 = 100.0;
-/// Nothing settled for so many seconds, although orders wait: a part of the system is away.
-const STALLED: f64 = 1.0;
+/// Nothing settled for so many seconds, although orders wait: a part of the system is away. A slow participant's batch of 500
+/// takes less.
+const STALLED: f64 = 2.0;
 /// Of the orders that an outage has kept waiting for half of their deadline, as many may wait as are settled within so
 /// many seconds: at its end the system is soon through with those that are too late by then.
 const OUTAGE_SECONDS: f64 = 2.0;
@@ -134,7 +136,7 @@ impl Estimate {
         if self.rate > self.capacity {
             self.capacity = toward(self.capacity, self.rate, RISE);
         } else if self.in_flight as f64 >= self.window() * 0.5 {
-            self.capacity = toward(self.capacity, self.rate, FALL);
+            self.capacity = toward(self.capacity, self.rate, FALL.min(self.limit_seconds));
         } else {
             self.base = toward(self.base, takes.min(self.limit_seconds / 2.0), FALL);
         }
