@@ -8,7 +8,7 @@ use common::proxy::{END_TXN, Loss, PRODUCE, TXN_OFFSET_COMMIT};
 use common::{Broker, record, records, unique, value_of, wait_until};
 use kafka::{
     Bytes, CommittedOffset, Config, Error, ErrorCode, ErrorKind, GroupOffset, Interrupt, Isolation, OffsetSpec,
-    Producer, ProducerRecord, Record, StrBytes, last_records,
+    Producer, ProducerRecord, Reading, Record, Span, StrBytes, TopicPartition, last_records, read_spans,
 };
 
 on_both_lines! {
@@ -27,6 +27,7 @@ on_both_lines! {
     transactions_back_to_back_are_all_there
     the_last_marked_record_of_each_partition_is_found
     an_open_transaction_at_the_end_is_waited_for_or_left_out
+    spans_are_read_from_one_offset_to_another_and_only_what_is_committed
 }
 
 fn producer(config: Config) -> Producer {
@@ -372,4 +373,51 @@ fn an_open_transaction_at_the_end_is_waited_for_or_left_out(broker: &Broker) {
     assert!(matches!(&undecided, Error::Undecided { offset: 2, .. }), "{undecided}");
     open.commit().unwrap();
     assert_eq!(marked(&broker.config(), topic, Isolation::ReadUncommitted).unwrap(), found("behind"));
+}
+
+/// The values read of these spans; `after`: what to do after one.
+fn read(
+    config: &Config,
+    partition: &TopicPartition,
+    spans: &[(i64, i64)],
+    after: impl Fn(&str) -> Reading,
+) -> kafka::Result<Vec<String>> {
+    let span = |(from, until): &(i64, i64)| Span { partition: partition.clone(), from: *from, until: *until };
+    let mut values = Vec::new();
+    let spans = spans.iter().map(span).collect();
+    read_spans(config, &Interrupt::new(), spans, Duration::from_secs(60), |_, record| {
+        values.push(value_of(&record));
+        after(&value_of(&record))
+    })?;
+    Ok(values)
+}
+
+fn spans_are_read_from_one_offset_to_another_and_only_what_is_committed(broker: &Broker) {
+    let partition = broker.topic("spans", 1).remove(0);
+    let topic = &*partition.topic;
+    let mut producer = producer(broker.config());
+    // a marker stands behind each transaction: a 0, b 1, aborted 3, d 5, e 7, f 8, g 9
+    for (values, is_kept) in [(&["a", "b"][..], true), (&["aborted"], false), (&["d"], true), (&["e", "f", "g"], true)]
+    {
+        let mut transaction = producer.begin().unwrap();
+        transaction.send(values.iter().map(|value| to(topic, 0, value)).collect()).unwrap();
+        if is_kept { transaction.commit().unwrap() } else { transaction.abort().unwrap() }
+    }
+    let config = broker.config();
+    let on = |spans: &[(i64, i64)]| read(&config, &partition, spans, |_| Reading::On).unwrap();
+    assert_eq!(on(&[]), [""; 0]);
+    assert_eq!(on(&[(1, 6)]), ["b", "d"]);
+    assert_eq!(on(&[(0, 1), (8, 9)]), ["a", "f"]);
+    assert_eq!(on(&[(3, 3), (2, 5), (9, 11)]), ["g"]);
+    assert_eq!(on(&[(500, 600)]), [""; 0], "behind the log's end");
+    let after_b = |reading| {
+        let spans = [(0, 6), (7, 8), (9, 10)];
+        read(&config, &partition, &spans, move |value| if value == "b" { reading } else { Reading::On }).unwrap()
+    };
+    assert_eq!(after_b(Reading::On), ["a", "b", "d", "e", "g"]);
+    assert_eq!(after_b(Reading::NextSpan), ["a", "b", "e", "g"]);
+    assert_eq!(after_b(Reading::Enough), ["a", "b"]);
+    let span = Span { partition: partition.clone(), from: 0, until: 10 };
+    let late = read_spans(&config, &Interrupt::new(), vec![span], Duration::ZERO, |_, _| Reading::On);
+    assert!(matches!(late, Err(Error::Timeout { .. })), "{late:?}");
 }

@@ -8,7 +8,7 @@ use shared::db::Tx;
 use shared::error::{Error, Result};
 use shared::event::{Body, Event, Side};
 use shared::handler::{Cause, GivenUp, Handled, Handler, Outcome};
-use shared::recovery::Recovery;
+use shared::recovery::{Found, Recovery};
 #[cfg(sabotage)]
 use shared::sabotage::{self, Mechanism};
 use uuid::Uuid;
@@ -38,7 +38,9 @@ pub struct Answers {
     recovery: Recovery,
     /// The answers about orders that the last batch has missed.
     missed: Vec<Event>,
-    /// What Kafka holds of such orders; none: nothing that tells of an order.
+    /// What Kafka holds of such orders' requests.
+    found: HashMap<Uuid, Found>,
+    /// The orders as these tell of them; none: nothing tells that there ever was one.
     prepared: HashMap<Uuid, Option<Rebuilt>>,
     waiters: Waiters,
     admission: Admission,
@@ -55,7 +57,8 @@ impl Answers {
             key_retention: config.idempotency_key_retention,
         };
         let (news, repaired) = (News::default(), Repaired::default());
-        Answers { times, recovery, missed: vec![], prepared: HashMap::new(), waiters, admission, news, repaired }
+        let (missed, found, prepared) = (vec![], HashMap::new(), HashMap::new());
+        Answers { times, recovery, missed, found, prepared, waiters, admission, news, repaired }
     }
 
     /// Stores those of the orders that were found in Kafka; answers those that are stored now.
@@ -84,11 +87,14 @@ impl Answers {
         if orders.len() == order_ids.len() {
             return Ok(orders);
         }
-        let is_known =
-            |order_id: &Uuid| orders.contains_key(order_id) || self.prepared.get(order_id).is_some_and(Option::is_none);
-        let missed = events.iter().filter(|event| happening(event).is_some() && !is_known(&event.order_id));
-        self.missed = missed.cloned().collect();
-        if self.missed.is_empty() { Ok(orders) } else { Err(Error::Unprepared) }
+        let is_missing = |event: &&Event| happening(event).is_some() && !orders.contains_key(&event.order_id);
+        let missed: Vec<&Event> = events.iter().filter(is_missing).collect();
+        let is_known = |event: &&Event| self.prepared.get(&event.order_id).is_some_and(Option::is_none);
+        if missed.iter().all(is_known) {
+            return Ok(orders);
+        }
+        self.missed = missed.into_iter().cloned().collect();
+        Err(Error::Unprepared)
     }
 }
 
@@ -126,10 +132,9 @@ impl Handler for Answers {
 
     fn prepare(&mut self) -> Result<()> {
         let missed = std::mem::take(&mut self.missed);
-        let found = self.recovery.find(&missed)?;
-        self.prepared.clear();
+        self.recovery.find(&missed, &mut self.found)?;
         for answer in missed {
-            let rebuilt = Rebuilt::new(&answer, &found[&answer.order_id]);
+            let rebuilt = Rebuilt::new(&answer, &self.found[&answer.order_id]);
             let known = self.prepared.entry(answer.order_id).or_default();
             // an answer that names its request tells more than one that does not
             *known = known.take().or(rebuilt);
@@ -138,6 +143,7 @@ impl Handler for Answers {
     }
 
     fn committed(&mut self) {
+        self.found.clear();
         self.prepared.clear();
         self.repaired.tell();
         self.news.tell(&self.admission);

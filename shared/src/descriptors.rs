@@ -3,6 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
+use crate::event::Service;
 use crate::http::Limits;
 
 /// Standard streams, listener, signals; a connection that is accepted before another makes room.
@@ -17,6 +18,9 @@ const A_BROKER_CONNECTION: usize = 2;
 const BROKER_CONNECTIONS_OF_RELAY: usize = 3;
 /// To the partitions' leader, to the group's coordinator, and for heartbeats.
 const BROKER_CONNECTIONS_OF_CONSUMER: usize = 3;
+/// To the partitions' leader, for metadata, and to the partitions' leader for records: a consumer of order's while it looks for
+/// orders that the database has lost.
+const BROKER_CONNECTIONS_OF_RECOVERY: usize = 3;
 /// To the partitions' leader.
 const BROKER_CONNECTIONS_OF_MONITOR: usize = 1;
 
@@ -42,8 +46,9 @@ pub fn http_limits(config: &Config) -> Limits {
 
 fn reserve(config: &Config) -> usize {
     let sessions = SESSIONS + config.http_workers + config.consumers;
-    let to_each_broker =
-        BROKER_CONNECTIONS_OF_RELAY + BROKER_CONNECTIONS_OF_CONSUMER * config.consumers + BROKER_CONNECTIONS_OF_MONITOR;
+    let of_recovery = if config.service == Service::Order { BROKER_CONNECTIONS_OF_RECOVERY } else { 0 };
+    let of_consumer = BROKER_CONNECTIONS_OF_CONSUMER + of_recovery;
+    let to_each_broker = BROKER_CONNECTIONS_OF_RELAY + of_consumer * config.consumers + BROKER_CONNECTIONS_OF_MONITOR;
     OWN + A_SESSION * sessions + A_BROKER_CONNECTION * to_each_broker * config.brokers.len()
 }
 
@@ -73,14 +78,15 @@ fn raise(wanted: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Service;
 
     #[test]
     fn the_service_s_own_connections_are_reserved_before_any_client_gets_one() {
         let config = Config::from_lookup(Service::Order, |_| None).unwrap();
-        assert_eq!(reserve(&config), 70);
+        assert_eq!(reserve(&config), 76);
         let busier = Config { http_workers: 8, consumers: 3, ..config };
-        assert_eq!(reserve(&busier), 70 + 4 * 4 + 2 * 4 + 2 * 3 * 2);
+        assert_eq!(reserve(&busier), 76 + 4 * 4 + 2 * 4 + 2 * 6 * 2);
+        let payment = Config::from_lookup(Service::Payment, |_| None).unwrap();
+        assert_eq!(reserve(&payment), 70);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! An answer says where its request lay (header `answers`): that record is read. The other side's request was published in the
 //! same transaction under the same timestamp: its topic is read from that timestamp on. What is not found so (an answer that
-//! names no request, a clock that was set back, a topic made anew) is looked for by time: from the order's id to the answer.
+//! names no request, a clock that was set back) is looked for by time: near the other one, or from the order's id to the answer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,10 +22,12 @@ use crate::health;
 const LIMIT: Duration = Duration::from_secs(40);
 /// Clocks of services, and those of a service before and after a restart, differ by less.
 const SKEW_MILLIS: i64 = 10_000;
-/// So many records of a side are looked through by time at most: a minute and more of orders at saturation, read within seconds.
+/// So many records of a side are looked through by time at most: minutes of orders, read within seconds.
 const MOST: usize = 1_000_000;
 /// Offsets that lie further apart are read as spans of their own: a fetch brings about so many records.
-const GAP: i64 = 2_000;
+const GAP_OFFSETS: i64 = 2_000;
+/// Times that lie further apart are looked up by themselves: what lies between costs less to read than a request does.
+const GAP_MILLIS: i64 = 50;
 const SIDES: [Side; 2] = [Side::Payment, Side::Stock];
 
 /// What Kafka still holds of an order.
@@ -51,6 +53,11 @@ impl Found {
         self.payment.is_some() && self.stock.is_some()
     }
 
+    /// When its requests were published, if one is known.
+    fn published_millis(&self) -> Option<i64> {
+        published_millis(self.payment.as_ref().or(self.stock.as_ref())?)
+    }
+
     fn take(&mut self, request: Event) {
         let place = if request.side == Side::Payment { &mut self.payment } else { &mut self.stock };
         place.get_or_insert(request);
@@ -71,19 +78,22 @@ impl Recovery {
         Recovery { kafka: config.kafka("order-recovery"), interrupt, prefix: config.topic_prefix.clone() }
     }
 
-    /// What Kafka holds of the orders that these answers are about.
+    /// Looks up what Kafka holds of the orders that these answers are about, and adds it to `found`: what was found before an
+    /// error need not be found again.
     ///
     /// # Errors
     /// Kafka's; a topic that is not there, or reading that takes too long, is one of them.
-    pub fn find(&self, answers: &[Event]) -> Result<HashMap<Uuid, Found>> {
+    pub fn find(&self, answers: &[Event], found: &mut HashMap<Uuid, Found>) -> Result<()> {
         health::beat_before(2 * LIMIT);
-        let found = answers.iter().map(|answer| (answer.order_id, Found::default())).collect();
+        answers.iter().for_each(|answer| _ = found.entry(answer.order_id).or_default());
+        let missing = |answer: &Event| Some(answer.order_id).filter(|order_id| !found[order_id].is_whole());
+        let missing: BTreeSet<Uuid> = answers.iter().filter_map(missing).collect();
         let logs = Logs::describe(Admin::new(self.kafka.clone(), self.interrupt.clone()), &self.prefix)?;
-        let mut search = Search { recovery: self, logs, found, until: Instant::now() + LIMIT };
+        let mut search = Search { recovery: self, logs, found, missing, until: Instant::now() + LIMIT };
         search.read_answered(answers)?;
-        search.read_siblings()?;
-        search.read_by_time(answers)?;
-        Ok(search.found)
+        search.read_near(0, GAP_MILLIS, usize::MAX)?;
+        search.read_near(SKEW_MILLIS, SKEW_MILLIS, MOST)?;
+        search.read_between(answers)
     }
 }
 
@@ -131,7 +141,8 @@ impl Logs {
             (partition.topic.to_string(), partition.partition)
         };
         let names: Vec<(String, i32)> = wanted.iter().map(name).collect();
-        let listed = self.admin.list_offsets(&names, spec, Isolation::ReadCommitted)?;
+        // to the end of all that was written: what is not decided yet is waited for, and not taken for absent
+        let listed = self.admin.list_offsets(&names, spec, Isolation::ReadUncommitted)?;
         let mut offsets = Vec::with_capacity(wanted.len());
         for (place, (topic, partition)) in wanted.into_iter().zip(names) {
             let its = listed.iter().find(|offset| offset.topic == topic && offset.partition == partition);
@@ -141,14 +152,22 @@ impl Logs {
         Ok(offsets)
     }
 
-    /// From the first record of this time or later to the end, in each log of a side.
-    fn since(&mut self, side: Side, millis: i64) -> Result<Vec<Span>> {
-        let from = self.list(|log| log.side == side, OffsetSpec::Timestamp(millis.max(0)))?;
-        let span = |(place, from): &(usize, i64)| {
-            let log = &self.partitions[*place];
-            Span { partition: log.partition.clone(), from: *from, until: log.end }
-        };
-        Ok(from.iter().filter(|(_, from)| *from >= 0).map(span).collect())
+    /// The records of a side within each of these times, both ends included, in each of its logs.
+    fn within(&mut self, side: Side, times: &[(i64, i64)]) -> Result<Vec<Span>> {
+        let mut spans = Vec::new();
+        for (first, last) in times {
+            let from = self.list(|log| log.side == side, OffsetSpec::Timestamp(*first.max(&0)))?;
+            let until = self.list(|log| log.side == side, OffsetSpec::Timestamp(last.saturating_add(1).max(0)))?;
+            for ((place, from), (_, until)) in from.into_iter().zip(until) {
+                let Log { partition, end, .. } = &self.partitions[place];
+                let until = if until < 0 { *end } else { until.min(*end) };
+                // -1: nothing so late
+                if (0..until).contains(&from) {
+                    spans.push(Span { partition: partition.clone(), from, until });
+                }
+            }
+        }
+        Ok(spans)
     }
 }
 
@@ -156,7 +175,9 @@ struct Search<'a> {
     recovery: &'a Recovery,
     logs: Logs,
     /// By order.
-    found: HashMap<Uuid, Found>,
+    found: &'a mut HashMap<Uuid, Found>,
+    /// The orders of which not both requests are found.
+    missing: BTreeSet<Uuid>,
     until: Instant,
 }
 
@@ -164,7 +185,8 @@ impl Search<'_> {
     /// The records that the answers name.
     fn read_answered(&mut self, answers: &[Event]) -> Result<()> {
         let mut offsets: BTreeMap<usize, BTreeSet<i64>> = BTreeMap::new();
-        for (side, place, offset) in answers.iter().filter_map(asked) {
+        let missing = answers.iter().filter(|answer| self.missing.contains(&answer.order_id));
+        for (side, place, offset) in missing.filter_map(asked) {
             let its = |log: &Log| log.side == side && log.partition.partition == place;
             let log = self.logs.partitions.iter().position(|log| its(log) && (log.start..log.end).contains(&offset));
             log.into_iter().for_each(|log| _ = offsets.entry(log).or_default().insert(offset));
@@ -172,81 +194,66 @@ impl Search<'_> {
         let mut spans = Vec::new();
         for (log, offsets) in offsets {
             let partition = &self.logs.partitions[log].partition;
-            for (from, until) in runs(offsets) {
-                spans.push(Span { partition: partition.clone(), from, until });
+            for (from, last) in runs(offsets.into_iter().map(|offset| (offset, offset)).collect(), GAP_OFFSETS) {
+                spans.push(Span { partition: partition.clone(), from, until: last + 1 });
             }
         }
-        self.read(spans, usize::MAX, |_| false)
+        self.read(spans, usize::MAX)
     }
 
-    /// The other side's requests, where one side's was found.
-    fn read_siblings(&mut self) -> Result<()> {
+    /// The other side's requests, where one side's was found: those published within `skew` of it.
+    fn read_near(&mut self, skew: i64, gap: i64, most: usize) -> Result<()> {
         for side in SIDES {
-            let halves = self.found.values().filter(|found| found.request(side).is_none());
-            let times = halves.filter_map(|found| published_millis(found.payment.as_ref().or(found.stock.as_ref())?));
-            let times: BTreeSet<i64> = times.collect();
-            if let (Some(first), Some(last)) = (times.first().copied(), times.last().copied()) {
-                let spans = self.logs.since(side, first)?;
-                self.read(spans, usize::MAX, |millis| millis > last)?;
-            }
+            let halves = self.missing.iter().map(|order_id| &self.found[order_id]);
+            let halves = halves.filter(|found| found.request(side).is_none()).filter_map(Found::published_millis);
+            let times = halves.map(|millis| (millis - skew, millis + skew)).collect();
+            let spans = self.logs.within(side, &runs(times, gap))?;
+            self.read(spans, most)?;
         }
         Ok(())
     }
 
-    /// What is still missing: near the other side's request, or else between the order's id and the answer.
-    fn read_by_time(&mut self, answers: &[Event]) -> Result<()> {
+    /// Where neither is found: what was published between the order's id and the answer. Of an id that is not ours nothing is
+    /// known.
+    fn read_between(&mut self, answers: &[Event]) -> Result<()> {
+        let is_unknown = |answer: &&Event| {
+            self.missing.contains(&answer.order_id) && self.found[&answer.order_id].published_millis().is_none()
+        };
+        let between = |answer: &Event| {
+            let (first, last) = (id_millis(answer.order_id)?, answered_millis(answer)?);
+            Some((first.saturating_sub(SKEW_MILLIS), last.saturating_add(SKEW_MILLIS)))
+        };
+        let times: Vec<(i64, i64)> = answers.iter().filter(is_unknown).filter_map(between).collect();
         for side in SIDES {
-            let times = answers.iter().filter_map(|answer| self.times(answer, side));
-            let times: Vec<(i64, i64)> = times.collect();
-            let (first, last) =
-                (times.iter().map(|(first, _)| *first).min(), times.iter().map(|(_, last)| *last).max());
-            if let (Some(first), Some(last)) = (first, last) {
-                let spans = self.logs.since(side, first - SKEW_MILLIS)?;
-                self.read(spans, MOST, |millis| millis > last.saturating_add(SKEW_MILLIS))?;
-            }
+            let spans = self.logs.within(side, &runs(times.clone(), GAP_MILLIS))?;
+            self.read(spans, MOST)?;
         }
         Ok(())
     }
 
-    /// Between which times a side's request was published, if it is missing. Of an id that is not ours nothing is known.
-    fn times(&self, answer: &Event, side: Side) -> Option<(i64, i64)> {
-        let found = &self.found[&answer.order_id];
-        if found.request(side).is_some() {
-            return None;
-        }
-        match found.payment.as_ref().or(found.stock.as_ref()).and_then(published_millis) {
-            Some(millis) => Some((millis, millis)),
-            None => Some((id_millis(answer.order_id)?, answered_millis(answer)?)),
-        }
-    }
-
-    /// Reads these spans, each up to a record that is `behind` by its timestamp, until all orders are whole, or so many records
-    /// were seen.
-    fn read(&mut self, spans: Vec<Span>, most: usize, behind: impl Fn(i64) -> bool) -> Result<()> {
-        let Recovery { kafka, interrupt, prefix } = self.recovery;
-        let left = self.until.saturating_duration_since(Instant::now());
-        let found = &mut self.found;
-        let mut seen = 0;
-        let mut halves = found.values().filter(|found| !found.is_whole()).count();
-        if halves == 0 {
+    /// Reads these spans until nothing is missing, or so many records were seen.
+    fn read(&mut self, spans: Vec<Span>, most: usize) -> Result<()> {
+        if spans.is_empty() || self.missing.is_empty() {
             return Ok(());
         }
+        let Recovery { kafka, interrupt, prefix } = self.recovery;
+        let left = self.until.saturating_duration_since(Instant::now());
+        let (found, missing, mut seen) = (&mut *self.found, &mut self.missing, 0);
         let take = |partition: &TopicPartition, record: Record| {
             seen += 1;
-            if behind(record.timestamp) {
-                return Reading::NextSpan;
-            }
-            if let Some(found) = order_of(&record).and_then(|order_id| found.get_mut(&order_id)) {
-                let was_whole = found.is_whole();
+            if let Some(order_id) = order_of(&record).filter(|order_id| missing.contains(order_id)) {
+                let order = found.entry(order_id).or_default();
                 match request(&record, partition, prefix) {
-                    Some(request) => found.take(request),
-                    None => found.unreadable = true,
+                    Some(request) => order.take(request),
+                    None => order.unreadable = true,
                 }
-                halves -= usize::from(!was_whole && found.is_whole());
+                if order.is_whole() {
+                    missing.remove(&order_id);
+                }
             }
-            if halves == 0 || seen >= most { Reading::Enough } else { Reading::On }
+            if missing.is_empty() || seen >= most { Reading::Enough } else { Reading::On }
         };
-        read_spans(kafka, interrupt, spans, left, take).map_err(Error::from)
+        Ok(read_spans(kafka, interrupt, spans, left, take)?)
     }
 }
 
@@ -256,13 +263,14 @@ fn asked(answer: &Event) -> Option<(Side, i32, i64)> {
     Some((answer.side, asked.partition, asked.offset))
 }
 
-/// Offsets that lie near each other, as runs: the first, and the one behind the last.
-fn runs(offsets: BTreeSet<i64>) -> Vec<(i64, i64)> {
+/// Stretches that overlap, or lie no further apart than `gap`, become one.
+fn runs(mut stretches: Vec<(i64, i64)>, gap: i64) -> Vec<(i64, i64)> {
+    stretches.sort_unstable();
     let mut runs: Vec<(i64, i64)> = Vec::new();
-    for offset in offsets {
+    for (first, last) in stretches {
         match runs.last_mut() {
-            Some((_, until)) if offset - *until <= GAP => *until = offset + 1,
-            _ => runs.push((offset, offset + 1)),
+            Some((_, end)) if first.saturating_sub(*end) <= gap => *end = last.max(*end),
+            _ => runs.push((first, last)),
         }
     }
     runs
@@ -302,11 +310,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offsets_near_each_other_are_one_run() {
-        assert_eq!(runs(BTreeSet::new()), []);
-        assert_eq!(runs([5].into()), [(5, 6)]);
-        assert_eq!(runs([5, 6, 100, 2_101, 4_102, 4_103].into()), [(5, 2_102), (4_102, 4_104)]);
-        assert_eq!(runs([0, 2_001, 4_003].into()), [(0, 2_002), (4_003, 4_004)]);
+    fn stretches_near_each_other_are_one_run() {
+        assert_eq!(runs(vec![], 5), []);
+        assert_eq!(runs(vec![(5, 5)], 5), [(5, 5)]);
+        assert_eq!(runs(vec![(20, 20), (5, 5), (10, 10), (16, 16)], 5), [(5, 10), (16, 20)]);
+        assert_eq!(runs(vec![(0, 100), (10, 20), (100, 110), (200, 200)], 0), [(0, 110), (200, 200)]);
+        assert_eq!(runs(vec![(i64::MIN, 0), (i64::MAX, i64::MAX)], 1), [(i64::MIN, 0), (i64::MAX, i64::MAX)]);
     }
 
     #[test]

@@ -3,10 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use harness::{Api, Instance, Message, Service, World, eventually, until};
+use harness::proxy::kafka_request;
+use harness::{Api, Instance, Message, Proxy, Service, World, eventually, until};
 use kafka::{Admin, Interrupt};
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+/// Kafka's number of the request for offsets.
+const LIST_OFFSETS: i16 = 2;
 
 /// No deadline strikes and nothing is asked again meanwhile.
 const PATIENT: [(&str, &str); 2] = [("COMPENSATION_RETRY", "1h"), ("ORDER_DEADLINE", "1h")];
@@ -204,6 +208,75 @@ fn an_order_that_the_client_placed_again_before_it_was_rebuilt_is_paid_once() {
     assert_eq!(world.parked(), 0);
     assert_nothing_kept_for_nothing(&world, &[]);
     assert_rereading_adds_nothing(&world, vec![order, payment, stock]);
+}
+
+/// An order that is lost while its participants are away: nothing tells of it before they are back.
+fn lose_an_order(world: &World, [order, payment, stock]: [Instance; 3]) -> Value {
+    assert!(payment.stop().success() && stock.stop().success());
+    let lost = place(order.api(), "k", "ann", "tea", 100, 3);
+    world.wait_until_published(Service::Order);
+    assert!(order.stop().success());
+    world.db(Service::Order).batch_execute("delete from orders; delete from idempotency_key").unwrap();
+    lost
+}
+
+#[test]
+fn a_key_that_another_order_got_after_it_had_expired_gives_nothing_back() {
+    let (world, instances) = open_shop("repair_expired");
+    let lost = lose_an_order(&world, instances);
+    let later = "insert into idempotency_key values ('k', gen_random_uuid(), now() + interval '24 hours')";
+    world.db(Service::Order).batch_execute(later).unwrap();
+    let [order, ..] = world.start_all();
+    assert_eq!(statuses(&settled_again(order.api(), id(&lost))), ["COMPLETED", "COMPLETED", "COMPLETED"]);
+    assert_eq!(repairs_of(order.api(), id(&lost)), [repair("REBUILT", Value::Null, "DONE")]);
+    world.wait_until_quiet();
+    assert_nothing_kept_for_nothing(&world, &[]);
+}
+
+#[test]
+fn an_order_is_not_taken_for_lost_while_kafka_does_not_answer() {
+    let (world, instances) = open_shop("repair_away");
+    let lost = lose_an_order(&world, instances);
+    let (_payment, _stock) = (world.start(Service::Payment), world.start(Service::Stock));
+    until("both answers", || ["payment.success", "stock.success"].iter().all(|topic| world.records(topic).len() == 1));
+    let kafka = Proxy::to_kafka(&harness::env::brokers());
+    kafka.hold_after(kafka_request(LIST_OFFSETS, "order-recovery"));
+    let order = world.start_with(Service::Order, &[("KAFKA_BROKERS", &kafka.addr())]);
+    until("order to look for the lost one", || kafka.holds_the_answer());
+    order.wait_for_log("waits (attempt 1 failed): Kafka");
+    assert_eq!(order.api().get(&format!("/orders/{}", id(&lost))).status, 404);
+    assert_eq!(world.parked(), 0);
+    kafka.resume();
+    assert_eq!(statuses(&settled_again(order.api(), id(&lost))), ["COMPLETED", "COMPLETED", "COMPLETED"]);
+    assert_eq!(repairs_of(order.api(), id(&lost)), [repair("REBUILT", Value::Null, "DONE")]);
+    assert_eq!(world.parked(), 0);
+    assert_nothing_kept_for_nothing(&world, &[]);
+}
+
+#[test]
+fn a_settled_order_s_side_that_was_asked_back_is_asked_again_until_it_confirms() {
+    let world = World::with("repair_again", &[("COMPENSATION_RETRY", "200ms"), ("ORDER_DEADLINE", "1h")]);
+    let [order, payment, stock] = world.start_all();
+    stock.api().put_quantity("tea", 100);
+    let failed = order.api().place("bob", "tea", 100, 1);
+    let before = order.api().settled(failed);
+    assert_eq!(statuses(&before), ["FAILED", "FAILED", "COMPENSATED"]);
+    world.wait_until_quiet();
+    assert!(payment.stop().success());
+    world.produce(&Message::event("payment.success", failed, "payment.completed", &json!({"orderId": failed})));
+    until("payment to be asked twice", || world.records("payment.compensation").len() >= 2);
+    assert_eq!(repairs_of(order.api(), failed), [repair("ASKED_BACK", json!("payment"), "OPEN")]);
+    until("it to be seen", || metric(&[&order], "saga_repairs_open") == 1.0);
+    let payment = world.start(Service::Payment);
+    until("the confirmation", || repairs_of(order.api(), failed) == [repair("ASKED_BACK", json!("payment"), "DONE")]);
+    world.wait_until_quiet();
+    assert_eq!(order.api().order(failed), before);
+    until("nothing to be looked at again", || {
+        let sql = "select count(*) from deadline where round > 0";
+        world.db(Service::Order).query_one(sql, &[]).unwrap().get::<_, i64>(0) == 0
+    });
+    assert_nothing_kept_for_nothing(&world, &[]);
+    drop(payment);
 }
 
 /// Deletes topics, as retention or an operator does.
