@@ -6,12 +6,14 @@
 //! | this one | the course of a run, the verdict |
 //! | `options` | what is to be done |
 //! | `stage` | the installation: servers, instances through all their lives, logs |
+//! | `flood` | more requests than can be settled |
 //! | `load` | the requests, drawn from the seed; their clients, and what they heard |
 //! | `provoked` | records that nobody can handle, balances set anew |
 //! | `faults`, `leaders` | what is done to the system, drawn from the seed; what it was doing then |
 //! | `evidence` | a history kept by triggers of our own, the tables, the topics |
 //! | `table` | the table of outcomes, typed in |
 //! | `checker` | the verdict: pure functions over the evidence |
+//! | `excuses` | what a database that came back older excuses, and what it does not |
 //! | `spoilt` | tests: each check can fail |
 //! | `report` | what is printed |
 //! | `scenario`, `prove` | situations stepped to, by binaries with a mechanism turned off: the same checker sees it |
@@ -23,8 +25,12 @@
 mod checker;
 #[path = "chaos/evidence.rs"]
 mod evidence;
+#[path = "chaos/excuses.rs"]
+mod excuses;
 #[path = "chaos/faults.rs"]
 mod faults;
+#[path = "chaos/flood.rs"]
+mod flood;
 #[path = "chaos/leaders.rs"]
 mod leaders;
 #[path = "chaos/load.rs"]
@@ -106,7 +112,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<bool, String> {
     let folder = std::env::var_os("RUN_DIR").ok_or("RUN_DIR is not set: start this as ./run.sh chaos")?;
     println!("{options}");
-    let stage = Stage::start(&PathBuf::from(folder), options.instances, options.brokers);
+    let stage = Stage::start(&PathBuf::from(folder), options);
     let verdict = catch_unwind(AssertUnwindSafe(|| judge(options, &stage)));
     let verdict = verdict.unwrap_or_else(|panic| Err(shared::handler::panic_text(panic).to_string()));
     if verdict != Ok(true) {
@@ -117,12 +123,19 @@ fn run(options: &Options) -> Result<bool, String> {
 
 /// The course of a run, to its verdict.
 fn judge(options: &Options, stage: &Stage) -> Result<bool, String> {
-    let (began, asked) = (Instant::now(), load::draw(options.seed, options.orders));
+    let (began, mut asked) = (Instant::now(), load::draw(options.seed, options.orders));
     let put_in = PutIn::of(options.orders);
     evidence::begin_history(&stage.world).map_err(said)?;
     put(stage, &put_in);
     let load = Load::new(stage.members_of(Service::Order).map(|member| member.port).collect());
     let Hurt { mut heard, done, poisons, puts, mut checks } = hurt(options, stage, &load, &asked, &put_in);
+    for (number, again) in load.again.into_inner().expect("no client panicked") {
+        heard[number].add(again);
+    }
+    for (flooded, its) in load.flooded.into_inner().expect("no client panicked") {
+        asked.push(flooded);
+        heard.push(its);
+    }
     let back = stage.answers_within(SETTLE_LIMIT);
     checks.push(Check {
         claim: "all instances answer in the end",
@@ -131,13 +144,20 @@ fn judge(options: &Options, stage: &Stage) -> Result<bool, String> {
     });
     repeat_given_up(stage, &asked, &mut heard)?;
     settle(stage)?;
+    if repeat_lost(stage, &asked, &mut heard)? > 0 {
+        settle(stage)?;
+    }
     look(stage, checks.iter_mut().find(|check| check.claim == checker::PAIRS).expect("it is among them"));
     let mut found = evidence::read(&stage.world).map_err(said)?;
+    found.lost = stage.lost();
     found.records.retain(|record| !poisons.iter().any(|poison| poison.ce_id == record.ce_id));
     let added: Vec<(&str, i64)> =
         found.puts.iter().map(|(service, _, was, becomes)| (*service, becomes - was)).collect();
     checks.extend(checker::check(&asked, &heard, &put_in.and(&added), &found));
     checks.extend([checker::dead_letters(&poisons, &found), checker::puts(&puts, &found)]);
+    if options.is_load_alone() {
+        checks.push(checker::deadlines(&found));
+    }
     report::orders(&heard, &found);
     checks.push(report_faults(stage, &done)?);
     let violations = report::checks(&checks);
@@ -176,7 +196,7 @@ fn hurt(options: &Options, stage: &Stage, load: &Load, asked: &[Asked], put_in: 
             let (from, to) = ((number as f64 * share) as usize, ((number + 1) as f64 * share) as usize);
             poisons.extend((0..POISONS).map(|_| provoked::poison(&stage.world, &mut random)));
             puts.push(provoked::put(stage, number, &mut random));
-            done.push(one_fault(number + 1, fault, stage, load, from..to, began));
+            done.push(one_fault(number + 1, fault, stage, load, asked, from..to, began));
             snapshot(stage, put_in, &mut snapshots);
             look(stage, &mut pairs);
             if began.elapsed() > options.limit {
@@ -208,6 +228,7 @@ fn one_fault(
     fault: &Fault,
     stage: &Stage,
     load: &Load,
+    asked: &[Asked],
     share: std::ops::Range<usize>,
     began: Instant,
 ) -> Done {
@@ -220,11 +241,11 @@ fn one_fault(
     let busy = Busy::now(stage, load);
     // nobody can be struck who has ended meanwhile, as one that was frozen may
     tell_of_revived(stage);
-    let wound = fault.strike(stage, target);
+    let wound = fault.strike(stage, target, load);
     let what = wound.what.clone();
     report::fault(number, began.elapsed(), &what, &busy);
     load.release(share.end);
-    wound.heal(stage);
+    wound.heal(stage, load, asked);
     Done { what, busy, healed: now() }
 }
 
@@ -276,13 +297,28 @@ fn repeat_given_up(stage: &Stage, asked: &[Asked], heard: &mut [Heard]) -> Resul
             continue;
         }
         heard.given_up = Some(evidence::standing(&mut db, &asked.key).map_err(said)?);
-        let mut attempts = 0;
-        while load::ask(&apis[number % apis.len()], asked, heard) && attempts < 10 {
-            attempts += 1;
-            thread::sleep(Duration::from_millis(200));
-        }
+        heard.was_refused = heard.is_refused();
+        load::ask_until_accepted(&apis[number % apis.len()], asked, heard);
     }
     Ok(())
+}
+
+/// An order that was accepted and is gone is asked for again with its key; answers how many there were.
+fn repeat_lost(stage: &Stage, asked: &[Asked], heard: &mut [Heard]) -> Result<usize, String> {
+    if !stage.lost().iter().any(|lost| lost.service == Service::Order.name()) {
+        return Ok(0);
+    }
+    let orders = evidence::order_ids(&mut stage.db(Service::Order).map_err(said)?).map_err(said)?;
+    let apis: Vec<Api> = stage.members_of(Service::Order).map(|member| Api::new(member.port)).collect();
+    let mut count = 0;
+    for (number, (asked, heard)) in asked.iter().zip(heard).enumerate() {
+        if !heard.accepted.is_empty() && !heard.accepted.iter().any(|order_id| orders.contains(order_id)) {
+            count += 1;
+            load::ask_until_accepted(&apis[number % apis.len()], asked, heard);
+        }
+    }
+    println!("{count} orders had been accepted, were lost with the database's tail and are asked for again");
+    Ok(count)
 }
 
 /// Waits until nothing is left to happen, or the limit has passed; what is not settled then, the checks will name.

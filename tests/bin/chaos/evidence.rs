@@ -1,6 +1,6 @@
 //! The evidence: a history that triggers of our own keep, the tables, the topics. Plain SQL, nothing of the services.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use harness::{Seen, Service, World};
 use postgres::Client;
@@ -110,6 +110,46 @@ pub struct Stored {
     pub data: Value,
 }
 
+/// A moment by a database's clock.
+#[derive(Clone, Debug, Default)]
+pub struct Moment {
+    /// In the form of `ce_time`.
+    pub text: String,
+    /// In seconds since 1970.
+    pub seconds: f64,
+}
+
+impl Moment {
+    /// The present one.
+    ///
+    /// # Errors
+    /// What PostgreSQL says.
+    pub fn now(db: &mut Client) -> Result<Moment, postgres::Error> {
+        let sql = r#"select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                            extract(epoch from now())::float8"#;
+        let row = db.query_one(sql, &[])?;
+        Ok(Moment { text: row.get(0), seconds: row.get(1) })
+    }
+}
+
+/// The tail that a database lost: what was committed between two moments may be gone, and our history of it too.
+#[derive(Clone, Debug, Default)]
+pub struct Lost {
+    /// Whose database.
+    pub service: &'static str,
+    /// All that was committed before is there.
+    pub since: Moment,
+    /// All that is committed from then on is there.
+    pub until: Moment,
+}
+
+impl Lost {
+    /// Whether what was stored at this time may be gone.
+    pub fn covers(&self, stored_at: &str) -> bool {
+        *self.since.text <= *stored_at && *stored_at <= *self.until.text
+    }
+}
+
 /// All there is to judge.
 #[derive(Default)]
 pub struct Evidence {
@@ -135,6 +175,8 @@ pub struct Evidence {
     pub parked: Vec<Parked>,
     /// What was set by a call: service, name, what was there, what is.
     pub puts: Vec<(&'static str, String, i64, i64)>,
+    /// Which tails were lost. Not found, but known to who took them away.
+    pub lost: Vec<Lost>,
 }
 
 /// A parked record.
@@ -146,6 +188,10 @@ pub struct Parked {
     pub cause: String,
     /// Its value.
     pub value: String,
+    /// The order that its key names.
+    pub order_id: Option<Uuid>,
+    /// Whether it waits for a person.
+    pub open: bool,
     /// Where it was read, and what is said of it.
     pub story: String,
 }
@@ -175,6 +221,14 @@ pub fn unfinished(world: &World) -> Result<(i64, i64), postgres::Error> {
     let sql = format!("select count(*) filter (where not ({SETTLED})) from orders");
     let orders = world.db(Service::Order).query_one(&sql, &[])?.get(0);
     Ok((orders, Service::ALL.iter().map(|service| world.outbox_rows(*service)).sum()))
+}
+
+/// The ids of all orders.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn order_ids(db: &mut Client) -> Result<HashSet<Uuid>, postgres::Error> {
+    Ok(db.query("select order_id from orders", &[])?.iter().map(|row| row.get(0)).collect())
 }
 
 /// The order that stands for this key now.
@@ -230,13 +284,15 @@ pub fn read(world: &World) -> Result<Evidence, postgres::Error> {
         all.moves.extend(db.query(moves, &[])?.iter().map(|row| (row.get(0), row.get(1), row.get(2))));
         let waiting = format!("select '{0} outbox row ' || id from {0}_outbox", service.name());
         all.waiting.extend(texts(&mut db, &waiting)?);
-        let parked = "select cause, coalesce(encode(record_value, 'escape'), ''),
+        let parked = "select cause, coalesce(encode(record_value, 'escape'), ''), order_id, state = 'OPEN',
                              format('%s-%s@%s: %s', topic, partition, record_offset, detail) from dead_letter";
         let row = |row: &postgres::Row| Parked {
             service: service.name(),
             cause: row.get(0),
             value: row.get(1),
-            story: row.get(2),
+            order_id: row.get(2),
+            open: row.get(3),
+            story: row.get(4),
         };
         all.parked.extend(db.query(parked, &[])?.iter().map(row));
     }

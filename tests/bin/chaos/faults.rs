@@ -9,8 +9,10 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
+use crate::evidence::Moment;
+use crate::flood::flood;
 use crate::leaders;
-use crate::load::Load;
+use crate::load::{Asked, Load};
 use crate::options::Options;
 use crate::stage::{Member, Stage};
 
@@ -19,6 +21,12 @@ use crate::stage::{Member, Stage};
 const FREEZE_MILLIS: std::ops::Range<u64> = 6_000..12_000;
 /// Shorter and longer than the services' limits for a database call.
 const OUTAGE_MILLIS: std::ops::Range<u64> = 300..7_000;
+/// So much is lost: a standby in trouble is behind by about a second.
+const LAG_MILLIS: std::ops::Range<u64> = 500..1_500;
+/// Long enough that what was accepted beyond what can be settled would meet its deadline.
+const FLOOD_MILLIS: std::ops::Range<u64> = 8_000..12_000;
+/// Clients that ask again at once for an order which may be lost: before it is rebuilt, or afterwards.
+const AGAIN: usize = 8;
 /// For somebody to lead, before any instance will do.
 const LEADER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -51,10 +59,14 @@ pub enum Kind {
     FreezeBroker,
     /// Other brokers lead the partitions of a topic: where there are several.
     MoveLeaders,
+    /// kill -9 of a service's primary database; a standby that has lagged takes over.
+    LoseTail,
+    /// Many more orders than can be settled.
+    Flood,
 }
 
 impl Kind {
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 15] = [
         Kind::Kill,
         Kind::Freeze,
         Kind::KillLeader,
@@ -68,13 +80,27 @@ impl Kind {
         Kind::KillBroker,
         Kind::FreezeBroker,
         Kind::MoveLeaders,
+        Kind::LoseTail,
+        Kind::Flood,
     ];
 
-    fn can_happen(self, brokers: usize, spare_broker: bool) -> bool {
+    fn can_happen(self, options: &Options) -> bool {
         match self {
-            Kind::KillBroker => !spare_broker,
-            Kind::FreezeBroker | Kind::MoveLeaders => brokers > 1,
+            Kind::LoseTail => options.lost_tail.is_some(),
+            Kind::Flood => options.overload,
+            _ if options.nothing_else => false,
+            Kind::KillBroker => !options.spare_broker,
+            Kind::FreezeBroker | Kind::MoveLeaders => options.brokers > 1,
             _ => true,
+        }
+    }
+
+    fn millis(self) -> std::ops::Range<u64> {
+        match self {
+            Kind::Freeze | Kind::FreezeLeader | Kind::FreezeBroker => FREEZE_MILLIS,
+            Kind::LoseTail => LAG_MILLIS,
+            Kind::Flood => FLOOD_MILLIS,
+            _ => OUTAGE_MILLIS,
         }
     }
 }
@@ -92,6 +118,8 @@ pub struct Fault {
     /// Which topic.
     topic: &'static str,
     length: Duration,
+    /// What a flood is drawn from.
+    seed: u64,
     /// How far into its share of the orders it strikes, from 0 to 1.
     pub moment: f64,
 }
@@ -103,21 +131,22 @@ pub fn draw(options: &Options) -> Vec<Fault> {
     while kinds.len() < options.faults {
         let mut all = Kind::ALL;
         all.shuffle(&mut random);
-        kinds.extend(all.into_iter().filter(|kind| kind.can_happen(options.brokers, options.spare_broker)));
+        kinds.extend(all.into_iter().filter(|kind| kind.can_happen(options)));
     }
     kinds.into_iter().take(options.faults).map(|kind| one(kind, options, &mut random)).collect()
 }
 
 fn one(kind: Kind, options: &Options, random: &mut StdRng) -> Fault {
-    let freezes = matches!(kind, Kind::Freeze | Kind::FreezeLeader | Kind::FreezeBroker);
-    let length = random.random_range(if freezes { FREEZE_MILLIS } else { OUTAGE_MILLIS });
+    let length = random.random_range(kind.millis());
+    let service = *Service::ALL.choose(random).expect("three");
     Fault {
         kind,
-        service: *Service::ALL.choose(random).expect("three"),
+        service: options.lost_tail.filter(|_| kind == Kind::LoseTail).unwrap_or(service),
         member: random.random_range(0..options.instances),
         broker: random.random_range(1..=options.brokers),
         topic: TOPICS.choose(random).expect("eight"),
         length: Duration::from_millis(length),
+        seed: random.random(),
         moment: random.random_range(0.0..1.0),
     }
 }
@@ -171,6 +200,10 @@ enum Healing<'a> {
     Resume(&'a Proxy),
     ContinueBroker(usize),
     Servers,
+    /// Since when the standby lags, and how many requests were accepted until then.
+    TakeOver(Moment, usize),
+    /// What it is drawn from.
+    Flood(u64),
     None,
 }
 
@@ -192,7 +225,7 @@ impl Fault {
     }
 
     /// Does it.
-    pub fn strike<'a>(&self, stage: &'a Stage, target: &'a Member) -> Wound<'a> {
+    pub fn strike<'a>(&self, stage: &'a Stage, target: &'a Member, load: &Load) -> Wound<'a> {
         let (name, length) = (target.name(), self.length);
         let wound = |what: String, healing| Wound { what, healing, length };
         match self.kind {
@@ -242,6 +275,13 @@ impl Fault {
                 leaders::move_to(stage, self.topic, self.broker);
                 wound(format!("broker {} leads {}", self.broker, self.topic), Healing::None)
             }
+            Kind::LoseTail => {
+                // in this order: what is accepted afterwards may be lost, and little else
+                let (since, accepted) = (stage.lag(), load.accepted());
+                let what = format!("{}'s database lost, its standby {length:?} behind", self.service.name());
+                wound(what, Healing::TakeOver(since, accepted))
+            }
+            Kind::Flood => wound(format!("more orders than can be settled for {length:?}"), Healing::Flood(self.seed)),
         }
     }
 
@@ -255,7 +295,7 @@ impl Fault {
 
 impl Wound<'_> {
     /// Waits for the fault's length and ends it. A restarted instance may not answer yet.
-    pub fn heal(self, stage: &Stage) {
+    pub fn heal(self, stage: &Stage, load: &Load, asked: &[Asked]) {
         match self.healing {
             Healing::Restart(member) => stage.restart(member),
             Healing::Continue(member) => {
@@ -271,6 +311,20 @@ impl Wound<'_> {
                 stage.servers.signal_kafka(number, "-CONT");
             }
             Healing::Servers => stage.servers.restart(),
+            Healing::TakeOver(since, accepted) => {
+                thread::sleep(self.length);
+                let recent = load.accepted_since(accepted);
+                thread::scope(|scope| {
+                    recent.into_iter().take(AGAIN).for_each(|number| {
+                        scope.spawn(move || load.ask_again(asked, number));
+                    });
+                    stage.lose_tail(since);
+                });
+            }
+            Healing::Flood(seed) => {
+                let flooded = flood(&format!("{seed:x}"), load.ports(), self.length, seed);
+                load.flooded.lock().expect("no client panics with it").extend(flooded);
+            }
             Healing::None => {}
         }
     }

@@ -3,18 +3,21 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::Api;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// Threads that place orders, each with connections of its own to every instance.
 pub const CONNECTIONS: usize = 16;
 /// Put into each plain account and item: no run empties one.
 pub const PLENTY: i64 = 1_000_000_000;
+
+/// Until an order is accepted when it is asked for again: for servers that come back, and a backlog before it.
+pub const AGAIN_LIMIT: Duration = Duration::from_secs(60);
 
 /// The account and the item that are set anew during the run.
 pub const TOPPED: &str = "topped";
@@ -58,10 +61,60 @@ pub struct Heard {
     pub accepted: Vec<Uuid>,
     /// How often it got a 503, or no answer.
     pub errors: usize,
+    /// How many of these were refusals: a 503 that says when to repeat the request, and names no order. They leave nothing.
+    pub refused: usize,
     /// Answers that nobody may get.
     pub unexpected: Vec<String>,
+    /// It had only been refused when it was given up: then the key must stand for nothing.
+    pub was_refused: bool,
     /// It stopped asking after an error. Whether the key then stood for an order, by SQL.
     pub given_up: Option<Option<Uuid>>,
+}
+
+impl Asked {
+    fn body(&self) -> String {
+        let Asked { user, item, price, quantity, .. } = self;
+        json!({"userName": user, "itemName": item, "price": price, "quantity": quantity}).to_string()
+    }
+
+    /// The whole HTTP request.
+    pub fn request(&self) -> Vec<u8> {
+        let (key, body) = (&self.key, self.body());
+        let length = body.len();
+        let head = format!(
+            "POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: {key}\r\n\
+             Content-Length: {length}\r\n\r\n"
+        );
+        (head + &body).into_bytes()
+    }
+}
+
+impl Heard {
+    /// Takes what another client of the same request heard.
+    pub fn add(&mut self, other: Heard) {
+        self.accepted.extend(other.accepted);
+        self.errors += other.errors;
+        self.refused += other.refused;
+        self.unexpected.extend(other.unexpected);
+    }
+
+    /// Takes an answer. `may_repeat`: it says when the request may be repeated.
+    pub fn note(&mut self, status: u16, may_repeat: bool, body: &Value) {
+        let order_id = body["orderId"].as_str().and_then(|id| id.parse().ok());
+        match (status, order_id) {
+            (202, Some(order_id)) => self.accepted.push(order_id),
+            (503, named) if may_repeat => {
+                self.errors += 1;
+                self.refused += usize::from(named.is_none());
+            }
+            _ => self.unexpected.push(format!("{status}, Retry-After: {may_repeat}: {body}")),
+        }
+    }
+
+    /// All that it heard was that it was refused.
+    pub fn is_refused(&self) -> bool {
+        self.accepted.is_empty() && self.unexpected.is_empty() && self.refused > 0 && self.refused == self.errors
+    }
 }
 
 /// Accounts and items, with what is put in.
@@ -143,14 +196,35 @@ pub struct Load {
     pub done: AtomicUsize,
     /// Requests sent and not yet answered.
     pub in_flight: AtomicUsize,
+    /// Requests that were accepted, in the order of their answers.
+    accepted: Mutex<Vec<usize>>,
+    /// What was asked and heard besides, by [`crate::flood`].
+    pub flooded: Mutex<Vec<(Asked, Heard)>>,
+    /// What was heard besides by clients that asked again for an order that had been accepted.
+    pub again: Mutex<Vec<(usize, Heard)>>,
     stopped: AtomicBool,
 }
 
 impl Load {
     /// Clients of the instances of order on these ports. Nothing is released.
     pub fn new(ports: Vec<u16>) -> Load {
-        let (next, released, done, in_flight) = Default::default();
-        Load { ports, next, released, done, in_flight, stopped: AtomicBool::new(false) }
+        let (next, released, done, in_flight, accepted, flooded, again) = Default::default();
+        Load { ports, next, released, done, in_flight, accepted, flooded, again, stopped: AtomicBool::new(false) }
+    }
+
+    /// The instances of order that it asks.
+    pub fn ports(&self) -> &[u16] {
+        &self.ports
+    }
+
+    /// How many requests were accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.lock().expect("no client panics with it").len()
+    }
+
+    /// The requests that were accepted since there were so many.
+    pub fn accepted_since(&self, count: usize) -> Vec<usize> {
+        self.accepted.lock().expect("no client panics with it")[count..].to_vec()
     }
 
     /// Lets the requests below this number go.
@@ -175,6 +249,13 @@ impl Load {
         heard.into_inner().expect("no client panicked")
     }
 
+    /// The client of this request asks once more for what it has been told is accepted.
+    pub fn ask_again(&self, asked: &[Asked], number: usize) {
+        let mut heard = Heard::default();
+        ask_until_accepted(&Api::new(self.ports[number % self.ports.len()]), &asked[number], &mut heard);
+        self.again.lock().expect("no client panics with it").push((number, heard));
+    }
+
     fn work(&self, asked: &[Asked], mut random: StdRng, heard: &Mutex<Vec<Heard>>) {
         let apis: Vec<Api> = self.ports.iter().map(|port| Api::new(*port)).collect();
         loop {
@@ -186,6 +267,9 @@ impl Load {
                 return;
             }
             let said = self.place(&asked[number], &apis, &mut random);
+            if !said.accepted.is_empty() {
+                self.accepted.lock().expect("no client panics with it").push(number);
+            }
             heard.lock().expect("no client panics with it")[number] = said;
             self.done.fetch_add(1, Ordering::SeqCst);
         }
@@ -217,19 +301,20 @@ impl Load {
     }
 }
 
+/// Sends it until it is accepted, within limits.
+pub fn ask_until_accepted(api: &Api, asked: &Asked, heard: &mut Heard) {
+    let begun = Instant::now();
+    while ask(api, asked, heard) && begun.elapsed() < AGAIN_LIMIT {
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
 /// Sends it once. Whether that was an error after which it may be repeated.
 pub fn ask(api: &Api, asked: &Asked, heard: &mut Heard) -> bool {
-    let Asked { key, user, item, price, quantity, .. } = asked;
-    let body = json!({"userName": user, "itemName": item, "price": price, "quantity": quantity}).to_string();
-    let headers = [("content-type", "application/json"), ("idempotency-key", key)];
-    match api.call("POST", "/orders", &headers, Some(body.as_bytes())) {
-        Ok(answer) if answer.status == 202 => match answer.json["orderId"].as_str().and_then(|id| id.parse().ok()) {
-            Some(order_id) => heard.accepted.push(order_id),
-            None => heard.unexpected.push(format!("202 without an order id: {}", answer.text)),
-        },
-        Ok(answer) if answer.status == 503 => heard.errors += 1,
-        Ok(answer) => heard.unexpected.push(format!("{} {}", answer.status, answer.text)),
+    let (before, headers) = (heard.errors, [("content-type", "application/json"), ("idempotency-key", &*asked.key)]);
+    match api.call("POST", "/orders", &headers, Some(asked.body().as_bytes())) {
+        Ok(answer) => heard.note(answer.status, answer.header("retry-after").is_some(), &answer.json),
         Err(_) => heard.errors += 1,
     }
-    heard.accepted.is_empty() && heard.unexpected.is_empty() && heard.errors > 0
+    heard.errors > before
 }

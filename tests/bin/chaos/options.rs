@@ -3,7 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use harness::Service;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+
 const USAGE: &str = "chaos [--orders N] [--faults M] [--seed S] [--instances K] [--brokers 3] [--minutes T] [--spare-broker]
+      [--lost-tail[=SERVICE]] [--overload] [--nothing-else]
 chaos --prove FOLDER [--only MECHANISM] [--times N]
   --orders N     requests in all; default 1000
   --faults M     faults in all; default 12
@@ -13,9 +19,13 @@ chaos --prove FOLDER [--only MECHANISM] [--times N]
   --minutes T    for load and faults; more is a violation; default 15
   --spare-broker no kill -9 of the broker: a lone one that is killed between a transaction's decision and its markers may
                  skip markers when it starts again, and then a part of that transaction stays pending for ever
-  --prove FOLDER six scenarios, each by the binaries as they are and by those of FOLDER, built with --cfg sabotage, without
+  --lost-tail    one more kind of fault: a service's database is lost, and its standby, a second behind, takes over. For the
+                 whole run this database is a pair of our own; =order, =payment or =stock, or else drawn from the seed
+  --overload     one more kind of fault: for some seconds many more orders are placed than can be settled
+  --nothing-else no other kinds of faults than these two
+  --prove FOLDER eight scenarios, each by the binaries as they are and by those of FOLDER, built with --cfg sabotage, without
                  the mechanism that the scenario is about: it must be noticed
-  --only M       natural-key, offset-cas, pair, fencing, position or append-lock alone
+  --only M       natural-key, offset-cas, pair, fencing, position, append-lock, admission or repair alone
   --times N      how often each; default 1";
 
 /// What is asked for.
@@ -51,17 +61,35 @@ pub struct Options {
     pub limit: Duration,
     /// No kill -9 of the broker.
     pub spare_broker: bool,
+    /// Whose database may lose its tail.
+    pub lost_tail: Option<Service>,
+    /// More load than can be settled is a fault, too.
+    pub overload: bool,
+    /// These two are the only kinds of faults.
+    pub nothing_else: bool,
+}
+
+impl Options {
+    /// Whether nothing is done to the system but that much is asked of it.
+    pub fn is_load_alone(&self) -> bool {
+        self.faults == 0 || (self.overload && self.nothing_else && self.lost_tail.is_none())
+    }
 }
 
 /// As the call that does the same again.
 impl std::fmt::Display for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Options { orders, faults, seed, instances, brokers, .. } = self;
-        let spare = if self.spare_broker { " --spare-broker" } else { "" };
         write!(
             f,
-            "chaos --orders {orders} --faults {faults} --seed {seed} --instances {instances} --brokers {brokers}{spare}"
-        )
+            "chaos --orders {orders} --faults {faults} --seed {seed} --instances {instances} --brokers {brokers}"
+        )?;
+        if let Some(service) = self.lost_tail {
+            write!(f, " --lost-tail={}", service.name())?;
+        }
+        let flags =
+            [("spare-broker", self.spare_broker), ("overload", self.overload), ("nothing-else", self.nothing_else)];
+        flags.iter().filter(|(_, is_set)| *is_set).try_for_each(|(name, _)| write!(f, " --{name}"))
     }
 }
 
@@ -74,6 +102,7 @@ pub fn read() -> Result<Task, String> {
     let (mut orders, mut faults, mut instances, mut brokers, mut minutes) = (1_000, 12, 2, 1, 15);
     let mut seed = rand::random::<u32>().into();
     let (mut spare_broker, mut sabotaged, mut only, mut times) = (false, None, None, 1);
+    let (mut lost_tail, mut overload, mut nothing_else) = (None, false, false);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
@@ -84,6 +113,9 @@ pub fn read() -> Result<Task, String> {
             Long("brokers") => brokers = number(&mut parser, 1..=3)?,
             Long("minutes") => minutes = number(&mut parser, 1..=1_440)?,
             Long("spare-broker") => spare_broker = true,
+            Long("lost-tail") => lost_tail = Some(parser.optional_value()),
+            Long("overload") => overload = true,
+            Long("nothing-else") => nothing_else = true,
             Long("prove") => sabotaged = Some(PathBuf::from(text(&mut parser)?)),
             Long("only") => only = Some(text(&mut parser)?),
             Long("times") => times = number(&mut parser, 1..=1_000)?,
@@ -95,11 +127,36 @@ pub fn read() -> Result<Task, String> {
         }
     }
     let (orders, faults, instances) = (orders as usize, faults as usize, instances as usize);
-    let limit = Duration::from_secs(60 * minutes);
-    Ok(match sabotaged {
-        Some(sabotaged) => Task::Prove { sabotaged, only, times: times as usize },
-        None => Task::Hurt(Options { orders, faults, seed, instances, limit, spare_broker, brokers: brokers as usize }),
-    })
+    let (limit, brokers) = (Duration::from_secs(60 * minutes), brokers as usize);
+    if let Some(sabotaged) = sabotaged {
+        return Ok(Task::Prove { sabotaged, only, times: times as usize });
+    }
+    if nothing_else && lost_tail.is_none() && !overload {
+        return Err("--nothing-else: than --lost-tail or --overload".to_string());
+    }
+    let lost_tail = lost_tail.map(|named| whose(named, seed)).transpose()?;
+    Ok(Task::Hurt(Options {
+        orders,
+        faults,
+        seed,
+        instances,
+        brokers,
+        limit,
+        spare_broker,
+        lost_tail,
+        overload,
+        nothing_else,
+    }))
+}
+
+/// The service that is named, or else one drawn from the seed.
+fn whose(named: Option<std::ffi::OsString>, seed: u64) -> Result<Service, String> {
+    let Some(name) = named else {
+        let mut random = StdRng::seed_from_u64(seed.rotate_left(47));
+        return Ok(*Service::ALL.choose(&mut random).expect("three"));
+    };
+    let found = Service::ALL.into_iter().find(|service| name.to_str() == Some(service.name()));
+    found.ok_or(format!("--lost-tail: there is no service {name:?}"))
 }
 
 fn text(parser: &mut lexopt::Parser) -> Result<String, String> {

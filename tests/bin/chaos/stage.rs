@@ -6,8 +6,11 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use harness::private::PrivateServers;
-use harness::{Instance, Proxy, Service, Signal, World, env};
+use harness::{Instance, Proxy, Replicated, Service, Signal, World, env};
 use postgres::{Client, NoTls};
+
+use crate::evidence::{Lost, Moment};
+use crate::options::Options;
 
 /// An instance under its name and port, through all its lives.
 pub struct Member {
@@ -56,6 +59,9 @@ pub struct Stage {
     pub servers: PrivateServers,
     /// All instances of all services.
     pub members: Vec<Member>,
+    /// The service whose database may lose its tail, and where that is.
+    tail: Option<(Service, Replicated)>,
+    lost: Mutex<Vec<Lost>>,
     log_folder: PathBuf,
 }
 
@@ -64,16 +70,59 @@ impl Stage {
     ///
     /// # Panics
     /// When something does not start.
-    pub fn start(folder: &Path, instances: usize, brokers: usize) -> Stage {
+    pub fn start(folder: &Path, options: &Options) -> Stage {
         let servers = PrivateServers::of(folder);
-        let brokers = brokers.to_string();
+        let (instances, brokers) = (options.instances, options.brokers.to_string());
         // so short that some orders meet their deadline while something is frozen or away
         let short = [("ORDER_DEADLINE", "8s"), ("COMPENSATION_RETRY", "4s")];
-        let world = World::with("chaos", &[&short[..], &[("TOPIC_REPLICATION", brokers.as_str())]].concat());
+        let mut world = World::with("chaos", &[&short[..], &[("TOPIC_REPLICATION", brokers.as_str())]].concat());
+        let tail = options.lost_tail.map(|service| (service, Replicated::start()));
+        if let Some((service, replicated)) = &tail {
+            world = world.on(*service, replicated);
+        }
+        let address = |service| match &tail {
+            Some((its, replicated)) if *its == service => replicated.primary(),
+            _ => env::postgres_address(),
+        };
         let members = Service::ALL.iter().flat_map(|service| (1..=instances).map(|number| (*service, number)));
-        let members: Vec<Member> = members.map(|(service, number)| member(&world, service, number)).collect();
+        let start = |(service, number)| member(&world, service, number, &address(service));
+        let members: Vec<Member> = members.map(start).collect();
         members.iter().for_each(|member| member.lives()[0].wait_until_ready());
-        Stage { world, servers, members, log_folder: folder.join("log") }
+        Stage { world, servers, members, tail, lost: Mutex::default(), log_folder: folder.join("log") }
+    }
+
+    /// From now on the standby of the database that may lose its tail receives nothing; the moment.
+    ///
+    /// # Panics
+    /// When no database may, or its servers fail.
+    pub fn lag(&self) -> Moment {
+        let (service, replicated) = self.tail.as_ref().expect("--lost-tail");
+        let since = self.moment(*service);
+        replicated.lag();
+        since
+    }
+
+    /// The database is lost, its standby takes over and gets a standby of its own. All instances' proxies lead there.
+    ///
+    /// # Panics
+    /// As [`Stage::lag`].
+    pub fn lose_tail(&self, since: Moment) {
+        let (service, replicated) = self.tail.as_ref().expect("--lost-tail");
+        replicated.lose_tail();
+        let lost = Lost { service: service.name(), since, until: self.moment(*service) };
+        self.lost.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(lost);
+        self.members_of(*service).for_each(|member| member.database.lead_to(&replicated.primary()));
+        replicated.renew();
+    }
+
+    /// What was lost so far.
+    pub fn lost(&self) -> Vec<Lost> {
+        self.lost.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    fn moment(&self, service: Service) -> Moment {
+        let mut db = self.world.db(service);
+        Moment::now(&mut db).expect("a database that answers")
     }
 
     /// The instances of one service.
@@ -145,8 +194,8 @@ impl Drop for Stage {
     }
 }
 
-fn member(world: &World, service: Service, number: usize) -> Member {
-    let (database, kafka) = (Proxy::to(&env::postgres_address()), Proxy::to_kafka(world.brokers()));
+fn member(world: &World, service: Service, number: usize, address: &str) -> Member {
+    let (database, kafka) = (Proxy::to(address), Proxy::to_kafka(world.brokers()));
     let first = launch(world, service, [&database, &kafka], None);
     Member { service, number, port: first.port(), database, kafka, lives: Mutex::new(vec![first]) }
 }

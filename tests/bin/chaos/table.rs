@@ -91,6 +91,12 @@ pub fn may_become(from: &str, to: &str) -> bool {
     from == to || STEPS.contains(&(from, to))
 }
 
+/// The same of an order that has forgotten that it asked a side to compensate: success, failure of the other side, and the
+/// confirmation may then be handled together.
+pub fn may_become_at_once(from: &str, to: &str) -> bool {
+    matches!((from, to), ("READY" | "IN_PROGRESS" | "COMPLETED", "COMPENSATED"))
+}
+
 /// The statuses that a participant's own row may have beside the order's view of that side.
 pub fn row_statuses(side_status: &str) -> &'static [&'static str] {
     match side_status {
