@@ -126,14 +126,17 @@ fn judge(options: &Options, stage: &Stage) -> Result<bool, String> {
     let (began, mut asked) = (Instant::now(), load::draw(options.seed, options.orders));
     let put_in = PutIn::of(options.orders);
     evidence::begin_history(&stage.world).map_err(said)?;
+    if options.overload {
+        flood::limit_capacity(&stage.world).map_err(said)?;
+    }
     put(stage, &put_in);
     let load = Load::new(stage.members_of(Service::Order).map(|member| member.port).collect());
     let Hurt { mut heard, done, poisons, puts, mut checks } = hurt(options, stage, &load, &asked, &put_in);
     for (number, again) in load.again.into_inner().expect("no client panicked") {
         heard[number].add(again);
     }
-    for (flooded, its) in load.flooded.into_inner().expect("no client panicked") {
-        asked.push(flooded);
+    for (besides, its) in load.besides.into_inner().expect("no client panicked") {
+        asked.push(besides);
         heard.push(its);
     }
     let back = stage.answers_within(SETTLE_LIMIT);

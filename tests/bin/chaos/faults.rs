@@ -14,6 +14,7 @@ use crate::flood::flood;
 use crate::leaders;
 use crate::load::{Asked, Load};
 use crate::options::Options;
+use crate::provoked;
 use crate::stage::{Member, Stage};
 
 /// Longer than every session limit of the services in PostgreSQL (5 s), at times also than that of the consumer group
@@ -278,6 +279,8 @@ impl Fault {
             Kind::LoseTail => {
                 // in this order: what is accepted afterwards may be lost, and little else
                 let (since, accepted) = (stage.lag(), load.accepted());
+                let undone = provoked::decided_otherwise_later(stage, self.service, self.seed);
+                load.besides.lock().expect("no client panics with it").extend(undone);
                 let what = format!("{}'s database lost, its standby {length:?} behind", self.service.name());
                 wound(what, Healing::TakeOver(since, accepted))
             }
@@ -323,7 +326,7 @@ impl Wound<'_> {
             }
             Healing::Flood(seed) => {
                 let flooded = flood(&format!("{seed:x}"), load.ports(), self.length, seed);
-                load.flooded.lock().expect("no client panics with it").extend(flooded);
+                load.besides.lock().expect("no client panics with it").extend(flooded);
             }
             Healing::None => {}
         }

@@ -1,4 +1,4 @@
-//! More orders than can be settled, for some seconds: many connections, each with its next order as soon as the last one is
+//! More orders than can be settled, for some seconds: on many connections at once, the next ones as soon as these are
 //! answered. A refusal is an answer; what is refused is not asked again.
 
 use std::io::{self, Read, Write};
@@ -7,45 +7,66 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use harness::{Service, World};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use crate::load::{Asked, End, Heard};
 
-/// Enough that no instance waits for a client; each is a thread.
-const CONNECTIONS: usize = 64;
-/// For one flood: what is accepted is settled, and judged, in half a minute.
-const ORDERS: usize = 20_000;
+/// Threads, each with so many connections: together more requests at once than may wait.
+const THREADS: usize = 32;
+const CONNECTIONS: usize = 32;
+/// Of one flood, so many are accepted at most: in half a minute they are settled, and judged.
+const ACCEPTED: usize = 6_000;
 /// Longer than any answer takes: the order service gives up storing after 10 s.
 const LIMIT: Duration = Duration::from_secs(30);
-/// After a refusal. Refusing is cheap, but the clients share the machine with all others.
-const PAUSE: Duration = Duration::from_millis(20);
+/// After a refusal; the clients share the machine with all others.
+const PAUSE: Duration = Duration::from_millis(500);
 const HEADERS: usize = 16;
+/// What each payment takes besides, in a run with floods: so the capacity is a few hundred orders a second on any machine,
+/// and little is needed to exceed it.
+const BRAKE: &str = "
+    create function chaos_brake() returns trigger language plpgsql as
+        $$ begin perform pg_sleep(0.003); return new; end $$;
+    create trigger chaos_brake before insert on payment for each row execute function chaos_brake()";
+
+/// Limits what the system can settle.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn limit_capacity(world: &World) -> Result<(), postgres::Error> {
+    world.db(Service::Payment).batch_execute(BRAKE)
+}
 
 /// Floods the instances of order on these ports for so long; answers what was asked and heard. `name` makes the keys unique.
 pub fn flood(name: &str, ports: &[u16], length: Duration, seed: u64) -> Vec<(Asked, Heard)> {
-    let (until, next) = (Instant::now() + length, AtomicUsize::new(0));
-    let work = |client: usize| {
-        let mut random = StdRng::seed_from_u64(seed ^ client as u64);
-        let (mut done, mut connection) = (vec![], None);
-        while Instant::now() < until {
-            let number = next.fetch_add(1, Ordering::SeqCst);
-            if number >= ORDERS {
-                break;
+    let (until, accepted) = (Instant::now() + length, AtomicUsize::new(0));
+    let is_over = || Instant::now() >= until || accepted.load(Ordering::SeqCst) >= ACCEPTED;
+    let work = |thread: usize| {
+        let mut random = StdRng::seed_from_u64(seed ^ thread as u64);
+        let mut connections: Vec<Option<TcpStream>> = (0..CONNECTIONS).map(|_| None).collect();
+        let mut done: Vec<(Asked, Heard)> = vec![];
+        while !is_over() {
+            let key = |number: usize| format!("flood-{name}-{thread}-{}", done.len() + number);
+            let round: Vec<Asked> = (0..CONNECTIONS).map(|number| one(key(number), &mut random)).collect();
+            let port = |number: usize| ports[(thread + number) % ports.len()];
+            // all are sent before the first is read
+            for (number, (connection, asked)) in connections.iter_mut().zip(&round).enumerate() {
+                send(connection, port(number), &asked.request());
             }
-            let asked = one(format!("flood-{name}-{number}"), &mut random);
-            let port = ports[random.random_range(0..ports.len())];
-            let heard = place(&asked, &mut connection, port);
-            if heard.errors > 0 {
+            let heard: Vec<Heard> = connections.iter_mut().map(hear).collect();
+            accepted.fetch_add(heard.iter().map(|heard| heard.accepted.len()).sum(), Ordering::SeqCst);
+            if heard.iter().any(|heard| heard.errors > 0) {
                 thread::sleep(PAUSE);
             }
-            done.push((asked, heard));
+            done.extend(round.into_iter().zip(heard));
         }
         done
     };
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..CONNECTIONS).map(|client| scope.spawn(move || work(client))).collect();
+        let work = &work;
+        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || work(thread))).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("no client panics")).collect()
     })
 }
@@ -57,15 +78,21 @@ fn one(key: String, random: &mut StdRng) -> Asked {
     Asked { key, user, item, price, quantity, end: End::Completed, gives_up: true, repeats: false }
 }
 
-/// Sends it once. After anything but a 202 or a refusal its outcome is unknown: it is given up, and repeated in the end.
-fn place(asked: &Asked, connection: &mut Option<TcpStream>, port: u16) -> Heard {
+/// By a connection that is there, or a new one to this port. None of it is left if it breaks.
+fn send(connection: &mut Option<TcpStream>, port: u16, request: &[u8]) {
+    let stream = connection.take().map_or_else(|| connect(port), Ok);
+    *connection = stream.and_then(|mut stream| stream.write_all(request).map(|()| stream)).ok();
+}
+
+/// After anything but a 202 or a refusal the request's outcome is unknown: it is given up, and repeated in the end.
+fn hear(connection: &mut Option<TcpStream>) -> Heard {
     let mut heard = Heard::default();
-    match call(connection, port, &asked.request()) {
-        Ok(answer) => heard.note(answer.status, answer.may_repeat, &answer.body),
-        Err(_) => {
-            *connection = None;
-            heard.errors += 1;
+    match connection.take().ok_or(io::ErrorKind::NotConnected.into()).and_then(receive) {
+        Ok((answer, stream)) => {
+            heard.note(answer.status, answer.may_repeat, &answer.body);
+            *connection = stream;
         }
+        Err(_) => heard.errors += 1,
     }
     if heard.errors > heard.refused {
         heard.given_up = Some(None);
@@ -79,18 +106,16 @@ struct Answer {
     body: Value,
 }
 
-/// By a connection that is there, or a new one to this port.
-fn call(connection: &mut Option<TcpStream>, port: u16, request: &[u8]) -> io::Result<Answer> {
-    if connection.is_none() {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let stream = TcpStream::connect_timeout(&address, LIMIT)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LIMIT))?;
-        stream.set_write_timeout(Some(LIMIT))?;
-        *connection = Some(stream);
-    }
-    let stream = connection.as_mut().expect("just connected");
-    stream.write_all(request)?;
+fn connect(port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), LIMIT)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    Ok(stream)
+}
+
+/// An answer, and the connection unless the server closes it.
+fn receive(mut stream: TcpStream) -> io::Result<(Answer, Option<TcpStream>)> {
     let (mut received, mut chunk) = (vec![], [0; 4096]);
     loop {
         let count = stream.read(&mut chunk)?;
@@ -99,10 +124,7 @@ fn call(connection: &mut Option<TcpStream>, port: u16, request: &[u8]) -> io::Re
         }
         received.extend_from_slice(&chunk[..count]);
         if let Some((answer, closes)) = parse(&received)? {
-            if closes {
-                *connection = None;
-            }
-            return Ok(answer);
+            return Ok((answer, (!closes).then_some(stream)));
         }
     }
 }

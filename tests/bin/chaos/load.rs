@@ -22,6 +22,9 @@ pub const AGAIN_LIMIT: Duration = Duration::from_secs(60);
 /// The account and the item that are set anew during the run.
 pub const TOPPED: &str = "topped";
 
+/// The account and the item that are emptied in a tail that is lost: there is plenty before and afterwards.
+pub const EMPTIED: &str = "emptied";
+
 /// The end that an order must come to, unless its deadline passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -131,9 +134,9 @@ impl PutIn {
         let plain = |name: &str| (0..4).map(|number| (format!("{name}-{number}"), PLENTY)).collect::<Vec<_>>();
         let few = orders as i64 / 20;
         let (mut accounts, mut items) = (plain("user"), plain("item"));
-        let [hot, topped] = ["hot", TOPPED].map(|name| (name.to_string(), PLENTY));
-        accounts.extend([hot.clone(), topped.clone(), ("poor".to_string(), few * 50)]);
-        items.extend([hot, topped, ("scarce".to_string(), few * 3), ("empty".to_string(), 0)]);
+        let more = ["hot", TOPPED, EMPTIED].map(|name| (name.to_string(), PLENTY));
+        accounts.extend(more.iter().cloned().chain([("poor".to_string(), few * 50)]));
+        items.extend(more.into_iter().chain([("scarce".to_string(), few * 3), ("empty".to_string(), 0)]));
         PutIn { accounts, items }
     }
 
@@ -198,8 +201,8 @@ pub struct Load {
     pub in_flight: AtomicUsize,
     /// Requests that were accepted, in the order of their answers.
     accepted: Mutex<Vec<usize>>,
-    /// What was asked and heard besides, by [`crate::flood`].
-    pub flooded: Mutex<Vec<(Asked, Heard)>>,
+    /// What was asked and heard besides, of [`crate::flood`] and [`crate::provoked`].
+    pub besides: Mutex<Vec<(Asked, Heard)>>,
     /// What was heard besides by clients that asked again for an order that had been accepted.
     pub again: Mutex<Vec<(usize, Heard)>>,
     stopped: AtomicBool,
@@ -208,8 +211,8 @@ pub struct Load {
 impl Load {
     /// Clients of the instances of order on these ports. Nothing is released.
     pub fn new(ports: Vec<u16>) -> Load {
-        let (next, released, done, in_flight, accepted, flooded, again) = Default::default();
-        Load { ports, next, released, done, in_flight, accepted, flooded, again, stopped: AtomicBool::new(false) }
+        let (next, released, done, in_flight, accepted, besides, again) = Default::default();
+        Load { ports, next, released, done, in_flight, accepted, besides, again, stopped: AtomicBool::new(false) }
     }
 
     /// The instances of order that it asks.

@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::load::{PLENTY, TOPPED};
+use crate::load::{self, Asked, EMPTIED, End, Heard, PLENTY, TOPPED};
 use crate::stage::Stage;
 
 /// A record that must be parked.
@@ -62,6 +62,36 @@ fn stray_answer(random: &mut StdRng) -> (Message, &'static str) {
     let order_id = Uuid::now_v7();
     let (topic, ce_type) = (format!("{side}.success"), format!("{side}.completed"));
     (Message::event(&topic, order_id, &ce_type, &json!({"orderId": order_id})), "UNKNOWN_ORDER")
+}
+
+/// Orders of each of the two kinds.
+const UNDONE: usize = 4;
+
+/// In a tail that will be lost: puts an account or item in, empties another one, and places orders on both. The participant
+/// decides these once more when its database has come back without this, and then otherwise. Answers what was asked and heard.
+pub fn decided_otherwise_later(stage: &Stage, service: Service, seed: u64) -> Vec<(Asked, Heard)> {
+    let late = format!("late-{seed:x}");
+    let (table, [name, left]) = match service {
+        Service::Order => return vec![],
+        Service::Payment => ("account", ["user_name", "balance"]),
+        Service::Stock => ("item", ["item_name", "quantity"]),
+    };
+    let sql = format!(
+        "insert into {table} ({name}, {left}, deposited) values ('{late}', {PLENTY}, {PLENTY});
+         update {table} set {left} = 0, deposited = deposited - {left} where {name} = '{EMPTIED}'"
+    );
+    stage.db(service).and_then(|mut db| db.batch_execute(&sql)).expect("a primary that answers");
+    let ports: Vec<u16> = stage.members_of(Service::Order).map(|member| member.port).collect();
+    let place = |number: usize| {
+        let whose = if number % 2 == 0 { late.clone() } else { EMPTIED.to_string() };
+        let (user, item) = if service == Service::Payment { (whose, "hot".into()) } else { ("hot".into(), whose) };
+        let (key, end) = (format!("undone-{seed:x}-{number}"), End::Either);
+        let asked = Asked { key, user, item, price: 3, quantity: 2, end, gives_up: false, repeats: false };
+        let mut heard = Heard::default();
+        load::ask_until_accepted(&Api::new(ports[number % ports.len()]), &asked, &mut heard);
+        (asked, heard)
+    };
+    (0..2 * UNDONE).map(place).collect()
 }
 
 /// Sets [`TOPPED`] to the `number`th value, at a random instance of payment or stock.
