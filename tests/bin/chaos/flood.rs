@@ -36,7 +36,8 @@ const BRAKE: &str = "
 /// # Errors
 /// What PostgreSQL says.
 pub fn limit_capacity(world: &World) -> Result<(), postgres::Error> {
-    world.db(Service::Payment).batch_execute(BRAKE)
+    let brake = std::env::var("X_BRAKE").unwrap_or("0.003".into());
+    world.db(Service::Payment).batch_execute(&BRAKE.replace("0.003", &brake))
 }
 
 /// Floods the instances of order on these ports for so long; answers what was asked and heard. `name` makes the keys unique.
