@@ -16,7 +16,7 @@ use crate::load::{Asked, End, Heard};
 
 /// Threads, each with so many connections: together more requests at once than may wait.
 const THREADS: usize = 32;
-const CONNECTIONS: usize = 32;
+const CONNECTIONS: usize = 64;
 /// Of one flood, so many are accepted at most: in half a minute they are settled, and judged.
 const ACCEPTED: usize = 6_000;
 /// Longer than any answer takes: the order service gives up storing after 10 s.
@@ -36,8 +36,7 @@ const BRAKE: &str = "
 /// # Errors
 /// What PostgreSQL says.
 pub fn limit_capacity(world: &World) -> Result<(), postgres::Error> {
-    let brake = std::env::var("X_BRAKE").unwrap_or("0.003".into());
-    world.db(Service::Payment).batch_execute(&BRAKE.replace("0.003", &brake))
+    world.db(Service::Payment).batch_execute(BRAKE)
 }
 
 /// Floods the instances of order on these ports for so long; answers what was asked and heard. `name` makes the keys unique.
