@@ -193,6 +193,8 @@ fn hurt(options: &Options, stage: &Stage, load: &Load, asked: &[Asked], put_in: 
     let mut pairs = Check::empty(checker::PAIRS);
     let heard = thread::scope(|scope| {
         let clients = scope.spawn(|| load.run(asked, options.seed));
+        // a panic here would wait for them for ever
+        let _stop = StopAtTheEnd(load);
         let faults = faults::draw(options);
         let share = asked.len() as f64 / (faults.len() + 1) as f64;
         for (number, fault) in faults.iter().enumerate() {
@@ -223,6 +225,14 @@ fn hurt(options: &Options, stage: &Stage, load: &Load, asked: &[Asked], put_in: 
     };
     assert!(unheard == 0 || !in_time.violations.is_empty(), "{unheard} requests were not sent");
     Hurt { heard, done, poisons, puts, checks: vec![in_time, snapshots, pairs] }
+}
+
+struct StopAtTheEnd<'a>(&'a Load);
+
+impl Drop for StopAtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// Deals out the first half of a share, strikes in its midst, deals out the rest, heals.
