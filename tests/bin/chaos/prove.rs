@@ -62,10 +62,14 @@ fn broken(scenario: &Scenario, broker: &Broker, binaries: &Path, off: bool) -> R
 
 fn judge(scenario: &Scenario, broker: &Broker, binaries: &Path, off: bool) -> Result<Vec<&'static str>, String> {
     let play = scenario.play(broker, binaries, off);
-    let found = evidence::read(&play.world).map_err(|error| error.to_string())?;
+    let mut found = evidence::read(&play.world).map_err(|error| error.to_string())?;
+    found.lost.clone_from(&play.lost);
     let mut checks = checker::check(&play.asked, &play.heard, &scenario::put_in(), &found);
     checks.push(checker::dead_letters(&[], &found));
     let torn: Vec<String> = play.looks.iter().flat_map(|seen| checker::torn(seen)).collect();
+    if scenario.is_load_alone {
+        checks.push(checker::deadlines(&found));
+    }
     checks.push(Check { claim: checker::PAIRS, counted: play.looks.len(), violations: torn });
     Ok(checks.iter().filter(|check| !check.violations.is_empty()).map(|check| check.claim).collect())
 }

@@ -1,4 +1,4 @@
-//! Six situations, each the one that a mechanism is there for, brought about step by step. With the mechanism in place
+//! Eight situations, each the one that a mechanism is there for, brought about step by step. With the mechanism in place
 //! nothing is wrong afterwards; with it turned off (binaries built with `--cfg sabotage`) the named claim must break.
 
 use std::path::Path;
@@ -6,17 +6,23 @@ use std::time::{Duration, Instant};
 
 use harness::locks::end_sessions;
 use harness::proxy::kafka_request;
-use harness::{Api, Broker, Instance, Proxy, Seen, Service, Signal, World, env, until};
+use harness::{Api, Broker, Instance, Proxy, Replicated, Seen, Service, Signal, World, env, until};
 use postgres::Client;
 
+use crate::evidence::{Lost, Moment};
+use crate::flood;
 use crate::load::{self, Asked, End, Heard, PutIn};
 
 /// Kafka's numbers of the requests that begin a transaction, and that end it.
 const ADD_PARTITIONS_TO_TXN: i16 = 24;
 const END_TXN: i16 = 26;
 /// For what a turned off mechanism leaves undone, before it is judged as it is.
-/// A killed consumer alone costs its session and a rebalance.
+/// A killed consumer alone costs its session and a rebalance; a flood that nobody refuses is settled or given up meanwhile.
 const QUIET_LIMIT: Duration = Duration::from_secs(90);
+/// Short, so that a flood of some seconds exceeds it.
+const DEADLINE: &str = "6s";
+/// How long the flood lasts: what is accepted at its begin would meet its deadline before its end.
+const FLOOD: Duration = Duration::from_secs(8);
 
 /// A situation.
 pub struct Scenario {
@@ -24,18 +30,26 @@ pub struct Scenario {
     pub mechanism: &'static str,
     /// A part of the claim that breaks without it.
     pub breaks: &'static str,
+    /// Whether load alone is there to delay an order.
+    pub is_load_alone: bool,
     run: fn(&mut Play),
 }
 
 /// All of them.
-pub static ALL: [Scenario; 6] = [
-    Scenario { mechanism: "natural-key", breaks: "money is conserved", run: requests_read_again },
-    Scenario { mechanism: "offset-cas", breaks: "offset never goes back", run: thawed_consumer },
-    Scenario { mechanism: "pair", breaks: "both messages of an order or neither", run: killed_at_the_commit },
-    Scenario { mechanism: "fencing", breaks: "on its topic exactly once", run: thawed_leader },
-    Scenario { mechanism: "position", breaks: "on its topic exactly once", run: killed_before_the_delete },
-    Scenario { mechanism: "append-lock", breaks: "in stored order on each topic-partition", run: stalled_writer },
+pub static ALL: [Scenario; 8] = [
+    scenario("natural-key", "money is conserved", requests_read_again),
+    scenario("offset-cas", "offset never goes back", thawed_consumer),
+    scenario("pair", "both messages of an order or neither", killed_at_the_commit),
+    scenario("fencing", "on its topic exactly once", thawed_leader),
+    scenario("position", "on its topic exactly once", killed_before_the_delete),
+    scenario("append-lock", "in stored order on each topic-partition", stalled_writer),
+    Scenario { is_load_alone: true, ..scenario("admission", "fails by its deadline because of load", flooded) },
+    scenario("repair", "nothing is kept for an order that order does not have", lost_orders),
 ];
+
+const fn scenario(mechanism: &'static str, breaks: &'static str, run: fn(&mut Play)) -> Scenario {
+    Scenario { mechanism, breaks, is_load_alone: false, run }
+}
 
 /// A scenario under way: the system, and what its client asked and heard.
 pub struct Play<'a> {
@@ -48,6 +62,10 @@ pub struct Play<'a> {
     pub heard: Vec<Heard>,
     /// Looks at the requests at moments when no transaction was open.
     pub looks: Vec<Vec<Seen>>,
+    /// The tails that were lost.
+    pub lost: Vec<Lost>,
+    /// Where order's database is, if its tail shall be lost.
+    replicated: Option<Replicated>,
 }
 
 impl Scenario {
@@ -59,9 +77,20 @@ impl Scenario {
         let sabotage = if off { self.mechanism } else { "" };
         // two consumers share only what has several partitions
         let partitions = if self.mechanism == "offset-cas" { "3" } else { "1" };
-        let kafka = [("KAFKA_BROKERS", &*broker.direct()), ("TOPIC_PARTITIONS", partitions)];
-        let world = World::with("scenario", &[&kafka[..], &[("SABOTAGE", sabotage)]].concat()).run_by(binaries);
-        let mut play = Play { world, broker, asked: vec![], heard: vec![], looks: vec![] };
+        let mut settings = vec![
+            ("KAFKA_BROKERS", broker.direct()),
+            ("TOPIC_PARTITIONS", partitions.into()),
+            ("SABOTAGE", sabotage.into()),
+        ];
+        settings.extend(self.is_load_alone.then(|| ("ORDER_DEADLINE", DEADLINE.into())));
+        let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let mut world = World::with("scenario", &settings).run_by(binaries);
+        let replicated = (self.mechanism == "repair").then(Replicated::start);
+        if let Some(replicated) = &replicated {
+            world = world.on(Service::Order, replicated);
+        }
+        let (asked, heard, looks, lost) = Default::default();
+        let mut play = Play { world, broker, asked, heard, looks, lost, replicated };
         (self.run)(&mut play);
         play.settle();
         play
@@ -70,8 +99,12 @@ impl Scenario {
 
 /// What is put in, in every scenario.
 pub fn put_in() -> PutIn {
-    let plenty = |name: &str| (name.to_string(), load::PLENTY);
-    PutIn { accounts: ["slow", "fast"].map(plenty).to_vec(), items: vec![plenty("tea")] }
+    let plenty = |name: String| (name, load::PLENTY);
+    let of_the_flood = |what: &str| (0..4).map(|number| format!("{what}-{number}")).collect::<Vec<_>>();
+    let [accounts, items] = [(["slow", "fast"].as_slice(), "user"), (&["tea"], "item")].map(|(names, flood)| {
+        names.iter().map(|name| name.to_string()).chain(of_the_flood(flood)).map(plenty).collect()
+    });
+    PutIn { accounts, items }
 }
 
 impl Play<'_> {
@@ -239,6 +272,58 @@ fn stalled_writer(play: &mut Play) {
     });
     play.asked = vec![slow, fast];
     play.heard = heard.to_vec();
+}
+
+/// Many more orders come than can be settled.
+fn flooded(play: &mut Play) {
+    let [order, ..] = play.start(&[]);
+    flood::limit_capacity(&play.world).expect("payment's database is there");
+    // what it can do it must have seen, and for longer than a moment
+    play.place_and_settle(order.api(), 20);
+    let flooded = flood::flood("scenario", &[order.port()], FLOOD, 1);
+    for (asked, mut heard) in flooded {
+        if heard.given_up.is_some() {
+            let standing = crate::evidence::standing(&mut play.world.db(Service::Order), &asked.key);
+            heard.given_up = Some(standing.expect("order's database is there"));
+            load::ask_until_accepted(order.api(), &asked, &mut heard);
+        }
+        play.asked.push(asked);
+        play.heard.push(heard);
+    }
+}
+
+/// Order's database is lost when the participants have done their part of orders that its standby has not heard of.
+fn lost_orders(play: &mut Play) {
+    let [order, payment, stock] = play.start(&[]);
+    play.place_and_settle(order.api(), 3);
+    let replicated = play.replicated.as_ref().expect("of this scenario");
+    let database = play.world.database(Service::Order);
+    let now = || Moment::now(&mut replicated.db(&database)).expect("a primary that answers");
+    let since = now();
+    replicated.lag();
+    let from = play.heard.len();
+    let placed: Vec<(Asked, Heard)> = (from..from + 5)
+        .map(|number| {
+            let asked = asked(number, "fast");
+            let heard = ask_once(order.api(), &asked);
+            (asked, heard)
+        })
+        .collect();
+    for order_id in placed.iter().flat_map(|(_, heard)| &heard.accepted) {
+        let done = |api: &Api, path: String| api.call("GET", &path, &[], None).is_ok_and(|answer| answer.status == 200);
+        until("the participants to do their part", || {
+            done(payment.api(), format!("/payments/{order_id}"))
+                && done(stock.api(), format!("/reservations/{order_id}"))
+        });
+    }
+    replicated.lose_tail();
+    play.lost.push(Lost { service: "order", since, until: now() });
+    let (asked, heard): (Vec<Asked>, Vec<Heard>) = placed.into_iter().unzip();
+    play.asked.extend(asked);
+    play.heard.extend(heard);
+    until("order to answer again", || {
+        order.api().call("GET", "/orders", &[], None).is_ok_and(|answer| answer.status == 200)
+    });
 }
 
 /// How many sessions of this name wait for a lock.
