@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::delivery;
 use crate::envelope;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::{Body, Channel, Event, Side, Topic};
 use crate::health;
 

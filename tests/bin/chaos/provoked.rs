@@ -83,7 +83,7 @@ pub fn decided_otherwise_later(stage: &Stage, service: Service, seed: u64) -> Ve
     stage.db(service).and_then(|mut db| db.batch_execute(&sql)).expect("a primary that answers");
     let ports: Vec<u16> = stage.members_of(Service::Order).map(|member| member.port).collect();
     let place = |number: usize| {
-        let whose = if number % 2 == 0 { late.clone() } else { EMPTIED.to_string() };
+        let whose = if number.is_multiple_of(2) { late.clone() } else { EMPTIED.to_string() };
         let (user, item) = if service == Service::Payment { (whose, "hot".into()) } else { ("hot".into(), whose) };
         let (key, end) = (format!("undone-{seed:x}-{number}"), End::Either);
         let asked = Asked { key, user, item, price: 3, quantity: 2, end, gives_up: false, repeats: false };
