@@ -28,7 +28,7 @@ const HEADERS: usize = 16;
 /// and little is needed to exceed it.
 const BRAKE: &str = "
     create function chaos_brake() returns trigger language plpgsql as
-        $$ begin perform pg_sleep(0.003); return new; end $$;
+        $$ begin perform pg_sleep(0.002); return new; end $$;
     create trigger chaos_brake before insert on payment for each row execute function chaos_brake()";
 
 /// Limits what the system can settle.
