@@ -322,11 +322,11 @@ mod tests {
     #[test]
     fn orders_are_admitted_until_those_under_way_and_those_that_wait_take_too_long() {
         let admission = admission();
-        seen(&admission, 0, &[(0, 1_950, 0)]);
-        assert_eq!(refusal(&admission, 50), None, "two seconds at the assumed 1,000 a second");
+        seen(&admission, 0, &[(0, 950, 0)]);
+        assert_eq!(refusal(&admission, 50), None, "two seconds at the assumed 500 a second");
         assert_eq!(refusal(&admission, 51), Some(Refusal::Backlog(1)));
         admission.placed(3_000);
-        assert_eq!(refusal(&admission, 0), Some(Refusal::Backlog(3)));
+        assert_eq!(refusal(&admission, 0), Some(Refusal::Backlog(6)));
         admission.settled(3_001);
         assert_eq!(refusal(&admission, 50), None);
     }
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!((shown("open"), shown("reason")), (json!(true), Value::Null));
         assert_eq!(admission.check(100), Err(Refusal::Queue));
         assert_eq!((shown("open"), shown("reason")), (json!(false), json!("queue")));
-        assert_eq!(shown("waitSeconds"), 0.1, "at the assumed 1,000 a second");
+        assert_eq!(shown("waitSeconds"), 0.2, "at the assumed 500 a second");
         admission.view().last_refusal = Some((Refusal::Queue, Instant::now() - SHOWN));
         assert_eq!((shown("open"), shown("reason")), (json!(true), Value::Null));
     }
@@ -354,7 +354,7 @@ mod tests {
     #[test]
     fn accepting_waits_for_settling_once_a_window_is_under_way() {
         let admission = admission();
-        seen(&admission, 0, &[(0, 200, 0)]);
+        seen(&admission, 0, &[(0, 150, 0)]);
         assert_eq!(room(&admission), 50);
         admission.placed(50);
         assert_eq!(room(&admission), 0);
@@ -366,9 +366,9 @@ mod tests {
     fn while_nothing_is_settled_accepting_waits_for_nothing() {
         let admission = admission();
         seen(&admission, -2, &[]);
-        seen(&admission, -1, &[(0, 1_000, 0)]);
+        seen(&admission, -1, &[(0, 300, 0)]);
         assert_eq!(admission.view().room((NOW - 1) as f64), 0, "not yet");
-        seen(&admission, 0, &[(1, 1_000, 0), (0, 900, 0)]);
+        seen(&admission, 0, &[(1, 300, 0), (0, 300, 0)]);
         assert_eq!(room(&admission), usize::MAX);
         assert_eq!(refusal(&admission, 100), None);
     }

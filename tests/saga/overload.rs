@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// Short, so that what is accepted beyond what can be settled fails while the load lasts. A quarter of it is the limit.
-const DEADLINE: (&str, &str) = ("ORDER_DEADLINE", "8s");
+const DEADLINE: (&str, &str) = ("ORDER_DEADLINE", "12s");
 /// What payment takes for one request, on any machine: some 300 a second.
 const SLOW: &str = "create function be_slow() returns trigger language plpgsql as
                     $$ begin perform pg_sleep(0.003); return new; end $$;
@@ -17,10 +17,10 @@ const SLOW: &str = "create function be_slow() returns trigger language plpgsql a
 /// Several times as many as payment takes.
 const RATE: f64 = 2_000.0;
 /// An order that waits for its turn keeps its connection. They are more than payment takes in two seconds, also by what
-/// is assumed of it (1,000 a second) once that has been corrected a little.
+/// is assumed of it (500 a second) once that has been corrected a little.
 const CONNECTIONS: usize = 1_500;
-/// Two and a half deadlines.
-const TIME: Duration = Duration::from_secs(20);
+/// Two deadlines.
+const TIME: Duration = Duration::from_secs(24);
 /// One order in so many is that of a user whom payment does not know.
 const FAILING: usize = 10;
 

@@ -14,9 +14,9 @@ pub struct Second {
     pub settled: i64,
 }
 
-/// Orders a second that are taken for possible until a busy system has shown what it can do: with the default deadline
-/// an outage of two minutes under 500 orders a second is no reason to refuse any.
-const ASSUMED_CAPACITY: f64 = 1_000.0;
+/// Orders a second that are taken for possible until more were seen, or a busy system has shown that it can do less: with
+/// the default deadline an outage of a minute under 500 orders a second is no reason to refuse any.
+const ASSUMED_CAPACITY: f64 = 500.0;
 /// The rate is that of so many seconds: long enough to even out batches, short enough to follow a return.
 const RATE_SPAN: f64 = 2.0;
 /// A capacity that turns out higher is believed within half a second ...
@@ -31,9 +31,10 @@ const WINDOW: f64 = 0.25;
 const SMALLEST_WINDOW: f64 = 200.0;
 /// The fewest orders that may wait, however little time they are given.
 const SMALLEST_LIMIT: f64 = 100.0;
-/// Nothing settled for so many seconds, although orders wait: a part of the system is away. A slow participant's batch of 500
-/// takes less.
+/// Nothing settled for so many seconds, although orders wait: a part of the system is away, unless ...
 const STALLED: f64 = 2.0;
+/// ... it settles in batches that take long: then so many times what the last ones took.
+const BATCHES: f64 = 3.0;
 /// Of the orders that an outage has kept waiting for half of their deadline, as many may wait as are settled within so
 /// many seconds: at its end the system is soon through with those that are too late by then.
 const OUTAGE_SECONDS: f64 = 2.0;
@@ -49,6 +50,8 @@ pub struct Estimate {
     /// Length of a stretch and how many orders were settled in it, the latest last.
     stretches: VecDeque<(f64, i64)>,
     settled_at: f64,
+    /// Seconds between the last times that orders were settled while some waited; long ones count as a stall's.
+    gap: f64,
     /// What an order takes when the system is not busy, in seconds.
     base: f64,
     /// Orders a second that the system settles when it is busy.
@@ -71,6 +74,7 @@ impl Estimate {
             looked_at: 0.0,
             stretches: VecDeque::new(),
             settled_at: 0.0,
+            gap: 0.0,
             base: 0.0,
             capacity: ASSUMED_CAPACITY,
             rate: 0.0,
@@ -112,6 +116,9 @@ impl Estimate {
         };
         let since = |second: &Second| (second.settled - before.get(&second.second).unwrap_or(&0)).max(0);
         let settled: i64 = flow.iter().map(since).sum();
+        if settled > 0 {
+            self.gap = (now - self.settled_at).min(STALLED).max(self.gap / 2.0);
+        }
         if settled > 0 || self.in_flight == 0 {
             self.settled_at = now;
         }
@@ -155,7 +162,7 @@ impl Estimate {
     /// Whether orders wait and none is settled: a part of the system is away, and what it will do when it is back is not
     /// shown by what it does now.
     pub fn is_stalled(&self, now: f64) -> bool {
-        now - self.settled_at >= STALLED
+        now - self.settled_at >= STALLED.max(BATCHES * self.gap)
     }
 
     /// Whether an outage lasts so long, and so much waits, that what is placed now would add to what comes too late.
@@ -218,6 +225,16 @@ mod tests {
     }
 
     #[test]
+    fn a_part_that_settles_in_long_batches_is_not_away_between_them() {
+        let mut estimate = estimate();
+        let settled = |at: i64, count: i64| [second(0, 1_000, count), second(at, 200, 0)];
+        for (at, count) in [(1, 0), (2, 500), (3, 500), (4, 1_000), (5, 1_000)] {
+            look(&mut estimate, at as f64, &settled(at, count));
+        }
+        assert!(!estimate.is_stalled(NOW as f64 + 9.0) && estimate.is_stalled(NOW as f64 + 10.0));
+    }
+
+    #[test]
     fn a_busy_system_shows_its_capacity_and_an_idle_one_does_not() {
         let mut estimate = estimate();
         run(&mut estimate, 0, 60, 50, 2);
@@ -247,19 +264,19 @@ mod tests {
     #[test]
     fn orders_kept_waiting_for_half_of_their_deadline_are_an_outage_if_they_are_many() {
         let mut estimate = estimate();
-        look(&mut estimate, 0.0, &[second(-151, 1_900, 0)]);
+        look(&mut estimate, 0.0, &[second(-151, 900, 0)]);
         assert!(!estimate.is_outage(NOW as f64), "few: they are settled at once when it ends");
-        look(&mut estimate, 1.0, &[second(-151, 2_100, 0)]);
+        look(&mut estimate, 1.0, &[second(-151, 1_100, 0)]);
         assert!(estimate.is_outage(NOW as f64) && !estimate.is_outage(NOW as f64 - 2.0));
     }
 
     #[test]
     fn a_system_whose_orders_take_long_by_themselves_gets_a_window_to_match() {
         let mut estimate = estimate();
-        assert_eq!(estimate.window(), 250.0);
+        assert_eq!(estimate.window(), 200.0);
         // fifty a second, each of which takes a second
         run(&mut estimate, 0, 60, 50, 50);
-        assert!((1_900.0..=2_000.0).contains(&estimate.window()), "{}", estimate.window());
+        assert!((950.0..=1_000.0).contains(&estimate.window()), "{}", estimate.window());
     }
 
     #[test]
