@@ -143,10 +143,13 @@ impl Admission {
         let Some(refusal) = refusal.filter(|refusal| *refusal == Refusal::Queue || !view.probes(now)) else {
             return Ok(());
         };
-        view.refused += 1;
-        view.last_refusal = Some((refusal, Instant::now()));
-        metrics::refused(refusal);
+        view.refused(refusal);
         Err(refusal)
+    }
+
+    /// An order that was admitted found no place in the queue: others were faster.
+    pub fn found_no_place(&self) {
+        self.view().refused(Refusal::Queue);
     }
 
     /// So many orders were stored by this instance.
@@ -242,6 +245,12 @@ impl Admission {
 }
 
 impl View {
+    fn refused(&mut self, refusal: Refusal) {
+        self.refused += 1;
+        self.last_refusal = Some((refusal, Instant::now()));
+        metrics::refused(refusal);
+    }
+
     fn in_flight(&self) -> i64 {
         (self.estimate.in_flight + self.placed - self.settled).max(0)
     }

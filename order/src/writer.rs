@@ -98,6 +98,7 @@ impl Queue {
     pub fn place(&self, order: NewOrder, reply: impl FnOnce(Placed) + Send + 'static) {
         let request = Request { order, arrived: Instant::now(), reply: Box::new(reply) };
         if let Err(refused) = self.requests.try_send(request) {
+            self.admission.found_no_place();
             (refused.into_inner().reply)(Placed::QueueFull);
         }
     }

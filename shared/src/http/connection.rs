@@ -125,7 +125,7 @@ fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> boo
     if refused.is_some() {
         // while it waits for that answer, the connection may be ended for one that has something to do
         connection.wait();
-        std::thread::sleep(service.limits.refusal);
+        service.pause_before_refusal();
         if !connection.begin() {
             return false;
         }

@@ -19,8 +19,8 @@ pub struct Limits {
     pub answer: Duration,
     /// How long a client may take to take in an answer.
     pub write: Duration,
-    /// After so long a request that was not let in is told so: clients that repeat theirs at once must not cost what the
-    /// work needs that was let in.
+    /// After so long at the earliest a request that was not let in is told so: clients that repeat theirs at once must not cost
+    /// what the work needs that was let in.
     pub refusal: Duration,
 }
 
@@ -43,7 +43,7 @@ impl Default for Limits {
             answer: Duration::from_secs(40),
             // the largest answer is a few hundred KiB
             write: Duration::from_secs(20),
-            // with the most connections 12,500 refusals a second, about a tenth of two cores
+            // a client that is alone hardly notices it
             refusal: Duration::from_millis(200),
         }
     }

@@ -9,7 +9,7 @@ use crate::metrics;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, Scope, scope, sleep};
 use std::time::Duration;
@@ -20,6 +20,10 @@ const BACKLOG: i32 = 1024;
 
 /// The pause after `accept` failed: what it lacked (descriptors, memory) comes free when a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Of many requests that are not let in, one is told so each millisecond: that costs a few percent of two processors, and what
+/// was let in keeps the rest.
+const REFUSAL: Duration = Duration::from_millis(1);
 
 /// Address space of a connection's thread; handlers and JSON stay far below, and memory is taken only as it is touched.
 const STACK_SIZE: usize = 1024 * 1024;
@@ -58,6 +62,8 @@ pub(super) struct Service {
     pub turns: Turns,
     pub limits: Limits,
     connections: Connections,
+    /// Requests that wait to be told that they are not let in.
+    refused: AtomicUsize,
     stopping: AtomicBool,
 }
 
@@ -69,8 +75,16 @@ impl Service {
             turns: Turns::new(limits.workers.max(1)),
             limits,
             connections: Connections::default(),
+            refused: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Waits before a request is told that it is not let in: the longer, the more of them wait already.
+    pub fn pause_before_refusal(&self) {
+        let waiting = self.refused.fetch_add(1, Ordering::SeqCst) + 1;
+        sleep(self.limits.refusal.max(REFUSAL * waiting as u32));
+        self.refused.fetch_sub(1, Ordering::SeqCst);
     }
 
     pub fn is_stopping(&self) -> bool {
