@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn accepting_waits_for_settling_once_a_window_is_under_way() {
         let admission = admission();
-        seen(&admission, 0, &[(0, 150, 0)]);
+        seen(&admission, 0, &[(0, 450, 0)]);
         assert_eq!(room(&admission), 50);
         admission.placed(50);
         assert_eq!(room(&admission), 0);
@@ -375,9 +375,9 @@ mod tests {
     fn while_nothing_is_settled_accepting_waits_for_nothing() {
         let admission = admission();
         seen(&admission, -2, &[]);
-        seen(&admission, -1, &[(0, 300, 0)]);
+        seen(&admission, -1, &[(0, 600, 0)]);
         assert_eq!(admission.view().room((NOW - 1) as f64), 0, "not yet");
-        seen(&admission, 0, &[(1, 300, 0), (0, 300, 0)]);
+        seen(&admission, 0, &[(1, 600, 0), (0, 100, 0)]);
         assert_eq!(room(&admission), usize::MAX);
         assert_eq!(refusal(&admission, 100), None);
     }

@@ -27,8 +27,8 @@ const FALL: f64 = 10.0;
 /// Orders of so many seconds' work may be under way before accepting waits for settling. It is enough for full batches,
 /// and a small part of what a saturated system accepts within seconds.
 const WINDOW: f64 = 0.25;
-/// The fewest orders in the window, so that a slow start is no reason to stay slow.
-const SMALLEST_WINDOW: f64 = 200.0;
+/// The fewest orders in the window: a participant's whole batch, so that one that is slow does not become slower by it.
+const SMALLEST_WINDOW: f64 = 500.0;
 /// The fewest orders that may wait, however little time they are given.
 const SMALLEST_LIMIT: f64 = 100.0;
 /// Nothing settled for so many seconds, although orders wait: a part of the system is away, unless ...
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn a_system_whose_orders_take_long_by_themselves_gets_a_window_to_match() {
         let mut estimate = estimate();
-        assert_eq!(estimate.window(), 200.0);
+        assert_eq!(estimate.window(), 500.0);
         // fifty a second, each of which takes a second
         run(&mut estimate, 0, 60, 50, 50);
         assert!((950.0..=1_000.0).contains(&estimate.window()), "{}", estimate.window());
