@@ -242,7 +242,8 @@ impl Standby {
     /// Waits until it has the log up to there. What came with its copy is replayed and counts as never received.
     fn wait_for(&self, password: &str, end: &str) {
         let mut db = connect(&url(password, &self.server.address(), "postgres"));
-        let sql = format!("select coalesce(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) >= '{end}', false)");
+        let sql =
+            format!("select coalesce(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) >= '{end}', false)");
         wait::until("the standby to catch up", || db.query_one(&sql, &[]).expect("a hot standby").get(0));
     }
 }

@@ -17,8 +17,8 @@ use crate::load::{Asked, End, Heard};
 /// Threads, each with so many connections: together more requests at once than may wait.
 const THREADS: usize = 32;
 const CONNECTIONS: usize = 64;
-/// Of one flood, so many are accepted at most: in half a minute they are settled, and judged.
-const ACCEPTED: usize = 6_000;
+/// Of one flood, so many and one round more are accepted at most: enough for ten seconds, and judged soon.
+const ACCEPTED: usize = 3_000;
 /// Longer than any answer takes: the order service gives up storing after 10 s.
 const LIMIT: Duration = Duration::from_secs(30);
 /// After a refusal; the clients share the machine with all others.
