@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// Short, so that what is accepted beyond what can be settled fails while the load lasts. A quarter of it is the limit.
-const DEADLINE: (&str, &str) = ("ORDER_DEADLINE", "8s");
+const DEADLINE: (&str, &str) = ("ORDER_DEADLINE", "12s");
 /// What payment takes for one request, on any machine: some 300 a second.
 const SLOW: &str = "create function be_slow() returns trigger language plpgsql as
                     $$ begin perform pg_sleep(0.003); return new; end $$;
                     create trigger be_slow before insert on payment for each row execute function be_slow()";
-/// Several times as many as payment takes.
-const RATE: f64 = 2_000.0;
-/// An order that waits for its turn keeps its connection: they are more than payment takes in two seconds.
-const CONNECTIONS: usize = 800;
-/// Two and a half deadlines.
-const TIME: Duration = Duration::from_secs(20);
+/// Several times as many as payment takes; more would be work for the clients only, who share the machine.
+const RATE: f64 = 1_000.0;
+/// An order that waits for its turn keeps its connection: they are more than payment takes in three seconds, less a batch.
+const CONNECTIONS: usize = 900;
+/// Two deadlines.
+const TIME: Duration = Duration::from_secs(24);
 /// One order in so many is that of a user whom payment does not know.
 const FAILING: usize = 10;
 
