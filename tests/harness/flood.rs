@@ -1,6 +1,6 @@
 //! Requests sent at their moments, whatever becomes of those before: an open loop, for loads above what a service takes.
 //!
-//! A few threads drive all connections without blocking: `poll(2)` once a tick, then whatever is due is sent. A request
+//! A few threads drive all connections without blocking: `epoll(7)` once a tick, then whatever is due is sent. A request
 //! whose moment finds no free connection is counted and never sent: clients, too, have no more connections than that.
 //! It shares the machine with the service, so it is cheap: no thread is woken for a request or an answer.
 
@@ -8,15 +8,15 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{Timespec, epoll};
+use rustix::fd::OwnedFd;
 use uuid::Uuid;
 
 use crate::wire::{self, WireAnswer};
 
 /// More than one, so that the load gets its share of the processors beside a service with many threads.
 const THREADS: usize = 2;
-/// How often is looked what is due and what has come: moments can be late by so much. Each look asks the kernel about
-/// all busy connections, which costs more than the requests themselves if it is done every millisecond.
+/// How often is looked what is due and what has come: moments can be late by so much.
 const TICK: Duration = Duration::from_millis(2);
 /// For a connection to be made, and for the last answers after the last request: the services answer in 10 s or so.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -88,12 +88,15 @@ impl Flood {
     }
 
     fn driver<'r>(&'r self, thread: usize, requests: &'r [Vec<u8>]) -> io::Result<Driver<'r>> {
+        let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let ports = (thread..self.connections).step_by(THREADS).map(|number| self.ports[number % self.ports.len()]);
-        let connections = ports.map(Connection::open).collect::<io::Result<Vec<_>>>()?;
+        let connections = ports.enumerate().map(|(place, port)| Connection::open(port, place, &ready));
+        let connections = connections.collect::<io::Result<Vec<_>>>()?;
         Ok(Driver {
             flood: self,
             requests,
             next: thread,
+            ready,
             free: (0..connections.len()).collect(),
             connections,
             answered: vec![],
@@ -114,6 +117,8 @@ struct Driver<'r> {
     requests: &'r [Vec<u8>],
     /// The number of the next request.
     next: usize,
+    /// Tells on which connections something can be read, by their places.
+    ready: OwnedFd,
     connections: Vec<Connection>,
     /// The last one that came free is taken first: few are used as long as few are needed.
     free: Vec<usize>,
@@ -125,6 +130,7 @@ struct Driver<'r> {
 
 struct Connection {
     port: u16,
+    place: usize,
     stream: TcpStream,
     /// Whether the server has said that it takes no further request on it.
     closes: bool,
@@ -174,7 +180,8 @@ impl Driver<'_> {
 
     fn send(&mut self, place: usize, start: Instant) {
         let request = &self.requests[self.next % self.requests.len()];
-        match self.connections[place].send(request, Sent { number: self.next, start, at: Instant::now() }) {
+        match self.connections[place].send(&self.ready, request, Sent { number: self.next, start, at: Instant::now() })
+        {
             Ok(()) => {}
             Err(_) => {
                 self.lost.push(self.next);
@@ -185,46 +192,46 @@ impl Driver<'_> {
 
     /// Reads what has come, without waiting.
     fn receive(&mut self) {
-        for place in self.ready() {
-            let connection = &mut self.connections[place];
+        let mut events = Vec::with_capacity(self.connections.len());
+        // interrupted: at the next tick
+        let _ = epoll::wait(&self.ready, rustix::buffer::spare_capacity(&mut events), Some(&Timespec::default()));
+        for event in events {
+            let connection = &mut self.connections[event.data.u64() as usize];
+            // a server closes idle ones, too
+            if connection.sent.is_none() {
+                continue;
+            }
             match connection.receive() {
-                Ok(None) => {}
+                Ok(None) => continue,
                 Ok(Some(answered)) => {
                     if answered.status != 202 && self.refusals.len() < KEPT {
                         self.refusals.push((answered.number, connection.text()));
                     }
                     self.answered.push(answered);
-                    self.free.push(place);
                 }
-                Err(_) => {
-                    self.lost.extend(connection.sent.take().map(|sent| sent.number));
-                    self.free.push(place);
-                }
+                Err(_) => self.lost.extend(connection.sent.take().map(|sent| sent.number)),
             }
+            self.free.push(connection.place);
         }
-    }
-
-    /// The connections with a request under way on which something can be read.
-    fn ready(&self) -> Vec<usize> {
-        let busy: Vec<usize> = (0..self.connections.len()).filter(|at| self.connections[*at].sent.is_some()).collect();
-        let fd = |place: &usize| PollFd::new(&self.connections[*place].stream, PollFlags::IN);
-        let mut fds: Vec<PollFd<'_>> = busy.iter().map(fd).collect();
-        // interrupted: at the next tick
-        let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-        let ready = busy.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
-        ready.map(|(place, _)| *place).collect()
     }
 }
 
 impl Connection {
-    fn open(port: u16) -> io::Result<Connection> {
-        Ok(Connection { port, stream: connect(port)?, closes: false, sent: None, received: vec![] })
+    fn open(port: u16, place: usize, ready: &OwnedFd) -> io::Result<Connection> {
+        Ok(Connection {
+            port,
+            place,
+            stream: connect(port, place, ready)?,
+            closes: false,
+            sent: None,
+            received: vec![],
+        })
     }
 
     /// A request is small: the kernel takes it at once, or the connection is of no use.
-    fn send(&mut self, request: &[u8], sent: Sent) -> io::Result<()> {
+    fn send(&mut self, ready: &OwnedFd, request: &[u8], sent: Sent) -> io::Result<()> {
         if self.closes || !self.is_open() {
-            self.stream = connect(self.port)?;
+            self.stream = connect(self.port, self.place, ready)?;
             self.closes = false;
         }
         self.received.clear();
@@ -259,11 +266,12 @@ impl Connection {
     }
 }
 
-fn connect(port: u16) -> io::Result<TcpStream> {
+fn connect(port: u16, place: usize, ready: &OwnedFd) -> io::Result<TcpStream> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let stream = TcpStream::connect_timeout(&address, LIMIT)?;
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
+    epoll::add(ready, &stream, epoll::EventData::new_u64(place as u64), epoll::EventFlags::IN)?;
     Ok(stream)
 }
 
