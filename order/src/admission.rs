@@ -60,8 +60,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The reasons' names in metrics.
-    pub const NAMES: [&'static str; 3] = ["backlog", "outage", "queue"];
+    /// One of each.
+    pub const ALL: [Refusal; 3] = [Refusal::Backlog(0), Refusal::Outage, Refusal::Queue];
 
     /// Its name in metrics.
     pub fn name(self) -> &'static str {

@@ -63,7 +63,7 @@ pub fn start() {
     REPAIRS_OPEN.set(0);
     Kind::ALL.iter().for_each(|kind| drop(REPAIRS.with_label_values(&[kind.name()])));
     LazyLock::force(&SETTLED);
-    Refusal::NAMES.iter().for_each(|name| drop(REFUSED.with_label_values(&[name])));
+    Refusal::ALL.iter().for_each(|refusal| drop(REFUSED.with_label_values(&[refusal.name()])));
     admission(true, 0, 0.0, 0.0, 0.0);
 }
 
