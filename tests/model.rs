@@ -566,7 +566,7 @@ impl World {
         for order_id in &published {
             let order = self.orders.get(order_id).unwrap_or_else(|| panic!("{order_id} was published and is lost"));
             assert!(order.saga.is_settled(), "{order_id}: {:?}", order.saga);
-            for side in [Side::Payment, Side::Stock] {
+            for side in Side::ALL {
                 let parts = self.participant(side).parts();
                 let is_kept = parts.get(order_id).is_some_and(|part| part.status == "COMPLETED");
                 let is_completed = order.saga.status() == OrderStatus::Completed;
@@ -574,7 +574,7 @@ impl World {
                 assert!(is_kept == is_completed || !is_kept && is_told, "{side:?}, kept: {is_kept}, {:?}", order.saga);
             }
         }
-        [Side::Payment, Side::Stock].into_iter().for_each(|side| self.check_conserved(side));
+        Side::ALL.into_iter().for_each(|side| self.check_conserved(side));
     }
 
     /// I1, and that each order ended in one of the ways there are.
@@ -608,7 +608,7 @@ impl World {
     /// I3: a request is answered once, unless it was cancelled; each compensation request is confirmed once, and whoever
     /// was asked ends COMPENSATED in order's view.
     fn check_messages(&self) {
-        for side in [Side::Payment, Side::Stock] {
+        for side in Side::ALL {
             for (order_id, part) in self.participant(side).parts() {
                 let sent = |wanted: fn(&Body) -> bool| {
                     let mine = self.sent.iter().filter(|event| event.side == side && event.order_id == order_id);

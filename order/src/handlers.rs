@@ -195,7 +195,7 @@ impl<'a> Batch<'a> {
             self.repairs.push(order.repair());
             if order.saga.status() == OrderStatus::Failed {
                 self.news.note(order.order_id, &Saga::rebuilt(), &order.saga, false);
-                [Side::Payment, Side::Stock].iter().for_each(|side| self.ask(order.order_id, *side));
+                Side::ALL.iter().for_each(|side| self.ask(order.order_id, *side));
             }
         }
     }

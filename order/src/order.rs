@@ -149,7 +149,7 @@ impl Saga {
 
     /// An order that can't be gone on with: both sides are asked to give back what they may have taken.
     pub fn withdrawn(reason: Reason) -> Step {
-        let sides = vec![Side::Payment, Side::Stock];
+        let sides = Side::ALL.to_vec();
         let reason = Some((reason.code, reason.from));
         Step { saga: Saga { payment: SideStatus::Compensating, stock: SideStatus::Compensating, reason }, ask: sides }
     }

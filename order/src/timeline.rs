@@ -151,7 +151,7 @@ impl Story {
     /// Its steps in time order. None stands before the one that led to it, whatever the clocks say. Topics get `prefix`.
     pub fn steps(&self, prefix: &str) -> Vec<Step> {
         let teller = Teller { story: self, prefix };
-        let sides = [Side::Payment, Side::Stock].map(|side| teller.of_request(side));
+        let sides = Side::ALL.map(|side| teller.of_request(side));
         let compensations = self.told.iter().filter(|told| told.is(Channel::Compensation));
         let compensations = compensations.map(|asked| teller.of_compensation(asked));
         let unasked = self.told.iter().filter(|told| told.is_confirmation() && self.asked_for(told).is_none());

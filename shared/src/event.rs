@@ -61,6 +61,9 @@ pub enum Side {
 }
 
 impl Side {
+    /// Both.
+    pub const ALL: [Side; 2] = [Side::Payment, Side::Stock];
+
     /// Its name in topics and types.
     pub fn name(self) -> &'static str {
         self.service().name()
@@ -68,7 +71,7 @@ impl Side {
 
     /// The side of a name.
     pub fn from_name(name: &str) -> Option<Side> {
-        [Side::Payment, Side::Stock].into_iter().find(|side| side.name() == name)
+        Side::ALL.into_iter().find(|side| side.name() == name)
     }
 
     /// The participant.

@@ -28,7 +28,6 @@ const MOST: usize = 1_000_000;
 const GAP_OFFSETS: i64 = 2_000;
 /// Times that lie further apart are looked up by themselves: what lies between costs less to read than a request does.
 const GAP_MILLIS: i64 = 50;
-const SIDES: [Side; 2] = [Side::Payment, Side::Stock];
 
 /// What Kafka still holds of an order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,7 +112,7 @@ struct Log {
 impl Logs {
     fn describe(mut admin: Admin, prefix: &str) -> Result<Logs> {
         let mut partitions = Vec::new();
-        for side in SIDES {
+        for side in Side::ALL {
             let name = format!("{prefix}{}", Topic(side, Channel::Request).name());
             let described = admin.describe_topics(std::slice::from_ref(&name))?;
             // not gone for certain: brokers learn of topics one after another, and the services make those that are missing
@@ -203,7 +202,7 @@ impl Search<'_> {
 
     /// The other side's requests, where one side's was found: those published within `skew` of it.
     fn read_near(&mut self, skew: i64, gap: i64, most: usize) -> Result<()> {
-        for side in SIDES {
+        for side in Side::ALL {
             let halves = self.missing.iter().map(|order_id| &self.found[order_id]);
             let halves = halves.filter(|found| found.request(side).is_none()).filter_map(Found::published_millis);
             let times = halves.map(|millis| (millis - skew, millis + skew)).collect();
@@ -224,7 +223,7 @@ impl Search<'_> {
             Some((first.saturating_sub(SKEW_MILLIS), last.saturating_add(SKEW_MILLIS)))
         };
         let times: Vec<(i64, i64)> = answers.iter().filter(is_unknown).filter_map(between).collect();
-        for side in SIDES {
+        for side in Side::ALL {
             let spans = self.logs.within(side, &runs(times.clone(), GAP_MILLIS))?;
             self.read(spans, MOST)?;
         }
