@@ -69,6 +69,8 @@ pub struct Writer {
     connection: Connection,
     waker: Waker,
     admission: Admission,
+    /// Whether what admission goes by could not be read the last time.
+    blind: bool,
 }
 
 /// The queue and its writer.
@@ -80,7 +82,8 @@ pub fn new(config: &Config, waker: Waker, admission: Admission) -> Result<(Queue
     let held = Receiver::clone(&queue);
     shared::metrics::watch("orders to be stored", QUEUE, move || held.len());
     let connector = Connector::new(&config.database_url, "order-writer", Limits::WORK)?;
-    let writer = Writer { queue, connection: Connection::new(connector), waker, admission: admission.clone() };
+    let writer =
+        Writer { queue, connection: Connection::new(connector), waker, admission: admission.clone(), blind: false };
     Ok((Queue { requests: sender, admission }, writer))
 }
 
@@ -130,9 +133,14 @@ impl Writer {
             return left;
         }
         let (admission, waiting) = (&self.admission, self.queue.len());
-        if let Err(error) = self.connection.with(|session| admission.look(session, waiting)) {
-            log::debug!("what admission goes by can't be read: {error}");
+        let looked = self.connection.with(|session| admission.look(session, waiting));
+        // once, however long it lasts
+        if let Err(error) = &looked
+            && !self.blind
+        {
+            log::warn!("what admission goes by can't be read, the last figures are used until it can: {error}");
         }
+        self.blind = looked.is_err();
         self.admission.until_next_look()
     }
 
