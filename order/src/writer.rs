@@ -28,7 +28,7 @@ const BATCH: usize = 300;
 pub const QUEUE: usize = 1_024;
 /// The fewest orders that are stored at once where more wait and accepting waits for settling: one by one, each commit would
 /// cost as much as that of many.
-const WORTHWHILE: usize = 50;
+const WORTHWHILE: usize = 150;
 /// Accepting waits for settling for so long at the most, whatever the figures say.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How long it waits before it looks again.

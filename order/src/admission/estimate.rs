@@ -24,9 +24,9 @@ const RISE: f64 = 0.5;
 /// ... and a lower one within ten, so that the seconds in which an outage begins and ends count for little, or sooner where
 /// orders may not wait that long.
 const FALL: f64 = 10.0;
-/// Orders of so many seconds' work may be under way before accepting waits for settling. It is enough for full batches,
-/// and a small part of what a saturated system accepts within seconds.
-const WINDOW: f64 = 0.25;
+/// Orders of so many seconds' work may be under way before accepting waits for settling: enough for full batches everywhere
+/// (half of it costs a tenth of what is settled), and a small part of what a saturated system accepts within seconds.
+const WINDOW: f64 = 0.5;
 /// The fewest orders in the window: a participant's whole batch, so that one that is slow does not become slower by it.
 const SMALLEST_WINDOW: f64 = 500.0;
 /// The fewest orders that may wait, however little time they are given.

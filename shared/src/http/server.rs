@@ -21,9 +21,9 @@ const BACKLOG: i32 = 1024;
 /// The pause after `accept` failed: what it lacked (descriptors, memory) comes free when a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Of many requests that are not let in, one is told so each millisecond: that costs a few percent of two processors, and what
-/// was let in keeps the rest.
-const REFUSAL: Duration = Duration::from_millis(1);
+/// Of many requests that are not let in, one is told so each two milliseconds: that costs a few percent of two processors, and
+/// what was let in keeps the rest.
+const REFUSAL: Duration = Duration::from_millis(2);
 
 /// Address space of a connection's thread; handlers and JSON stay far below, and memory is taken only as it is touched.
 const STACK_SIZE: usize = 1024 * 1024;

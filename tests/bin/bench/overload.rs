@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(8);
 /// How many of them each load lasts at least: what is accepted beyond what can be settled fails in the second.
 const DEADLINES: u32 = 3;
 /// Before anything is measured: the service learns what it can settle, the broker compiles.
-const WARM_UP: (Pace, Duration) = (Pace::AsAnswered, Duration::from_secs(10));
+const WARM_UP: (Pace, Duration) = (Pace::AsAnswered, Duration::from_secs(25));
 /// Nearly all that an instance takes (2,500). Above capacity each of them is busy: the order waits for its turn to be
 /// stored, or the service pauses before it refuses it. With fewer than wait for the writer at most (2,048) none would be
 /// refused. A request that finds no free connection is reported as not sent.
