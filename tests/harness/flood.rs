@@ -192,7 +192,7 @@ impl Driver<'_> {
 
     /// Reads what has come, without waiting.
     fn receive(&mut self) {
-        let mut events = Vec::with_capacity(self.connections.len());
+        let mut events = Vec::with_capacity(self.connections.len().max(1));
         // interrupted: at the next tick
         let _ = epoll::wait(&self.ready, rustix::buffer::spare_capacity(&mut events), Some(&Timespec::default()));
         for event in events {
