@@ -7,16 +7,20 @@ use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableT
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_groups_response::DescribedGroupMember;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponse;
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, GroupId, ListOffsetsRequest,
-    ListOffsetsResponse, OffsetFetchRequest,
+    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    DescribeGroupsResponse, GroupId, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, OffsetFetchRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
+use crate::assignor::decode_assignment;
 use crate::cluster::{Cluster, Coordinated, Repeat, topic_name};
 use crate::config::Config;
 use crate::consumer::Isolation;
@@ -100,6 +104,38 @@ pub struct CommittedOffset {
     pub offset: i64,
     /// The text committed with it; empty where there was none.
     pub metadata: String,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMember {
+    /// What the client calls itself (`client.id`).
+    pub client_id: String,
+    /// Its address, as the broker sees it.
+    pub host: String,
+    /// What it was given to read.
+    pub partitions: Vec<(String, i32)>,
+}
+
+/// What this client's user may do with a topic (KIP-430).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operations(i32);
+
+impl Operations {
+    /// A broker that does not say (below 2.3) sets the sign alone.
+    fn has(self, operation: u32) -> bool {
+        self.0 == i32::MIN || self.0 >> operation & 1 == 1
+    }
+
+    /// Read its records (`AclOperation` READ).
+    pub fn read(self) -> bool {
+        self.has(3)
+    }
+
+    /// Write records to it (`AclOperation` WRITE).
+    pub fn write(self) -> bool {
+        self.has(4)
+    }
 }
 
 /// A topic, among the kinds of resources that have settings (KIP-133).
@@ -284,6 +320,78 @@ impl Admin {
                 Err(error) => retry.pause(error)?,
             }
         }
+    }
+
+    /// Finds the coordinators of a group and of a transactional id, which makes Kafka create the topics that they live in.
+    ///
+    /// Errors: `Refused` with COORDINATOR_NOT_AVAILABLE when there is none within the request timeout, with
+    /// GROUP_AUTHORIZATION_FAILED or TRANSACTIONAL_ID_AUTHORIZATION_FAILED at once; those of the connection.
+    pub fn find_coordinators(&mut self, group: &str, transactional_id: &str) -> Result<()> {
+        let mut retry = self.cluster.retry();
+        for whom in [Coordinated::Group(group.to_owned()), Coordinated::Transaction(transactional_id.to_owned())] {
+            let mut refused = None;
+            while let Err(error) = self.cluster.coordinator(&whom, retry.deadline()) {
+                if let Error::Refused { code, api, broker, detail } = &error {
+                    refused = Some((*code, *api, broker.clone(), detail.clone()));
+                }
+                // a last try, cut short by the deadline, says less than what was said before
+                retry.pause(error).map_err(|error| match refused.take() {
+                    Some((code, api, broker, detail)) if error.passes() => Error::Refused { code, api, broker, detail },
+                    _ => error,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What this client's user may do with these topics; those that it may not see, or that do not exist, are left out.
+    ///
+    /// Errors: those of the connection, retried until the request timeout.
+    pub fn topic_operations(&mut self, names: &[String]) -> Result<Vec<(String, Operations)>> {
+        let mut retry = self.cluster.retry();
+        let named = |name: &String| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+        let request = MetadataRequest::default()
+            .with_topics(Some(names.iter().map(named).collect()))
+            .with_allow_auto_topic_creation(false)
+            .with_include_topic_authorized_operations(true);
+        let answer = loop {
+            match self.cluster.call_any(&request, retry.deadline()) {
+                Ok((_, answer)) => break answer,
+                Err(error) => retry.pause(error)?,
+            }
+        };
+        let seen = answer.topics.into_iter().filter(|topic| ErrorCode(topic.error_code) == ErrorCode::NONE);
+        let operations = |topic: MetadataResponseTopic| {
+            Some((topic.name?.to_string(), Operations(topic.topic_authorized_operations)))
+        };
+        Ok(seen.filter_map(operations).collect())
+    }
+
+    /// The members of a group that its clients divide among themselves (KIP-62); none where there is no such group.
+    ///
+    /// Errors: `Refused` (GROUP_AUTHORIZATION_FAILED, …); those of the connection, retried until the request timeout.
+    pub fn group_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
+        let mut retry = self.cluster.retry();
+        let request =
+            DescribeGroupsRequest::default().with_groups(vec![GroupId(StrBytes::from_string(group.to_owned()))]);
+        let code = |answer: &DescribeGroupsResponse| {
+            answer.groups.first().map_or(ErrorCode::NONE, |group| ErrorCode(group.error_code))
+        };
+        let whom = Coordinated::Group(group.to_owned());
+        let answer = self.cluster.call_coordinator(&whom, &request, Repeat::Harmless, &mut retry, code)?;
+        let members = answer.groups.into_iter().flat_map(|group| group.members);
+        let member = |member: DescribedGroupMember| {
+            let partitions = decode_assignment(&member.member_assignment).unwrap_or_default();
+            GroupMember {
+                client_id: member.client_id.to_string(),
+                host: member.client_host.to_string(),
+                partitions: partitions
+                    .into_iter()
+                    .flat_map(|(topic, numbers)| numbers.into_iter().map(move |number| (topic.clone(), number)))
+                    .collect(),
+            }
+        };
+        Ok(members.map(member).collect())
     }
 
     /// What `group` has committed for each of these partitions.

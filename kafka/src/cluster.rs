@@ -192,6 +192,11 @@ impl Cluster {
         self.topics.get(name).ok_or_else(|| self.unknown_topic(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))
     }
 
+    /// All topics are asked for anew.
+    pub(crate) fn forget_topics(&mut self) {
+        self.topics.clear();
+    }
+
     /// The topic as last seen, without asking.
     pub(crate) fn seen_topic(&self, name: &str) -> Option<&Topic> {
         self.topics.get(name)

@@ -30,6 +30,10 @@ impl ErrorCode {
     pub(crate) const NONE: ErrorCode = ErrorCode(0);
     pub(crate) const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode(1);
     pub(crate) const UNKNOWN_TOPIC_OR_PARTITION: ErrorCode = ErrorCode(3);
+    /// There is no coordinator at the moment, or its topic can't be made.
+    pub const COORDINATOR_NOT_AVAILABLE: ErrorCode = ErrorCode(15);
+    /// There are fewer brokers than copies are asked for.
+    pub const INVALID_REPLICATION_FACTOR: ErrorCode = ErrorCode(38);
     pub(crate) const LEADER_NOT_AVAILABLE: ErrorCode = ErrorCode(5);
     /// The broker would not take so large a batch (`max.message.bytes`).
     pub const MESSAGE_TOO_LARGE: ErrorCode = ErrorCode(10);

@@ -49,7 +49,9 @@ mod tls;
 mod transaction;
 mod wire;
 
-pub use admin::{Admin, CommittedOffset, Created, ListedOffset, NewTopic, OffsetSpec, TopicDescription};
+pub use admin::{
+    Admin, CommittedOffset, Created, GroupMember, ListedOffset, NewTopic, OffsetSpec, Operations, TopicDescription,
+};
 pub use bytes::Bytes;
 pub use config::{Config, Security};
 pub use consumer::{Consumer, FetchConfig, Isolation, Polled};

@@ -81,6 +81,8 @@ impl Producer {
     /// coordinator errors only when they last for the whole request timeout), those of the connection, likewise retried.
     pub fn initialise(&mut self) -> Result<ProducerIdentity> {
         self.state = None;
+        // after a failure topics may be others than they were, with fewer partitions
+        self.cluster.forget_topics();
         let mut retry = self.cluster.retry();
         let answer = match self.coordinator() {
             Some(whom) => self.init_at_coordinator(&whom, &mut retry)?,

@@ -66,6 +66,9 @@ requests! {
         [Fixed(4), Array(&[Compact, Fixed(16 + 2), Compact, END]), END];
     DescribeConfigs: DescribeConfigsRequest -> DescribeConfigsResponse, 4..=4,
         [Fixed(4), Array(&[Fixed(2), Compact, Fixed(1), Compact, Array(&CONFIG), END]), END];
+    DescribeGroups: DescribeGroupsRequest -> DescribeGroupsResponse, 5..=5,
+        [Fixed(4), Array(&[Fixed(2), Compact, Compact, Compact, Compact,
+         Array(&[Compact, Compact, Compact, Compact, Compact, Compact, END]), Fixed(4), END]), END];
     ListOffsets: ListOffsetsRequest -> ListOffsetsResponse, 7..=7,
         [Fixed(4), Array(&[Compact, Array(&[Fixed(4 + 2 + 8 + 8 + 4), END]), END]), END];
     // From 4 on a fenced producer is told PRODUCER_FENCED (KIP-588).
