@@ -129,7 +129,7 @@ impl Config {
         Config {
             service,
             bind: read.parsed("BIND", "127.0.0.1", "an IP address", "address to listen on; 0.0.0.0: all"),
-            port: read.number(&format!("{upper}_PORT"), default_port(service), 1..=65_535, "port to listen on"),
+            port: read.port(&format!("{upper}_PORT"), service),
             database_url: read.database_url(service),
             brokers: read.brokers(),
             kafka_security: read.kafka_security(),
@@ -202,6 +202,16 @@ impl Config {
             ip => ip,
         };
         SocketAddr::new(ip, self.port)
+    }
+
+    /// The service's consumer group.
+    pub fn group(&self) -> String {
+        format!("{}{}", self.topic_prefix, self.service.name())
+    }
+
+    /// The transactional id of its relays, one for all instances.
+    pub fn transactional_id(&self) -> String {
+        format!("{}{}-relay", self.topic_prefix, self.service.name())
     }
 
     /// What a client of Kafka with this name is built from.
@@ -277,6 +287,19 @@ mod tests {
     }
 
     #[test]
+    fn what_kubernetes_says_of_a_service_of_the_same_name_is_passed_over() {
+        assert_eq!(config(&[("ORDER_PORT", "tcp://10.43.161.118:8080")]).unwrap().port, 8080);
+        assert_eq!(
+            config(&[("ORDER_PORT", "tcp://10.43.161.118:9999")]).unwrap().port,
+            8080,
+            "it is where others reach it"
+        );
+        assert!(
+            config(&[("ORDER_PORT", "http://10.43.161.118:8080")]).unwrap_err().to_string().contains("ORDER_PORT=")
+        );
+    }
+
+    #[test]
     fn every_bad_value_is_named_with_its_variable() {
         let bad = [
             ("ORDER_PORT", "0"),
@@ -320,7 +343,7 @@ mod tests {
             name: "STOCK_PORT".into(),
             default: "8081".into(),
             takes: "a whole number from 1 to 65535".into(),
-            meaning: "port to listen on",
+            meaning: "port to listen on; tcp://…, which Kubernetes sets for a Service of this name, is passed over",
         };
         assert_eq!(known("STOCK_PORT"), Some(port));
         assert_eq!(known("TOPIC_REPLICATION").unwrap().default, "");

@@ -258,6 +258,8 @@ fn a_body_that_is_not_declared_as_json_is_refused() {
     for headers in [
         "content-type: Application/JSON; charset=\"UTF-8\"\r\n",
         "Content-Type: application/json;charset=utf-8; x=y\r\n",
+        "Content-Type: application/json; charset=utf8\r\n",
+        "Content-Type: application/json; charset=US-ASCII\r\n",
     ] {
         assert_eq!(client.send(post(headers, ORDER)).answer().status, 202);
     }

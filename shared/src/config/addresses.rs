@@ -11,6 +11,18 @@ use crate::postgres_tls::Target;
 const ORDER_PAGE: &str = "http://127.0.0.1:8080,http://localhost:8080";
 
 impl Reader<'_> {
+    /// Kubernetes, and Docker before it, set `ORDER_PORT=tcp://10.43.161.118:8080` where a service is named `order`: that is where
+    /// others reach it, and not what is meant here.
+    pub(super) fn port(&mut self, name: &str, service: Service) -> u16 {
+        let (default, takes) = (default_port(service), "a whole number from 1 to 65535");
+        let meaning = "port to listen on; tcp://…, which Kubernetes sets for a Service of this name, is passed over";
+        let value = self.value(name, &default.to_string(), takes, meaning);
+        match value.starts_with("tcp://") || value.starts_with("udp://") {
+            true => default as u16,
+            false => self.within(name, &value, 1..=65_535),
+        }
+    }
+
     pub(super) fn database_url(&mut self, service: Service) -> String {
         let takes = "a PostgreSQL URL such as postgres://user:password@host:5432/database";
         let name = format!("{}_DATABASE_URL", service.name().to_uppercase());

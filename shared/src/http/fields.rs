@@ -28,11 +28,13 @@ pub fn json_object(request: &Request) -> Result<Object, Problem> {
     }
 }
 
-/// Parameters are allowed (`; charset=utf-8`), another character set than UTF-8 is not.
+/// Parameters are allowed (`; charset=utf-8`), another character set than UTF-8 is not. Its name is written in many ways: case
+/// does not count, and clients leave out the hyphen, which browsers take for the same (WHATWG Encoding, "utf8"). US-ASCII is a part
+/// of it.
 fn check_media_type(headers: &Headers) -> Result<(), Problem> {
     let mut parts = headers.get("Content-Type").unwrap_or_default().split(';').map(str::trim);
     let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
-    let utf8 = parts.all(|parameter| charset(parameter).is_none_or(|name| name.eq_ignore_ascii_case("utf-8")));
+    let utf8 = parts.all(|parameter| charset(parameter).is_none_or(is_utf8));
     let plain = headers.all("Content-Encoding").all(|coding| coding.eq_ignore_ascii_case("identity"));
     if json && utf8 && plain {
         return Ok(());
@@ -41,6 +43,10 @@ fn check_media_type(headers: &Headers) -> Result<(), Problem> {
         415,
         "the body must be sent as Content-Type: application/json, in UTF-8, without Content-Encoding",
     ))
+}
+
+fn is_utf8(name: &str) -> bool {
+    ["utf-8", "utf8", "us-ascii", "ascii"].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 fn charset(parameter: &str) -> Option<&str> {
