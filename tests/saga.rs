@@ -5,7 +5,9 @@
 //! | `rows` | what happens to an order: the eight rows, compensation before action, deadlines (I2, I3) |
 //! | `replay` | every topic replayed from its beginning changes nothing (I3) |
 //! | `relay` | stored order, both or neither, one leader, nothing twice (I4, I5, I6) |
+//! | `postgres` | PostgreSQL as it is in other places: read-only, shared, copied without its sequences, with people at work |
 //! | `repair` | a database that comes back older: orders are rebuilt from Kafka, what contradicts is asked back or told (I9) |
+//! | `brokers` | Kafka as it is in other places: users with few rights, topics that operators make, strangers in the group |
 //! | `crash` | kill -9 and SIGTERM at any moment (I1, I2, I8) |
 //! | `instances` | several of every service: shared partitions, rolling restarts, a dead leader replaced (I6) |
 //! | `outage` | database or broker away for a while delays and loses nothing (I1) |
@@ -28,6 +30,8 @@
 
 #[path = "saga/attack.rs"]
 mod attack;
+#[path = "saga/brokers.rs"]
+mod brokers;
 #[path = "saga/crash.rs"]
 mod crash;
 #[path = "saga/deploy.rs"]
@@ -52,6 +56,8 @@ mod overload;
 mod page;
 #[path = "saga/poison.rs"]
 mod poison;
+#[path = "saga/postgres.rs"]
+mod postgres;
 #[path = "saga/relay.rs"]
 mod relay;
 #[path = "saga/repair.rs"]

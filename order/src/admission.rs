@@ -57,11 +57,13 @@ pub enum Refusal {
     Outage,
     /// Too many orders wait to be stored on this instance.
     Queue,
+    /// The database did not store it in time.
+    Database,
 }
 
 impl Refusal {
     /// One of each.
-    pub const ALL: [Refusal; 3] = [Refusal::Backlog(0), Refusal::Outage, Refusal::Queue];
+    pub const ALL: [Refusal; 4] = [Refusal::Backlog(0), Refusal::Outage, Refusal::Queue, Refusal::Database];
 
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
@@ -69,6 +71,7 @@ impl Refusal {
             Refusal::Backlog(_) => "backlog",
             Refusal::Outage => "outage",
             Refusal::Queue => "queue",
+            Refusal::Database => "database",
         }
     }
 }
@@ -150,6 +153,11 @@ impl Admission {
     /// An order that was admitted found no place in the queue: others were faster.
     pub fn found_no_place(&self) {
         self.view().refused(Refusal::Queue);
+    }
+
+    /// An order that was admitted could not be stored.
+    pub fn was_not_stored(&self) {
+        self.view().refused(Refusal::Database);
     }
 
     /// So many orders were stored by this instance.

@@ -1,7 +1,8 @@
 //! The deadlines: sides that were not heard of in time, compensations that were not confirmed for a while.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use shared::aside;
 use shared::backoff;
 use shared::config::Config;
 use shared::db::{Connector, Limits};
@@ -21,13 +22,24 @@ use crate::waiters::Waiters;
 
 /// How late a deadline may be noticed.
 const TICK: Duration = Duration::from_millis(500);
+/// After a wait for a row was given up, held rows are passed over for so long.
+const PASS_OVER: Duration = Duration::from_secs(60);
+/// How often it is looked for orders that were never published ...
+const UNPUBLISHED_EVERY: Duration = Duration::from_secs(10);
+/// ... which end so long after their deadline: they are told as overdue before.
+const UNPUBLISHED_LATER: Duration = Duration::from_secs(30);
 /// A compensation is asked for again at least this often.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 
 /// The scan over the table `deadline`; any number of instances may run it at once.
 pub struct DeadlineScan {
     connection: Connection,
+    deadline: Duration,
     compensation_retry: Duration,
+    /// Until then orders whose rows somebody holds are passed over, and the others do not wait with them.
+    passes_over_until: Option<Instant>,
+    /// When it was looked for orders that were never published.
+    looked_at: Option<Instant>,
     waker: Waker,
     waiters: Waiters,
     admission: Admission,
@@ -42,7 +54,10 @@ impl DeadlineScan {
         let connector = Connector::new(&config.database_url, "order-deadline", Limits::WORK)?;
         Ok(DeadlineScan {
             connection: Connection::new(connector),
+            deadline: config.order_deadline,
             compensation_retry: config.compensation_retry,
+            passes_over_until: None,
+            looked_at: None,
             waker,
             waiters,
             admission,
@@ -57,7 +72,7 @@ impl DeadlineScan {
         let mut failures = 0;
         while !shutdown.is_set() {
             health::beat();
-            let turn = self.scan_once();
+            let turn = self.look_for_unpublished().and_then(|()| self.scan_once());
             failures = if turn.is_ok() { 0 } else { failures + 1 };
             let pause = match turn {
                 Ok(true) => Duration::ZERO,
@@ -66,9 +81,26 @@ impl DeadlineScan {
             };
             if let Err(error) = turn {
                 log::warn!("a deadline scan failed (attempt {failures}, next in {pause:?}): {error}");
+                if error.is_lock_timeout() {
+                    self.passes_over_until = Some(Instant::now() + PASS_OVER);
+                }
             }
             shutdown.wait(pause);
         }
+        Ok(())
+    }
+
+    /// Orders whose outbox row somebody has deleted end by their deadline too.
+    fn look_for_unpublished(&mut self) -> Result<()> {
+        if self.looked_at.is_some_and(|looked_at| looked_at.elapsed() < UNPUBLISHED_EVERY) {
+            return Ok(());
+        }
+        let after = self.deadline + self.deadline.min(UNPUBLISHED_LATER);
+        let count = self.connection.with(|session| store::give_up_unpublished(session, after))?;
+        if count > 0 {
+            log::error!("{count} orders were never published, their outbox rows are gone: they end by their deadline");
+        }
+        self.looked_at = Some(Instant::now());
         Ok(())
     }
 
@@ -78,7 +110,15 @@ impl DeadlineScan {
     /// What PostgreSQL says; the row stays due.
     pub fn scan_once(&mut self) -> Result<bool> {
         let mut tx = self.connection.session()?.transaction()?;
-        let Some(due) = store::take_due(&mut tx)? else { return Ok(false) };
+        let Some(mut due) = store::take_due(&mut tx)? else { return Ok(false) };
+        if self.passes_over_until.is_some_and(|until| Instant::now() < until) {
+            let held = aside::held(&mut tx, ("orders", "order_id", "uuid"), &due.order_ids)?;
+            let held =
+                due.order_ids.extract_if(.., |order_id| held.contains_key(&order_id.to_string())).collect::<Vec<_>>();
+            if !held.is_empty() {
+                store::put_off(&mut tx, due.round, &held)?;
+            }
+        }
         let (happening, what) = match due.round {
             0 => (Happening::DeadlinePassed, "its deadline has passed"),
             _ => (Happening::Unconfirmed, "asked again to compensate"),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
+use shared::aside;
 use shared::config::Config;
 use shared::db::Tx;
 use shared::error::{Error, Result};
@@ -123,6 +124,12 @@ impl Handler for Answers {
         self.repaired = Repaired::of(&batch.repairs);
         self.news = batch.news;
         Ok(Handled { outcomes, events: batch.sent })
+    }
+
+    fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {
+        let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
+        let held = aside::held(tx, ("orders", "order_id", "uuid"), &order_ids)?;
+        Ok(events.iter().map(|event| held.get(&event.order_id.to_string()).cloned()).collect())
     }
 
     fn give_up(&mut self, _: &mut Tx<'_>, _: &GivenUp) -> Result<Vec<Event>> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use shared::config::Config;
 use shared::dead_letter_http::problem;
 use shared::envelope;
 use shared::event::Reason;
@@ -102,8 +103,9 @@ impl<'a> From<&'a Order> for OrderView<'a> {
     }
 }
 
-/// `POST /orders`, `GET /orders/{orderId}`, `GET /orders`, `GET /orders/{orderId}/timeline`, `GET /repairs`. `prefix`: the topics'.
-pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters, prefix: String) -> Routes {
+/// `POST /orders`, `GET /orders/{orderId}`, `GET /orders`, `GET /orders/{orderId}/timeline`, `GET /repairs`.
+pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters, config: &Config) -> Routes {
+    let (prefix, deadline) = (config.topic_prefix.clone(), config.order_deadline);
     let (listed, told, repaired) = (pool.clone(), pool.clone(), pool.clone());
     let gate = queue.clone();
     routes
@@ -113,7 +115,7 @@ pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters, prefix
         .hand_over(Method::Get, "/orders/{orderId}", move |request, responder| {
             get(&pool, &waiters, &request, responder)
         })
-        .answer(Method::Get, "/orders", move |request| list(&listed, request))
+        .answer(Method::Get, "/orders", move |request| list(&listed, deadline, request))
         .answer(Method::Get, "/repairs", move |request| repairs(&repaired, request))
         .answer(Method::Get, "/orders/{orderId}/timeline", move |request| timeline(&told, &prefix, request))
 }
@@ -137,7 +139,12 @@ fn refused(refusal: Refusal) -> Problem {
             ("a part of the system has been away for long, and an order might not be settled in time", 5)
         }
         Refusal::Queue => ("too many orders are waiting to be stored", 1),
+        Refusal::Database => ("the database does not store it", 2),
     };
+    unchanged(why, seconds)
+}
+
+fn unchanged(why: &str, seconds: u32) -> Problem {
     Problem::unavailable(format!("{why}; nothing was changed, repeat the request later"), seconds)
 }
 
@@ -174,6 +181,7 @@ fn answer(asked: &NewOrder, placed: Placed) -> Response {
         Placed::Refused(why) => {
             Problem::new(500, format!("the order could not be stored: {why}; nothing was changed")).into()
         }
+        Placed::NotStored(why) => unchanged(&why, 2).into(),
         Placed::Unknown => outcome_unknown(asked).into(),
     }
 }
@@ -223,13 +231,19 @@ fn find(pool: &Pool, request: &Request) -> Result<(Order, Option<Duration>), Pro
     Ok((order, wait))
 }
 
-fn list(pool: &Pool, request: &Request) -> Result<Response, Problem> {
+fn list(pool: &Pool, deadline: Duration, request: &Request) -> Result<Response, Problem> {
     let query = &request.query;
     let known = query.only(&["status", "limit", "after"]);
     let status = query.get("status").map(status).transpose();
     let page = both(query.integer("limit", 1..=200), query.uuid("after"));
     let (_, (status, (limit, after))) = both(known, both(status, page))?;
-    let page = pool.with(|session| store::list(session, status, limit.unwrap_or(50), after)).map_err(problem)?;
+    let limit = limit.unwrap_or(50);
+    let page = pool.with(|session| match status {
+        Some(Listing::Overdue) => store::list_overdue(session, deadline, limit, after),
+        Some(Listing::Of(status)) => store::list(session, Some(status), limit, after),
+        None => store::list(session, None, limit, after),
+    });
+    let page = page.map_err(problem)?;
     let orders = page.orders.iter().map(OrderView::from).collect();
     Ok(Response::json(200, &PageView { orders, next: page.next }))
 }
@@ -267,6 +281,16 @@ fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Pr
     Ok(response.with_header("Vary", "Accept"))
 }
 
-fn status(name: &str) -> Result<OrderStatus, Problem> {
-    OrderStatus::from_name(name).ok_or_else(|| Problem::field("status", "must be IN_PROGRESS, COMPLETED or FAILED"))
+/// Which orders are to be listed.
+#[derive(Clone, Copy)]
+enum Listing {
+    Of(OrderStatus),
+    /// Beyond their deadline and not settled, whatever their status.
+    Overdue,
+}
+
+fn status(name: &str) -> Result<Listing, Problem> {
+    let overdue = (name == "OVERDUE").then_some(Listing::Overdue);
+    let found = overdue.or_else(|| OrderStatus::from_name(name).map(Listing::Of));
+    found.ok_or_else(|| Problem::field("status", "must be IN_PROGRESS, COMPLETED, FAILED or OVERDUE"))
 }

@@ -75,8 +75,8 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     threads.spawn_consumers(&config, &waker, || answers(&config, &recovery, &waiters, &admission))?;
 
     metrics::start();
-    let shown = admission.clone();
-    let board = threads.spawn_monitor(&config, Box::new(move |session| metrics::look(session, &shown)))?;
+    let (shown, deadline) = (admission.clone(), config.order_deadline);
+    let board = threads.spawn_monitor(&config, Box::new(move |session| metrics::look(session, &shown, deadline)))?;
 
     let pool = Pool::new(&ready.connector, config.http_workers);
     let steps_kept = config.timeline_retention.time(ready.topics_keep);
@@ -87,7 +87,7 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     ];
     threads.spawn_housekeeping(&config, &ready, pool.clone(), sweeps)?;
     let routes = operations_http::routes(service::routes(&config), config.service, board);
-    let routes = http::routes(routes, pool.clone(), queue, waiters.clone(), config.topic_prefix.clone());
+    let routes = http::routes(routes, pool.clone(), queue, waiters.clone(), &config);
     let routes = page::routes(routes, &config);
     let routes = dead_letters(routes, pool, &config, waker, recovery, (waiters, admission));
     let server = Server::start("order", listener, descriptors::http_limits(&config), routes)?;

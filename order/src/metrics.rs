@@ -163,7 +163,7 @@ fn drawn_at(order_id: Uuid) -> Duration {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn look(session: &mut Session, admission: &Admission) -> Result<Map<String, Value>> {
+pub fn look(session: &mut Session, admission: &Admission, deadline: Duration) -> Result<Map<String, Value>> {
     let mut orders = Map::new();
     let latest = store::latest_statuses(session)?;
     for status in OrderStatus::ALL {
@@ -171,7 +171,7 @@ pub fn look(session: &mut Session, admission: &Admission) -> Result<Map<String, 
         LATEST.with_label_values(&[status.name()]).set(count);
         orders.insert(status.name().into(), json!(count));
     }
-    let overdue = store::count_overdue(session)?;
+    let overdue = store::count_overdue(session, deadline)?;
     OVERDUE.set(overdue);
     let (made, open) = repair_store::count(session)?;
     REPAIRS_OPEN.set(open);

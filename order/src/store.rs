@@ -9,6 +9,7 @@ use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::{Event, Reason};
 use shared::housekeeping::Sweep;
+use shared::outbox::Removal;
 use uuid::Uuid;
 
 use crate::admission::store::{COUNT_SETTLED, by_second};
@@ -256,7 +257,7 @@ pub fn claim_keys(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], retention: Duration) -> 
     tx.execute(
         "insert into idempotency_key (idempotency_key, order_id, created_at)
          select key, order_id, created_at from unnest($1::text[], $2::uuid[], $3::timestamptz[]) as r (key, order_id, created_at)
-          order by key, order_id on conflict do nothing",
+          order by key, order_id on conflict (idempotency_key) do nothing",
         &[&keys, &order_ids, &created],
     )?;
     // a statement of its own: it sees the keys whose inserts were waited for
@@ -308,7 +309,7 @@ pub fn rebuild(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], deadline: Duration) -> Resu
                     as r (order_id, user_name, item_name, price, quantity, status, payment, stock, code, reason_from,
                           traceparent, created_at, stored_at, published_at, of_payment, of_stock)
               order by order_id
-             on conflict do nothing
+             on conflict (order_id) do nothing
              returning order_id, order_status
          ), due as (
              insert into deadline (due_at, round, order_ids)
@@ -326,8 +327,10 @@ pub fn rebuild(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], deadline: Duration) -> Resu
 
 /// The query that deletes published outbox rows and marks their orders: sides that are still READY become IN_PROGRESS,
 /// and the deadline of their orders starts. The set-based form of [`crate::order::Happening::Published`].
-pub fn remove_published(deadline: Duration) -> String {
-    format!("select remove_published($1, $2, $3, interval '{} milliseconds')", deadline.as_millis())
+pub fn remove_published(deadline: Duration) -> Removal {
+    let call =
+        |function: &str| format!("select {function}($1, $2, $3, interval '{} milliseconds')", deadline.as_millis());
+    Removal { sql: call("remove_published"), around_locks: Some(call("remove_published_around")) }
 }
 
 /// Orders to look at again.
@@ -384,6 +387,16 @@ pub fn take_due(tx: &mut Tx<'_>) -> Result<Option<Due>> {
     Ok(Some(Due { round: first.get(0), order_ids }))
 }
 
+/// Has orders that are due looked at again a little later, as if nothing had happened: somebody holds their rows.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn put_off(tx: &mut Tx<'_>, round: i32, order_ids: &[Uuid]) -> Result<()> {
+    let sql =
+        "insert into deadline (due_at, round, order_ids) values (clock_timestamp() + interval '5 seconds', $1, $2)";
+    tx.execute(sql, &[&round, &order_ids]).map(drop)
+}
+
 /// Removes idempotency keys so old. A repeated request finds its order for at least that long.
 pub fn sweep_keys(retention: Duration) -> Sweep {
     let sql = "delete from idempotency_key where idempotency_key in
@@ -403,20 +416,81 @@ pub fn latest_statuses(session: &mut Session) -> Result<Vec<(String, i64)>> {
     Ok(session.query(sql, &[&SCAN])?.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Orders that are not settled although their time is over, among [`SCAN`] whose time is: their compensation was asked for
-/// again, or their deadline is long due and nobody looks.
+/// Orders that wait to be published so many milliseconds ($2) after they were placed, and whose outbox rows are gone: nobody
+/// will ask for anything about them. An outbox whose oldest row is older than the order may still hold it.
+const UNPUBLISHED: &str = "
+    select o.order_id
+      from (select second from order_flow
+             group by second having sum(placed) > sum(settled)
+                                and second < extract(epoch from clock_timestamp()) - $2::float8 / 1000) as late
+      join orders o on o.order_id >= rpad(lpad(to_hex(late.second * 1000), 12, '0'), 32, '0')::uuid
+                   and o.order_id < rpad(lpad(to_hex((late.second + 1) * 1000), 12, '0'), 32, '0')::uuid
+     where (o.payment_status = 'READY' or o.stock_status = 'READY')
+       and o.created_at < clock_timestamp() - $2::float8 * interval '1 millisecond'
+       and o.created_at < coalesce((select stored_at from order_outbox order by id limit 1), 'infinity') - interval '1 minute'
+       and not exists (select from order_outbox b where b.order_id = o.order_id)
+     limit $1";
+
+/// Orders that may be overdue: their compensation was asked for again, their deadline is long due and nobody looks, or they
+/// were never published ([`UNPUBLISHED`], with its parameters).
+fn overdue() -> String {
+    format!(
+        "(select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)
+           where d.round > 1 or d.due_at < clock_timestamp() - interval '10 seconds' limit $1)
+          union ({UNPUBLISHED})"
+    )
+}
+
+/// Orders that are not settled although their time is over, among [`SCAN`] whose time is. `deadline`: after which one that
+/// was not published counts.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn count_overdue(session: &mut Session) -> Result<i64> {
+pub fn count_overdue(session: &mut Session, deadline: Duration) -> Result<i64> {
+    let sql = format!("select count(*) from ({}) as late join orders o using (order_id) where {UNSETTLED}", overdue());
+    Ok(session.query(&sql, &[&SCAN, &(deadline.as_millis() as f64)])?[0].get(0))
+}
+
+/// Those orders, older than `after`, newest first.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn list_overdue(session: &mut Session, deadline: Duration, limit: i64, after: Option<Uuid>) -> Result<Page> {
     let sql = format!(
-        "select count(*) from (
-                   select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)
-                    where d.round > 1 or d.due_at < clock_timestamp() - interval '10 seconds' limit $1) as looked_at
-                 join orders o using (order_id)
-                where {UNSETTLED}"
+        "select {COLUMNS} from ({}) as late join orders o using (order_id)
+          where {UNSETTLED} and o.order_id < $3 order by o.order_id desc limit $4",
+        overdue()
     );
-    Ok(session.query(&sql, &[&SCAN])?[0].get(0))
+    let after = after.unwrap_or(Uuid::max());
+    let rows = session.query(&sql, &[&SCAN, &(deadline.as_millis() as f64), &after, &limit])?;
+    let orders: Vec<Order> = rows.iter().map(order).collect();
+    let next = orders.last().filter(|_| orders.len() as i64 == limit).map(|last| last.order_id);
+    Ok(Page { orders, next })
+}
+
+/// Ends the wait of orders that were never published `after` so long: they are marked as if they had been, and their deadline
+/// is due. Answers how many they are.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn give_up_unpublished(session: &mut Session, after: Duration) -> Result<i64> {
+    let sql = format!(
+        "with lost as (
+             select o.order_id from orders o where o.order_id in ({UNPUBLISHED}) order by o.order_id for update skip locked
+         ), marked as (
+             update orders o
+                set payment_status = case when o.payment_status = 'READY' then 'IN_PROGRESS' else o.payment_status end,
+                    stock_status = case when o.stock_status = 'READY' then 'IN_PROGRESS' else o.stock_status end,
+                    updated_at = clock_timestamp()
+               from lost where o.order_id = lost.order_id and (o.payment_status = 'READY' or o.stock_status = 'READY')
+             returning o.order_id
+         ), due as (
+             insert into deadline (due_at, round, order_ids)
+             select clock_timestamp(), 0, array_agg(order_id) from marked having count(*) > 0
+         )
+         select count(*) from marked"
+    );
+    Ok(session.query(&sql, &[&SCAN, &(after.as_millis() as f64)])?[0].get(0))
 }
 
 impl Order {

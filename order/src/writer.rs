@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use shared::backoff;
 use shared::config::Config;
 use shared::db::{Connector, Limits, Session};
+use shared::dead_letter_http::why;
 use shared::envelope;
 use shared::error::{Blame, Error, Result};
 use shared::event::{Body, Event, Side};
@@ -42,6 +43,8 @@ pub enum Placed {
     Stands(Box<Order>),
     /// The order can't be stored, by its own fault. Nothing was changed.
     Refused(String),
+    /// The database does not take it, and why. Nothing was changed.
+    NotStored(String),
     /// The database did not answer in time: the order may be stored or not.
     Unknown,
     /// Too many orders wait to be stored. Nothing was changed.
@@ -54,6 +57,16 @@ struct Request {
     order: NewOrder,
     arrived: Instant,
     reply: Reply,
+}
+
+impl Request {
+    fn has_key(&self) -> bool {
+        self.order.key.is_some()
+    }
+}
+
+fn has_keys(batch: &[Request]) -> bool {
+    batch.iter().any(Request::has_key)
 }
 
 /// Hands orders to the writer.
@@ -169,15 +182,30 @@ impl Writer {
                     (request.reply)(Placed::Stands(Box::new(order)));
                 }
             }
-            Err(error) if error.blame() == Blame::Message && batch.len() > 1 => {
+            Err((error, _)) if error.blame() == Blame::Message && batch.len() > 1 => {
                 batch.into_iter().for_each(|request| self.write(vec![request]));
             }
-            Err(error) => give_up(batch, &error),
+            // somebody holds the row of a key: only who repeats its request waits for it
+            Err((error, changed_nothing)) if error.is_lock_timeout() && batch.len() > 1 && has_keys(&batch) => {
+                let (keyed, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(Request::has_key);
+                if !others.is_empty() {
+                    self.write(others);
+                }
+                for request in keyed {
+                    match request.arrived.elapsed() < PATIENCE {
+                        true => self.write(vec![request]),
+                        false => self.give_up(vec![request], &error, changed_nothing),
+                    }
+                }
+            }
+            Err((error, changed_nothing)) => self.give_up(batch, &error, changed_nothing),
         }
     }
 
-    /// Tries, and after a lost answer tries again with the same ids, until the oldest request has waited too long.
-    fn store(&mut self, batch: &[Request]) -> Result<Vec<Order>> {
+    /// Tries, and after a lost answer tries again with the same ids, until the oldest request has waited too long. An error
+    /// comes with whether it is certain that nothing was stored.
+    fn store(&mut self, batch: &[Request]) -> std::result::Result<Vec<Order>, (Error, bool)> {
+        let mut changed_nothing = true;
         let until = batch[0].arrived + PATIENCE;
         let orders: Vec<&NewOrder> = batch.iter().map(|request| &request.order).collect();
         let messages: Vec<String> = orders.iter().map(|order| envelope::to_stored(&requests(order))).collect();
@@ -187,17 +215,33 @@ impl Writer {
             let placed = self.connection.with(|session| place(session, &orders, &messages, waker, admission));
             let error = match placed {
                 Err(error) if error.blame() != Blame::Message => error,
-                done => return done,
+                done => return done.map_err(|error| (error, changed_nothing)),
             };
-            outbox::end_hanging_writer(&mut self.connection, &error);
+            changed_nothing &= error.changed_nothing();
+            let hung = outbox::end_hanging_writer(&mut self.connection, &error);
+            if error.is_lock_timeout() && !hung && has_keys(batch) {
+                return Err((error, changed_nothing));
+            }
             let pause = backoff::delay(attempt);
             if Instant::now() + pause >= until {
-                return Err(error);
+                return Err((error, changed_nothing));
             }
             log::warn!("{} orders are not stored yet (attempt {attempt}, next in {pause:?}): {error}", batch.len());
             std::thread::sleep(pause);
         }
         unreachable!("the loop ends by its limit")
+    }
+
+    fn give_up(&self, batch: Vec<Request>, error: &Error, changed_nothing: bool) {
+        log::error!("{} orders could not be stored: {error}", batch.len());
+        for request in batch {
+            (request.reply)(match error.blame() {
+                Blame::Message => Placed::Refused(error.to_string()),
+                _ if changed_nothing => Placed::NotStored(why(error)),
+                _ => Placed::Unknown,
+            });
+            self.admission.was_not_stored();
+        }
     }
 }
 
@@ -238,12 +282,4 @@ pub fn requests(order: &NewOrder) -> [Event; 2] {
         Event { idempotency_key: order.key.clone(), ..payment },
         Event::new(Side::Stock, order.order_id, stock, traceparent),
     ]
-}
-
-fn give_up(batch: Vec<Request>, error: &Error) {
-    log::error!("{} orders could not be stored: {error}", batch.len());
-    let refused = error.blame() == Blame::Message;
-    for request in batch {
-        (request.reply)(if refused { Placed::Refused(error.to_string()) } else { Placed::Unknown });
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use shared::aside;
 use shared::db::Tx;
 use shared::error::Result;
 use shared::event::{Body, Event};
@@ -21,6 +22,13 @@ impl Handler for Requests {
         let outcomes = events.iter().map(|event| books.decide(event)).collect();
         store::write(tx, &books)?;
         Ok(Handled { outcomes, events: books.sent })
+    }
+
+    fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {
+        aside::at_participant(tx, events, "payment", ("account", "user_name"), |event| match &event.body {
+            Body::PaymentRequested { user_name, .. } => Some(user_name),
+            _ => None,
+        })
     }
 
     fn give_up(&mut self, tx: &mut Tx<'_>, request: &GivenUp) -> Result<Vec<Event>> {

@@ -18,7 +18,7 @@ use crate::payment::{Books, Payment, Status};
 pub fn place_and_lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Payment>> {
     let placed = tx.query(
         "insert into payment (order_id) select order_id from unnest($1::uuid[]) as p (order_id) order by order_id
-         on conflict do nothing returning order_id",
+         on conflict (order_id) do nothing returning order_id",
         &[&order_ids],
     )?;
     let mut locked: HashMap<Uuid, Payment> = placed.iter().map(|row| (row.get(0), Payment::new())).collect();

@@ -82,7 +82,9 @@ fn check_database(report: &mut Report, config: &Config, migrations: Runner) -> O
 /// A session under a name of its own (a migration looks at the names of those that are there), in which nothing can be changed.
 fn connect(config: &Config) -> Result<Session> {
     let name = format!("{}-check", config.service.name());
-    let mut session = Connector::new(&config.database_url, &name, Limits::WORK)?.connect()?;
+    let connector = Connector::new(&config.database_url, &name, Limits::WORK)?;
+    connector.require_sessions()?;
+    let mut session = connector.connect()?;
     session.batch_execute("set default_transaction_read_only = on")?;
     Ok(session)
 }
@@ -93,7 +95,7 @@ fn remarks(pending: &Pending) -> Vec<String> {
         1 => Some("1 migration to apply".to_string()),
         count => Some(format!("{count} migrations to apply")),
     };
-    to_apply.into_iter().chain(pending.newer.clone()).collect()
+    to_apply.into_iter().chain(pending.newer.clone()).chain(pending.behind.clone()).collect()
 }
 
 /// Nil before the first migration: then every position in Kafka is another installation's.
@@ -113,12 +115,18 @@ fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
         Ok(found) => found,
         Err(error) => {
             report.fail("broker", &explain("Kafka", error));
+            report.fail("rights", "not known without the broker");
             report.fail("topics", "not known without the broker");
             report.fail("position", "not known without the broker");
             return;
         }
     };
     report.tell("broker", Ok(vec![]));
+    let usable = within(LIMIT, {
+        let config = config.clone();
+        move || topics::require_use(&mut Admin::new(kafka(&config), Interrupt::new()), &config)
+    });
+    report.tell("rights", usable.map(|()| vec![]).map_err(|error| explain("Kafka", error)));
     report.tell("topics", found.fit(config).map(|()| found.remarks()).map_err(|error| error.to_string()));
     report.tell("position", check_position(config, &found.there, install));
 }

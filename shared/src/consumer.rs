@@ -24,6 +24,7 @@ use crate::progress::Progress;
 use crate::shutdown::Shutdown;
 use crate::slice::{Slice, batches};
 use crate::topics;
+use crate::waits;
 use crate::wake::Waker;
 
 /// How often a message that fails by its own fault is tried.
@@ -81,6 +82,9 @@ impl Consumer {
             connection: Connection::new(Connector::new(&config.database_url, name, Limits::WORK)?),
             handler,
             waker,
+            sets_aside_until: None,
+            try_aside_at: Instant::now(),
+            told_at: None,
         };
         Ok(Consumer {
             group: Group::new(kafka.clone(), interrupt.clone(), group_config(config, name, nudge)),
@@ -145,6 +149,9 @@ impl Consumer {
         for batch in batches(slices) {
             self.handle_batch(batch, &mut consumed);
         }
+        if let Err(error) = self.effects.try_aside() {
+            log::warn!("what was set aside can't be tried again: {error}");
+        }
         if self.offsets_told.elapsed() >= COMMIT_OFFSETS {
             self.pass_over();
             self.tell_offsets();
@@ -155,10 +162,12 @@ impl Consumer {
     fn join(&mut self) -> Result<()> {
         self.tell_offsets();
         self.joined = false;
+        self.progress.partitions().for_each(waits::goes_on);
         let assignment = self.group.join()?;
         let offsets = self.effects.read_offsets(&assignment.partitions)?;
         self.fetcher.assign(&offsets);
         self.progress = Progress::new(offsets);
+        self.progress.partitions().for_each(waits::goes_on);
         self.joined = true;
         let names: Vec<String> = assignment.partitions.iter().map(TopicPartition::to_string).collect();
         log::info!("joined the group, generation {}, partitions: {}", assignment.generation, names.join(" "));
@@ -258,12 +267,14 @@ impl Consumer {
         if attempt < ATTEMPTS {
             log::warn!("{partition}@{offset} failed (attempt {attempt} of {ATTEMPTS}): {error}");
             metrics::retried(Blame::Message);
+            waits::put_off(partition, error.to_string());
             return self.postpone(partition, attempt, Some(offset), consumed);
         }
         match self.effects.give_up(slice, attempt, &error.to_string()) {
             Ok(()) => self.moved(slice, consumed),
             Err(error) => {
                 log::warn!("{partition}@{offset} can't be parked yet: {error}");
+                waits::put_off(partition, error.to_string());
                 self.postpone(partition, attempt - 1, Some(offset), consumed);
             }
         }
@@ -279,6 +290,7 @@ impl Consumer {
         }
         let attempt = 1 + self.progress.attempts(partition, None);
         log::warn!("{partition} waits (attempt {attempt} failed): {error}");
+        waits::put_off(partition, error.to_string());
         self.effects.end_hanging_writer(error);
         // a culprit stays one: its attempts are counted when the world is well again
         let culprit = self.progress.culprit(partition);
@@ -295,6 +307,9 @@ impl Consumer {
     }
 
     fn moved(&mut self, slice: &Slice, consumed: &mut Consumed) {
+        if !self.progress.is_untroubled(slice) {
+            waits::goes_on(&slice.partition);
+        }
         self.progress.moved(&slice.partition, slice.to);
         metrics::RECORDS.inc_by(slice.inputs.len() as u64);
         consumed.handled += slice.inputs.len();
@@ -312,6 +327,7 @@ impl Consumer {
         let Some(from) = self.progress.next(&partition) else { return };
         match self.effects.park(Move { partition: partition.clone(), from, to }, cause, detail, &record) {
             Ok(()) => {
+                waits::goes_on(&partition);
                 self.progress.moved(&partition, to);
                 self.fetcher.seek(&partition, to);
             }
@@ -355,7 +371,7 @@ impl Consumer {
 fn group_config(config: &Config, name: &str, nudge: crossbeam_channel::Sender<()>) -> GroupConfig {
     let prefix = &config.topic_prefix;
     GroupConfig {
-        group_id: format!("{prefix}{}", config.service.name()),
+        group_id: config.group(),
         topics: topics::names(prefix, &config.service.reads()),
         session_timeout: SESSION_TIMEOUT,
         rebalance_timeout: REBALANCE_TIMEOUT,

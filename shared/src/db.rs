@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use postgres::types::ToSql;
-use postgres::{Client, Row, Statement, Transaction};
+use postgres::{Client, Row, SimpleQueryMessage, Statement, Transaction};
 
 use crate::error::{Error, Result};
 use crate::postgres_tls::Target;
@@ -105,15 +105,71 @@ impl Connector {
     /// Opens a session.
     ///
     /// # Errors
-    /// When the server is away, refuses, or does not know a limit (older than 14).
+    /// When the server is away, refuses, or does not know a limit (older than 14); [`Error::Unusable`] when nothing can be
+    /// written there; [`Error::Fatal`] when the database can't hold every text.
     pub fn connect(&self) -> Result<Session> {
         let busy = Arc::new(AtomicU64::new(0));
         SESSIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(Arc::downgrade(&busy));
         let opening = Busy::new(&busy, OPEN_LIMIT);
         let mut client = self.target.connect()?;
-        client.batch_execute(&self.limits.as_sql())?;
+        let answers = client.simple_query(&format!("{}; {STATE}", self.limits.as_sql()))?;
         drop(opening);
+        answers.iter().try_for_each(require_usable)?;
         Ok(Session { client, statements: HashMap::new(), busy })
+    }
+}
+
+/// What a pooler must keep.
+pub(crate) const NEEDS_SESSIONS: &str = "a pooler between this service and its database gives each transaction another session \
+    (PgBouncer with pool_mode=transaction or statement), but prepared statements, locks and notifications need one of their own: \
+    set pool_mode=session for this database, or give the server's own address";
+
+impl Connector {
+    /// Whether sessions last: what one has set is there at its next statement, and not in another one.
+    ///
+    /// # Errors
+    /// [`Error::Fatal`] if they do not; as [`Connector::connect`].
+    pub fn require_sessions(&self) -> Result<()> {
+        let (mut first, mut second) = (self.connect()?, self.connect()?);
+        first.batch_execute("set saga.session = 'first'")?;
+        let seen = |session: &mut Session| -> Result<Option<String>> {
+            Ok(session.query("select current_setting('saga.session', true)", &[])?[0].get(0))
+        };
+        // a statement that was prepared and is gone says the same
+        let in_both = seen(&mut second).and_then(|second| Ok([seen(&mut first)?, second]));
+        match in_both {
+            Ok([Some(first), second]) if first == "first" && second.as_deref().unwrap_or_default().is_empty() => Ok(()),
+            Ok(_) => Err(Error::Fatal(NEEDS_SESSIONS.into())),
+            Err(error) if error.is_about_sessions() => Err(Error::Fatal(NEEDS_SESSIONS.into())),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What must be right about a server before anything is done there, in the answer to the session's first statements.
+const STATE: &str = "select pg_is_in_recovery() as standby, current_setting('transaction_read_only') as read_only,
+                            current_setting('server_encoding') as encoding, current_database() as name";
+
+fn require_usable(answer: &SimpleQueryMessage) -> Result<()> {
+    let SimpleQueryMessage::Row(row) = answer else { return Ok(()) };
+    let name = row.get("name").unwrap_or_default();
+    if row.get("standby") == Some("t") {
+        return Err(Error::Unusable(format!(
+            "the server of database {name} is a standby, where nothing can be written: promote it, or give the primary's address"
+        )));
+    }
+    if row.get("read_only") == Some("on") {
+        return Err(Error::Unusable(format!(
+            "database {name} is read-only (default_transaction_read_only is on): set it to off, for the server, the database and \
+             the role, once the reason is mended (a full disk, a switchover)"
+        )));
+    }
+    match row.get("encoding") {
+        Some("UTF8") | None => Ok(()),
+        Some(encoding) => Err(Error::Fatal(format!(
+            "database {name} has the encoding {encoding}, which can't hold every name and message: make it anew with \
+             `create database … encoding 'UTF8' template template0`"
+        ))),
     }
 }
 

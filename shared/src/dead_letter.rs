@@ -72,7 +72,9 @@ pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<Option<Notice>> {
     let parked_now = tx.execute(
         "insert into dead_letter (cause, detail, attempts, topic, topic_id, partition, record_offset, to_offset,
                                   record_key, record_value, header_names, header_values)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing",
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+         on conflict (topic_id, partition, record_offset, cause, md5(coalesce(record_value, '')), coalesce(to_offset, -1))
+         do nothing",
         &[
             &cause.name(),
             &scrubbed(detail),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::dead_letter::{self, Filter, State, Summary};
 use crate::dead_letter_action;
 use crate::dead_letter_view::Detail;
-use crate::error::Error;
+use crate::error::{Blame, Error};
 use crate::handler::{Cause, Handler};
 use crate::http::{Fields, Method, Problem, Query, Request, Response, Routes, both, json_object};
 use crate::pool::Pool;
@@ -182,17 +182,24 @@ fn unknown(id: i64) -> Problem {
 pub fn problem(error: Error) -> Problem {
     log::warn!("a request failed: {error}");
     match &error {
-        Error::Database(cause) if cause.code().is_some_and(|code| matches!(&code.code()[..2], "22" | "23")) => {
+        error if error.blame() == Blame::Message => {
             Problem::new(500, "the request could not be stored; nothing was changed")
         }
         error => Problem::unavailable(format!("{}; repeat the request", why(error)), RETRY_AFTER),
     }
 }
 
-fn why(error: &Error) -> &'static str {
+/// The server's own words are for the log, apart from what only an operator can change.
+pub fn why(error: &Error) -> String {
     match error {
-        Error::Kafka(_) => "Kafka is not there",
-        error if error.is_time_limit() => "the database took too long",
-        _ => "the database is not there",
+        Error::Kafka(_) => "Kafka is not there".into(),
+        Error::Unusable(why) => why.clone(),
+        Error::Database(cause) if cause.as_db_error().is_some() && !error.is_lost_session() => {
+            match error.is_time_limit() {
+                true => "the database took too long".into(),
+                false => format!("the database refuses: {error}"),
+            }
+        }
+        _ => "the database is not there".into(),
     }
 }

@@ -1,13 +1,18 @@
 //! One batch's transaction: offsets, effects, what is parked, what is sent, in this order, for correctness and against
 //! deadlocks.
 
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
 use kafka::{Record, TopicPartition};
 
+use crate::aside::{self, Aside};
+use crate::consumer::ATTEMPTS;
 use crate::db::Tx;
 use crate::dead_letter::{self, Notice, Parked};
-use crate::delivery::Delivery;
+use crate::delivery::{self, Delivery};
 use crate::envelope::Undecodable;
-use crate::error::{Error, Result};
+use crate::error::{Blame, Error, Result};
 use crate::event::{Channel, Event, Topic};
 use crate::handler::{self, Cause, GivenUp, Handler, Outcome};
 use crate::health;
@@ -28,7 +33,22 @@ pub struct Effects {
     pub handler: Box<dyn Handler>,
     /// Called after a commit that appended.
     pub waker: Waker,
+    /// Until then records that need a row which is held are set aside, and the others do not wait with them.
+    pub sets_aside_until: Option<Instant>,
+    /// When those set aside are tried again.
+    pub try_aside_at: Instant,
+    /// When it was told the last time that records are set aside.
+    pub told_at: Option<Instant>,
 }
+
+/// After a wait for a row was given up, records are set aside for so long.
+const SET_ASIDE: Duration = Duration::from_secs(60);
+/// It is told so often at most.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+/// Records set aside are tried again so often ...
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// ... and it is looked so often whether there are any, of an instance that is gone.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 impl Effects {
     /// Where each partition's offset is.
@@ -45,26 +65,153 @@ impl Effects {
     /// # Errors
     /// Nothing was changed; [`Error::blame`] says whose fault it was.
     pub fn commit(&mut self, slices: &[Slice]) -> Result<()> {
-        match self.try_commit(slices) {
-            Err(Error::Unprepared) => {
-                self.handler.prepare()?;
-                self.try_commit(slices)
+        let set_aside = self.sets_aside_until.is_some_and(|until| Instant::now() < until);
+        match self.prepared(|effects| effects.try_commit(slices, set_aside)) {
+            Err(error) if error.is_lock_timeout() && !set_aside => {
+                self.end_hanging_writer(&error);
+                self.sets_aside_until = Some(Instant::now() + SET_ASIDE);
+                self.prepared(|effects| effects.try_commit(slices, true))
             }
             done => done,
         }
     }
 
-    fn try_commit(&mut self, slices: &[Slice]) -> Result<()> {
+    fn prepared<T>(&mut self, attempt: impl Fn(&mut Effects) -> Result<T>) -> Result<T> {
+        match attempt(self) {
+            Err(Error::Unprepared) => {
+                self.handler.prepare()?;
+                attempt(self)
+            }
+            done => done,
+        }
+    }
+
+    fn try_commit(&mut self, slices: &[Slice], set_aside: bool) -> Result<()> {
         health::beat();
         metrics::ATTEMPTS.inc();
         let steps: Vec<Move> = slices.iter().map(Slice::step).collect();
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &steps)?;
-        let (sent, parked) = handle(&mut tx, &self.prefix, &mut *self.handler, slices)?;
+        let inputs: Vec<(&TopicPartition, &Input)> =
+            slices.iter().flat_map(|slice| slice.inputs.iter().map(|input| (&slice.partition, input))).collect();
+        let waiting = match set_aside {
+            true => waiting(&mut tx, &mut *self.handler, &inputs, true)?,
+            false => vec![],
+        };
+        let (sent, parked) = handle(&mut tx, &self.prefix, &mut *self.handler, &inputs, &waiting)?;
+        let aside: Vec<_> = inputs
+            .iter()
+            .zip(&waiting)
+            .filter_map(|((partition, input), why)| Some((*partition, &input.record, why.clone()?)))
+            .collect();
+        aside::set(&mut tx, &aside)?;
+        outbox::append(&mut tx, &sent)?;
+        tx.commit()?;
+        dead_letter::tell(&parked);
+        if let Some((partition, record, why)) = aside.first() {
+            self.sets_aside_until = Some(Instant::now() + SET_ASIDE);
+            self.try_aside_at = Instant::now() + TRY_AGAIN;
+            let (count, offset) = (aside.len(), record.offset);
+            let is_news = self.told_at.is_none_or(|told_at| told_at.elapsed() >= TELL_AGAIN);
+            self.told_at = if is_news { Some(Instant::now()) } else { self.told_at };
+            let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+            log::log!(
+                level,
+                "{count} records are set aside and tried again, the first {partition}@{offset}: it waits for {why}"
+            );
+        }
+        self.handler.committed();
+        self.wake(&sent);
+        Ok(())
+    }
+
+    /// Tries those again that were set aside, if it is time to. Some may wait on; those that fail by their own fault too often are
+    /// given up. Answers how many have had their effect.
+    ///
+    /// # Errors
+    /// What PostgreSQL and the handler say; nothing was changed.
+    pub fn try_aside(&mut self) -> Result<usize> {
+        if Instant::now() < self.try_aside_at {
+            return Ok(0);
+        }
+        self.try_aside_at = Instant::now() + LOOK_AGAIN;
+        match self.prepared(|effects| effects.try_those_aside(None)) {
+            Err(error) if error.blame() == Blame::Message => self.prepared(Effects::try_each_aside),
+            done => done,
+        }
+    }
+
+    /// `only`: the one with this number, of those that are taken.
+    fn try_those_aside(&mut self, only: Option<i64>) -> Result<usize> {
+        health::beat();
+        let mut tx = self.connection.session()?.transaction()?;
+        let mut taken = aside::take(&mut tx)?;
+        if taken.is_empty() {
+            return Ok(0);
+        }
+        self.try_aside_at = Instant::now() + TRY_AGAIN;
+        self.sets_aside_until = Some(Instant::now() + SET_ASIDE);
+        taken.retain(|aside| only.is_none_or(|only| aside.id == only));
+        let (prefix, now) = (self.prefix.as_str(), delivery::now());
+        let topic = |aside: &Aside| Topic::from_name(&aside.partition.topic, prefix);
+        let inputs: Vec<(i64, TopicPartition, Input)> = taken
+            .into_iter()
+            .filter_map(|aside| {
+                Some((
+                    aside.id,
+                    aside.partition.clone(),
+                    Input::new(topic(&aside)?, aside.partition.partition, aside.record, now, aside.attempts),
+                ))
+            })
+            .collect();
+        let borrowed: Vec<(&TopicPartition, &Input)> =
+            inputs.iter().map(|(_, partition, input)| (partition, input)).collect();
+        let waiting = waiting(&mut tx, &mut *self.handler, &borrowed, false)?;
+        let (sent, parked) = handle(&mut tx, prefix, &mut *self.handler, &borrowed, &waiting)?;
+        let ids = |waits: bool| -> Vec<i64> {
+            let those = inputs.iter().zip(&waiting).filter(|(_, why)| why.is_some() == waits);
+            those.map(|((id, ..), _)| *id).collect()
+        };
+        let done = ids(false);
+        aside::remove(&mut tx, &done)?;
+        aside::wait_on(&mut tx, &ids(true))?;
         outbox::append(&mut tx, &sent)?;
         tx.commit()?;
         dead_letter::tell(&parked);
         self.handler.committed();
+        self.wake(&sent);
+        if !done.is_empty() {
+            log::info!("{} records that were set aside have had their effect", done.len());
+        }
+        Ok(done.len())
+    }
+
+    /// One by one, after all of them together have failed by the fault of one.
+    fn try_each_aside(&mut self) -> Result<usize> {
+        let taken = aside::take(&mut self.connection.session()?.transaction()?)?;
+        let mut done = 0;
+        for aside in taken {
+            match self.try_those_aside(Some(aside.id)) {
+                Err(error) if error.blame() == Blame::Message && aside.attempts >= ATTEMPTS as i32 => {
+                    self.give_up_aside(&aside, &error.to_string())?;
+                }
+                Err(error) if error.blame() == Blame::Message => aside::failed(self.connection.session()?, aside.id)?,
+                outcome => done += outcome?,
+            }
+        }
+        Ok(done)
+    }
+
+    fn give_up_aside(&mut self, aside: &Aside, why: &str) -> Result<()> {
+        let Some(topic) = Topic::from_name(&aside.partition.topic, &self.prefix) else { return Ok(()) };
+        let input = Input::new(topic, aside.partition.partition, aside.record.clone(), delivery::now(), aside.attempts);
+        let mut tx = self.connection.session()?.transaction()?;
+        let (sent, parked) =
+            given_up(&mut tx, &mut *self.handler, &aside.partition, &input, aside.attempts as u32, why)?;
+        aside::remove(&mut tx, &[aside.id])?;
+        outbox::append(&mut tx, &sent)?;
+        tx.commit()?;
+        dead_letter::tell(parked.as_slice());
         self.wake(&sent);
         Ok(())
     }
@@ -75,19 +222,9 @@ impl Effects {
     /// # Errors
     /// What PostgreSQL says; nothing was changed.
     pub fn give_up(&mut self, slice: &Slice, attempts: u32, why: &str) -> Result<()> {
-        let Input { record, delivery, event } = &slice.inputs[0];
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &[slice.step()])?;
-        let sent = match event {
-            Ok(event) if event.topic().1 == Channel::Request => {
-                let delivery = Delivery { attempt: attempts as i32, ..*delivery };
-                let traceparent = event.traceparent.clone();
-                self.handler.give_up(&mut tx, &GivenUp { order_id: event.order_id, traceparent, delivery })?
-            }
-            _ => vec![],
-        };
-        let story = Parked::new(Cause::GivenUp, why.to_string(), &slice.partition, record);
-        let parked = dead_letter::park(&mut tx, &Parked { attempts: attempts as i32, ..story })?;
+        let (sent, parked) = given_up(&mut tx, &mut *self.handler, &slice.partition, &slice.inputs[0], attempts, why)?;
         outbox::append(&mut tx, &sent)?;
         tx.commit()?;
         dead_letter::tell(parked.as_slice());
@@ -133,19 +270,61 @@ impl Effects {
     }
 }
 
-/// Hands the events to the handler and parks what it refuses; answers what is to be sent, and told.
+fn given_up(
+    tx: &mut Tx<'_>,
+    handler: &mut dyn Handler,
+    partition: &TopicPartition,
+    Input { record, delivery, event }: &Input,
+    attempts: u32,
+    why: &str,
+) -> Result<(Vec<Event>, Option<Notice>)> {
+    let sent = match event {
+        Ok(event) if event.topic().1 == Channel::Request => {
+            let delivery = Delivery { attempt: attempts as i32, ..*delivery };
+            let traceparent = event.traceparent.clone();
+            handler.give_up(tx, &GivenUp { order_id: event.order_id, traceparent, delivery })?
+        }
+        _ => vec![],
+    };
+    let story = Parked::new(Cause::GivenUp, why.to_string(), partition, record);
+    Ok((sent, dead_letter::park(tx, &Parked { attempts: attempts as i32, ..story })?))
+}
+
+/// What each record waits for; the rows of those that wait for nothing are locked. Where some are set aside already
+/// (`look_behind`), what comes later about the same orders waits behind them.
+fn waiting(
+    tx: &mut Tx<'_>,
+    handler: &mut dyn Handler,
+    inputs: &[(&TopicPartition, &Input)],
+    look_behind: bool,
+) -> Result<Vec<Option<String>>> {
+    let events: Vec<Event> = inputs.iter().filter_map(|(_, input)| input.event.as_ref().ok().cloned()).collect();
+    let mut waiting = handler.waits_for(tx, &events)?.into_iter();
+    let before = if look_behind { aside::keys(tx)? } else { HashSet::new() };
+    let is_behind = |input: &Input| input.record.key.as_deref().is_some_and(|key| before.contains(key));
+    let behind = |input: &Input| is_behind(input).then(|| "what was set aside before about the same order".to_string());
+    let each = |(_, input): &(&TopicPartition, &Input)| match input.event {
+        Ok(_) => waiting.next().flatten().or_else(|| behind(input)),
+        Err(_) => None,
+    };
+    Ok(inputs.iter().map(each).collect())
+}
+
+/// Hands the events that do not wait to the handler and parks what it refuses; answers what is to be sent, and told.
 fn handle(
     tx: &mut Tx<'_>,
     prefix: &str,
     handler: &mut dyn Handler,
-    slices: &[Slice],
+    inputs: &[(&TopicPartition, &Input)],
+    waiting: &[Option<String>],
 ) -> Result<(Vec<Event>, Vec<Notice>)> {
-    let inputs = || slices.iter().flat_map(|slice| slice.inputs.iter().map(|input| (&slice.partition, input)));
-    let events: Vec<Event> = inputs().filter_map(|(_, input)| input.event.as_ref().ok().cloned()).collect();
+    let waits = |place: usize| waiting.get(place).is_some_and(Option::is_some);
+    let free = || inputs.iter().enumerate().filter(|(place, _)| !waits(*place)).map(|(_, input)| *input);
+    let events: Vec<Event> = free().filter_map(|(_, input)| input.event.as_ref().ok().cloned()).collect();
     let handled = handler::handle(handler, tx, &events)?;
     let (mut sent, mut parked) = (handled.events, Vec::new());
     let mut outcomes = handled.outcomes.into_iter();
-    for (partition, Input { record, delivery, event }) in inputs() {
+    for (partition, Input { record, delivery, event }) in free() {
         let refusal = match event {
             Ok(event) => refused(event, outcomes.next()),
             Err(undecodable) => {

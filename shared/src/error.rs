@@ -2,6 +2,8 @@
 
 use postgres::error::{DbError, Severity, SqlState};
 
+use crate::db::NEEDS_SESSIONS;
+
 /// An error below the services' business.
 #[derive(Debug)]
 pub enum Error {
@@ -9,6 +11,9 @@ pub enum Error {
     Database(postgres::Error),
     /// Kafka refused, or its connection broke.
     Kafka(kafka::Error),
+    /// A server that answers can't be used as it is: a standby, a read-only database, a pooler that keeps no sessions; the text
+    /// says which, and what to do. Nothing was changed.
+    Unusable(String),
     /// Another instance was faster: the offsets moved, or the leadership is lost. Nothing was changed.
     LostRace(String),
     /// A handler lacks something from outside of the database: [`crate::handler::Handler::prepare`] fetches it, and then the same
@@ -26,7 +31,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Who has to act (ARCHITECTURE.md, "When handling fails").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The message itself can't be handled: SQLSTATE classes 22 and 23, a caught panic.
+    /// The message itself can't be handled: what it says breaks a rule of the tables that hold it (SQLSTATE classes 22 and 23),
+    /// or a caught panic.
     Message,
     /// Everything else: retried without end.
     World,
@@ -53,26 +59,51 @@ impl Error {
     pub fn blame(&self) -> Blame {
         match self {
             Error::Panic(_) => Blame::Message,
-            Error::Database(error) => blame_sqlstate(error.code()),
+            Error::Database(error) if error.as_db_error().is_some_and(is_of_message) => Blame::Message,
             Error::LostRace(_) => Blame::Nobody,
-            Error::Kafka(_) | Error::Unprepared | Error::Fatal(_) => Blame::World,
+            Error::Database(_) | Error::Kafka(_) | Error::Unusable(_) | Error::Unprepared | Error::Fatal(_) => {
+                Blame::World
+            }
         }
     }
 
     /// Whether the session with PostgreSQL is over: its connection broke, or the server ended it (severity FATAL, as at
-    /// a shutdown). The client itself notices that a moment later.
+    /// a shutdown; the client itself notices that a moment later), or it is of no use any more, and the next one may lead
+    /// elsewhere ([`Connector::connect`](crate::db::Connector::connect) then says why not).
     pub fn is_lost_session(&self) -> bool {
-        let Error::Database(error) = self else { return false };
+        let Error::Database(error) = self else { return matches!(self, Error::Unusable(_)) };
+        if self.is_about_sessions() || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) {
+            return true;
+        }
         let ended = error.as_db_error().and_then(DbError::parsed_severity);
         let broken = std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>());
         error.is_closed() || broken || matches!(ended, Some(Severity::Fatal | Severity::Panic))
+    }
+
+    /// Whether a statement that the session has prepared is gone, or was there before: its session is not its own.
+    pub fn is_about_sessions(&self) -> bool {
+        let Error::Database(error) = self else { return false };
+        error.code().is_some_and(|code| OF_SESSIONS.contains(code))
+    }
+
+    /// Whether it is certain that the failed call has changed nothing: the server answered it, or it was not made.
+    pub fn changed_nothing(&self) -> bool {
+        match self {
+            Error::Database(error) => error.as_db_error().is_some(),
+            Error::Unusable(_) | Error::LostRace(_) | Error::Unprepared => true,
+            Error::Kafka(_) | Error::Panic(_) | Error::Fatal(_) => false,
+        }
     }
 
     /// Whether a server does not take us for who we say we are, or we do not take it for the one that we trust: at the start
     /// that is a mistake in the settings. (SQLSTATE class 28 is an invalid authorization.)
     pub fn is_refusal(&self) -> bool {
         match self {
-            Error::Kafka(error) => matches!(error, kafka::Error::Security { .. }),
+            Error::Kafka(kafka::Error::Security { .. }) => true,
+            // fewer brokers than copies are asked for: the others may be about to come
+            Error::Kafka(error @ kafka::Error::Refused { code, .. }) => {
+                error.kind() == kafka::ErrorKind::Fatal && *code != kafka::ErrorCode::INVALID_REPLICATION_FACTOR
+            }
             Error::Database(error) => {
                 let source = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
                 let distrust = source.and_then(|io| io.get_ref()).is_some_and(|inner| inner.is::<rustls::Error>());
@@ -97,7 +128,10 @@ impl Error {
 /// Why a server can't be used, and what to do.
 pub(crate) fn explain(what: &str, error: Error) -> String {
     match error {
-        Error::Fatal(why) => why,
+        Error::Fatal(why) | Error::Unusable(why) => why,
+        Error::Kafka(error @ kafka::Error::Refused { .. }) if error.kind() == kafka::ErrorKind::Fatal => {
+            format!("{what} refuses: {error}; its user needs the rights that README lists under Deploying")
+        }
         error if error.is_refusal() => {
             format!("{what} refuses us, or is not to be trusted: {error}; check the settings")
         }
@@ -105,19 +139,42 @@ pub(crate) fn explain(what: &str, error: Error) -> String {
     }
 }
 
-/// Class 22 is a data exception, class 23 an integrity constraint violation (PostgreSQL, appendix A).
-fn blame_sqlstate(code: Option<&SqlState>) -> Blame {
-    match code.map(|code| &code.code()[..2]) {
-        Some("22" | "23") => Blame::Message,
-        _ => Blame::World,
+const OF_SESSIONS: [SqlState; 2] = [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
+
+/// The tables that hold what messages say. Constraints of all others are our own affair.
+const OF_MESSAGES: [&str; 9] = [
+    "orders",
+    "timeline",
+    "account",
+    "payment",
+    "item",
+    "reservation",
+    "order_outbox",
+    "payment_outbox",
+    "stock_outbox",
+];
+
+/// Class 22 is a data exception, class 23 an integrity constraint violation (PostgreSQL, appendix A). Of the first a sequence's
+/// end and a parameter's value are none of the message's; of the second, what is unique is a key of ours. (A trigger that says no
+/// names no table.)
+fn is_of_message(error: &DbError) -> bool {
+    let code = error.code();
+    match &code.code()[..2] {
+        "22" => ![SqlState::SEQUENCE_GENERATOR_LIMIT_EXCEEDED, SqlState::INVALID_PARAMETER_VALUE].contains(code),
+        "23" => *code != SqlState::UNIQUE_VIOLATION && error.table().is_none_or(|table| OF_MESSAGES.contains(&table)),
+        _ => false,
     }
 }
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Error::Database(error) if self.is_about_sessions() => {
+                write!(f, "PostgreSQL: {}: {NEEDS_SESSIONS}", describe_database(error))
+            }
             Error::Database(error) => write!(f, "PostgreSQL: {}", describe_database(error)),
             Error::Kafka(error) => write!(f, "Kafka: {error}"),
+            Error::Unusable(why) => write!(f, "{why}"),
             Error::LostRace(what) => write!(f, "lost a race: {what}"),
             Error::Unprepared => write!(f, "what a handler lacked was not fetched"),
             Error::Panic(what) => write!(f, "panic: {what}"),

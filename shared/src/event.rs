@@ -17,6 +17,9 @@ pub enum Service {
 }
 
 impl Service {
+    /// All three.
+    pub const ALL: [Service; 3] = [Service::Order, Service::Payment, Service::Stock];
+
     /// Its name in settings, tables, threads and ids.
     pub fn name(self) -> &'static str {
         match self {

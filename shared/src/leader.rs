@@ -34,7 +34,7 @@ impl Candidate {
             Some(session) if !session.is_closed() => session,
             _ => self.connector.connect()?,
         };
-        if session.query("select pg_try_advisory_lock(7301, 2)", &[])?[0].get(0) {
+        if session.query("select pg_try_advisory_lock(lock_class(), 2)", &[])?[0].get(0) {
             return Ok(Some(Leadership::begin(session, ping_thread)?));
         }
         self.session = Some(session);

@@ -10,6 +10,7 @@
 //! | [`event`], [`envelope`], [`delivery`] | topics, types, bodies; headers and JSON; what an answer says of what it answers: the contract between the services |
 //! | [`outbox`], [`leader`], [`wake`], [`relay`], [`position`], [`beside`] | from a committed row to a committed record, once and in stored order; which of several copies of a database may publish |
 //! | [`consumer`], [`progress`], [`slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
+//! | [`aside`], [`waits`] | records that wait for a row which somebody holds; partitions that wait, and for what |
 //! | [`dead_letter`], [`dead_letter_action`], [`replay`], [`replay_many`] | what could not be handled: parked, and what people do about it |
 //! | [`http`], [`dead_letter_http`], [`dead_letter_view`] | requests, answers, problems; the parked records over HTTP |
 //! | [`health`], [`monitor`], [`metrics`], [`operations_http`] | whether the threads turn; what is seen from outside; what is counted; all of it over HTTP |
@@ -18,6 +19,7 @@
 //! | [`descriptors`] | what the service itself needs comes first, clients get the rest |
 
 pub mod args;
+pub mod aside;
 pub mod backoff;
 pub mod beside;
 pub mod check;
@@ -61,4 +63,5 @@ pub mod service;
 pub mod shutdown;
 pub mod slice;
 pub mod topics;
+pub mod waits;
 pub mod wake;

@@ -45,6 +45,17 @@ pub static OUTBOX_ROWS: LazyLock<IntGauge> =
 pub static OUTBOX_OLDEST: LazyLock<Gauge> = LazyLock::new(|| {
     registered(Gauge::new("saga_outbox_oldest_seconds", "Age of the oldest row in the database's outbox; 0: none"))
 });
+/// By how much the latest stored time is ahead of the database's clock.
+pub static CLOCK_AHEAD: LazyLock<Gauge> = LazyLock::new(|| {
+    let help = "By how much the latest stored time is ahead of the database's clock, which has run ahead; 0: it is not";
+    registered(Gauge::new("saga_outbox_clock_ahead_seconds", help))
+});
+/// For how long a snapshot has been open in the database.
+pub static OLDEST_SNAPSHOT: LazyLock<Gauge> = LazyLock::new(|| {
+    let help =
+        "For how long the oldest snapshot (a transaction, a backup) has been open in the database, as far as seen";
+    registered(Gauge::new("saga_database_oldest_snapshot_seconds", help))
+});
 /// Records behind the service's offsets.
 pub static LAG: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let opts = Opts::new("saga_consumer_lag_records", "Offsets from the service's next one to the partition's end");
@@ -62,6 +73,21 @@ pub static RECORDS: LazyLock<IntCounter> =
 /// Batches tried.
 pub static ATTEMPTS: LazyLock<IntCounter> = LazyLock::new(|| {
     registered(IntCounter::new("saga_consumer_attempts_total", "Batches of records tried, first attempts included"))
+});
+/// Records set aside.
+pub static ASIDE: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("saga_set_aside_records", "Records that wait for a row which somebody else holds locked"));
+/// How long the oldest of them has waited.
+pub static ASIDE_SECONDS: LazyLock<Gauge> = LazyLock::new(|| {
+    registered(Gauge::new("saga_set_aside_seconds", "For how long the oldest of them has waited; 0: there is none"))
+});
+/// For how long a partition has waited because handling fails.
+pub static WAITING: LazyLock<GaugeVec> = LazyLock::new(|| {
+    let opts = Opts::new(
+        "saga_consumer_waiting_seconds",
+        "For how long a partition has waited because handling its next record fails; 0: it goes on",
+    );
+    registered(GaugeVec::new(opts, &["partition"]))
 });
 static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counters(
@@ -126,7 +152,8 @@ pub fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
 pub fn start() {
     let counts = [&*LEADER, &EPOCH, &OUTBOX_ROWS, &DEAD_LETTERS, &READY];
     counts.iter().for_each(|gauge| gauge.set(0));
-    OUTBOX_OLDEST.set(0.0);
+    ASIDE.set(0);
+    [&*OUTBOX_OLDEST, &CLOCK_AHEAD, &OLDEST_SNAPSHOT, &ASIDE_SECONDS].iter().for_each(|gauge| gauge.set(0.0));
     ["database", "kafka"].into_iter().for_each(looked);
     [&*PUBLISHED, &LOST_TAILS, &RECORDS, &ATTEMPTS].iter().for_each(|counter| counter.inc_by(0));
     for outcome in ["committed", "aborted", "fenced", "unknown"] {

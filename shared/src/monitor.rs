@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::pool::Connection;
 use crate::shutdown::Shutdown;
-use crate::{dead_letter, health, metrics, offsets, outbox, schema, topics};
+use crate::{aside, dead_letter, health, metrics, offsets, outbox, schema, topics, waits};
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -28,6 +28,12 @@ const STALE: Duration = Duration::from_secs(15);
 const COUNTING_SHARE: u32 = 100;
 /// ... but at least so often.
 const COUNT_AGAIN: Duration = Duration::from_secs(15);
+/// Where something has waited for so long, it is looked who else is in the consumer group.
+const STRANGERS_AFTER: f64 = 10.0;
+/// Another instance takes a lost lead within a few seconds.
+const UNLED_LIMIT: f64 = 15.0;
+/// By so many seconds a stored time may be ahead of the clock (`stamp_outbox`).
+const CLOCK_BOUND: f64 = 60.0;
 /// Ends of a partition's log that are remembered, for the age of what waits there.
 const SAMPLES: usize = 600;
 
@@ -63,7 +69,13 @@ struct Held {
 struct Stored {
     waiting: i64,
     oldest_seconds: f64,
+    /// Whether a relay holds the lead, of whichever instance.
+    led: bool,
+    clock_ahead: f64,
+    oldest_snapshot: f64,
     dead_letters: i64,
+    /// Records set aside, for how many seconds the oldest, and what it waits for.
+    aside: (i64, f64, Option<String>),
 }
 
 /// Where the service is in a partition that it reads.
@@ -86,9 +98,14 @@ pub struct Monitor {
     admin: Admin,
     /// By topic id: a topic made anew begins anew.
     ends: HashMap<(Uuid, i32), Ends>,
+    group: String,
+    /// Who else is in the group, each in a sentence.
+    strangers: Vec<String>,
     extra: Extra,
     /// Why counting failed last time, if it did.
     uncounted: Option<String>,
+    /// The outbox's oldest row, and since when it is that: what clocks say may be wrong.
+    oldest: Option<(i64, Instant)>,
     /// When it is counted next.
     count_at: Instant,
     board: Board,
@@ -116,8 +133,11 @@ impl Monitor {
             connection: Connection::new(Connector::new(&config.database_url, &name, Limits::GLANCE)?),
             admin: Admin::new(kafka, interrupt),
             ends: HashMap::new(),
+            group: config.group(),
+            strangers: vec![],
             extra,
             uncounted: None,
+            oldest: None,
             count_at: Instant::now(),
             board: board.clone(),
         };
@@ -144,10 +164,12 @@ impl Monitor {
         let mut reasons = Vec::new();
         let offsets = self.connection.with(|session| {
             schema::require_compatible(session)?;
+            schema::require_writable(session)?;
             offsets::all(session)
         });
         let offsets = noted(offsets, "the database", &mut reasons);
         let lags = noted(self.lags(offsets.as_deref()), "Kafka", &mut reasons);
+        reasons.append(&mut self.strangers);
         if offsets.is_some() && lags.is_some() {
             metrics::looked("kafka");
         }
@@ -160,7 +182,8 @@ impl Monitor {
 
     fn count(&mut self) -> Held {
         let (service, extra) = (self.service, &self.extra);
-        let counted = self.connection.with(|session| Ok((stored(session, service)?, extra(session)?)));
+        let oldest = &mut self.oldest;
+        let counted = self.connection.with(|session| Ok((stored(session, service, oldest)?, extra(session)?)));
         let why = counted.as_ref().err().map(|error| format!("what the database holds can't be counted: {error}"));
         // once, as long as it fails in the same way
         if let Some(new) = why.as_ref().filter(|_| why != self.uncounted) {
@@ -171,7 +194,7 @@ impl Monitor {
             Ok((stored, extra)) => {
                 stored.show();
                 metrics::looked("database");
-                Held { reason: None, stored: Some(stored), extra }
+                Held { reason: stored.unled(), stored: Some(stored), extra }
             }
             Err(error) => Held { reason: why.filter(|_| !error.is_time_limit()), ..Held::default() },
         }
@@ -200,13 +223,45 @@ impl Monitor {
             }
         }
         lags.sort_by_key(|lag| (lag.topic, lag.partition));
+        let is_slow = |lag: &Lag| lag.lag_seconds.is_some_and(|seconds| seconds > STRANGERS_AFTER);
+        self.strangers = if lags.iter().any(is_slow) { self.strangers()? } else { vec![] };
         Ok(lags)
+    }
+
+    /// Members of the group that are no instances of this service: what they were given to read, nobody handles.
+    fn strangers(&mut self) -> Result<Vec<String>> {
+        let ours = format!("{}-consumer-", self.service.name());
+        let members = self.admin.group_members(&self.group)?;
+        let strangers =
+            members.iter().filter(|member| !member.client_id.starts_with(&ours) && !member.partitions.is_empty());
+        let told = strangers.map(|member| {
+            let partitions: Vec<String> =
+                member.partitions.iter().map(|(topic, number)| format!("{topic}-{number}")).collect();
+            format!(
+                "{} (at {}) is in the consumer group {} and keeps {} from being handled: end it",
+                member.client_id,
+                member.host,
+                self.group,
+                partitions.join(", ")
+            )
+        });
+        Ok(told.collect())
     }
 }
 
-fn stored(session: &mut Session, service: Service) -> Result<Stored> {
-    let (waiting, oldest_seconds) = outbox::waiting(session, service)?;
-    Ok(Stored { waiting, oldest_seconds, dead_letters: dead_letter::count_open(session)? })
+fn stored(session: &mut Session, service: Service, oldest: &mut Option<(i64, Instant)>) -> Result<Stored> {
+    let outbox = outbox::waiting(session, service)?;
+    let since = oldest.filter(|(id, _)| outbox.oldest == Some(*id)).map_or_else(Instant::now, |(_, since)| since);
+    *oldest = outbox.oldest.map(|id| (id, since));
+    Ok(Stored {
+        waiting: outbox.rows,
+        oldest_seconds: outbox.oldest_seconds.max(since.elapsed().as_secs_f64()),
+        led: outbox.led,
+        clock_ahead: outbox.clock_ahead,
+        oldest_snapshot: outbox::oldest_snapshot(session)?,
+        dead_letters: dead_letter::count_open(session)?,
+        aside: aside::count(session)?,
+    })
 }
 
 fn noted<T>(outcome: Result<T>, what: &str, reasons: &mut Vec<String>) -> Option<T> {
@@ -214,10 +269,31 @@ fn noted<T>(outcome: Result<T>, what: &str, reasons: &mut Vec<String>) -> Option
 }
 
 impl Stored {
+    /// What waits is published by nobody.
+    fn unled(&self) -> Option<String> {
+        (!self.led && self.oldest_seconds > UNLED_LIMIT).then(|| {
+            format!(
+                "no relay leads, and the oldest of {} outbox rows has been waiting for {:.0} s",
+                self.waiting, self.oldest_seconds
+            )
+        })
+    }
+
     fn show(&self) {
+        if self.clock_ahead > CLOCK_BOUND && metrics::CLOCK_AHEAD.get() <= CLOCK_BOUND {
+            log::warn!(
+                "the database's clock has run ahead: the latest stored time is {:.0} s later than it is now; stored times have \
+                 gone back to the clock",
+                self.clock_ahead
+            );
+        }
+        metrics::CLOCK_AHEAD.set(self.clock_ahead);
+        metrics::OLDEST_SNAPSHOT.set(self.oldest_snapshot);
         metrics::OUTBOX_ROWS.set(self.waiting);
         metrics::OUTBOX_OLDEST.set(self.oldest_seconds);
         metrics::DEAD_LETTERS.set(self.dead_letters);
+        metrics::ASIDE.set(self.aside.0);
+        metrics::ASIDE_SECONDS.set(self.aside.1);
     }
 }
 
@@ -280,6 +356,7 @@ impl Board {
             reasons.push(format!("database and Kafka were not looked at for {} s", look.at.elapsed().as_secs()));
         }
         reasons.extend(look.reasons.into_iter().chain(look.held.reason));
+        reasons.extend(waits::reasons());
         reasons
     }
 
@@ -300,6 +377,10 @@ impl Board {
             },
             "deadLetters": stored.map(|stored| stored.dead_letters),
             "consumers": look.consumers,
+            "waiting": waits::all(),
+            "setAside": stored.map(|Stored { aside: (records, seconds, waits_for), .. }| {
+                serde_json::json!({"records": records, "oldestSeconds": seconds, "for": waits_for})
+            }),
         });
         overview.as_object_mut().into_iter().for_each(|fields| fields.extend(look.held.extra.clone()));
         overview

@@ -28,7 +28,7 @@ pub fn read(session: &mut Session, partitions: &[TopicPartition]) -> Result<Vec<
     session.execute(
         "insert into consumer_offset (topic_id, partition, topic, next_offset)
          select id, partition, topic, 0 from unnest($1::uuid[], $2::int[], $3::text[]) as p (id, partition, topic)
-         order by id, partition on conflict do nothing",
+         order by id, partition on conflict (topic_id, partition) do nothing",
         &[&ids, &numbers, &names],
     )?;
     Ok(partitions.iter().cloned().zip(now(session, &ids, &numbers)?).collect())

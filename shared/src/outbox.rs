@@ -71,39 +71,101 @@ pub fn last_message(session: &mut Session, service: Service, id: i64) -> Result<
 /// # Errors
 /// What PostgreSQL says.
 pub fn advance_clock(query: &mut impl Query, time: &str) -> Result<()> {
-    let sql =
-        "update outbox_clock set last_stored_at = $1::text::timestamptz where last_stored_at < $1::text::timestamptz";
+    let sql = "select setval(clock, time)
+                 from (select (extract(epoch from $1::text::timestamptz) * 1000000)::bigint as time) as lost,
+                      (select 'outbox_clock'::regclass as clock, last_value from outbox_clock
+                        union all select 'outbox_clock_ahead', last_value from outbox_clock_ahead) as ours
+                where last_value < time";
     query.execute(sql, &[&time]).map(drop)
 }
 
 /// Rows that are counted before it is left at "many".
 const MANY: i64 = 100_000;
 
-/// How many rows are there, [`MANY`] at most, and the age of the oldest in seconds (0: there is none).
+/// What waits in an outbox.
+pub struct Waiting {
+    /// How many rows are there, 100,000 at most.
+    pub rows: i64,
+    /// The id of the oldest.
+    pub oldest: Option<i64>,
+    /// Its age in seconds, by the database's clock; 0: there is none.
+    pub oldest_seconds: f64,
+    /// Whether a relay holds the lead.
+    pub led: bool,
+    /// Seconds by which the latest stored time is ahead of the database's clock; 0: it is not.
+    pub clock_ahead: f64,
+}
+
+/// What waits to be published.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn waiting(session: &mut Session, service: Service) -> Result<(i64, f64)> {
+pub fn waiting(session: &mut Session, service: Service) -> Result<Waiting> {
     let sql = format!(
-        "select (select count(*) from (select from {0} limit $1) as counted),
-                coalesce((select greatest(extract(epoch from clock_timestamp() - stored_at), 0)::float8
-                            from {0} order by id limit 1), 0)",
+        "with oldest as (select id, stored_at from {0} order by id limit 1)
+         select (select count(*) from (select from {0} limit $1) as counted), (select id from oldest),
+                coalesce((select greatest(extract(epoch from clock_timestamp() - stored_at), 0)::float8 from oldest), 0),
+                exists (select from pg_locks l join pg_stat_activity a using (pid)
+                         where l.locktype = 'advisory' and l.classid = lock_class()::oid and l.objid = 2 and l.granted
+                           and l.database = (select oid from pg_database where datname = current_database())
+                           and a.application_name = $2),
+                (select greatest(greatest(c.last_value, a.last_value) / 1e6 - extract(epoch from clock_timestamp()), 0)::float8
+                   from outbox_clock c, outbox_clock_ahead a)",
         service.outbox()
     );
-    let rows = session.query(&sql, &[&MANY])?;
-    Ok((rows[0].get(0), rows[0].get(1)))
+    let row = &session.query(&sql, &[&MANY, &format!("{}-relay", service.name())])?[0];
+    Ok(Waiting {
+        rows: row.get(0),
+        oldest: row.get(1),
+        oldest_seconds: row.get(2),
+        led: row.get(3),
+        clock_ahead: row.get(4),
+    })
 }
 
-/// The query that deletes published rows, where nothing else is to be done then.
-pub const REMOVE_PUBLISHED: &str = "select remove_published($1, $2, $3)";
+/// For how long the oldest snapshot has been open in the database, in seconds, as far as it may be seen: whatever was changed
+/// or deleted since is walked over by each statement that comes by.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn oldest_snapshot(session: &mut Session) -> Result<f64> {
+    let sql = "select coalesce(extract(epoch from clock_timestamp() - min(since)), 0)::float8
+                 from (select xact_start as since from pg_stat_activity
+                        where datname = current_database() and backend_xmin is not null
+                        union all select prepared from pg_prepared_xacts where database = current_database()) as open";
+    Ok(session.query(sql, &[])?[0].get(0))
+}
+
+/// How published rows are deleted, with whatever else a service does then. The parameters of each query are the first and the
+/// last id, and how many rows there are.
+pub struct Removal {
+    /// The query.
+    pub sql: String,
+    /// The same for when a row that it needs is held by somebody else; none: it needs no such row.
+    pub around_locks: Option<String>,
+}
+
+impl Removal {
+    /// Where nothing else is to be done.
+    pub fn alone() -> Removal {
+        Removal { sql: "select remove_published($1, $2, $3)".into(), around_locks: None }
+    }
+}
 
 /// Deletes what a position names, by the service's own statement ([`crate::relay::Relay::new`]), in a transaction of its
 /// own. All rows gone: an earlier delete has won.
 ///
 /// # Errors
 /// [`Error::Fatal`] when the outbox holds some of the rows only; what PostgreSQL says. Nothing was deleted.
-pub fn remove_published(session: &mut Session, removal: &str, first: i64, last: i64, count: i64) -> Result<()> {
-    match session.query(removal, &[&first, &last, &count]) {
+pub fn remove_published(session: &mut Session, removal: &Removal, first: i64, last: i64, count: i64) -> Result<()> {
+    let removed = match (session.query(&removal.sql, &[&first, &last, &count]), &removal.around_locks) {
+        (Err(error), Some(around)) if error.is_lock_timeout() => {
+            log::warn!("somebody holds a row of what was published: it is left as it is");
+            session.query(around, &[&first, &last, &count])
+        }
+        (removed, _) => removed,
+    };
+    match removed {
         Err(Error::Database(error)) if error.code() == Some(&SqlState::ASSERT_FAILURE) => Err(Error::Fatal(format!(
             "the position in Kafka names {count} outbox rows ({first} to {last}): {}; nothing was deleted; compare them by hand",
             Error::Database(error)
@@ -113,20 +175,22 @@ pub fn remove_published(session: &mut Session, removal: &str, first: i64, last: 
 }
 
 /// After a waiter's lock timeout: ends the session that has held the append lock for longer than that. It hangs, and every
-/// writer of the database waits behind it. Any other error is let pass.
-pub fn end_hanging_writer(connection: &mut Connection, error: &Error) {
-    if error.is_lock_timeout() {
-        match connection.session().and_then(end_holder) {
-            Ok(0) => {}
-            Ok(_) => log::warn!("ended a session that held the append lock beyond the lock timeout"),
-            Err(error) => log::warn!("can't end the session that holds the append lock: {error}"),
-        }
+/// writer of the database waits behind it. Any other error is let pass. Answers whether one was ended.
+pub fn end_hanging_writer(connection: &mut Connection, error: &Error) -> bool {
+    if !error.is_lock_timeout() {
+        return false;
     }
+    match connection.session().and_then(end_holder) {
+        Ok(0) => return false,
+        Ok(_) => log::warn!("ended a session that held the append lock beyond the lock timeout"),
+        Err(error) => log::warn!("can't end the session that holds the append lock: {error}"),
+    }
+    true
 }
 
 fn end_holder(session: &mut Session) -> Result<usize> {
     let sql = "select pg_terminate_backend(l.pid) from pg_locks l join pg_stat_activity a using (pid)
-                where l.locktype = 'advisory' and l.classid = 7301 and l.objid = 1 and l.granted
+                where l.locktype = 'advisory' and l.classid = lock_class()::oid and l.objid = 1 and l.granted
                   and l.database = (select oid from pg_database where datname = current_database())
                   and a.xact_start < clock_timestamp() - current_setting('lock_timeout')::interval";
     Ok(session.query(sql, &[])?.len())

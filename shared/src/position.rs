@@ -14,6 +14,7 @@ use crate::delivery;
 use crate::envelope;
 use crate::error::{Error, Result};
 use crate::event::Service;
+use crate::health;
 use crate::outbox::origin::{self, Judgement, Leader, Origin, Refusal, State};
 
 /// The header's name.
@@ -93,7 +94,12 @@ pub fn find(
     install_id: Uuid,
     ends: Isolation,
 ) -> Result<Vec<Found>> {
-    let last = last_records(kafka, interrupt, topics, ends, |record| text(record).is_some())?;
+    // under a quota it may take long
+    let is_wanted = |record: &Record| {
+        health::beat();
+        text(record).is_some()
+    };
+    let last = last_records(kafka, interrupt, topics, ends, is_wanted)?;
     last.iter().map(|(place, record)| own(place, record, service, install_id)).collect()
 }
 

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use postgres::config::SslMode;
+use postgres::config::{SslMode, TargetSessionAttrs};
 use postgres::{Client, NoTls};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -55,7 +55,7 @@ impl Target {
     /// What is wrong with it; the URL itself, which may hold a password, is not repeated.
     pub fn parse(url: &str) -> Result<Target, String> {
         let (rest, mode, roots) = take_out(url)?;
-        let mut config: postgres::Config = rest.parse().map_err(|error: postgres::Error| error.to_string())?;
+        let mut config: postgres::Config = rest.parse().map_err(|error: postgres::Error| unreadable(&error))?;
         let mode = match &roots {
             Some(file) if file == "system" => Mode::VerifyFull,
             // libpq: "if a root CA file exists, the behavior of sslmode=require will be the same as that of verify-ca"
@@ -63,6 +63,10 @@ impl Target {
             _ => mode,
         };
         config.ssl_mode(if mode >= Mode::Require { SslMode::Require } else { SslMode::Prefer });
+        // of several hosts the one that is a standby today is not meant
+        if config.get_hosts().len() > 1 && config.get_target_session_attrs() == TargetSessionAttrs::Any {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
         let tls = (mode != Mode::Disable).then(|| client(mode, roots.as_deref())).transpose()?;
         Ok(Target { config, mode, tls: tls.map(MakeRustlsConnect::new) })
     }
@@ -81,6 +85,22 @@ impl Target {
             Some(tls) => self.config.connect(tls.clone()),
         }
     }
+}
+
+/// The crate's own text does not name what it does not know.
+fn unreadable(error: &postgres::Error) -> String {
+    let why = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    let hint = match why.as_str() {
+        why if why.contains("`schema`") || why.contains("`currentSchema`") => {
+            "; a schema is named by options=-c%20search_path=NAME"
+        }
+        why if why.contains("`sslcert`") || why.contains("`sslkey`") => {
+            "; client certificates can't be used, give a password"
+        }
+        why if why.contains("unknown option") => "; of libpq's, those of TLS are sslmode and sslrootcert",
+        _ => "",
+    };
+    format!("{why}{hint}")
 }
 
 /// The rest of the settings, the mode, and the file of trusted authorities.
@@ -210,6 +230,26 @@ mod tests {
             taken_out("host=h dbname=d sslmode=verify-ca"),
             ("host=h dbname=d".to_string(), Mode::VerifyCa, None)
         );
+    }
+
+    #[test]
+    fn a_parameter_that_is_not_known_is_named_with_what_to_do() {
+        let refused = |query: &str| Target::parse(&format!("postgres://me:secret@host/db?{query}")).err().unwrap();
+        for (query, name, what_to_do) in [
+            ("sslcert=%2Fa.pem", "`sslcert`", "client certificates can't be used"),
+            ("schema=payments", "`schema`", "options=-c%20search_path=NAME"),
+            ("gssencmode=disable", "`gssencmode`", "sslmode and sslrootcert"),
+        ] {
+            let why = refused(query);
+            assert!(why.contains(name) && why.contains(what_to_do) && !why.contains("secret"), "{why}");
+        }
+    }
+
+    #[test]
+    fn of_several_hosts_the_one_that_can_be_written_is_wanted() {
+        let wanted = |url: &str| Target::parse(url).unwrap().config.get_target_session_attrs();
+        assert_eq!(wanted("postgres://me@one/db"), TargetSessionAttrs::Any);
+        assert_eq!(wanted("postgres://me@one,two/db"), TargetSessionAttrs::ReadWrite);
     }
 
     #[test]

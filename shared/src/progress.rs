@@ -35,6 +35,11 @@ impl Progress {
         Progress(offsets.into_iter().map(|(name, next)| (name, partition(next))).collect())
     }
 
+    /// All that are assigned.
+    pub fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.0.keys()
+    }
+
     /// The next offset; none if the partition is not assigned.
     pub fn next(&self, partition: &TopicPartition) -> Option<i64> {
         self.0.get(partition).map(|partition| partition.next)

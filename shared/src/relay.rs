@@ -26,7 +26,7 @@ use crate::health;
 use crate::leader::{Candidate, Leadership};
 use crate::metrics;
 use crate::outbox::origin::{self, Leader, Origin};
-use crate::outbox::{self, Row};
+use crate::outbox::{self, Removal, Row};
 use crate::position::{self, Found, Position};
 #[cfg(sabotage)]
 use crate::sabotage;
@@ -41,6 +41,10 @@ const STAND_AGAIN: Duration = Duration::from_millis(500);
 /// Published rows are deleted so long after the first of them. Most orders are settled by then: nothing is left to be
 /// marked of them, and a delete stands for several turns.
 const DELETE_AFTER: Duration = Duration::from_millis(50);
+/// Batches stay smaller than one that Kafka did not take for so long: topics are given other limits now and then.
+const TOO_LARGE: Duration = Duration::from_secs(600);
+/// What somebody has put in among older rows by hand is found within this.
+const READ_ALL: Duration = Duration::from_secs(60);
 /// The broker aborts what a dead relay left open after this, so that readers wait no longer.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -66,6 +70,8 @@ pub struct Relay {
     origin: Option<(Origin, Leader)>,
     batch_limit: usize,
     batch: usize,
+    /// As many rows as Kafka would not take together, and when.
+    too_large: Option<(usize, Instant)>,
     candidate: Candidate,
     leadership: Option<Leadership>,
     /// Whether the fate of all earlier transactions is known.
@@ -73,11 +79,16 @@ pub struct Relay {
     undeleted: Option<Undeleted>,
     /// Read beside the last turn, to be published next.
     ahead: Vec<Row>,
+    /// All rows up to this id were published in this leadership, and none comes later: ids are drawn in the order of commits.
+    /// Dead rows before it, which an old snapshot keeps, need not be walked over.
+    floor: i64,
+    /// When rows were read from the beginning the last time.
+    read_all: Instant,
     producer: Producer,
     /// For reading positions.
     kafka: kafka::Config,
     interrupt: Interrupt,
-    removal: String,
+    removal: Removal,
 }
 
 /// Rows that are published for certain and not deleted yet.
@@ -92,10 +103,10 @@ impl Relay {
     ///
     /// # Errors
     /// When the database URL can't be parsed.
-    pub fn new(config: &Config, install_id: Uuid, interrupt: Interrupt, removal: String) -> Result<Relay> {
+    pub fn new(config: &Config, install_id: Uuid, interrupt: Interrupt, removal: Removal) -> Result<Relay> {
         let name = format!("{}-relay", config.service.name());
         let kafka = config.kafka(&name);
-        let transactional_id = format!("{}{name}", config.topic_prefix);
+        let transactional_id = config.transactional_id();
         #[cfg(sabotage)]
         let transactional_id = sabotage::own_id(transactional_id);
         Ok(Relay {
@@ -105,11 +116,14 @@ impl Relay {
             origin: None,
             batch_limit: config.relay_batch,
             batch: config.relay_batch,
+            too_large: None,
             candidate: Candidate::new(Connector::new(&config.database_url, &name, Limits::LEADER)?),
             leadership: None,
             recovered: false,
             undeleted: None,
             ahead: Vec::new(),
+            floor: 0,
+            read_all: Instant::now(),
             producer: Producer::transactional(kafka.clone(), interrupt.clone(), transactional_id, TRANSACTION_TIMEOUT),
             kafka,
             interrupt,
@@ -183,6 +197,7 @@ impl Relay {
             self.recovered = false;
             self.undeleted = None;
             self.ahead.clear();
+            self.floor = 0;
             // a fenced or broken leader closes its connection: the lock is free for whoever is alive
             let keeps_lock = matches!(error, Error::Kafka(cause) if cause.kind() != ErrorKind::Fenced);
             if !keeps_lock {
@@ -212,10 +227,17 @@ impl Relay {
         }
         // fewer at the next attempt: the rows before a refused one get out, and a slow broker ends in time
         let batch = std::mem::replace(&mut self.batch, (rows.len() / 2).max(1));
-        let (count, next_batch) = (rows.len(), (batch * 2).min(self.batch_limit));
+        let (count, next_batch) = (rows.len(), self.larger(batch));
         self.publish(&rows, (count == batch).then_some(next_batch))?;
         self.batch = next_batch;
         Ok(if count == batch { Turn::Published(count) } else { Turn::Drained(count) })
+    }
+
+    /// The next batch after one of this size that went well: not as many again as Kafka would not take a while ago.
+    fn larger(&self, batch: usize) -> usize {
+        let refused = self.too_large.filter(|(_, at)| at.elapsed() < TOO_LARGE);
+        let most = refused.map_or(self.batch_limit, |(rows, _)| (rows / 2).max(1));
+        (batch * 2).min(self.batch_limit).min(most.max(batch))
     }
 
     /// Those read ahead, or read now.
@@ -223,8 +245,10 @@ impl Relay {
         if !self.ahead.is_empty() {
             return Ok(std::mem::take(&mut self.ahead));
         }
-        let after = self.undeleted.as_ref().map_or(0, |undeleted| undeleted.position.last);
-        read(self.leader()?, self.service, after, self.batch)
+        if self.undeleted.is_none() && self.read_all.elapsed() >= READ_ALL {
+            (self.floor, self.read_all) = (0, Instant::now());
+        }
+        read(self.leader()?, self.service, self.floor, self.batch)
     }
 
     /// The door of a new leader: under the lock, end whatever any predecessor left open, then learn from the position
@@ -287,20 +311,30 @@ impl Relay {
         let records = sabotage::publish_halves(&mut self.producer, records)?;
         let due = self.take_due();
         let next = Undeleted::joined(self.undeleted.take(), position);
-        let (service, last, removal) = (self.service, next.position.last, &*self.removal);
+        let (service, last, removal) = (self.service, next.position.last, &self.removal);
         let leadership = self.leadership.as_ref().ok_or_else(not_leading)?;
         let beside = Beside {
             delete: due.map(|due| move || delete(leadership, removal, &due.position)),
             read: more.map(|limit| move || read(leadership, service, last, limit)),
         };
         let mark = next.position.to_header();
+        let mut too_large = false;
         let mut transaction = self.producer.begin()?;
         let ended = beside.run(format!("{}-relay-beside", service.name()), |deleted| {
             if let Err(error) = transaction.send_marked(records, &mark) {
                 // an answer, not a lost one: the transaction may be ended plainly
                 if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
                     let Row { id, order_id, .. } = &rows[0];
-                    log::error!("Kafka refuses outbox rows {id} to {last} (first order {order_id}): {error}");
+                    too_large = rows.len() > 1 && is_too_large(&error);
+                    match too_large {
+                        true => log::info!(
+                            "Kafka does not take {} outbox rows together: fewer from now on ({error})",
+                            rows.len()
+                        ),
+                        false => {
+                            log::error!("Kafka refuses outbox rows {id} to {last} (first order {order_id}): {error}")
+                        }
+                    }
                     transaction.abort()?;
                 }
                 return Err(error.into());
@@ -309,7 +343,11 @@ impl Relay {
             deleted()?;
             Ok(transaction.commit()?)
         });
+        if too_large {
+            self.too_large = Some((rows.len(), Instant::now()));
+        }
         self.ahead = ended.inspect_err(metrics::transaction_failed)?;
+        self.floor = next.position.last;
         self.undeleted = Some(next);
         metrics::published(rows.len());
         Ok(())
@@ -369,9 +407,13 @@ fn read(leadership: &Leadership, service: Service, after: i64, limit: usize) -> 
     leadership.with(|session| outbox::next_batch(session, service, after, limit))
 }
 
-fn delete(leadership: &Leadership, removal: &str, position: &Position) -> Result<()> {
+fn delete(leadership: &Leadership, removal: &Removal, position: &Position) -> Result<()> {
     let Position { first, last, count, .. } = *position;
     leadership.with(|session| outbox::remove_published(session, removal, first, last, count as i64))
+}
+
+fn is_too_large(error: &kafka::Error) -> bool {
+    matches!(error, kafka::Error::Refused { code: kafka::ErrorCode::MESSAGE_TOO_LARGE, .. })
 }
 
 fn not_leading() -> Error {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
-use refinery::{Migration, Report, Runner};
+use refinery::{Migration, Report, Runner, Target};
 
 use crate::db::{Query, Session};
 use crate::error::{Error, Result};
@@ -33,23 +33,108 @@ const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(600);
 /// when a migration fails (it leaves no trace).
 pub fn migrate(session: &mut Session, service: Service, own: Runner) -> Result<()> {
     session.batch_execute("set statement_timeout = 0; set lock_timeout = '10s'")?;
+    require_own_schema(session, service)?;
     take_turn(session)?;
     let until = Instant::now() + PATIENCE;
     let outcome = session
         .batch_execute(ATTEMPT)
         .and_then(|()| check_compatible(session))
+        .and_then(|()| begin(session))
         .and_then(|()| run(session, "common", common::migrations::runner(), until))
         .and_then(|()| run(session, service.name(), own, until));
     // the session is closed by the caller in any case; unlocking lets the next instance start at once
-    session.batch_execute("select pg_advisory_unlock(7301, 3)")?;
-    outcome
+    session.batch_execute(&format!("select pg_advisory_unlock({LOCK_CLASS}, 3)"))?;
+    outcome?;
+    for behind in sequences_behind(session)? {
+        log::warn!("{}; it is set on", behind.told());
+        behind.set_on(session)?;
+    }
+    Ok(())
+}
+
+/// `lock_class()`, before there is one.
+const LOCK_CLASS: &str = "(select case nspname when 'public' then 7301 else oid::integer end
+                             from pg_namespace where nspname = current_schema())";
+
+/// One database may hold all services, each in a schema of its own: tables of the same names would be shared else.
+fn require_own_schema(session: &mut Session, service: Service) -> Result<()> {
+    let found = &session.query("select current_schema()::text, current_setting('search_path')", &[])?[0];
+    let (schema, path): (Option<String>, String) = (found.get(0), found.get(1));
+    let Some(schema) = schema else {
+        return Err(Error::Fatal(format!(
+            "no schema of the search_path ({path}) is there, or may be used: create it, or grant usage on it"
+        )));
+    };
+    for other in Service::ALL.into_iter().filter(|other| *other != service) {
+        if has_table(session, &format!("\"{}\".{}", schema.replace('"', "\"\""), other.outbox()))? {
+            return Err(Error::Fatal(format!(
+                "schema {schema} belongs to the service {}: give {} a database or a schema of its own \
+                 (options=-c%20search_path=… in its URL)",
+                other.name(),
+                service.name()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A sequence that would draw keys which are taken: rows were copied here without it (logical replication, a restore of the
+/// data only).
+#[derive(Debug)]
+struct Behind {
+    sequence: String,
+    column: String,
+    next: i64,
+    last: i64,
+}
+
+impl Behind {
+    fn told(&self) -> String {
+        let Behind { column, next, last, .. } = self;
+        format!("the sequence of {column} stands at {next}, behind its rows (up to {last})")
+    }
+
+    /// A little further than it must: others may draw from it at this moment.
+    fn set_on(&self, session: &mut Session) -> Result<()> {
+        const FURTHER: i64 = 1_000;
+        session.query("select setval($1::text::regclass, $2)", &[&self.sequence, &(self.last + FURTHER)]).map(drop)
+    }
+}
+
+fn sequences_behind(session: &mut Session) -> Result<Vec<Behind>> {
+    // names come quoted, as they are to be written
+    let columns = session.query(
+        "select c.oid::regclass::text, quote_ident(a.attname),
+                pg_get_serial_sequence(c.oid::regclass::text, a.attname)
+           from pg_class c join pg_attribute a on a.attrelid = c.oid
+          where c.relnamespace = (select oid from pg_namespace where nspname = current_schema())
+            and c.relkind = 'r' and a.attidentity <> ''
+            -- who may only look can't see where they stand
+            and has_sequence_privilege(pg_get_serial_sequence(c.oid::regclass::text, a.attname), 'select')
+          order by 1",
+        &[],
+    )?;
+    let mut behind = vec![];
+    for row in &columns {
+        let (table, column, sequence): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let sql = format!(
+            "select case when is_called then last_value + 1 else last_value end, (select max({column}) from {table})
+               from {sequence}"
+        );
+        let row = &session.query(&sql, &[])?[0];
+        let (next, last): (i64, Option<i64>) = (row.get(0), row.get(1));
+        if let Some(last) = last.filter(|last| *last >= next) {
+            behind.push(Behind { sequence, column: format!("{table}.{column}"), next, last });
+        }
+    }
+    Ok(behind)
 }
 
 /// One instance after the other.
 fn take_turn(session: &mut Session) -> Result<()> {
     let until = Instant::now() + PATIENCE_WITH_OTHERS;
     loop {
-        match session.batch_execute("select pg_advisory_lock(7301, 3)") {
+        match session.batch_execute(&format!("select pg_advisory_lock({LOCK_CLASS}, 3)")) {
             Err(error) if error.is_lock_timeout() && Instant::now() < until => {
                 log::warn!("waiting for another instance that brings the schema up to date");
             }
@@ -65,6 +150,8 @@ pub struct Pending {
     pub migrations: usize,
     /// Where the schema is newer than the binary, but additive: what to know about it.
     pub newer: Vec<String>,
+    /// Sequences that it would set on, because they stand behind their tables' rows.
+    pub behind: Vec<String>,
 }
 
 /// What [`migrate`] would do. It only reads, and takes no lock.
@@ -72,6 +159,7 @@ pub struct Pending {
 /// # Errors
 /// [`Error::Fatal`] where `migrate` would refuse the schema; not where a migration itself would fail.
 pub fn pending(session: &mut Session, service: Service, own: Runner) -> Result<Pending> {
+    require_own_schema(session, service)?;
     check_compatible(session)?;
     let mut pending = Pending::default();
     for (history, mut runner) in [("common", common::migrations::runner()), (service.name(), own)] {
@@ -87,6 +175,9 @@ pub fn pending(session: &mut Session, service: Service, own: Runner) -> Result<P
     }
     if pending.migrations > 0 {
         require_right_to_create(session)?;
+    } else {
+        let behind = sequences_behind(session)?;
+        pending.behind = behind.iter().map(|behind| format!("{}; a start sets it on", behind.told())).collect();
     }
     Ok(pending)
 }
@@ -145,6 +236,31 @@ pub fn require_compatible(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
+/// Whether something can be written: what is asked for changes nothing, but a server that only reads refuses it.
+///
+/// # Errors
+/// [`Error::Unusable`] where it can't; what PostgreSQL says.
+pub fn require_writable(session: &mut Session) -> Result<()> {
+    session.execute("update install set created_at = created_at where false", &[]).map(drop)
+}
+
+/// Common V3 looks for relays of older versions in all of the database. A new schema has had none, and those of others are not
+/// meant: there it counts as applied.
+fn begin(session: &mut Session) -> Result<()> {
+    const COMMON: &str = "common";
+    if has_table(session, &format!("schema_history_{COMMON}"))? {
+        return Ok(());
+    }
+    let mut to = |target| {
+        let mut runner = common::migrations::runner().set_grouped(true).set_target(target);
+        runner.set_migration_table_name(format!("schema_history_{COMMON}"));
+        runner.run(session.client()).map_err(|error| not_applied(COMMON, &error))
+    };
+    to(Target::Version(2))?;
+    to(Target::FakeVersion(3))?;
+    session.batch_execute("update schema_compat set min_version = greatest(min_version, 2)")
+}
+
 /// Tables that somebody uses are waited for `until` then.
 fn run(session: &mut Session, history: &str, mut runner: Runner, until: Instant) -> Result<()> {
     let applied = applied(session, history, &mut runner)?;
@@ -152,13 +268,16 @@ fn run(session: &mut Session, history: &str, mut runner: Runner, until: Instant)
         log::warn!("{newer}");
     }
     let runner = runner.set_grouped(true).set_abort_divergent(true).set_abort_missing(false);
-    let report = patiently(history, until, || runner.run(session.client())).map_err(|error| {
-        Error::Fatal(format!("the schema ({history}) can't be brought up to date: {}", told(&error)))
-    })?;
+    let report = patiently(history, until, || runner.run(session.client()));
+    let report = report.map_err(|error| not_applied(history, &error))?;
     for migration in report.applied_migrations() {
         log::info!("schema ({history}): applied {migration}");
     }
     Ok(())
+}
+
+fn not_applied(history: &str, error: &refinery::Error) -> Error {
+    Error::Fatal(format!("the schema ({history}) can't be brought up to date: {}", told(error)))
 }
 
 /// A failed attempt leaves no trace, so another can be made.

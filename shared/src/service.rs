@@ -24,6 +24,7 @@ use crate::health;
 use crate::housekeeping::{self, Sweep};
 use crate::http::{Cors, Guard, Routes, Server};
 use crate::monitor::{Board, Extra, Monitor};
+use crate::outbox::Removal;
 use crate::pool::Pool;
 use crate::recovery::Recovery;
 use crate::relay::Relay;
@@ -124,6 +125,7 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     let connector = Connector::new(&config.database_url, config.service.name(), Limits::WORK)?;
     let until = Instant::now() + config.startup_limit;
     let mut session = wait_for("PostgreSQL", until, shutdown, || connector.connect())?;
+    wait_for("PostgreSQL", until, shutdown, || connector.require_sessions())?;
     let begun = Instant::now();
     schema::migrate(&mut session, config.service, migrations)?;
     // what a migration takes is no waiting for servers
@@ -139,6 +141,7 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     let interrupt = Interrupt::new();
     let (topics_keep, found) = wait_for("Kafka", until, shutdown, || {
         let topics_keep = topics::create(&mut admin, config)?;
+        topics::require_use(&mut admin, config)?;
         let ends = Isolation::ReadCommitted;
         Ok((topics_keep, position::find(&written, &kafka, &interrupt, config.service, install_id, ends)?))
     })?;
@@ -229,7 +232,7 @@ impl Threads {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn spawn_relay(&mut self, config: &Config, ready: &Ready, removal: String) -> Result<Waker> {
+    pub fn spawn_relay(&mut self, config: &Config, ready: &Ready, removal: Removal) -> Result<Waker> {
         let (waker, wakeups) = wake::channel();
         let (wakeups, service) = (Arc::new(wakeups), config.service);
         let mut relay = Relay::new(config, ready.install_id, self.turn.clone(), removal)?;

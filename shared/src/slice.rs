@@ -21,6 +21,15 @@ pub struct Input {
     pub event: Result<Event, Undecodable>,
 }
 
+impl Input {
+    /// Decodes a record of `topic`, from this partition, taken up `now` for this attempt.
+    pub fn new(topic: Topic, partition: i32, record: Record, now: i64, attempt: i32) -> Input {
+        let delivery = envelope::delivery(&record, partition, now, attempt);
+        let event = envelope::decode(topic, &record).map(|event| Event { delivery: Some(delivery), ..event });
+        Input { record, delivery, event }
+    }
+}
+
 /// A run of one partition's records.
 pub struct Slice {
     /// Which partition.
@@ -43,10 +52,10 @@ impl Slice {
         attempt: impl Fn(i64) -> i32,
     ) -> Slice {
         let now = delivery::now();
+        let number = partition.partition;
         let input = |record: Record| {
-            let delivery = envelope::delivery(&record, partition.partition, now, attempt(record.offset));
-            let event = envelope::decode(topic, &record).map(|event| Event { delivery: Some(delivery), ..event });
-            Input { record, delivery, event }
+            let attempt = attempt(record.offset);
+            Input::new(topic, number, record, now, attempt)
         };
         let inputs = records.into_iter().map(input).collect();
         Slice { partition, from, to, inputs }

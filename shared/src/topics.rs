@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kafka::{Admin, Created, NewTopic};
+use kafka::{Admin, Created, ErrorCode, NewTopic};
 
 use crate::config::{Config, Retention};
 use crate::error::{Error, Result};
@@ -18,19 +18,23 @@ pub fn names(prefix: &str, topics: &[Topic]) -> Vec<String> {
 /// # Errors
 /// Kafka's; [`Error::Fatal`] when a topic can't be used.
 pub fn create(admin: &mut Admin, config: &Config) -> Result<Option<Duration>> {
-    let new = |name| NewTopic {
-        name,
-        partitions: config.topic_partitions,
-        replication: config.topic_replication,
-        configs: vec![],
-    };
-    let topics: Vec<NewTopic> = names(&config.topic_prefix, &Topic::ALL).into_iter().map(new).collect();
-    let created = admin.create_topics(&topics)?;
-    for (name, _) in created.iter().filter(|(_, created)| *created == Created::Created) {
-        log::info!("created topic {name} with {} partitions", config.topic_partitions);
+    let mut found = find(admin, config)?;
+    // where all are there, made by somebody else, the right to create them is not needed
+    if !found.missing.is_empty() {
+        let new = |name: &String| NewTopic {
+            name: name.clone(),
+            partitions: config.topic_partitions,
+            replication: config.topic_replication,
+            configs: vec![],
+        };
+        let topics: Vec<NewTopic> = found.missing.iter().map(new).collect();
+        let created = admin.create_topics(&topics)?;
+        for (name, _) in created.iter().filter(|(_, created)| *created == Created::Created) {
+            log::info!("created topic {name} with {} partitions", config.topic_partitions);
+        }
+        // one that somebody else has just made may not be fit for the saga
+        found = find(admin, config)?;
     }
-    // a topic that was there before may not be fit for the saga
-    let found = find(admin, config)?;
     found.remarks().iter().for_each(|remark| log::warn!("{remark}"));
     found.fit(config)?;
     Ok(found.keep())
@@ -65,7 +69,37 @@ pub fn find(admin: &mut Admin, config: &Config) -> Result<Found> {
     found.policies = found.read(admin, "cleanup.policy");
     let retentions = found.read(admin, "retention.ms");
     found.retentions = retentions.into_iter().map(|(name, millis)| (name, retention(&millis))).collect();
+    found.remark_short_retentions(config.order_deadline);
     Ok(found)
+}
+
+/// Whether the service's user may do in Kafka what a relay and consumers do, as far as topics are there.
+///
+/// # Errors
+/// [`Error::Fatal`] when a right is missing, [`Error::Unusable`] when Kafka can't make a topic of its own; Kafka's.
+pub fn require_use(admin: &mut Admin, config: &Config) -> Result<()> {
+    let (group, transactional_id) = (config.group(), config.transactional_id());
+    admin.find_coordinators(&group, &transactional_id).map_err(|error| match error {
+        kafka::Error::Refused { code: ErrorCode::COORDINATOR_NOT_AVAILABLE, detail, .. } => Error::Unusable(format!(
+            "Kafka has no coordinator for {detail}: with fewer brokers than offsets.topic.replication.factor and \
+             transaction.state.log.replication.factor (3 by default) it can't make the topics __consumer_offsets and \
+             __transaction_state; set both to the number of brokers at most"
+        )),
+        error => error.into(),
+    })?;
+    let (read, written) =
+        (names(&config.topic_prefix, &config.service.reads()), names(&config.topic_prefix, &config.service.writes()));
+    let operations = admin.topic_operations(&[read.clone(), written.clone()].concat())?;
+    let may = |name: &String| operations.iter().find(|(topic, _)| topic == name).map(|(_, operations)| *operations);
+    // a new leader reads the positions in what it writes
+    let unread = read.iter().chain(&written).filter(|name| may(name).is_some_and(|may| !may.read()));
+    let unwritten = written.iter().filter(|name| may(name).is_some_and(|may| !may.write()));
+    let missing: Vec<String> =
+        unread.map(|name| format!("READ on {name}")).chain(unwritten.map(|name| format!("WRITE on {name}"))).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Fatal(format!("Kafka's user lacks rights: grant it {}", missing.join(", ")))),
+    }
 }
 
 impl Found {
@@ -79,6 +113,20 @@ impl Found {
             vec![]
         });
         self.there.iter().cloned().zip(values).collect()
+    }
+
+    /// What is not read within it is gone, and orders wait for it until their deadline.
+    fn remark_short_retentions(&mut self, deadline: Duration) {
+        for (name, kept) in self.retentions.iter().filter_map(|(name, kept)| Some((name, (*kept)?))) {
+            if kept < deadline {
+                self.remarks.push(format!(
+                    "topic {name} keeps records for {} s (retention.ms), less than ORDER_DEADLINE ({} s): what a service that is \
+                     away for longer has not read is lost",
+                    kept.as_secs(),
+                    deadline.as_secs()
+                ));
+            }
+        }
     }
 
     /// How long they keep records; none: for ever, or not known.

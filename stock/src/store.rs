@@ -18,7 +18,7 @@ use crate::reservation::{Books, Reservation, Status};
 pub fn place_and_lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation>> {
     let placed = tx.query(
         "insert into reservation (order_id) select order_id from unnest($1::uuid[]) as p (order_id) order by order_id
-         on conflict do nothing returning order_id",
+         on conflict (order_id) do nothing returning order_id",
         &[&order_ids],
     )?;
     let mut locked: HashMap<Uuid, Reservation> = placed.iter().map(|row| (row.get(0), Reservation::new())).collect();

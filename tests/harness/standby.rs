@@ -87,6 +87,14 @@ impl Replicated {
         self.roles().primary.address()
     }
 
+    /// `host:port` of the standby, past the proxy.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn standby(&self) -> String {
+        self.roles().standby.as_ref().expect("a standby, after renew()").server.address()
+    }
+
     /// A superuser's URL to a database, by the proxy.
     pub fn url(&self, database: &str) -> String {
         url(&self.password, &self.address(), database)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;
 
-use harness::{Service, TOPICS, World, until};
+use harness::{Service, Signal, TOPICS, World, until};
 use kafka::{Admin, Interrupt, NewTopic};
 
 const CHECK: &[&str] = &["--check"];
@@ -105,6 +105,23 @@ fn an_unknown_argument_and_a_bad_setting_end_with_2_and_are_named() {
     assert!(["--check", "--help", "--version"].iter().all(|known| said.contains(known)), "{said}");
 }
 
+// ---- what platforms do
+
+#[test]
+fn a_service_stops_in_order_when_its_terminal_is_gone_and_where_kubernetes_names_its_port() {
+    let world = World::new("platform");
+    for signal in [Signal::HUP, Signal::QUIT] {
+        let payment = world.start(Service::Payment);
+        payment.signal(signal);
+        assert_eq!(payment.process().exit().code(), Some(0), "{}", payment.log());
+        assert!(payment.log().contains(": stopping"), "{}", payment.log());
+    }
+    let (code, help) = world.ask(Service::Payment, &["--help"], &[("PAYMENT_PORT", "tcp://10.43.161.118:8082")]);
+    assert!(code == 0 && help.contains("PAYMENT_PORT=8082"), "{help}");
+    let (code, said) = world.ask(Service::Payment, CHECK, &[("PAYMENT_PORT", "tcp://10.43.161.118:8082")]);
+    assert!(code == 0 && said.contains("settings: ok"), "{said}");
+}
+
 // ---- check
 
 fn tables(world: &World, service: Service) -> i64 {
@@ -144,7 +161,7 @@ fn beside_running_services_a_check_finds_all_well_and_changes_no_row() {
     world.wait_until_quiet();
     for service in Service::ALL {
         let before = world.tables(service);
-        let wanted = "settings: ok\ndatabase: ok\nschema: ok\nbroker: ok\ntopics: ok\nposition: ok\n";
+        let wanted = "settings: ok\ndatabase: ok\nschema: ok\nbroker: ok\nrights: ok\ntopics: ok\nposition: ok\n";
         assert_eq!(world.ask(service, CHECK, &[]), (0, wanted.to_string()));
         assert_eq!(world.tables(service), before);
     }

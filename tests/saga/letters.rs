@@ -459,7 +459,7 @@ fn what_the_world_is_to_blame_for_ends_a_replay_and_counts_as_none() {
     // 53100: the disk is full
     fail_refunds(&mut db, "ben", "53100");
     let answer = post(api, "/dead-letters/replay", &[]);
-    let ended = "the database is not there; 1 of 3 dead letters were replayed, 0 skipped; repeat the request";
+    let ended = "the database refuses: PostgreSQL: made to fail (SQLSTATE 53100); 1 of 3 dead letters were replayed, 0 skipped; repeat the request";
     assert_eq!(
         (answer.status, answer.json["detail"].as_str(), answer.header("retry-after")),
         (503, Some(ended), Some("2"))

@@ -19,7 +19,7 @@ fn reasons(answer: &Answer) -> String {
 }
 
 /// The value of a series as it stands in the text: name, then labels if there are any.
-fn metric(instance: &Instance, series: &str) -> f64 {
+pub(crate) fn metric(instance: &Instance, series: &str) -> f64 {
     let text = instance.api().get("/metrics").text;
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {series} in\n{text}"))

@@ -45,7 +45,8 @@ pub fn read(session: &mut Session, horizon: i64, recent: i64) -> Result<(Vec<Sec
 }
 
 /// Removes seconds that nothing can be added to any more, older than `closed`: all their orders are settled, or they are
-/// older than `horizon` and younger ones are settled.
+/// older than `horizon`, younger ones are settled, and none of them waits to be published
+/// ([`crate::store::give_up_unpublished`] looks for those by their seconds).
 ///
 /// # Errors
 /// What PostgreSQL says.
@@ -57,7 +58,13 @@ pub fn remove_passed(session: &mut Session, closed: i64, horizon: i64) -> Result
                             max(case when sum(settled) * 2 > sum(placed) then second end) over () as head
                        from order_flow group by second) as total
                join order_flow f using (second)
-              where second < $1 and (total.placed <= total.settled or second < least($2, head))
+              where second < $1
+                and (total.placed <= total.settled
+                     or second < least($2, head) and not exists (
+                            select from orders o
+                             where o.order_id >= rpad(lpad(to_hex(second * 1000), 12, '0'), 32, '0')::uuid
+                               and o.order_id < rpad(lpad(to_hex((second + 1) * 1000), 12, '0'), 32, '0')::uuid
+                               and (o.payment_status = 'READY' or o.stock_status = 'READY')))
               order by f.second, f.session limit 1000 for update of f skip locked)",
         &[&closed, &horizon],
     )?;

@@ -1,0 +1,209 @@
+//! All SQL of the table `set_aside`: records that wait for a row which somebody else holds locked. And who holds a row.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use kafka::{Bytes, Record, StrBytes, TopicPartition};
+use postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::db::{Query, Session, Tx};
+use crate::error::Result;
+use crate::event::Event;
+
+/// So many are tried again in one transaction.
+const BATCH: i64 = 200;
+
+/// Rows that are held by another batch for a moment are waited for: so often, so long.
+const SHORT_WAITS: u32 = 3;
+const SHORT_WAIT: Duration = Duration::from_millis(30);
+
+/// A record that waits.
+pub struct Aside {
+    /// Its number.
+    pub id: i64,
+    /// Where it was read.
+    pub partition: TopicPartition,
+    /// As it was read.
+    pub record: Record,
+    /// How often it failed by its own fault since.
+    pub attempts: i32,
+}
+
+/// Sets records aside, in the transaction that moves the offset past them; each with what it waits for.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn set(tx: &mut Tx<'_>, records: &[(&TopicPartition, &Record, String)]) -> Result<()> {
+    for (partition, record, waits_for) in records {
+        let names: Vec<&str> = record.headers.iter().map(|(name, _)| &**name).collect();
+        let values: Vec<Option<&[u8]>> = record.headers.iter().map(|(_, value)| value.as_deref()).collect();
+        tx.execute(
+            "insert into set_aside (topic_id, topic, partition, record_offset, record_time, record_key, record_value,
+                                    header_names, header_values, waits_for)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            &[
+                &partition.topic_id,
+                &&*partition.topic,
+                &partition.partition,
+                &record.offset,
+                &record.timestamp,
+                &record.key.as_deref(),
+                &record.value.as_deref(),
+                &names,
+                &values,
+                waits_for,
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// Locks those that were not tried for longest, and that no other instance tries at this moment.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn take(tx: &mut Tx<'_>) -> Result<Vec<Aside>> {
+    let rows = tx.query(
+        "select id, topic, topic_id, partition, record_offset, record_time, record_key, record_value, header_names,
+                header_values, attempts
+           from set_aside order by tried_at, id limit $1 for update skip locked",
+        &[&BATCH],
+    )?;
+    let bytes = |bytes: Vec<u8>| Bytes::from(bytes);
+    let aside = |row: &postgres::Row| {
+        let names: Vec<String> = row.get(8);
+        let values: Vec<Option<Vec<u8>>> = row.get(9);
+        let headers =
+            names.into_iter().map(StrBytes::from_string).zip(values.into_iter().map(|value| value.map(bytes)));
+        let (key, value): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(6), row.get(7));
+        Aside {
+            id: row.get(0),
+            partition: TopicPartition {
+                topic: row.get::<_, &str>(1).into(),
+                topic_id: row.get(2),
+                partition: row.get(3),
+            },
+            record: Record {
+                offset: row.get(4),
+                timestamp: row.get(5),
+                key: key.map(bytes),
+                value: value.map(bytes),
+                headers: headers.collect(),
+            },
+            attempts: row.get(10),
+        }
+    };
+    Ok(rows.iter().map(aside).collect())
+}
+
+/// Removes those that have had their effect, or are parked.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn remove(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
+    tx.execute("delete from set_aside where id = any($1)", &[&ids]).map(drop)
+}
+
+/// These wait on: it is others' turn.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn wait_on(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
+    tx.execute("update set_aside set tried_at = clock_timestamp() where id = any($1)", &[&ids]).map(drop)
+}
+
+/// One failed by its own fault once more.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn failed(session: &mut Session, id: i64) -> Result<()> {
+    session.execute("update set_aside set attempts = attempts + 1 where id = $1", &[&id]).map(drop)
+}
+
+/// The keys of those that wait: what comes later about the same orders waits behind them.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn keys(tx: &mut Tx<'_>) -> Result<HashSet<Vec<u8>>> {
+    let rows = tx.query("select distinct record_key from set_aside where record_key is not null", &[])?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// How many wait, for how many seconds the oldest has waited, and what it waits for.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn count(session: &mut Session) -> Result<(i64, f64, Option<String>)> {
+    let sql = "select count(*), coalesce(extract(epoch from clock_timestamp() - min(since)), 0)::float8,
+                      (select waits_for from set_aside order by id limit 1)
+                 from set_aside";
+    let row = &session.query(sql, &[])?[0];
+    Ok((row.get(0), row.get(1), row.get(2)))
+}
+
+/// Locks those rows of `table` with these keys (of SQL type `kind`) that are free; answers the others, each in words: which row,
+/// and who holds it. Rows that do not exist are none.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn held(
+    tx: &mut Tx<'_>,
+    (table, column, kind): (&str, &str, &str),
+    keys: &(dyn ToSql + Sync),
+) -> Result<HashMap<String, String>> {
+    let sql = format!(
+        "with free as materialized (
+             select t.{column} from {table} t where t.{column} = any($1::{kind}[]) order by t.{column} for update skip locked
+         )
+         select t.{column}::text,
+                (select format(', held by session %s (%s, %s)', a.pid, a.application_name, a.usename)
+                   from pg_locks l join pg_stat_activity a using (pid)
+                  where l.locktype = 'transactionid' and l.transactionid = t.xmax and l.granted limit 1)
+           from unnest($1::{kind}[]) as wanted (key) join {table} t on t.{column} = wanted.key
+          where not exists (select from free where free.{column} = t.{column})"
+    );
+    let mut rows = tx.query(&sql, &[keys])?;
+    for _ in 0..SHORT_WAITS {
+        if rows.is_empty() {
+            break;
+        }
+        // another instance's batch is over soon, a person's transaction is not
+        std::thread::sleep(SHORT_WAIT);
+        rows = tx.query(&sql, &[keys])?;
+    }
+    let held = |row: &postgres::Row| {
+        let (key, holder): (String, Option<String>) = (row.get(0), row.get(1));
+        let what = format!("the row of {table} {key}{}", holder.unwrap_or_default());
+        (key, what)
+    };
+    Ok(rows.iter().map(held).collect())
+}
+
+/// What events wait for at a participant: the row of their order in `orders`, or that of `table` whose key is in `column`, as it is
+/// `asked` for or, in the same column of `orders`, was taken from.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn at_participant(
+    tx: &mut Tx<'_>,
+    events: &[Event],
+    orders: &str,
+    (table, column): (&str, &str),
+    asked: impl Fn(&Event) -> Option<&str>,
+) -> Result<Vec<Option<String>>> {
+    let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
+    let held_orders = held(tx, (orders, "order_id", "uuid"), &order_ids)?;
+    let taken = format!("select order_id, {column} from {orders} where order_id = any($1) and {column} is not null");
+    let taken: HashMap<Uuid, String> =
+        tx.query(&taken, &[&order_ids])?.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let names =
+        |event: &Event| [asked(event).map(str::to_string), taken.get(&event.order_id).cloned()].into_iter().flatten();
+    let all: BTreeSet<String> = events.iter().flat_map(names).collect();
+    let held_rows = held(tx, (table, column, "text"), &all.into_iter().collect::<Vec<_>>())?;
+    let waits_for = |event: &Event| {
+        let order = held_orders.get(&event.order_id.to_string());
+        order.or_else(|| names(event).find_map(|name| held_rows.get(&name))).cloned()
+    };
+    Ok(events.iter().map(waits_for).collect())
+}

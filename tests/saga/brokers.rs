@@ -1,0 +1,225 @@
+//! Kafka as it is in other places: users with few rights, topics that operators make, a lone broker with Kafka's defaults, strangers
+//! in the group.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use harness::broker::tool;
+use harness::{Broker, Instance, Process, Service, Signal, TOPICS, World, broker, until};
+use kafka::{Admin, Config, Interrupt, NewTopic};
+use postgres::Client;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::operations::metric;
+
+fn admin(world: &World) -> Admin {
+    Admin::new(Config::new(vec![world.brokers().to_owned()], "saga-tests"), Interrupt::new())
+}
+
+fn make_topics(world: &World, partitions: i32, configs: &[(&str, &str)]) {
+    let configs: Vec<_> = configs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let topic = |name: &str| NewTopic {
+        name: format!("{}{name}", world.prefix()),
+        partitions,
+        replication: Some(1),
+        configs: configs.clone(),
+    };
+    admin(world).create_topics(&TOPICS.map(topic)).unwrap();
+}
+
+fn reasons(instance: &Instance) -> String {
+    instance.api().get("/readyz").json["reasons"].to_string()
+}
+
+fn check(world: &World, settings: &[(&str, &str)]) -> String {
+    world.ask(Service::Payment, &["--check"], settings).1
+}
+
+// ---- rights
+
+/// A Kafka that asks for users, and the rights of each.
+fn guarded() -> Broker {
+    let jaas = "org.apache.kafka.common.security.plain.PlainLoginModule required user_shop=\"secret-of-shop\"";
+    Broker::start_with(
+        &[("USERS", "SASL_PLAINTEXT")],
+        &format!(
+            "listener.name.users.plain.sasl.jaas.config={jaas};\nsasl.enabled.mechanisms=PLAIN\n\
+             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+             super.users=User:ANONYMOUS\n"
+        ),
+    )
+}
+
+fn allow(broker: &Broker, operations: &[&str], resource: &[&str]) {
+    let direct = broker.direct();
+    let mut arguments = vec!["--bootstrap-server", &direct, "--add", "--allow-principal", "User:shop"];
+    operations.iter().for_each(|operation| arguments.extend(["--operation", operation]));
+    arguments.extend(resource);
+    tool("org.apache.kafka.tools.AclCommand", &arguments);
+}
+
+#[test]
+fn a_user_needs_the_rights_of_its_service_and_none_to_create_what_is_there() {
+    let broker = guarded();
+    let direct = broker.direct();
+    let world = World::with("rights", &[("KAFKA_BROKERS", &direct)]);
+    make_topics(&world, 1, &[]);
+    let users = broker.guarded("USERS");
+    let settings = [
+        ("KAFKA_BROKERS", users.as_str()),
+        ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+        ("KAFKA_SASL_MECHANISM", "PLAIN"),
+        ("KAFKA_SASL_USERNAME", "shop"),
+        ("KAFKA_SASL_PASSWORD", "secret-of-shop"),
+    ];
+    let prefix = world.prefix().to_owned();
+    let refused = |words: &str| {
+        let said = check(&world, &settings);
+        assert!(said.contains(words), "{words:?} in {said}");
+        let payment = world.launch(Service::Payment, &settings);
+        assert_eq!(payment.process().exit().code(), Some(1), "{}", payment.log());
+        assert!(payment.log().contains(words), "{words:?} in {}", payment.log());
+        assert!(!payment.log().contains("check its address"), "{}", payment.log());
+    };
+    refused("TOPIC_AUTHORIZATION_FAILED");
+    let topics = ["--topic", &prefix, "--resource-pattern-type", "prefixed"];
+    allow(&broker, &["Describe"], &topics);
+    refused("GROUP_AUTHORIZATION_FAILED");
+    allow(&broker, &["Read"], &["--group", &format!("{prefix}payment")]);
+    refused("TRANSACTIONAL_ID_AUTHORIZATION_FAILED");
+    allow(&broker, &["Write"], &["--transactional-id", &format!("{prefix}payment-relay")]);
+    refused(&format!(
+        "grant it READ on {prefix}payment, READ on {prefix}payment.compensation, READ on {prefix}payment.success"
+    ));
+    for read in ["payment", "payment.compensation"] {
+        allow(&broker, &["Read"], &["--topic", &format!("{prefix}{read}")]);
+    }
+    for written in ["payment.success", "payment.dlt"] {
+        // a new leader reads the positions in what it writes
+        allow(&broker, &["Write", "Read"], &["--topic", &format!("{prefix}{written}")]);
+    }
+    let said = check(&world, &settings);
+    assert!(said.contains("rights: ok"), "{said}");
+    let payment = world.start_with(Service::Payment, &settings);
+    payment.wait_for_log("leading: producer");
+    payment.api().put_balance("ann", 1_000);
+    let order_id = Uuid::now_v7();
+    world.produce_event(
+        "payment",
+        order_id,
+        "payment.requested",
+        &json!({"orderId": order_id, "userName": "ann", "price": 300}),
+    );
+    until("its effect", || payment.api().balance("ann") == 700);
+}
+
+#[test]
+fn a_lone_broker_with_kafkas_default_replication_is_told_by_its_settings() {
+    let broker = Broker::start_with(&[], "offsets.topic.replication.factor=3\n");
+    let direct = broker.direct();
+    let world = World::with("defaults", &[("KAFKA_BROKERS", &direct), ("STARTUP_LIMIT", "10s")]);
+    let words = "offsets.topic.replication.factor";
+    let said = check(&world, &[]);
+    assert!(said.contains("rights: failed: Kafka has no coordinator for group") && said.contains(words), "{said}");
+    let payment = world.launch(Service::Payment, &[]);
+    assert_eq!(payment.process().exit().code(), Some(1), "{}", payment.log());
+    let log = payment.log();
+    let last = log.lines().rfind(|line| line.contains("stopped: ")).unwrap();
+    assert!(last.contains(words), "{last}");
+}
+
+// ---- topics
+
+#[test]
+fn topics_that_keep_records_for_less_than_a_deadline_are_remarked() {
+    let world = World::with("short_retention", &[]);
+    make_topics(&world, 1, &[("retention.ms", "60000")]);
+    let words = "keeps records for 60 s (retention.ms), less than ORDER_DEADLINE (300 s)";
+    let said = check(&world, &[]);
+    assert!(said.contains("topics: ok: ") && said.contains(words), "{said}");
+    world.start(Service::Payment).wait_for_log(words);
+}
+
+/// Outbox rows of payment's with an answer each, stored together.
+fn append(db: &mut Client, count: usize) -> Vec<String> {
+    let ids: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
+    let message = |id: &Uuid| {
+        json!([{"id": id, "topic": "payment.success", "type": "payment.completed", "data": {"orderId": id}}])
+            .to_string()
+    };
+    let messages: Vec<String> = ids.iter().map(message).collect();
+    db.execute("select append_outbox($1, $2)", &[&ids, &messages]).unwrap();
+    ids.iter().map(Uuid::to_string).collect()
+}
+
+#[test]
+fn a_topic_that_takes_small_batches_is_no_error_and_the_size_that_fits_is_remembered() {
+    let world = World::with("small_batches", &[]);
+    make_topics(&world, 1, &[("max.message.bytes", "50000")]);
+    let payment = world.start(Service::Payment);
+    payment.wait_for_log("leading: producer");
+    let stored = append(&mut world.db(Service::Payment), 6_000);
+    world.wait_until_published(Service::Payment);
+    let published: Vec<String> = world.records("payment.success").into_iter().map(|record| record.ce_id).collect();
+    assert_eq!(published, stored);
+    assert!(!payment.log().contains("[ERROR]"), "{}", payment.log());
+    let ended = |outcome: &str| metric(&payment, &format!("saga_relay_transactions_total{{outcome=\"{outcome}\"}}"));
+    let (committed, aborted) = (ended("committed"), ended("aborted"));
+    assert!(aborted >= 1.0 && aborted < committed / 4.0, "{aborted} aborted, {committed} committed");
+}
+
+#[test]
+fn a_topic_made_anew_with_fewer_partitions_is_written_to_without_a_restart() {
+    let world = World::with("fewer_partitions", &[]);
+    make_topics(&world, 4, &[]);
+    let payment = world.start(Service::Payment);
+    payment.wait_for_log("leading: producer");
+    append(&mut world.db(Service::Payment), 40);
+    world.wait_until_published(Service::Payment);
+    let names: Vec<String> =
+        ["payment.success", "payment.dlt"].map(|name| format!("{}{name}", world.prefix())).to_vec();
+    let mut admin = admin(&world);
+    admin.delete_topics(&names).unwrap();
+    let stored = append(&mut world.db(Service::Payment), 40);
+    until("the topics to be gone", || admin.describe_topics(&names).is_ok_and(|topics| topics.is_empty()));
+    let topic = |name: &String| NewTopic { name: name.clone(), partitions: 1, replication: Some(1), configs: vec![] };
+    admin.create_topics(&names.iter().map(topic).collect::<Vec<_>>()).unwrap();
+    world.wait_until_published(Service::Payment);
+    let published: HashSet<String> = world.records("payment.success").into_iter().map(|record| record.ce_id).collect();
+    assert_eq!(published, stored.into_iter().collect());
+}
+
+// ---- strangers
+
+#[test]
+fn a_stranger_in_the_group_is_named() {
+    let world = World::with("stranger", &[]);
+    let payment = world.start(Service::Payment);
+    payment.wait_for_log("joined the group");
+    payment.api().put_balance("ann", 1_000);
+    let (topic, group) = (format!("{}payment", world.prefix()), format!("{}payment", world.prefix()));
+    let arguments = [
+        &broker::java_args()[..],
+        &["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", world.brokers()].map(str::to_string),
+        &["--topic", &topic, "--group", &group].map(str::to_string),
+    ]
+    .concat();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let stranger = Process::start("console-consumer", Path::new("java"), &arguments, &[]);
+    until("the group to be divided again", || payment.log().matches("joined the group").count() >= 2);
+    until("the stranger to be named", || {
+        let order_id = Uuid::now_v7();
+        world.produce_event(
+            "payment",
+            order_id,
+            "payment.requested",
+            &json!({"orderId": order_id, "userName": "ann", "price": 1}),
+        );
+        let reasons = reasons(&payment);
+        reasons.contains("console-consumer") && reasons.contains(&format!("is in the consumer group {group}"))
+    });
+    // in order, so that it leaves the group at once
+    stranger.signal(Signal::TERM);
+    until("all partitions to be back", || payment.api().get("/readyz").status == 200);
+}

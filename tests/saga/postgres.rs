@@ -1,0 +1,471 @@
+//! PostgreSQL as it is in other places: a server that only reads, an encoding that can't hold every text, a database for all three
+//! services, rows copied without their sequences, people and other programs at work in it.
+
+use harness::{Instance, Message, Proxy, Replicated, Service, World, env, until};
+use postgres::Client;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::operations::metric;
+use crate::poison::wait_for_parked;
+
+fn reasons(instance: &Instance) -> String {
+    instance.api().get("/readyz").json["reasons"].to_string()
+}
+
+fn wait_for_reason(instance: &Instance, words: &str) {
+    until(&format!("{words:?} as a reason"), || reasons(instance).contains(words));
+}
+
+fn wait_until_ready(instance: &Instance) {
+    until("it to be ready", || instance.api().get("/readyz").status == 200);
+}
+
+fn order() -> Value {
+    json!({"userName": "ann", "itemName": "tea", "price": 300, "quantity": 2})
+}
+
+fn end_sessions(world: &World, service: Service) {
+    let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    world.db(service).execute(sql, &[]).unwrap();
+}
+
+fn count(db: &mut Client, of: &str) -> i64 {
+    db.query_one(&format!("select count(*) from {of}"), &[]).unwrap().get(0)
+}
+
+// ---- a server that can't be written to
+
+#[test]
+fn a_read_only_database_is_told_in_its_own_words_and_used_again_as_soon_as_it_can_be_written() {
+    let world = World::new("read_only");
+    let order_service = world.start(Service::Order);
+    wait_until_ready(&order_service);
+    let api = order_service.api();
+    assert_eq!(api.post("/orders", &order()).status, 202);
+    let mut admin = world.db(Service::Order);
+    let database = world.database(Service::Order);
+    admin.batch_execute(&format!("alter database {database} set default_transaction_read_only = on")).unwrap();
+    end_sessions(&world, Service::Order);
+    wait_for_reason(&order_service, "is read-only");
+    let refused = api.post("/orders", &order());
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    let why = refused.json["detail"].as_str().unwrap();
+    assert!(why.contains("is read-only (default_transaction_read_only is on)"), "{why}");
+    assert!(why.ends_with("; nothing was changed, repeat the request later"), "{why}");
+    assert!(metric(&order_service, "saga_orders_refused_total{reason=\"database\"}") >= 1.0);
+    let (code, said) = world.ask(Service::Order, &["--check"], &[]);
+    assert!(code == 1 && said.contains("database: failed: database") && said.contains("is read-only"), "{said}");
+    let mut writer = world.db(Service::Order);
+    writer.batch_execute("set default_transaction_read_only = off").unwrap();
+    writer.batch_execute(&format!("alter database {database} reset default_transaction_read_only")).unwrap();
+    wait_until_ready(&order_service);
+    assert_eq!(api.post("/orders", &order()).status, 202);
+    world.wait_until_published(Service::Order);
+}
+
+#[test]
+fn sessions_of_a_server_that_becomes_read_only_are_dropped_and_made_anew() {
+    let servers = Replicated::start();
+    let world = World::new("turned_read_only").on(Service::Order, &servers);
+    let order_service = world.start(Service::Order);
+    wait_until_ready(&order_service);
+    let mut admin = servers.db("postgres");
+    let set = |admin: &mut Client, value: &str| {
+        admin.batch_execute(&format!("alter system set default_transaction_read_only = {value}")).unwrap();
+        admin.batch_execute("select pg_reload_conf()").unwrap();
+    };
+    admin.batch_execute("set default_transaction_read_only = off").unwrap();
+    set(&mut admin, "on");
+    wait_for_reason(&order_service, "is read-only");
+    assert_eq!(order_service.api().post("/orders", &order()).status, 503);
+    set(&mut admin, "off");
+    wait_until_ready(&order_service);
+    assert_eq!(order_service.api().post("/orders", &order()).status, 202);
+    world.wait_until_published(Service::Order);
+}
+
+#[test]
+fn an_address_that_leads_to_a_standby_for_a_while_is_refused_for_as_long() {
+    let servers = Replicated::start();
+    let world = World::new("led_astray").on(Service::Order, &servers);
+    let proxy = Proxy::to(&servers.primary());
+    let url = world.database_url_at(Service::Order, &proxy.addr());
+    let order_service = world.start_with(Service::Order, &[("ORDER_DATABASE_URL", &url)]);
+    wait_until_ready(&order_service);
+    proxy.lead_to(&servers.standby());
+    proxy.drop_connections();
+    wait_for_reason(&order_service, "is a standby, where nothing can be written");
+    let refused = order_service.api().post("/orders", &order());
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    assert!(refused.text.contains("is a standby"), "{}", refused.text);
+    let (code, said) = world.ask(Service::Order, &["--check"], &[("ORDER_DATABASE_URL", &url)]);
+    assert!(code == 1 && said.contains("is a standby"), "{said}");
+    proxy.lead_to(&servers.primary());
+    proxy.drop_connections();
+    wait_until_ready(&order_service);
+    assert_eq!(order_service.api().post("/orders", &order()).status, 202);
+    world.wait_until_published(Service::Order);
+}
+
+#[test]
+fn of_two_servers_in_the_url_the_one_that_can_be_written_is_taken() {
+    let servers = Replicated::start();
+    let world = World::new("two_hosts").on(Service::Order, &servers);
+    let both = format!("{},{}", servers.standby(), servers.primary());
+    let url = world.database_url_at(Service::Order, &both);
+    let order_service = world.start_with(Service::Order, &[("ORDER_DATABASE_URL", &url)]);
+    wait_until_ready(&order_service);
+    assert_eq!(order_service.api().post("/orders", &order()).status, 202);
+}
+
+// ---- keys of our own
+
+fn set_back(db: &mut Client, table: &str) {
+    db.execute("select setval(pg_get_serial_sequence($1, 'id'), 1, false)", &[&table]).unwrap();
+}
+
+/// A request of payment's that can't be read.
+fn spoilt(number: u128) -> Message {
+    let mut message = Message::event("payment", Uuid::from_u128(number), "payment.requested", &json!({}));
+    message.value = Some(format!("spoilt {number}").into_bytes());
+    message
+}
+
+#[test]
+fn a_dead_letter_is_not_lost_to_a_sequence_that_stands_behind_its_rows() {
+    let world = World::with("sequence_behind", &[("TOPIC_PARTITIONS", "1")]);
+    let payment = world.start(Service::Payment);
+    world.produce(&spoilt(1));
+    wait_for_parked(&world, Service::Payment, 1);
+    set_back(&mut world.db(Service::Payment), "dead_letter");
+    world.produce(&spoilt(2));
+    assert_eq!(wait_for_parked(&world, Service::Payment, 2).len(), 2);
+    assert!(payment.stop().success());
+
+    set_back(&mut world.db(Service::Payment), "dead_letter");
+    let (code, said) = world.ask(Service::Payment, &["--check"], &[]);
+    let told = "the sequence of dead_letter.id stands at 1, behind its rows (up to ";
+    assert!(code == 0 && said.contains(told) && said.contains("a start sets it on"), "{said}");
+    let payment = world.start(Service::Payment);
+    payment.wait_for_log(told);
+    world.produce(&spoilt(3));
+    assert_eq!(wait_for_parked(&world, Service::Payment, 3).len(), 3);
+    assert!(!payment.log().contains("dead_letter_pkey"), "{}", payment.log());
+}
+
+#[test]
+fn a_clash_in_a_table_of_ours_is_not_blamed_on_an_answer() {
+    let world = World::new("deadline_clash");
+    let [order_service, payment, stock] = world.start_all();
+    payment.api().put_balance("ann", 100);
+    stock.api().put_quantity("tea", 1_000);
+    let mut db = world.db(Service::Order);
+    let later = "insert into deadline (due_at, round, order_ids)
+                 select clock_timestamp() + interval '1 hour', 0, '{}' from generate_series(1, 3)";
+    db.execute(later, &[]).unwrap();
+    set_back(&mut db, "deadline");
+    // fails, so that stock is asked to give back, which is written into that table
+    let order_id = order_service.api().place("ann", "tea", 300, 2);
+    assert_eq!(order_service.api().settled(order_id)["orderStatus"], "FAILED");
+    assert_eq!(count(&mut db, "dead_letter"), 0);
+    assert_eq!(stock.api().quantity("tea"), 1_000);
+}
+
+// ---- one database for all
+
+#[test]
+fn three_services_live_in_schemas_of_one_database_and_two_in_one_are_refused() {
+    let world = World::new("schemas");
+    let mut db = world.db(Service::Order);
+    Service::ALL.iter().for_each(|service| {
+        db.batch_execute(&format!("create schema of_{}", service.name())).unwrap();
+    });
+    let url = |service: Service, schema: &str| {
+        let shared = world.database_url(Service::Order);
+        let mark = if shared.contains('?') { "&" } else { "?" };
+        let variable = format!("{}_DATABASE_URL", service.name().to_uppercase());
+        (variable, format!("{shared}{mark}options=-c%20search_path%3D{schema}"))
+    };
+    let start = |service: Service| {
+        let (variable, url) = url(service, &format!("of_{}", service.name()));
+        let instance = world.start_with(service, &[(&variable, &url)]);
+        instance.wait_for_log("leading: producer");
+        instance
+    };
+    let [order_service, payment, stock] = Service::ALL.map(start);
+    payment.api().put_balance("ann", 1_000);
+    stock.api().put_quantity("tea", 10);
+    let order_id = order_service.api().place("ann", "tea", 300, 2);
+    assert_eq!(order_service.api().settled(order_id)["orderStatus"], "COMPLETED");
+    [&order_service, &payment, &stock].into_iter().for_each(wait_until_ready);
+
+    let (variable, taken) = url(Service::Payment, "of_order");
+    let second = world.launch(Service::Payment, &[(&variable, &taken)]);
+    assert_eq!(second.process().exit().code(), Some(1));
+    assert!(second.log().contains("schema of_order belongs to the service order"), "{}", second.log());
+    let (variable, missing) = url(Service::Payment, "nowhere");
+    let (code, said) = world.ask(Service::Payment, &["--check"], &[(&variable, &missing)]);
+    assert!(code == 1 && said.contains("no schema of the search_path (nowhere) is there"), "{said}");
+}
+
+#[test]
+fn an_outbox_that_ages_while_somebody_else_holds_the_lead_is_a_reason() {
+    let world = World::new("unled");
+    let order_service = world.start(Service::Order);
+    wait_until_ready(&order_service);
+    let mut db = world.db(Service::Order);
+    // as a tool that does so by mistake, after the relay's own session is ended
+    db.batch_execute(
+        "do $$ begin
+             perform pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and application_name = 'order-relay';
+             perform pg_advisory_lock(lock_class(), 2);
+         end $$",
+    )
+    .unwrap();
+    until("an order to be taken", || order_service.api().post("/orders", &order()).status == 202);
+    wait_for_reason(&order_service, "no relay leads, and the oldest of 1 outbox rows has been waiting for");
+    drop(db);
+    wait_until_ready(&order_service);
+    world.wait_until_published(Service::Order);
+}
+
+// ---- people and other programs
+
+#[test]
+fn an_open_snapshot_is_told() {
+    let world = World::new("snapshot");
+    let payment = world.start(Service::Payment);
+    let mut db = world.db(Service::Payment);
+    let mut open = db.build_transaction().isolation_level(postgres::IsolationLevel::RepeatableRead).start().unwrap();
+    open.query_one("select count(*) from account", &[]).unwrap();
+    until("the snapshot to be told", || metric(&payment, "saga_database_oldest_snapshot_seconds") >= 2.0);
+    drop(open);
+    until("its end to be told", || metric(&payment, "saga_database_oldest_snapshot_seconds") < 1.0);
+}
+
+#[test]
+fn a_database_that_is_not_in_utf_8_is_refused() {
+    let world = World::new("latin1");
+    let name = world.database(Service::Payment);
+    let mut admin = Client::connect(&env::database_url("postgres"), postgres::NoTls).unwrap();
+    admin.batch_execute(&format!("drop database {name}")).unwrap();
+    let latin1 = "encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0";
+    admin.batch_execute(&format!("create database {name} {latin1}")).unwrap();
+    let payment = world.launch(Service::Payment, &[]);
+    assert_eq!(payment.process().exit().code(), Some(1));
+    assert!(payment.log().contains(&format!("database {name} has the encoding LATIN1")), "{}", payment.log());
+    let (code, said) = world.ask(Service::Payment, &["--check"], &[]);
+    assert!(code == 1 && said.contains("has the encoding LATIN1"), "{said}");
+}
+
+#[test]
+fn an_order_whose_outbox_row_is_deleted_is_told_as_overdue_and_ends() {
+    let world = World::with("row_deleted", &[("ORDER_DEADLINE", "5s")]);
+    let [order_service, payment, stock] = world.start_all();
+    payment.api().put_balance("ann", 1_000);
+    stock.api().put_quantity("tea", 10);
+    let mut db = world.db(Service::Order);
+    // the relay waits for the row, which is gone when it gets it
+    let mut deleting = db.transaction().unwrap();
+    deleting.batch_execute("lock table order_outbox in access exclusive mode").unwrap();
+    let placing = std::thread::scope(|scope| {
+        let placing = scope.spawn(|| order_service.api().place("ann", "tea", 300, 2));
+        world.wait_for_waiting(Service::Order, 2);
+        deleting
+            .batch_execute(
+                "create function vanish() returns trigger language plpgsql as $$ begin return null; end $$;
+                 create trigger vanish before insert on order_outbox for each row execute function vanish()",
+            )
+            .unwrap();
+        deleting.commit().unwrap();
+        placing.join().unwrap()
+    });
+    db.batch_execute("drop trigger vanish on order_outbox").unwrap();
+    until("it to be listed", || {
+        let listed = order_service.api().found("/orders?status=OVERDUE")["orders"].clone();
+        listed.as_array().is_some_and(|orders| orders.iter().any(|order| order["orderId"] == placing.to_string()))
+    });
+    until("it to be counted", || metric(&order_service, "saga_orders_overdue") == 1.0);
+    let settled = order_service.api().settled(placing);
+    assert_eq!(
+        (&settled["orderStatus"], &settled["reason"]["code"]),
+        (&json!("FAILED"), &json!("DEADLINE")),
+        "{settled}"
+    );
+    world.wait_until_quiet();
+    assert_eq!((payment.api().balance("ann"), stock.api().quantity("tea")), (1_000, 10));
+    until("nothing to be overdue", || metric(&order_service, "saga_orders_overdue") == 0.0);
+}
+
+#[test]
+fn a_publication_of_all_tables_hinders_nothing() {
+    let world = World::new("publication");
+    world.start_all().iter().for_each(|instance| assert!(instance.stop().success()));
+    for service in Service::ALL {
+        let mut db = world.db(service);
+        db.batch_execute("create publication everything for all tables").unwrap();
+        let keyless = "select relname::text from pg_class c
+                        where relnamespace = 'public'::regnamespace and relkind = 'r' and relreplident = 'd'
+                          and not exists (select from pg_index where indrelid = c.oid and indisprimary)";
+        let keyless: Vec<String> = db.query(keyless, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+        assert_eq!(keyless, Vec::<String>::new(), "rows of these could be neither changed nor removed");
+    }
+    let timeline = "insert into timeline (order_id, message_id, noted_at, type) values (gen_random_uuid(), gen_random_uuid(), now(), 'x')";
+    let mut db = world.db(Service::Order);
+    db.batch_execute(timeline).unwrap();
+    assert_eq!(db.execute("delete from timeline", &[]).unwrap(), 1);
+}
+
+#[test]
+fn a_clock_that_ran_ahead_for_a_moment_is_told_and_later_times_are_right() {
+    let world = World::with("ran_ahead", &[("TOPIC_PARTITIONS", "1")]);
+    let payment = world.start(Service::Payment);
+    let mut db = world.db(Service::Payment);
+    let ten_years =
+        "select setval('outbox_clock', (extract(epoch from now() + interval '10 years') * 1000000)::bigint)";
+    db.execute(ten_years, &[]).unwrap();
+    let append = "select append_outbox(array[gen_random_uuid()], array['[]'])";
+    let mut rows = world.db(Service::Payment);
+    let mut open = rows.transaction().unwrap();
+    open.execute(append, &[]).unwrap();
+    open.execute(append, &[]).unwrap();
+    let sql = "select count(*) from payment_outbox where stored_at between now() - interval '1 hour' and now() + interval '1 hour'";
+    assert_eq!(open.query_one(sql, &[]).unwrap().get::<_, i64>(0), 2);
+    open.rollback().unwrap();
+    payment.wait_for_log("the database's clock has run ahead");
+    assert!(metric(&payment, "saga_outbox_clock_ahead_seconds") > 300_000_000.0);
+}
+
+// ---- a row that a person has locked
+
+/// Holds rows as a person does who has begun a transaction in psql.
+fn hold<'a>(db: &'a mut Client, rows: &str) -> postgres::Transaction<'a> {
+    let mut held = db.transaction().unwrap();
+    assert!(!held.query(&format!("select * from {rows} for update"), &[]).unwrap().is_empty());
+    held
+}
+
+/// Three services, two users and two items.
+fn shop(name: &str, settings: &[(&str, &str)]) -> (World, [Instance; 3]) {
+    let world = World::with(name, settings);
+    let instances = world.start_all();
+    let [_, payment, stock] = &instances;
+    ["ann", "bob"].iter().for_each(|user| payment.api().put_balance(user, 1_000));
+    ["tea", "lamp"].iter().for_each(|item| stock.api().put_quantity(item, 100));
+    (world, instances)
+}
+
+#[test]
+fn a_locked_account_delays_its_own_orders_only() {
+    let (world, [order_service, payment, _stock]) = shop("locked_account", &[]);
+    let api = order_service.api();
+    let mut person = world.db(Service::Payment);
+    let held = hold(&mut person, "account where user_name = 'ann'");
+    let of_ann: Vec<Uuid> = (0..6).map(|_| api.place("ann", "tea", 10, 1)).collect();
+    let of_bob: Vec<Uuid> = (0..12).map(|_| api.place("bob", "tea", 10, 1)).collect();
+    of_bob.iter().for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "COMPLETED"));
+    until("all of ann's to be set aside", || metric(&payment, "saga_set_aside_records") == 6.0);
+    let overview = payment.api().found("/overview");
+    let waits_for = overview["setAside"]["for"].as_str().unwrap();
+    assert!(waits_for.starts_with("the row of account ann, held by session "), "{waits_for}");
+    payment.wait_for_log("records are set aside and tried again");
+    assert_eq!(payment.api().get("/readyz").status, 200);
+    held.rollback().unwrap();
+    of_ann.iter().for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "COMPLETED"));
+    world.wait_until_quiet();
+    assert_eq!((payment.api().balance("ann"), payment.api().balance("bob")), (940, 880));
+    assert_eq!(count(&mut world.db(Service::Payment), "set_aside"), 0);
+    world.assert_conserved();
+}
+
+#[test]
+fn what_was_set_aside_outlives_the_process_that_did_so() {
+    let (world, [order_service, payment, _stock]) = shop("aside_crash", &[]);
+    let mut person = world.db(Service::Payment);
+    let held = hold(&mut person, "account where user_name = 'ann'");
+    let order_id = order_service.api().place("ann", "tea", 10, 1);
+    until("it to be set aside", || count(&mut world.db(Service::Payment), "set_aside") == 1);
+    payment.process().kill();
+    held.rollback().unwrap();
+    let _second = world.start(Service::Payment);
+    assert_eq!(order_service.api().settled(order_id)["orderStatus"], "COMPLETED");
+    world.wait_until_quiet();
+    world.assert_conserved();
+}
+
+#[test]
+fn a_locked_order_delays_itself_only_at_its_publication_its_answers_and_its_deadline() {
+    let (world, [order_service, payment, stock]) = shop("locked_order", &[("ORDER_DEADLINE", "10s")]);
+    let api = order_service.api();
+    assert!(payment.stop().success());
+    let mut person = world.db(Service::Order);
+    // the relay holds nothing of it yet when the person comes: publishing waits for the table
+    let mut table = world.db(Service::Order);
+    let mut closed = table.transaction().unwrap();
+    closed.batch_execute("lock table deadline in access exclusive mode").unwrap();
+    let first = api.place("ann", "tea", 10, 1);
+    let held = hold(&mut person, &format!("orders where order_id = '{first}'"));
+    closed.commit().unwrap();
+    let others: Vec<Uuid> = (0..3).map(|_| api.place("bob", "tea", 10, 1)).collect();
+    world.wait_until_published(Service::Order);
+    // payment is away: all of them meet their deadline, but for the one that is held
+    others.iter().for_each(|order_id| {
+        until("another one's deadline", || api.order(*order_id)["orderStatus"] == "FAILED");
+    });
+    assert_eq!(api.order(first)["orderStatus"], "IN_PROGRESS");
+    held.rollback().unwrap();
+    until("its deadline", || api.order(first)["orderStatus"] == "FAILED");
+    let _payment = world.start(Service::Payment);
+    others.iter().chain([&first]).for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "FAILED"));
+    world.wait_until_quiet();
+    assert_eq!(stock.api().quantity("tea"), 100);
+    world.assert_conserved();
+}
+
+#[test]
+fn answers_about_a_locked_order_are_set_aside_and_others_are_not() {
+    let (world, [order_service, payment, _stock]) = shop("locked_answers", &[]);
+    let api = order_service.api();
+    assert!(payment.stop().success());
+    let first = api.place("ann", "tea", 10, 1);
+    until("stock's answer", || api.order(first)["stockStatus"] == "COMPLETED");
+    let mut person = world.db(Service::Order);
+    let held = hold(&mut person, &format!("orders where order_id = '{first}'"));
+    let _payment = world.start(Service::Payment);
+    let others: Vec<Uuid> = (0..6).map(|_| api.place("bob", "lamp", 10, 1)).collect();
+    others.iter().for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "COMPLETED"));
+    until("its answer to be set aside", || metric(&order_service, "saga_set_aside_records") == 1.0);
+    assert_eq!(api.order(first)["paymentStatus"], "IN_PROGRESS");
+    held.rollback().unwrap();
+    assert_eq!(api.settled(first)["orderStatus"], "COMPLETED");
+    world.wait_until_quiet();
+    world.assert_conserved();
+}
+
+#[test]
+fn a_locked_key_delays_its_own_request_only() {
+    let (world, [order_service, ..]) = shop("locked_key", &[]);
+    let api = order_service.api();
+    let place = |user: &str, key: &str| {
+        let body = json!({"userName": user, "itemName": "tea", "price": 10, "quantity": 1});
+        api.json("POST", "/orders", &[("Idempotency-Key", key)], &body)
+    };
+    let first = place("ann", "first");
+    assert_eq!(first.status, 202);
+    let mut person = world.db(Service::Order);
+    let held = hold(&mut person, "idempotency_key where idempotency_key = 'first'");
+    std::thread::scope(|scope| {
+        let again = scope.spawn(|| place("ann", "first"));
+        world.wait_for_waiting(Service::Order, 1);
+        let others: Vec<_> =
+            (0..6).map(|number| scope.spawn(move || place("bob", &format!("other-{number}")).status)).collect();
+        others.into_iter().for_each(|other| assert_eq!(other.join().unwrap(), 202));
+        let again = again.join().unwrap();
+        assert_eq!(again.status, 503, "{}", again.text);
+        assert!(again.text.contains("the database took too long; nothing was changed"), "{}", again.text);
+    });
+    held.rollback().unwrap();
+    assert_eq!(place("ann", "first").text, first.text, "the first answer, byte for byte");
+}
