@@ -125,6 +125,10 @@ impl DeadlineScan {
         };
         let mut batch = Batch::new(store::lock_unsettled(&mut tx, &due.order_ids)?);
         for order_id in &due.order_ids {
+            if due.round == 0 {
+                // it has a deadline, so it was published, also where nobody could note that because its row was held
+                batch.apply(*order_id, &Happening::Published);
+            }
             if batch.apply(*order_id, &happening) == Some(true) {
                 log::info!("order {order_id}: {what}");
             }

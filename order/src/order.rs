@@ -279,8 +279,7 @@ impl Step {
 
     /// The deadline belongs to a side: one still in progress is asked to compensate, and the order fails with it.
     fn end_waiting(&mut self) {
-        // READY: published, although nobody could note that because its row was held
-        let late = [SideStatus::Ready, SideStatus::InProgress].map(|status| self.saga.sides_that_are(status)).concat();
+        let late = self.saga.sides_that_are(SideStatus::InProgress);
         for side in &late {
             *self.saga.side(*side) = SideStatus::Compensating;
         }
