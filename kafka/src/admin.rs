@@ -9,19 +9,18 @@ use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_groups_response::DescribedGroupMember;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponse;
 use kafka_protocol::messages::{
     BrokerId, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-    DescribeGroupsResponse, GroupId, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, OffsetFetchRequest,
+    DescribeGroupsResponse, GroupId, ListOffsetsRequest, ListOffsetsResponse, OffsetFetchRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use crate::assignor::decode_assignment;
-use crate::cluster::{Cluster, Coordinated, Repeat, topic_name};
+use crate::cluster::{Cluster, Coordinated, Repeat, metadata_request, topic_name};
 use crate::config::Config;
 use crate::consumer::Isolation;
 use crate::error::{Error, ErrorCode, Result};
@@ -349,11 +348,8 @@ impl Admin {
     /// Errors: those of the connection, retried until the request timeout.
     pub fn topic_operations(&mut self, names: &[String]) -> Result<Vec<(String, Operations)>> {
         let mut retry = self.cluster.retry();
-        let named = |name: &String| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
-        let request = MetadataRequest::default()
-            .with_topics(Some(names.iter().map(named).collect()))
-            .with_allow_auto_topic_creation(false)
-            .with_include_topic_authorized_operations(true);
+        let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
+        let request = metadata_request(&names).with_include_topic_authorized_operations(true);
         let answer = loop {
             match self.cluster.call_any(&request, retry.deadline()) {
                 Ok((_, answer)) => break answer,

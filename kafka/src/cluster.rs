@@ -323,7 +323,7 @@ impl std::fmt::Display for Coordinated {
     }
 }
 
-fn metadata_request(topics: &[Arc<str>]) -> MetadataRequest {
+pub(crate) fn metadata_request(topics: &[Arc<str>]) -> MetadataRequest {
     let named = |name: &Arc<str>| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
     MetadataRequest::default()
         .with_topics(Some(topics.iter().map(named).collect()))

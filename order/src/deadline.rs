@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use shared::aside;
 use shared::backoff;
 use shared::config::Config;
 use shared::db::{Connector, Limits};
@@ -112,7 +111,7 @@ impl DeadlineScan {
         let mut tx = self.connection.session()?.transaction()?;
         let Some(mut due) = store::take_due(&mut tx)? else { return Ok(false) };
         if self.passes_over_until.is_some_and(|until| Instant::now() < until) {
-            let held = aside::held(&mut tx, ("orders", "order_id", "uuid"), &due.order_ids)?;
+            let held = store::held(&mut tx, &due.order_ids)?;
             let held =
                 due.order_ids.extract_if(.., |order_id| held.contains_key(&order_id.to_string())).collect::<Vec<_>>();
             if !held.is_empty() {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use shared::aside;
 use shared::config::Config;
 use shared::db::Tx;
 use shared::error::{Error, Result};
@@ -128,7 +127,7 @@ impl Handler for Answers {
 
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {
         let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
-        let held = aside::held(tx, ("orders", "order_id", "uuid"), &order_ids)?;
+        let held = store::held(tx, &order_ids)?;
         Ok(events.iter().map(|event| held.get(&event.order_id.to_string()).cloned()).collect())
     }
 

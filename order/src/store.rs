@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use postgres::Row;
 use postgres::types::ToSql;
+use shared::aside;
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::{Event, Reason};
@@ -416,28 +417,45 @@ pub fn latest_statuses(session: &mut Session) -> Result<Vec<(String, i64)>> {
     Ok(session.query(sql, &[&SCAN])?.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// Which of these orders somebody else holds, each with the row and the holder in words; all others are locked.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn held(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<String, String>> {
+    aside::held(tx, ("orders", "order_id", "uuid"), &order_ids)
+}
+
+/// Orders `o` whose ids were drawn in a `second` since 1970, which have a side that waits to be published.
+pub(crate) const READY_IN_SECOND: &str = "
+    o.order_id >= rpad(lpad(to_hex(second * 1000), 12, '0'), 32, '0')::uuid
+    and o.order_id < rpad(lpad(to_hex((second + 1) * 1000), 12, '0'), 32, '0')::uuid
+    and (o.payment_status = 'READY' or o.stock_status = 'READY')";
+
 /// Orders that wait to be published so many milliseconds ($2) after they were placed, and whose outbox rows are gone: nobody
 /// will ask for anything about them. An outbox whose oldest row is older than the order may still hold it.
-const UNPUBLISHED: &str = "
+fn unpublished() -> String {
+    format!(
+        "
     select o.order_id
       from (select second from order_flow
              group by second having sum(placed) > sum(settled)
                                 and second < extract(epoch from clock_timestamp()) - $2::float8 / 1000) as late
-      join orders o on o.order_id >= rpad(lpad(to_hex(late.second * 1000), 12, '0'), 32, '0')::uuid
-                   and o.order_id < rpad(lpad(to_hex((late.second + 1) * 1000), 12, '0'), 32, '0')::uuid
-     where (o.payment_status = 'READY' or o.stock_status = 'READY')
-       and o.created_at < clock_timestamp() - $2::float8 * interval '1 millisecond'
+      join orders o on {READY_IN_SECOND}
+     where o.created_at < clock_timestamp() - $2::float8 * interval '1 millisecond'
        and o.created_at < coalesce((select stored_at from order_outbox order by id limit 1), 'infinity') - interval '1 minute'
        and not exists (select from order_outbox b where b.order_id = o.order_id)
-     limit $1";
+     limit $1"
+    )
+}
 
 /// Orders that may be overdue: their compensation was asked for again, their deadline is long due and nobody looks, or they
-/// were never published ([`UNPUBLISHED`], with its parameters).
+/// were never published ([`unpublished`], with its parameters).
 fn overdue() -> String {
     format!(
         "(select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)
            where d.round > 1 or d.due_at < clock_timestamp() - interval '10 seconds' limit $1)
-          union ({UNPUBLISHED})"
+          union ({})",
+        unpublished()
     )
 }
 
@@ -476,7 +494,7 @@ pub fn list_overdue(session: &mut Session, deadline: Duration, limit: i64, after
 pub fn give_up_unpublished(session: &mut Session, after: Duration) -> Result<i64> {
     let sql = format!(
         "with lost as (
-             select o.order_id from orders o where o.order_id in ({UNPUBLISHED}) order by o.order_id for update skip locked
+             select o.order_id from orders o where o.order_id in ({}) order by o.order_id for update skip locked
          ), marked as (
              update orders o
                 set payment_status = case when o.payment_status = 'READY' then 'IN_PROGRESS' else o.payment_status end,
@@ -488,7 +506,8 @@ pub fn give_up_unpublished(session: &mut Session, after: Duration) -> Result<i64
              insert into deadline (due_at, round, order_ids)
              select clock_timestamp(), 0, array_agg(order_id) from marked having count(*) > 0
          )
-         select count(*) from marked"
+         select count(*) from marked",
+        unpublished()
     );
     Ok(session.query(&sql, &[&SCAN, &(after.as_millis() as f64)])?[0].get(0))
 }

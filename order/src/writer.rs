@@ -8,7 +8,6 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use shared::backoff;
 use shared::config::Config;
 use shared::db::{Connector, Limits, Session};
-use shared::dead_letter_http::why;
 use shared::envelope;
 use shared::error::{Blame, Error, Result};
 use shared::event::{Body, Event, Side};
@@ -237,7 +236,7 @@ impl Writer {
         for request in batch {
             (request.reply)(match error.blame() {
                 Blame::Message => Placed::Refused(error.to_string()),
-                _ if changed_nothing => Placed::NotStored(why(error)),
+                _ if changed_nothing => Placed::NotStored(error.for_clients()),
                 _ => Placed::Unknown,
             });
             self.admission.was_not_stored();

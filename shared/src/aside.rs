@@ -3,11 +3,12 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use kafka::{Bytes, Record, StrBytes, TopicPartition};
+use kafka::{Record, TopicPartition};
 use postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::db::{Query, Session, Tx};
+use crate::dead_letter;
 use crate::error::Result;
 use crate::event::Event;
 
@@ -36,8 +37,7 @@ pub struct Aside {
 /// What PostgreSQL says.
 pub fn set(tx: &mut Tx<'_>, records: &[(&TopicPartition, &Record, String)]) -> Result<()> {
     for (partition, record, waits_for) in records {
-        let names: Vec<&str> = record.headers.iter().map(|(name, _)| &**name).collect();
-        let values: Vec<Option<&[u8]>> = record.headers.iter().map(|(_, value)| value.as_deref()).collect();
+        let (names, values) = dead_letter::header_columns(record);
         tx.execute(
             "insert into set_aside (topic_id, topic, partition, record_offset, record_time, record_key, record_value,
                                     header_names, header_values, waits_for)
@@ -70,29 +70,11 @@ pub fn take(tx: &mut Tx<'_>) -> Result<Vec<Aside>> {
            from set_aside order by tried_at, id limit $1 for update skip locked",
         &[&BATCH],
     )?;
-    let bytes = |bytes: Vec<u8>| Bytes::from(bytes);
-    let aside = |row: &postgres::Row| {
-        let names: Vec<String> = row.get(8);
-        let values: Vec<Option<Vec<u8>>> = row.get(9);
-        let headers =
-            names.into_iter().map(StrBytes::from_string).zip(values.into_iter().map(|value| value.map(bytes)));
-        let (key, value): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(6), row.get(7));
-        Aside {
-            id: row.get(0),
-            partition: TopicPartition {
-                topic: row.get::<_, &str>(1).into(),
-                topic_id: row.get(2),
-                partition: row.get(3),
-            },
-            record: Record {
-                offset: row.get(4),
-                timestamp: row.get(5),
-                key: key.map(bytes),
-                value: value.map(bytes),
-                headers: headers.collect(),
-            },
-            attempts: row.get(10),
-        }
+    let aside = |row: &postgres::Row| Aside {
+        id: row.get(0),
+        partition: TopicPartition { topic: row.get::<_, &str>(1).into(), topic_id: row.get(2), partition: row.get(3) },
+        record: dead_letter::kept_record(row, 6, row.get(4), row.get(5)),
+        attempts: row.get(10),
     };
     Ok(rows.iter().map(aside).collect())
 }

@@ -77,15 +77,8 @@ impl Consumer {
         let kafka = config.kafka(name);
         let fetch = FetchConfig { max_wait: MAX_WAIT, isolation: Isolation::ReadCommitted, ..FetchConfig::default() };
         let (nudge, rebalance) = bounded(1);
-        let effects = Effects {
-            prefix: config.topic_prefix.clone(),
-            connection: Connection::new(Connector::new(&config.database_url, name, Limits::WORK)?),
-            handler,
-            waker,
-            sets_aside_until: None,
-            try_aside_at: Instant::now(),
-            told_at: None,
-        };
+        let connection = Connection::new(Connector::new(&config.database_url, name, Limits::WORK)?);
+        let effects = Effects::new(config.topic_prefix.clone(), connection, handler, waker);
         Ok(Consumer {
             group: Group::new(kafka.clone(), interrupt.clone(), group_config(config, name, nudge)),
             fetcher: kafka::Consumer::new(kafka, interrupt, fetch),

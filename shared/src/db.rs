@@ -117,14 +117,7 @@ impl Connector {
         answers.iter().try_for_each(require_usable)?;
         Ok(Session { client, statements: HashMap::new(), busy })
     }
-}
 
-/// What a pooler must keep.
-pub(crate) const NEEDS_SESSIONS: &str = "a pooler between this service and its database gives each transaction another session \
-    (PgBouncer with pool_mode=transaction or statement), but prepared statements, locks and notifications need one of their own: \
-    set pool_mode=session for this database, or give the server's own address";
-
-impl Connector {
     /// Whether sessions last: what one has set is there at its next statement, and not in another one.
     ///
     /// # Errors
@@ -145,6 +138,11 @@ impl Connector {
         }
     }
 }
+
+/// What a pooler must keep.
+pub(crate) const NEEDS_SESSIONS: &str = "a pooler between this service and its database gives each transaction another session \
+    (PgBouncer with pool_mode=transaction or statement), but prepared statements, locks and notifications need one of their own: \
+    set pool_mode=session for this database, or give the server's own address";
 
 /// What must be right about a server before anything is done there, in the answer to the session's first statements.
 const STATE: &str = "select pg_is_in_recovery() as standby, current_setting('transaction_read_only') as read_only,

@@ -67,8 +67,7 @@ pub fn tell(parked: &[Notice]) {
 /// What PostgreSQL says.
 pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<Option<Notice>> {
     let Parked { cause, detail, attempts, partition, record, to_offset } = parked;
-    let names: Vec<String> = record.headers.iter().map(|(name, _)| scrubbed(name)).collect();
-    let values: Vec<Option<&[u8]>> = record.headers.iter().map(|(_, value)| value.as_deref()).collect();
+    let (names, values) = header_columns(record);
     let parked_now = tx.execute(
         "insert into dead_letter (cause, detail, attempts, topic, topic_id, partition, record_offset, to_offset,
                                   record_key, record_value, header_names, header_values)
@@ -94,6 +93,20 @@ pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<Option<Notice>> {
     let detail = detail.escape_debug();
     let text = format!("parked {partition}@{} ({}): {detail}", record.offset, cause.name());
     Ok((parked_now > 0).then_some(Notice { cause: *cause, text }))
+}
+
+/// A record's headers as the columns `header_names` and `header_values` hold them.
+pub(crate) fn header_columns(record: &Record) -> (Vec<String>, Vec<Option<&[u8]>>) {
+    record.headers.iter().map(|(name, value)| (scrubbed(name), value.as_deref())).unzip()
+}
+
+/// A record as it was kept: its key, value, header names and header values are the four columns from `at`.
+pub(crate) fn kept_record(row: &postgres::Row, at: usize, offset: i64, timestamp: i64) -> Record {
+    let bytes = |column| row.get::<_, Option<Vec<u8>>>(column).map(Bytes::from);
+    let (names, values): (Vec<String>, Vec<Option<Vec<u8>>>) = (row.get(at + 2), row.get(at + 3));
+    let header = |(name, value): (String, Option<Vec<u8>>)| (StrBytes::from_string(name), value.map(Bytes::from));
+    let headers = names.into_iter().zip(values).map(header).collect();
+    Record { offset, timestamp, key: bytes(at), value: bytes(at + 1), headers }
 }
 
 /// What PostgreSQL's text can't hold is replaced.
@@ -329,13 +342,9 @@ pub fn discard(tx: &mut Tx<'_>, id: i64, reason: &str) -> Result<()> {
 fn kept(row: &postgres::Row) -> Kept {
     let summary = summary(row);
     let topic_id = row.get(16);
-    let bytes = |column| row.get::<_, Option<Vec<u8>>>(column).map(Bytes::from);
-    let (names, values): (Vec<String>, Vec<Option<Vec<u8>>>) = (row.get(19), row.get(20));
-    let header = |(name, value): (String, Option<Vec<u8>>)| (StrBytes::from_string(name), value.map(Bytes::from));
-    let headers = names.into_iter().zip(values).map(header).collect();
     Kept {
         partition: TopicPartition { topic: summary.topic.as_str().into(), topic_id, partition: summary.partition },
-        record: Record { offset: summary.offset, timestamp: 0, key: bytes(17), value: bytes(18), headers },
+        record: kept_record(row, 17, summary.offset, 0),
         summary,
     }
 }

@@ -171,7 +171,7 @@ fn interrupted(done: &Replays, error: &Error) -> Problem {
     log::warn!("replaying dead letters ended early: {error}");
     let (replayed, skipped) = (done.replayed.len(), done.skipped.len());
     let story = format!("{replayed} of {} dead letters were replayed, {skipped} skipped", done.matched);
-    Problem::unavailable(format!("{}; {story}; repeat the request", why(error)), RETRY_AFTER)
+    Problem::unavailable(format!("{}; {story}; repeat the request", error.for_clients()), RETRY_AFTER)
 }
 
 fn unknown(id: i64) -> Problem {
@@ -185,21 +185,6 @@ pub fn problem(error: Error) -> Problem {
         error if error.blame() == Blame::Message => {
             Problem::new(500, "the request could not be stored; nothing was changed")
         }
-        error => Problem::unavailable(format!("{}; repeat the request", why(error)), RETRY_AFTER),
-    }
-}
-
-/// The server's own words are for the log, apart from what only an operator can change.
-pub fn why(error: &Error) -> String {
-    match error {
-        Error::Kafka(_) => "Kafka is not there".into(),
-        Error::Unusable(why) => why.clone(),
-        Error::Database(cause) if cause.as_db_error().is_some() && !error.is_lost_session() => {
-            match error.is_time_limit() {
-                true => "the database took too long".into(),
-                false => format!("the database refuses: {error}"),
-            }
-        }
-        _ => "the database is not there".into(),
+        error => Problem::unavailable(format!("{}; repeat the request", error.for_clients()), RETRY_AFTER),
     }
 }

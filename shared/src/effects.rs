@@ -27,18 +27,15 @@ use crate::wake::Waker;
 pub struct Effects {
     /// The topics' prefix.
     pub prefix: String,
-    /// Opened when needed.
-    pub connection: Connection,
-    /// What the service does with an event.
-    pub handler: Box<dyn Handler>,
-    /// Called after a commit that appended.
-    pub waker: Waker,
+    connection: Connection,
+    handler: Box<dyn Handler>,
+    waker: Waker,
     /// Until then records that need a row which is held are set aside, and the others do not wait with them.
-    pub sets_aside_until: Option<Instant>,
+    sets_aside_until: Option<Instant>,
     /// When those set aside are tried again.
-    pub try_aside_at: Instant,
+    try_aside_at: Instant,
     /// When it was told the last time that records are set aside.
-    pub told_at: Option<Instant>,
+    told_at: Option<Instant>,
 }
 
 /// After a wait for a row was given up, records are set aside for so long.
@@ -51,6 +48,13 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 impl Effects {
+    /// Connects to nothing yet. `prefix`: the topics'; `handler`: what the service does with an event; `waker` is called after a
+    /// commit that appended.
+    pub fn new(prefix: String, connection: Connection, handler: Box<dyn Handler>, waker: Waker) -> Effects {
+        let (sets_aside_until, told_at) = (None, None);
+        Effects { prefix, connection, handler, waker, sets_aside_until, try_aside_at: Instant::now(), told_at }
+    }
+
     /// Where each partition's offset is.
     ///
     /// # Errors

@@ -95,6 +95,21 @@ impl Error {
         }
     }
 
+    /// Why a request can't be served, in words for whoever asked.
+    pub fn for_clients(&self) -> String {
+        match self {
+            Error::Kafka(_) => "Kafka is not there".into(),
+            Error::Unusable(why) => why.clone(),
+            Error::Database(cause) if cause.as_db_error().is_some() && !self.is_lost_session() => {
+                match self.is_time_limit() {
+                    true => "the database took too long".into(),
+                    false => format!("the database refuses: {self}"),
+                }
+            }
+            _ => "the database is not there".into(),
+        }
+    }
+
     /// Whether a server does not take us for who we say we are, or we do not take it for the one that we trust: at the start
     /// that is a mistake in the settings. (SQLSTATE class 28 is an invalid authorization.)
     pub fn is_refusal(&self) -> bool {
@@ -129,12 +144,12 @@ impl Error {
 pub(crate) fn explain(what: &str, error: Error) -> String {
     match error {
         Error::Fatal(why) | Error::Unusable(why) => why,
-        Error::Kafka(error @ kafka::Error::Refused { .. }) if error.kind() == kafka::ErrorKind::Fatal => {
-            format!("{what} refuses: {error}; its user needs the rights that README lists under Deploying")
-        }
-        error if error.is_refusal() => {
-            format!("{what} refuses us, or is not to be trusted: {error}; check the settings")
-        }
+        error if error.is_refusal() => match error {
+            Error::Kafka(error @ kafka::Error::Refused { .. }) => {
+                format!("{what} refuses: {error}; its user needs the rights that README lists under Deploying")
+            }
+            error => format!("{what} refuses us, or is not to be trusted: {error}; check the settings"),
+        },
         error => format!("{what} is not there: {error}; check its address and that it runs"),
     }
 }

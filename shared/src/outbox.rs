@@ -82,6 +82,11 @@ pub fn advance_clock(query: &mut impl Query, time: &str) -> Result<()> {
 /// Rows that are counted before it is left at "many".
 const MANY: i64 = 100_000;
 
+/// The sessions `a` that hold this schema's advisory locks `l`; `l.objid` says which.
+const HOLDERS: &str = "pg_locks l join pg_stat_activity a using (pid)
+    where l.locktype = 'advisory' and l.classid = lock_class()::oid and l.granted
+      and l.database = (select oid from pg_database where datname = current_database())";
+
 /// What waits in an outbox.
 pub struct Waiting {
     /// How many rows are there, 100,000 at most.
@@ -105,10 +110,7 @@ pub fn waiting(session: &mut Session, service: Service) -> Result<Waiting> {
         "with oldest as (select id, stored_at from {0} order by id limit 1)
          select (select count(*) from (select from {0} limit $1) as counted), (select id from oldest),
                 coalesce((select greatest(extract(epoch from clock_timestamp() - stored_at), 0)::float8 from oldest), 0),
-                exists (select from pg_locks l join pg_stat_activity a using (pid)
-                         where l.locktype = 'advisory' and l.classid = lock_class()::oid and l.objid = 2 and l.granted
-                           and l.database = (select oid from pg_database where datname = current_database())
-                           and a.application_name = $2),
+                exists (select from {HOLDERS} and l.objid = 2 and a.application_name = $2),
                 (select greatest(greatest(c.last_value, a.last_value) / 1e6 - extract(epoch from clock_timestamp()), 0)::float8
                    from outbox_clock c, outbox_clock_ahead a)",
         service.outbox()
@@ -189,9 +191,9 @@ pub fn end_hanging_writer(connection: &mut Connection, error: &Error) -> bool {
 }
 
 fn end_holder(session: &mut Session) -> Result<usize> {
-    let sql = "select pg_terminate_backend(l.pid) from pg_locks l join pg_stat_activity a using (pid)
-                where l.locktype = 'advisory' and l.classid = lock_class()::oid and l.objid = 1 and l.granted
-                  and l.database = (select oid from pg_database where datname = current_database())
-                  and a.xact_start < clock_timestamp() - current_setting('lock_timeout')::interval";
-    Ok(session.query(sql, &[])?.len())
+    let sql = format!(
+        "select pg_terminate_backend(l.pid) from {HOLDERS} and l.objid = 1
+                and a.xact_start < clock_timestamp() - current_setting('lock_timeout')::interval"
+    );
+    Ok(session.query(&sql, &[])?.len())
 }

@@ -8,6 +8,7 @@ use shared::error::Result;
 use uuid::Uuid;
 
 use super::estimate::Second;
+use crate::store::READY_IN_SECOND;
 
 /// Counts settled orders: the parameters $7 and $8 are seconds and how many orders of each are settled.
 pub const COUNT_SETTLED: &str = "
@@ -51,7 +52,7 @@ pub fn read(session: &mut Session, horizon: i64, recent: i64) -> Result<(Vec<Sec
 /// # Errors
 /// What PostgreSQL says.
 pub fn remove_passed(session: &mut Session, closed: i64, horizon: i64) -> Result<()> {
-    session.execute(
+    let sql = format!(
         "delete from order_flow where (second, session) in (
              select f.second, f.session
                from (select second, sum(placed) as placed, sum(settled) as settled,
@@ -61,14 +62,10 @@ pub fn remove_passed(session: &mut Session, closed: i64, horizon: i64) -> Result
               where second < $1
                 and (total.placed <= total.settled
                      or second < least($2, head) and not exists (
-                            select from orders o
-                             where o.order_id >= rpad(lpad(to_hex(second * 1000), 12, '0'), 32, '0')::uuid
-                               and o.order_id < rpad(lpad(to_hex((second + 1) * 1000), 12, '0'), 32, '0')::uuid
-                               and (o.payment_status = 'READY' or o.stock_status = 'READY')))
-              order by f.second, f.session limit 1000 for update of f skip locked)",
-        &[&closed, &horizon],
-    )?;
-    Ok(())
+                            select from orders o where {READY_IN_SECOND}))
+              order by f.second, f.session limit 1000 for update of f skip locked)"
+    );
+    session.execute(&sql, &[&closed, &horizon]).map(drop)
 }
 
 #[cfg(test)]
