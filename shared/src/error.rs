@@ -89,7 +89,8 @@ impl Error {
     /// Whether it is certain that the failed call has changed nothing: the server answered it, or it was not made.
     pub fn changed_nothing(&self) -> bool {
         match self {
-            Error::Database(error) => error.as_db_error().is_some(),
+            // a session that is ended while its commit waits for a standby has committed: such an error is FATAL
+            Error::Database(error) => error.as_db_error().and_then(DbError::parsed_severity) == Some(Severity::Error),
             Error::Unusable(_) | Error::LostRace(_) | Error::Unprepared => true,
             Error::Kafka(_) | Error::Panic(_) | Error::Fatal(_) => false,
         }
