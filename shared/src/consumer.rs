@@ -18,7 +18,7 @@ use crate::event::Topic;
 use crate::handler::{Cause, Handler};
 use crate::health;
 use crate::metrics;
-use crate::offsets::Move;
+use crate::offsets::{self, Move};
 use crate::pool::Connection;
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
@@ -59,6 +59,8 @@ pub struct Consumer {
     rebalance: Receiver<()>,
     joined: bool,
     progress: Progress,
+    /// How often the database had gone back when the offsets were read.
+    setbacks: u64,
     offsets_told: Instant,
 }
 
@@ -86,6 +88,7 @@ impl Consumer {
             rebalance,
             joined: false,
             progress: Progress::default(),
+            setbacks: offsets::setbacks(),
             offsets_told: Instant::now(),
         })
     }
@@ -123,7 +126,7 @@ impl Consumer {
     /// # Errors
     /// Kafka's, and the database's while offsets are read; failures of handling stay with their partition instead.
     pub fn consume_once(&mut self) -> Result<Consumed> {
-        if !self.joined || self.group.rejoin_needed() {
+        if !self.joined || self.group.rejoin_needed() || self.setbacks != offsets::setbacks() {
             // every rebalance takes all members out for a moment: that is no reason to call all of them not ready
             health::out_of_group(OUT_OF_GROUP_LIMIT);
             health::beat_before(JOIN_LIMIT);
@@ -155,12 +158,13 @@ impl Consumer {
     fn join(&mut self) -> Result<()> {
         self.tell_offsets();
         self.joined = false;
-        self.progress.partitions().for_each(waits::goes_on);
+        // before others are given what was ours, and know of it
+        self.progress = Progress::default();
         let assignment = self.group.join()?;
+        self.setbacks = offsets::setbacks();
         let offsets = self.effects.read_offsets(&assignment.partitions)?;
         self.fetcher.assign(&offsets);
         self.progress = Progress::new(offsets);
-        self.progress.partitions().for_each(waits::goes_on);
         self.joined = true;
         let names: Vec<String> = assignment.partitions.iter().map(TopicPartition::to_string).collect();
         log::info!("joined the group, generation {}, partitions: {}", assignment.generation, names.join(" "));

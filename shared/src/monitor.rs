@@ -162,12 +162,14 @@ impl Monitor {
     /// Whether the database is there and fits.
     fn look(&mut self) -> bool {
         let mut reasons = Vec::new();
+        let known = offsets::known();
         let offsets = self.connection.with(|session| {
             schema::require_compatible(session)?;
             schema::require_writable(session)?;
             offsets::all(session)
         });
         let offsets = noted(offsets, "the database", &mut reasons);
+        offsets.iter().for_each(|rows| offsets::compare(&known, rows));
         let lags = noted(self.lags(offsets.as_deref()), "Kafka", &mut reasons);
         reasons.append(&mut self.strangers);
         if offsets.is_some() && lags.is_some() {

@@ -1,4 +1,11 @@
 //! Where the consumers are: rows of the service's own database, moved in the transaction of the effects.
+//!
+//! A database that has lost its tail knows of less than a consumer has committed there. One that gets records stumbles over
+//! that; for one that has nothing to read any more, the monitor holds what the consumers know against what it sees.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kafka::TopicPartition;
 use uuid::Uuid;
@@ -16,6 +23,55 @@ pub struct Move {
     pub from: i64,
     /// Where it goes.
     pub to: i64,
+}
+
+/// What this process's consumers have read or committed last.
+static KNOWN: Mutex<BTreeMap<TopicPartition, i64>> = Mutex::new(BTreeMap::new());
+static SETBACKS: AtomicU64 = AtomicU64::new(0);
+
+fn of_process() -> MutexGuard<'static, BTreeMap<TopicPartition, i64>> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A consumer of this process has read or committed this offset.
+pub fn know(partition: &TopicPartition, next: i64) {
+    let mut known = of_process();
+    match known.get_mut(partition) {
+        Some(offset) => *offset = next,
+        None => _ = known.insert(partition.clone(), next),
+    }
+}
+
+/// The partition may be somebody else's from now on.
+pub fn forget(partition: &TopicPartition) {
+    of_process().remove(partition);
+}
+
+/// What this process's consumers know. Rows that are read afterwards can't be behind it, unless the database has gone back.
+pub fn known() -> BTreeMap<TopicPartition, i64> {
+    of_process().clone()
+}
+
+/// Holds rows, as [`all`] answers them, against what was [`known`] before they were read. If one is behind, all consumers of
+/// this process read their offsets again.
+pub fn compare(known: &BTreeMap<TopicPartition, i64>, rows: &[(Uuid, i32, i64)]) {
+    let now = |place: &TopicPartition| {
+        rows.iter().find(|(id, number, _)| (*id, *number) == (place.topic_id, place.partition)).map_or(0, |row| row.2)
+    };
+    let behind: Vec<String> = known
+        .iter()
+        .filter(|(partition, next)| now(partition) < **next)
+        .map(|(partition, next)| format!("{partition} is at {} and was at {next}", now(partition)))
+        .collect();
+    if !behind.is_empty() {
+        log::warn!("the database has gone back, and what was handled since is handled again: {}", behind.join(", "));
+        SETBACKS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How often the database was seen to have gone back.
+pub fn setbacks() -> u64 {
+    SETBACKS.load(Ordering::Relaxed)
 }
 
 /// The next offset of each partition; a partition never seen before starts at 0.

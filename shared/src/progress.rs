@@ -6,10 +6,11 @@ use std::time::Instant;
 use kafka::TopicPartition;
 
 use crate::backoff;
-use crate::offsets::Move;
+use crate::offsets::{self, Move};
 use crate::slice::Slice;
+use crate::waits;
 
-/// The assigned partitions.
+/// The assigned partitions. What the process knows of them goes with this.
 #[derive(Default)]
 pub struct Progress(HashMap<TopicPartition, Partition>);
 
@@ -31,13 +32,12 @@ struct Trouble {
 impl Progress {
     /// Partitions at the offsets that the database holds.
     pub fn new(offsets: Vec<(TopicPartition, i64)>) -> Progress {
+        for (partition, next) in &offsets {
+            offsets::know(partition, *next);
+            waits::goes_on(partition);
+        }
         let partition = |next| Partition { next, told: -1, trouble: None };
         Progress(offsets.into_iter().map(|(name, next)| (name, partition(next))).collect())
-    }
-
-    /// All that are assigned.
-    pub fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
-        self.0.keys()
     }
 
     /// The next offset; none if the partition is not assigned.
@@ -82,6 +82,7 @@ impl Progress {
 
     /// The partition's records before `next` are done with.
     pub fn moved(&mut self, partition: &TopicPartition, next: i64) {
+        offsets::know(partition, next);
         if let Some(partition) = self.0.get_mut(partition) {
             partition.next = next;
             partition.trouble = None;
@@ -132,6 +133,15 @@ impl Progress {
 
     fn trouble(&self, partition: &TopicPartition) -> Option<&Trouble> {
         self.0.get(partition)?.trouble.as_ref()
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        for partition in self.0.keys() {
+            offsets::forget(partition);
+            waits::goes_on(partition);
+        }
     }
 }
 

@@ -119,6 +119,22 @@ impl World {
         records.iter().all(|seen| seen.offset < next(seen))
     }
 
+    /// Waits until a service's consumers are past all that is in the topics it reads, also what holds no records: without a new
+    /// one they have nothing to do.
+    ///
+    /// # Panics
+    /// When that takes too long, or the service never ran.
+    pub fn wait_until_idle(&self, service: Service) {
+        wait::until(&format!("{}'s consumers to have nothing to do", service.name()), || {
+            let Some(ends) = self.ends_at_rest(read_by(service)) else { return false };
+            let offsets = self.offsets(service);
+            ends.iter().all(|(place, end)| {
+                let bare = place.topic.strip_prefix(self.prefix()).expect("ours").to_string();
+                offsets.get(&(bare, place.partition)).copied().unwrap_or(0) == *end
+            })
+        });
+    }
+
     /// A service's next offsets, by topic (without prefix) and partition.
     fn offsets(&self, service: Service) -> BTreeMap<(String, i32), i64> {
         let rows = self.db(service).query("select topic, partition, next_offset from consumer_offset", &[]);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use harness::proxy::kafka_request;
-use harness::{Api, Instance, Message, Proxy, Service, World, eventually, until};
+use harness::{Api, Instance, Message, Proxy, Replicated, Service, World, eventually, until};
 use kafka::{Admin, Interrupt};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -179,6 +179,30 @@ fn orders_that_the_database_lost_are_rebuilt_from_kafka_and_end_as_they_did() {
     let [first, second] = orders;
     assert!(second.stop().success());
     assert_rereading_adds_nothing(&world, vec![first, payment, stock]);
+}
+
+#[test]
+fn an_idle_service_notices_that_the_database_it_was_led_to_knows_less() {
+    let replicated = Replicated::start();
+    let world = World::with("repair_idle", &PATIENT).on(Service::Order, &replicated);
+    let [order, payment, stock] = world.start_all();
+    payment.api().put_balance("ann", 1_000);
+    stock.api().put_quantity("tea", 100);
+    order.api().settled(id(&place(order.api(), "kept", "ann", "tea", 1, 1)));
+    world.wait_until_idle(Service::Order);
+    replicated.lag();
+    let lost = place(order.api(), "lost", "ann", "tea", 100, 3);
+    assert_eq!(statuses(&order.api().settled(id(&lost))), ["COMPLETED"; 3]);
+    world.wait_until_idle(Service::Order);
+    replicated.lose_tail();
+    assert_eq!(statuses(&settled_again(order.api(), id(&lost))), ["COMPLETED"; 3]);
+    assert_eq!(repairs_of(order.api(), id(&lost)), [repair("REBUILT", Value::Null, "DONE")]);
+    assert!(order.log().contains("the database has gone back"), "{}", order.log());
+    world.wait_until_quiet();
+    assert_eq!((payment.api().balance("ann"), stock.api().quantity("tea")), (899, 96));
+    assert_eq!(world.parked(), 0);
+    assert_nothing_kept_for_nothing(&world, &[]);
+    assert_rereading_adds_nothing(&world, vec![order, payment, stock]);
 }
 
 #[test]

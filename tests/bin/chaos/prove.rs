@@ -29,9 +29,9 @@ pub fn run(sabotaged: &Path, only: Option<&str>, times: usize) -> Result<bool, S
     for scenario in chosen {
         for _ in 0..times {
             let as_it_is = broken(scenario, &broker, &clean, false);
-            good &= report(scenario, "as it is", &as_it_is, as_it_is == Ok(vec![]));
+            good &= report(scenario, "as it is", &as_it_is, as_it_is.as_ref().is_ok_and(Vec::is_empty));
             let without = broken(scenario, &broker, sabotaged, true);
-            let red = without.as_ref().is_ok_and(|claims| claims.iter().any(|claim| claim.contains(scenario.breaks)));
+            let red = without.as_ref().is_ok_and(|checks| checks.iter().any(|it| it.claim.contains(scenario.breaks)));
             good &= report(scenario, "turned off", &without, red);
         }
     }
@@ -53,14 +53,14 @@ fn require(folder: &Path, can_be_turned_off: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// The claims that do not hold afterwards. Err: the scenario did not come to its end.
-fn broken(scenario: &Scenario, broker: &Broker, binaries: &Path, off: bool) -> Result<Vec<&'static str>, String> {
+/// The checks whose claims do not hold afterwards. Err: the scenario did not come to its end.
+fn broken(scenario: &Scenario, broker: &Broker, binaries: &Path, off: bool) -> Result<Vec<Check>, String> {
     let judged = catch_unwind(AssertUnwindSafe(|| judge(scenario, broker, binaries, off)));
     broker.proxy.resume();
     judged.unwrap_or_else(|panic| Err(shared::handler::panic_text(panic).to_string()))
 }
 
-fn judge(scenario: &Scenario, broker: &Broker, binaries: &Path, off: bool) -> Result<Vec<&'static str>, String> {
+fn judge(scenario: &Scenario, broker: &Broker, binaries: &Path, off: bool) -> Result<Vec<Check>, String> {
     let play = scenario.play(broker, binaries, off);
     let mut found = evidence::read(&play.world).map_err(|error| error.to_string())?;
     found.lost.clone_from(&play.lost);
@@ -71,16 +71,21 @@ fn judge(scenario: &Scenario, broker: &Broker, binaries: &Path, off: bool) -> Re
         checks.push(checker::deadlines(&found));
     }
     checks.push(Check { claim: checker::PAIRS, counted: play.looks.len(), violations: torn });
-    Ok(checks.iter().filter(|check| !check.violations.is_empty()).map(|check| check.claim).collect())
+    checks.retain(|check| !check.violations.is_empty());
+    Ok(checks)
 }
 
-fn report(scenario: &Scenario, how: &str, broken: &Result<Vec<&str>, String>, as_it_must: bool) -> bool {
+fn report(scenario: &Scenario, how: &str, broken: &Result<Vec<Check>, String>, as_it_must: bool) -> bool {
     let verdict = if as_it_must { "" } else { "   <-- NOT as it must be" };
     let said = match broken {
-        Ok(claims) if claims.is_empty() => "every claim holds".to_string(),
-        Ok(claims) => format!("broken: {}", claims.join("; ")),
+        Ok(checks) if checks.is_empty() => "every claim holds".to_string(),
+        Ok(checks) => format!("broken: {}", checks.iter().map(|check| check.claim).collect::<Vec<_>>().join("; ")),
         Err(why) => format!("did not come to its end: {why}"),
     };
     println!("{:<12} {how:<10} {said}{verdict}", scenario.mechanism);
+    // what to look for in the servers' logs
+    for violation in broken.iter().flatten().flat_map(|check| &check.violations).filter(|_| !as_it_must) {
+        println!("    {violation}");
+    }
     as_it_must
 }
