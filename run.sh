@@ -36,9 +36,9 @@ usage() {
 ./run.sh test [-- ARG...]         format, lints, all tests, chaos for a minute or two, and sabotage, on servers of their own; what
                                   follows -- goes to the tests, and then there is neither chaos nor sabotage
 ./run.sh proof [--seed S]         what takes longer, at most 55 minutes: systemd's word on the unit and promtool's on the alert
-                                  rules, the attacks on HTTP, the page in a browser (Chromium and chromedriver), an upgrade
-                                  from an earlier version under load (it builds that, too), chaos with 10,000 orders and 50
-                                  faults on three brokers, chaos with lost tails and overload, and sabotage
+                                  rules, the attacks on HTTP, the page in a browser (Chromium and chromedriver), a PgBouncer,
+                                  an upgrade from an earlier version under load (it builds that, too), chaos with 10,000
+                                  orders and 50 faults on three brokers, chaos with lost tails and overload, and sabotage
 ./run.sh help                     this text
 
 Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh
@@ -133,6 +133,8 @@ find_linker() { has cc || has clang; }
 
 find_promtool() { has promtool; }
 
+find_pgbouncer() { has pgbouncer; }
+
 find_chromium() { has chromedriver && { has chromium || has google-chrome; }; }
 
 # JAVA: a Java that is new enough, from JAVA_HOME, PATH or where Linux systems put it.
@@ -166,7 +168,7 @@ find_postgres() {
 
 find_psql() { find_postgres || { has psql && PG_BIN=$(dirname "$(command -v psql)"); }; }
 
-# `need THING...` finds each of cargo, linker, postgres, psql, java, maven, chromium, promtool; installs what is missing, or says what to install.
+# `need THING...` finds each of cargo, linker, postgres, psql, java, maven, chromium, promtool, pgbouncer; installs what is missing, or says what to install.
 need() {
   local thing missing=''
   for thing in "$@"; do "find_$thing" || missing="$missing $thing"; done
@@ -188,6 +190,7 @@ title() {
     maven) echo "Maven (mvn), which downloads Kafka" ;;
     chromium) echo "Chromium and its chromedriver" ;;
     promtool) echo "promtool, which comes with Prometheus" ;;
+    pgbouncer) echo "PgBouncer" ;;
   esac
 }
 
@@ -208,6 +211,7 @@ install_packages() {
       maven) apt+=(maven) brew+=(maven) ;;
       chromium) apt+=(chromium chromium-driver) brew+=(chromium chromedriver) ;;
       promtool) apt+=(prometheus) brew+=(prometheus) ;;
+      pgbouncer) apt+=(pgbouncer) brew+=(pgbouncer) ;;
     esac
   done
   if [ $install = 0 ]; then
@@ -1293,13 +1297,14 @@ proof() { # [--seed S]
   case "${1:-}" in '') ;; --seed) [ $# = 2 ] || misuse "proof: --seed needs a number"; seed=("$@") ;; *) misuse "proof: unknown option $1" ;; esac
   require_upgrade_from
   WANTED_BROKERS=3
-  need chromium promtool
+  need chromium promtool pgbouncer
   own_stage proof
   stage "unit" verify_unit
   stage "alerts" check_monitoring
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
   stage "attacks" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga attack
   stage "page" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga page:: -- --include-ignored
+  stage "pooler" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga pgbouncer -- --include-ignored
   say "Pictures of the page: $(target_dir)/page"
   upgrade
   stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 10000 --faults 50 --brokers 3 --minutes 20 "${seed[@]}"

@@ -16,6 +16,7 @@
 //! | [`locks`] | sessions that stand still at a lock |
 //! | [`private`] | a private PostgreSQL and Kafka of `./run.sh servers`, killed and started again |
 //! | [`standby`] | a PostgreSQL of our own with a standby that lags, and takes over without the primary's last commits |
+//! | [`pooler`] | a PgBouncer before the test PostgreSQL |
 //! | [`wait`], [`env`](mod@env) | conditions with a limit; where the test servers are |
 
 pub mod api;
@@ -28,6 +29,7 @@ pub mod contract;
 pub mod env;
 pub mod flood;
 pub mod locks;
+pub mod pooler;
 #[path = "../../kafka/tests/common/ports.rs"]
 mod ports;
 pub mod private;

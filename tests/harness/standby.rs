@@ -373,7 +373,7 @@ fn connect(url: &str) -> Client {
     Client::connect(url, NoTls).unwrap_or_else(|error| panic!("our own PostgreSQL does not answer: {error}"))
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
@@ -385,7 +385,7 @@ fn is_root() -> bool {
     rustix::process::getuid().is_root()
 }
 
-fn create_folder(folder: &Path) {
+pub(crate) fn create_folder(folder: &Path) {
     std::fs::create_dir_all(folder).expect("a temporary folder");
     if is_root() {
         let owned = Command::new("chown").arg(USER).arg(folder).status().expect("chown is there");
@@ -394,7 +394,7 @@ fn create_folder(folder: &Path) {
 }
 
 /// The command line that runs a program as a user whom PostgreSQL accepts. The kernel kills it when its parent ends.
-fn as_user(program: &str, arguments: &[&str]) -> Vec<String> {
+pub(crate) fn as_user(program: &str, arguments: &[&str]) -> Vec<String> {
     let changed = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups", "--pdeathsig", "KILL", "--"];
     let before = if is_root() { &changed[..] } else { &[] };
     [before, &[program], arguments].concat().into_iter().map(str::to_string).collect()

@@ -1,6 +1,7 @@
 //! PostgreSQL as it is in other places: a server that only reads, an encoding that can't hold every text, a database for all three
 //! services, rows copied without their sequences, people and other programs at work in it.
 
+use harness::pooler::Pooler;
 use harness::{Instance, Message, Proxy, Replicated, Service, World, env, until};
 use postgres::Client;
 use serde_json::{Value, json};
@@ -468,4 +469,27 @@ fn a_locked_key_delays_its_own_request_only() {
     });
     held.rollback().unwrap();
     assert_eq!(place("ann", "first").text, first.text, "the first answer, byte for byte");
+}
+
+/// `./run.sh proof`, or `cargo test -p saga-tests --test saga pgbouncer -- --include-ignored` with PgBouncer.
+#[test]
+#[ignore = "needs pgbouncer"]
+fn a_pgbouncer_that_keeps_sessions_serves_and_one_that_does_not_is_refused() {
+    let world = World::new("pg_pooler");
+    let keeps = Pooler::start("session");
+    let url = |pooler: &Pooler| pooler.url(&world.database(Service::Payment));
+    let payment = world.start_with(Service::Payment, &[("PAYMENT_DATABASE_URL", &url(&keeps))]);
+    payment.api().put_balance("ann", 100);
+    assert_eq!(payment.api().balance("ann"), 100);
+    assert!(payment.stop().success());
+    for mode in ["transaction", "statement"] {
+        let mixes = Pooler::start(mode);
+        let settings = [("PAYMENT_DATABASE_URL", &*url(&mixes))];
+        let refused = world.launch(Service::Payment, &settings);
+        assert_eq!(refused.process().exit().code(), Some(1), "{mode}");
+        assert!(refused.log().contains("set pool_mode=session for this database"), "{mode}: {}", refused.log());
+        let (code, said) = world.ask(Service::Payment, &["--check"], &settings);
+        assert_eq!(code, 1, "{mode}: {said}");
+        assert!(said.contains("set pool_mode=session for this database"), "{mode}: {said}");
+    }
 }
