@@ -113,6 +113,7 @@ impl Consumer {
                     failures += 1;
                     let pause = backoff::delay(failures);
                     log::warn!("consuming failed (attempt {failures}, next in {pause:?}): {error}");
+                    health::kept_out(error.to_string());
                     shutdown.wait(pause);
                 }
             }

@@ -17,6 +17,8 @@ pub struct Pulse {
     due: AtomicU64,
     /// From when on it counts as out of its group; [`NEVER`]: it is in it, or belongs to none.
     outside_from: AtomicU64,
+    /// What kept it out when it last tried to get in.
+    kept_out: Mutex<Option<String>>,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -48,6 +50,7 @@ pub fn watch(thread: &str, interval: Duration) -> Watched {
         last: AtomicU64::new(0),
         due: AtomicU64::new(0),
         outside_from: AtomicU64::new(NEVER),
+        kept_out: Mutex::default(),
     });
     pulse.beat(interval);
     pulses().push(pulse.clone());
@@ -74,7 +77,15 @@ pub fn beat_before(long: Duration) {
 
 /// The calling thread is in its group.
 pub fn in_group() {
-    own(|pulse| pulse.outside_from.store(NEVER, Ordering::Relaxed));
+    own(|pulse| {
+        pulse.outside_from.store(NEVER, Ordering::Relaxed);
+        *pulse.kept_out() = None;
+    });
+}
+
+/// What the calling thread failed with, in case that it is out of its group.
+pub fn kept_out(why: String) {
+    own(|pulse| *pulse.kept_out() = Some(why));
 }
 
 /// The calling thread is out of its group, which counts unless it is in it again after `patience`. Said again, the
@@ -104,8 +115,15 @@ impl Pulse {
         Duration::from_millis(clock().saturating_sub(self.last.load(Ordering::Relaxed)))
     }
 
-    fn is_outside(&self) -> bool {
-        self.outside_from.load(Ordering::Relaxed) <= clock()
+    fn kept_out(&self) -> MutexGuard<'_, Option<String>> {
+        self.kept_out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn outside(&self) -> Option<String> {
+        (self.outside_from.load(Ordering::Relaxed) <= clock()).then(|| {
+            let why = self.kept_out().as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            format!("thread {} is not in its consumer group{why}", self.thread)
+        })
     }
 
     /// Whether it has turned when it should have.
@@ -123,9 +141,9 @@ pub fn complaints() -> Vec<String> {
     pulses().iter().filter_map(|pulse| pulse.complaint()).collect()
 }
 
-/// The threads that are out of their group for longer than they may.
+/// The threads that are out of their group for longer than they may, each in a sentence with what kept it out last.
 pub fn outsiders() -> Vec<String> {
-    pulses().iter().filter(|pulse| pulse.is_outside()).map(|pulse| pulse.thread.clone()).collect()
+    pulses().iter().filter_map(|pulse| pulse.outside()).collect()
 }
 
 /// Every watched thread and the time since its last turn, by name.
@@ -148,7 +166,9 @@ mod tests {
         assert_eq!(outsiders(), Vec::<String>::new());
         out_of_group(Duration::ZERO);
         out_of_group(Duration::from_secs(60));
-        assert_eq!(outsiders(), ["sleeper"]);
+        assert_eq!(outsiders(), ["thread sleeper is not in its consumer group"]);
+        kept_out("no coordinator".into());
+        assert_eq!(outsiders(), ["thread sleeper is not in its consumer group: no coordinator"]);
         in_group();
         assert_eq!(outsiders(), Vec::<String>::new());
         beat();

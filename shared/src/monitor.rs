@@ -352,8 +352,7 @@ impl Board {
     pub fn reasons(&self) -> Vec<String> {
         let look = self.look().clone();
         let mut reasons = health::complaints();
-        let outside = |thread| format!("thread {thread} is not in its consumer group");
-        reasons.extend(health::outsiders().into_iter().map(outside));
+        reasons.extend(health::outsiders());
         if look.at.elapsed() > STALE {
             reasons.push(format!("database and Kafka were not looked at for {} s", look.at.elapsed().as_secs()));
         }
