@@ -9,7 +9,7 @@
 //! | `flood` | more requests than can be settled |
 //! | `load` | the requests, drawn from the seed; their clients, and what they heard |
 //! | `provoked` | records that nobody can handle, balances set anew |
-//! | `faults`, `leaders` | what is done to the system, drawn from the seed; what it was doing then |
+//! | `faults`, `leaders`, `operators` | what is done to the system, drawn from the seed; what it was doing then |
 //! | `evidence` | a history kept by triggers of our own, the tables, the topics |
 //! | `table` | the table of outcomes, typed in |
 //! | `checker` | the verdict: pure functions over the evidence |
@@ -35,6 +35,8 @@ mod flood;
 mod leaders;
 #[path = "chaos/load.rs"]
 mod load;
+#[path = "chaos/operators.rs"]
+mod operators;
 #[path = "chaos/options.rs"]
 mod options;
 #[path = "chaos/prove.rs"]

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::{Proxy, Service, Signal, TOPICS};
+use postgres::Client;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
@@ -13,6 +14,7 @@ use crate::evidence::Moment;
 use crate::flood::flood;
 use crate::leaders;
 use crate::load::{Asked, Load};
+use crate::operators;
 use crate::options::Options;
 use crate::provoked;
 use crate::stage::{Member, Stage};
@@ -60,6 +62,14 @@ pub enum Kind {
     FreezeBroker,
     /// Other brokers lead the partitions of a topic: where there are several.
     MoveLeaders,
+    /// A person's open transaction holds rows that others need.
+    HoldRows,
+    /// A service's database may not be written for a while.
+    ReadOnly,
+    /// A topic takes small batches only.
+    SmallBatches,
+    /// Kafka lets its clients send and read little.
+    Quota,
     /// kill -9 of a service's primary database; a standby that has lagged takes over.
     LoseTail,
     /// Many more orders than can be settled.
@@ -67,7 +77,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 15] = [
+    const ALL: [Kind; 19] = [
         Kind::Kill,
         Kind::Freeze,
         Kind::KillLeader,
@@ -81,6 +91,10 @@ impl Kind {
         Kind::KillBroker,
         Kind::FreezeBroker,
         Kind::MoveLeaders,
+        Kind::HoldRows,
+        Kind::ReadOnly,
+        Kind::SmallBatches,
+        Kind::Quota,
         Kind::LoseTail,
         Kind::Flood,
     ];
@@ -98,7 +112,7 @@ impl Kind {
 
     fn millis(self) -> std::ops::Range<u64> {
         match self {
-            Kind::Freeze | Kind::FreezeLeader | Kind::FreezeBroker => FREEZE_MILLIS,
+            Kind::Freeze | Kind::FreezeLeader | Kind::FreezeBroker | Kind::HoldRows => FREEZE_MILLIS,
             Kind::LoseTail => LAG_MILLIS,
             Kind::Flood => FLOOD_MILLIS,
             _ => OUTAGE_MILLIS,
@@ -201,6 +215,10 @@ enum Healing<'a> {
     Resume(&'a Proxy),
     ContinueBroker(usize),
     Servers,
+    LetGo(Box<Client>),
+    MayWrite(Service),
+    AnyBatches(&'static str),
+    NoQuota,
     /// Since when the standby lags, and how many requests were accepted until then.
     TakeOver(Moment, usize),
     /// What it is drawn from.
@@ -276,6 +294,26 @@ impl Fault {
                 leaders::move_to(stage, self.topic, self.broker);
                 wound(format!("broker {} leads {}", self.broker, self.topic), Healing::None)
             }
+            Kind::HoldRows => match operators::hold_rows(stage, self.service, self.seed as usize) {
+                Some((person, what)) => wound(
+                    format!("somebody holds {what} of {} for {length:?}", self.service.name()),
+                    Healing::LetGo(Box::new(person)),
+                ),
+                None => wound("nobody could hold rows".into(), Healing::None),
+            },
+            Kind::ReadOnly => {
+                operators::may_write(stage, self.service, false);
+                let what = format!("the database of {} is read-only for {length:?}", self.service.name());
+                wound(what, Healing::MayWrite(self.service))
+            }
+            Kind::SmallBatches => {
+                operators::limit_batches(&stage.world, self.topic, true);
+                wound(format!("{} takes small batches for {length:?}", self.topic), Healing::AnyBatches(self.topic))
+            }
+            Kind::Quota => {
+                operators::limit_clients(&stage.world, true);
+                wound(format!("Kafka slows its clients down for {length:?}"), Healing::NoQuota)
+            }
             Kind::LoseTail => {
                 // in this order: what is accepted afterwards may be lost, and little else
                 let (since, accepted) = (stage.lag(), load.accepted());
@@ -314,6 +352,22 @@ impl Wound<'_> {
                 stage.servers.signal_kafka(number, "-CONT");
             }
             Healing::Servers => stage.servers.restart(),
+            Healing::LetGo(person) => {
+                thread::sleep(self.length);
+                drop(person);
+            }
+            Healing::MayWrite(service) => {
+                thread::sleep(self.length);
+                operators::may_write(stage, service, true);
+            }
+            Healing::AnyBatches(topic) => {
+                thread::sleep(self.length);
+                operators::limit_batches(&stage.world, topic, false);
+            }
+            Healing::NoQuota => {
+                thread::sleep(self.length);
+                operators::limit_clients(&stage.world, false);
+            }
             Healing::TakeOver(since, accepted) => {
                 thread::sleep(self.length);
                 let recent = load.accepted_since(accepted);
