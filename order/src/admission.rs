@@ -6,7 +6,7 @@
 //! | the system | a new order |
 //! | --- | --- |
 //! | settles what comes | is stored at once |
-//! | is saturated: more than a window of orders is under way | waits for its turn: as many are stored as are settled |
+//! | is saturated: more than a window of orders waits for its turn | waits, too: as many are stored as are settled |
 //! | stands still, a part of it is away | is stored at once, for what waits is settled quickly afterwards |
 //! | has more waiting than it can settle within `ADMISSION_LIMIT` | is refused |
 //! | has stood still for half of the deadline, and much waits | is refused |
@@ -212,7 +212,7 @@ impl Admission {
         // a commit between the statement above and this moment is counted twice, until the next look
         (view.placed, view.settled, view.writers) = (0, 0, writers.max(1));
         view.waiting = waiting;
-        let used = view.estimate.in_flight as f64 > view.estimate.window() / 4.0;
+        let used = view.estimate.queued as f64 > view.estimate.window() / 4.0;
         view.next_look = if used {
             BUSY
         } else if calm {
@@ -293,12 +293,14 @@ impl View {
         probes
     }
 
-    /// Within the window there is room for all of it; beyond it for a share of what was settled since the last look.
+    /// Within the window there is room for all of it; beyond it for a share of what was settled since the last look. Orders that
+    /// younger ones have overtaken take none of it: what they wait for hinders nobody else.
     fn room(&self, now: f64) -> usize {
         if self.estimate.is_stalled(now) {
             return usize::MAX;
         }
-        let free = self.estimate.window() - self.in_flight() as f64;
+        let queued = self.estimate.queued + self.placed - self.settled;
+        let free = self.estimate.window() - queued.max(0) as f64;
         let lately = self.estimate.rate * self.looked_at.elapsed().as_secs_f64() * SHARE / self.writers as f64;
         free.max(lately - self.placed as f64).max(0.0) as usize
     }

@@ -35,6 +35,10 @@ const SMALLEST_LIMIT: f64 = 100.0;
 const STALLED: f64 = 2.0;
 /// ... it settles in batches that take long: then so many times what the last ones took.
 const BATCHES: f64 = 3.0;
+/// What is older by so many seconds than an order that is settled does not wait for its turn. Of so many seconds before, the
+/// share of such orders is expected of younger ones.
+const OVERTAKEN: i64 = 2;
+const SHARE_SPAN: i64 = 10;
 /// Of the orders that an outage has kept waiting for half of their deadline, as many may wait as are settled within so
 /// many seconds: at its end the system is soon through with those that are too late by then.
 const OUTAGE_SECONDS: f64 = 2.0;
@@ -60,6 +64,9 @@ pub struct Estimate {
     pub rate: f64,
     /// Orders stored and not settled, as far as they still wait for something.
     pub in_flight: i64,
+    /// Those of them that wait for their turn. Others, by the share of those that younger ones have overtaken, wait for a row that
+    /// somebody holds, or for one partition.
+    pub queued: i64,
     /// When the oldest of those was placed that nothing younger has overtaken.
     pub waiting_since: Option<i64>,
 }
@@ -79,6 +86,7 @@ impl Estimate {
             capacity: ASSUMED_CAPACITY,
             rate: 0.0,
             in_flight: 0,
+            queued: 0,
             waiting_since: None,
         }
     }
@@ -99,6 +107,7 @@ impl Estimate {
         let unsettled = |second: &Second| (second.placed - second.settled).max(0);
         let counts = |second: &&Second| second.second > head || second.second as f64 > now - self.deadline;
         self.in_flight = flow.iter().filter(counts).map(unsettled).sum();
+        self.queued = queued(flow.iter().filter(counts));
         let behind = flow.iter().filter(|second| second.second > head && unsettled(second) > 0);
         self.waiting_since = behind.map(|second| second.second).min();
         self.measure(now, flow);
@@ -138,11 +147,11 @@ impl Estimate {
 
     /// A busy system shows its capacity, one that is not busy what a single order takes (Little's law).
     fn learn(&mut self, length: f64) {
-        let takes = self.in_flight as f64 / self.rate;
+        let takes = self.queued as f64 / self.rate;
         let toward = |value: f64, aim: f64, time: f64| value + (aim - value) * (length / time).min(1.0);
         if self.rate > self.capacity {
             self.capacity = toward(self.capacity, self.rate, RISE);
-        } else if self.in_flight as f64 >= self.window() * 0.5 {
+        } else if self.queued as f64 >= self.window() * 0.5 {
             self.capacity = toward(self.capacity, self.rate, FALL.min(self.limit_seconds));
         } else {
             self.base = toward(self.base, takes.min(self.limit_seconds / 2.0), FALL);
@@ -170,6 +179,21 @@ impl Estimate {
         let waited = self.waiting_since.map_or(0.0, |second| now - second as f64);
         waited > self.deadline / 2.0 && self.in_flight as f64 > self.capacity * OUTAGE_SECONDS
     }
+}
+
+/// Orders that wait for their turn, of these seconds. Were all of them to wait for theirs, younger ones would not be settled before.
+fn queued<'a>(flow: impl Iterator<Item = &'a Second> + Clone) -> i64 {
+    let settled = flow.clone().filter(|second| second.settled > 0).map(|second| second.second).max();
+    let front = settled.map_or(i64::MIN, |second| second - OVERTAKEN);
+    let (mut placed, mut stuck) = (0, 0);
+    for second in flow.clone().filter(|second| (front.saturating_sub(SHARE_SPAN)..=front).contains(&second.second)) {
+        placed += second.placed;
+        stuck += (second.placed - second.settled).max(0);
+    }
+    let share = if placed > 0 { stuck as f64 / placed as f64 } else { 0.0 };
+    flow.filter(|second| second.second > front)
+        .map(|second| (second.placed - second.settled - (second.placed as f64 * share) as i64).max(0))
+        .sum()
 }
 
 #[cfg(test)]
@@ -214,6 +238,16 @@ mod tests {
         assert_eq!(estimate.in_flight, 0, "overtaken: they wait for a person");
         look(&mut estimate, 2.0, &[second(-400, 7, 0), second(-200, 10, 9), second(0, 2, 2)]);
         assert_eq!(estimate.in_flight, 1, "within their deadline they count");
+    }
+
+    #[test]
+    fn orders_that_were_overtaken_wait_for_something_else_than_their_turn() {
+        let mut estimate = estimate();
+        // four of five wait for a row that somebody holds
+        look(&mut estimate, 0.0, &[second(-9, 100, 20), second(-2, 100, 20), second(-1, 100, 10), second(0, 60, 0)]);
+        assert_eq!((estimate.in_flight, estimate.queued), (80 + 80 + 90 + 60, 10 + 12));
+        look(&mut estimate, 1.0, &[second(-9, 100, 0), second(-2, 100, 0), second(-1, 100, 0)]);
+        assert_eq!(estimate.queued, 300, "an outage: nobody is overtaken");
     }
 
     #[test]
