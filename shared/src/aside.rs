@@ -103,12 +103,12 @@ pub fn failed(session: &mut Session, id: i64) -> Result<()> {
     session.execute("update set_aside set attempts = attempts + 1 where id = $1", &[&id]).map(drop)
 }
 
-/// The keys of those that wait: what comes later about the same orders waits behind them.
+/// Those of the keys under which something waits: what comes later about the same orders waits behind it.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn keys(tx: &mut Tx<'_>) -> Result<HashSet<Vec<u8>>> {
-    let rows = tx.query("select distinct record_key from set_aside where record_key is not null", &[])?;
+pub fn waiting_keys(tx: &mut Tx<'_>, keys: &[&[u8]]) -> Result<HashSet<Vec<u8>>> {
+    let rows = tx.query("select distinct record_key from set_aside where record_key = any($1)", &[&keys])?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 

@@ -44,6 +44,8 @@ const SET_ASIDE: Duration = Duration::from_secs(60);
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// Records set aside are tried again so often ...
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// ... as long as some have had their effect, so many batches in a row; what comes from Kafka must not wait for all of them ...
+const ROUNDS: u32 = 20;
 /// ... and it is looked so often whether there are any, of an instance that is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
@@ -139,10 +141,19 @@ impl Effects {
             return Ok(0);
         }
         self.try_aside_at = Instant::now() + LOOK_AGAIN;
-        match self.prepared(|effects| effects.try_those_aside(None)) {
-            Err(error) if error.blame() == Blame::Message => self.prepared(Effects::try_each_aside),
-            done => done,
+        let mut all = 0;
+        for _ in 0..ROUNDS {
+            let done = match self.prepared(|effects| effects.try_those_aside(None)) {
+                Err(error) if error.blame() == Blame::Message => self.prepared(Effects::try_each_aside),
+                done => done,
+            }?;
+            all += done;
+            // while some can go on, others behind them may, too
+            if done == 0 {
+                break;
+            }
         }
+        Ok(all)
     }
 
     /// `only`: the one with this number, of those that are taken.
@@ -304,7 +315,13 @@ fn waiting(
 ) -> Result<Vec<Option<String>>> {
     let events: Vec<Event> = inputs.iter().filter_map(|(_, input)| input.event.as_ref().ok().cloned()).collect();
     let mut waiting = handler.waits_for(tx, &events)?.into_iter();
-    let before = if look_behind { aside::keys(tx)? } else { HashSet::new() };
+    let before = match look_behind {
+        true => {
+            let keys: Vec<&[u8]> = inputs.iter().filter_map(|(_, input)| input.record.key.as_deref()).collect();
+            aside::waiting_keys(tx, &keys)?
+        }
+        false => HashSet::new(),
+    };
     let is_behind = |input: &Input| input.record.key.as_deref().is_some_and(|key| before.contains(key));
     let behind = |input: &Input| is_behind(input).then(|| "what was set aside before about the same order".to_string());
     let each = |(_, input): &(&TopicPartition, &Input)| match input.event {

@@ -18,3 +18,5 @@ create table set_aside (
 );
 -- Those that were not tried for longest come first: some may wait for a row that is held for long, others for one that is free.
 create index set_aside_tried_at on set_aside (tried_at, id);
+-- What comes later about the same order waits behind them.
+create index set_aside_record_key on set_aside (record_key);
