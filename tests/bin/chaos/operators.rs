@@ -20,7 +20,7 @@ pub fn hold_rows(stage: &Stage, service: Service, number: usize) -> Option<(Clie
     let (what, sql) = match service {
         Service::Order => (
             "ten open orders".to_string(),
-            "select from orders where settled_at is null order by order_id desc limit 10 for update".to_string(),
+            "select from orders where order_status not in ('COMPLETED', 'FAILED') order by order_id desc limit 10 for update".to_string(),
         ),
         Service::Payment => {
             (format!("the account {name}"), format!("select from account where user_name = '{name}' for update"))
@@ -30,7 +30,7 @@ pub fn hold_rows(stage: &Stage, service: Service, number: usize) -> Option<(Clie
         }
     };
     let mut person = stage.db(service).ok()?;
-    person.batch_execute(&format!("begin isolation level repeatable read; {sql}")).ok()?;
+    person.batch_execute(&format!("begin isolation level repeatable read; {sql}")).expect("rows that may be locked");
     Some((person, what))
 }
 
