@@ -9,7 +9,7 @@ use refinery::Runner;
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::db::{Connector, Limits, Query, Session};
+use crate::db::{Connector, Limits, Session};
 use crate::error::{Error, Result, explain};
 use crate::schema::Pending;
 use crate::{args, position, schema, topics};
@@ -103,7 +103,7 @@ fn installation(session: &mut Session) -> Result<Uuid> {
     if !schema::has_table(session, "install")? {
         return Ok(Uuid::nil());
     }
-    Ok(session.query("select install_id from install", &[])?[0].get(0))
+    schema::install_id(session)
 }
 
 fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
 use refinery::{Migration, Report, Runner, Target};
+use uuid::Uuid;
 
 use crate::db::{Query, Session};
 use crate::error::{Error, Result};
@@ -45,11 +46,97 @@ pub fn migrate(session: &mut Session, service: Service, own: Runner) -> Result<(
     // the session is closed by the caller in any case; unlocking lets the next instance start at once
     session.batch_execute(&format!("select pg_advisory_unlock({LOCK_CLASS}, 3)"))?;
     outcome?;
-    for behind in sequences_behind(session)? {
+    set_sequences_on(session, until)?;
+    install_id(session)?;
+    require_rights(session, service)
+}
+
+/// Tables that somebody has locked are waited for `until` then.
+fn set_sequences_on(session: &mut Session, until: Instant) -> Result<()> {
+    let behind = loop {
+        match sequences_behind(session) {
+            Err(error) if error.is_lock_timeout() && Instant::now() < until => {
+                log::warn!("somebody has locked a table, whose sequence is to be looked at: {error}");
+                std::thread::sleep(PAUSE);
+            }
+            found => break found?,
+        }
+    };
+    for behind in behind {
         log::warn!("{}; it is set on", behind.told());
         behind.set_on(session)?;
     }
     Ok(())
+}
+
+/// The installation of the database.
+///
+/// # Errors
+/// [`Error::Fatal`] when somebody has emptied its table; what PostgreSQL says.
+pub fn install_id(session: &mut Session) -> Result<Uuid> {
+    let rows = session.query("select install_id from install", &[])?;
+    rows.first().map(|row| row.get(0)).ok_or_else(|| emptied("install"))
+}
+
+fn emptied(table: &str) -> Error {
+    Error::Fatal(format!(
+        "the table {table} is empty: was the schema restored without its rows? Restore them, or begin with an empty database, \
+         and with other topics (TOPIC_PREFIX)"
+    ))
+}
+
+/// What [`require_rights`] looks at, apart from the tables of the service.
+const TABLES: [&str; 6] =
+    ["consumer_offset", "dead_letter", "dead_letter_action", "install", "leadership", "set_aside"];
+const FUNCTIONS: [&str; 3] = ["append_outbox", "remove_published", "stamp_outbox"];
+
+fn tables(service: Service) -> &'static [&'static str] {
+    match service {
+        Service::Order => {
+            &["orders", "idempotency_key", "deadline", "timeline", "repair", "order_flow", "order_outbox"]
+        }
+        Service::Payment => &["account", "payment", "payment_outbox"],
+        Service::Stock => &["item", "reservation", "stock_outbox"],
+    }
+}
+
+/// Whether all that this service works with is there, and its user may use it. A restore by another role loses rights, and row
+/// security would hide rows.
+fn require_rights(session: &mut Session, service: Service) -> Result<()> {
+    let sql = "
+        with ours as (
+            select name, to_regclass(quote_ident(name)) as oid from unnest($1::text[]) as name
+        )
+        select string_agg(what, ', ' order by what), current_user::text from (
+            select 'the table ' || name || ', which is missing' as what from ours where oid is null
+            union all
+            select upper(wanted) || ' on ' || name
+              from ours cross join unnest(array['select', 'insert', 'update', 'delete']) as wanted
+             where oid is not null and not has_table_privilege(oid, wanted)
+            union all
+            select 'the right to see all rows of ' || name || ' (it has row level security)'
+              from ours where oid is not null and row_security_active(oid)
+            union all
+            select upper(wanted) || ' on sequence ' || name
+              from unnest(array['outbox_clock', 'outbox_clock_ahead']) as name
+             cross join unnest(array['select', 'update']) as wanted
+             where to_regclass(name) is null or not has_sequence_privilege(to_regclass(name), wanted)
+            union all
+            select 'EXECUTE on function ' || name
+              from unnest($2::text[]) as name
+             where not exists (select from pg_proc p
+                                where p.proname = name and p.pronamespace = current_schema()::regnamespace
+                                  and has_function_privilege(p.oid, 'execute'))
+        ) as missing";
+    let names: Vec<&str> = TABLES.iter().chain(tables(service)).copied().collect();
+    let row = &session.query(sql, &[&names, &&FUNCTIONS[..]])?[0];
+    match row.get::<_, Option<String>>(0) {
+        None => Ok(()),
+        Some(missing) => Err(Error::Fatal(format!(
+            "the database's user {} lacks what this service needs: {missing}",
+            row.get::<_, String>(1)
+        ))),
+    }
 }
 
 /// `lock_class()`, before there is one.
@@ -75,7 +162,21 @@ fn require_own_schema(session: &mut Session, service: Service) -> Result<()> {
             )));
         }
     }
-    Ok(())
+    require_no_other_schema(session, &schema, &path)
+}
+
+/// A schema that is made later, and stands before ours in the search path, would hide all that is there.
+fn require_no_other_schema(session: &mut Session, schema: &str, path: &str) -> Result<()> {
+    let sql = "select s from unnest(current_schemas(false)) as s
+                where s <> $1 and to_regclass(format('%I.install', s)) is not null
+                  and to_regclass(format('%I.install', $1)) is null";
+    match session.query(sql, &[&schema])?.first().map(|row| row.get::<_, String>(0)) {
+        None => Ok(()),
+        Some(other) => Err(Error::Fatal(format!(
+            "the search_path ({path}) leads to schema {schema}, where there is nothing, and the tables are in schema {other}: \
+             drop schema {schema}, or name the right one in the URL (options=-c%20search_path={other})"
+        ))),
+    }
 }
 
 /// A sequence that would draw keys which are taken: rows were copied here without it (logical replication, a restore of the
@@ -175,7 +276,9 @@ pub fn pending(session: &mut Session, service: Service, own: Runner) -> Result<P
     }
     if pending.migrations > 0 {
         require_right_to_create(session)?;
+        require_own_tables(session)?;
     } else {
+        require_rights(session, service)?;
         let behind = sequences_behind(session)?;
         pending.behind = behind.iter().map(|behind| format!("{}; a start sets it on", behind.told())).collect();
     }
@@ -194,6 +297,22 @@ fn require_right_to_create(session: &mut Session) -> Result<()> {
     Err(Error::Fatal(format!(
         "there are migrations to apply, and {user} may not create tables in schema {schema}: make {user} the database's owner"
     )))
+}
+
+/// Only its owner may change a table.
+fn require_own_tables(session: &mut Session) -> Result<()> {
+    let sql = "select string_agg(c.relname, ', ' order by c.relname), current_user::text
+                 from pg_class c
+                where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'S')
+                  and not pg_has_role(c.relowner, 'usage')";
+    let row = &session.query(sql, &[])?[0];
+    match row.get::<_, Option<String>>(0) {
+        None => Ok(()),
+        Some(tables) => Err(Error::Fatal(format!(
+            "there are migrations to apply, and {user} does not own {tables}: make it the owner",
+            user = row.get::<_, String>(1)
+        ))),
+    }
 }
 
 /// None where there is no history table yet. The runner looks at that table from now on.
@@ -227,7 +346,8 @@ fn check_compatible(session: &mut Session) -> Result<()> {
 /// # Errors
 /// [`Error::Fatal`] when the schema needs a newer binary; what PostgreSQL says.
 pub fn require_compatible(session: &mut Session) -> Result<()> {
-    let wanted: i32 = session.query("select min_version from schema_compat", &[])?[0].get(0);
+    let rows = session.query("select min_version from schema_compat", &[])?;
+    let wanted: i32 = rows.first().ok_or_else(|| emptied("schema_compat"))?.get(0);
     if wanted > BINARY_VERSION {
         return Err(Error::Fatal(format!(
             "the database's schema needs a binary of schema version {wanted} or newer; this one is {BINARY_VERSION}: deploy a newer binary"

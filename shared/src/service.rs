@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::args::{self, Action};
 use crate::config::Config;
 use crate::consumer::Consumer;
-use crate::db::{self, Connector, Limits, Query};
+use crate::db::{self, Connector, Limits};
 use crate::error::{Error, Result, explain};
 use crate::event::Service;
 use crate::handler::{Handler, panic_text};
@@ -133,7 +133,7 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     #[cfg(sabotage)]
     crate::sabotage::replace_append(&mut session)?;
     let mut session = connector.connect()?;
-    let install_id = session.query("select install_id from install", &[])?[0].get(0);
+    let install_id = schema::install_id(&mut session)?;
     let mut kafka = config.kafka(config.service.name());
     kafka.request_timeout = STARTUP_ATTEMPT;
     let mut admin = Admin::new(kafka.clone(), Interrupt::new());

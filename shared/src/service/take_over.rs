@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::args;
 use crate::config::Config;
-use crate::db::{Connector, Limits, Query, Session};
+use crate::db::{Connector, Limits, Session};
 use crate::error::{Error, Result, explain};
 use crate::event::Service;
 use crate::outbox::{self, origin};
@@ -56,7 +56,7 @@ fn installation(session: &mut Session, service: Service, migrations: Runner) -> 
             service.name()
         )));
     }
-    Ok(session.query("select install_id from install", &[])?[0].get(0))
+    schema::install_id(session)
 }
 
 /// The last positions in what the service writes, as far as it is there.
