@@ -170,16 +170,37 @@ const OF_MESSAGES: [&str; 9] = [
     "stock_outbox",
 ];
 
+/// Our functions that are given what messages say.
+const OF_EVENTS: [&str; 2] = ["append_outbox", "place_new_orders"];
+
 /// Class 22 is a data exception, class 23 an integrity constraint violation (PostgreSQL, appendix A). Of the first a sequence's
-/// end and a parameter's value are none of the message's; of the second, what is unique is a key of ours. (A trigger that says no
-/// names no table.)
+/// end, a parameter's value and a length (none of our columns has one) are none of the message's; of the second, what is unique is a
+/// key of ours, and what a message leaves out was noticed before. What fails in a trigger of somebody else's is his.
+/// (A trigger that says no names no table.)
 fn is_of_message(error: &DbError) -> bool {
+    const OURS: [SqlState; 3] = [
+        SqlState::SEQUENCE_GENERATOR_LIMIT_EXCEEDED,
+        SqlState::INVALID_PARAMETER_VALUE,
+        SqlState::STRING_DATA_RIGHT_TRUNCATION,
+    ];
     let code = error.code();
-    match &code.code()[..2] {
-        "22" => ![SqlState::SEQUENCE_GENERATOR_LIMIT_EXCEEDED, SqlState::INVALID_PARAMETER_VALUE].contains(code),
-        "23" => *code != SqlState::UNIQUE_VIOLATION && error.table().is_none_or(|table| OF_MESSAGES.contains(&table)),
+    let of_class = match &code.code()[..2] {
+        "22" => !OURS.contains(code),
+        "23" => {
+            ![SqlState::UNIQUE_VIOLATION, SqlState::NOT_NULL_VIOLATION].contains(code)
+                && error.table().is_none_or(|table| OF_MESSAGES.contains(&table))
+        }
         _ => false,
-    }
+    };
+    of_class && !(code.code().starts_with("22") && error.where_().is_some_and(is_in_function_of_others))
+}
+
+/// `context` as PostgreSQL gives it: `PL/pgSQL function audit() line 3 at SQL statement`.
+fn is_in_function_of_others(context: &str) -> bool {
+    let function = |line: &str| {
+        line.strip_prefix("PL/pgSQL function ").and_then(|rest| rest.split('(').next()).map(str::to_string)
+    };
+    context.lines().filter_map(function).any(|name| !OF_EVENTS.contains(&name.rsplit('.').next().unwrap_or_default()))
 }
 
 impl std::fmt::Display for Error {
