@@ -111,6 +111,14 @@ pub enum Polled {
         /// Where.
         partition: TopicPartition,
     },
+    /// The broker refuses this partition for good, mostly for a right that is missing; others are read on. Told by every answer: pause it
+    /// ([`Consumer::pause`]), or each poll returns at once.
+    Refused {
+        /// Where.
+        partition: TopicPartition,
+        /// [`Error::Refused`].
+        error: Error,
+    },
     /// The batch at the position can't be read. The position stays: seek behind `last_offset` to go on.
     Corrupt {
         /// Where.
@@ -241,7 +249,7 @@ impl Consumer {
     ///
     /// Returns what was found, possibly nothing. Positions have moved past all the records returned. Without anything to ask for, or when
     /// a broker refuses, it returns after a short pause. A broker that is away is logged and left out while another one gives answers. Errors: `Io`, `Timeout`, `NoBroker` of a broker that is away (poll again), `Refused`
-    /// for rights, `Frame` and `Decode` for what isn't Kafka, `Interrupted`. An error loses no records: it is returned only when no broker has given any.
+    /// for the rights of a look at the topics, `Frame` and `Decode` for what isn't Kafka, `Interrupted`. An error loses no records: it is returned only when no broker has given any.
     pub fn poll(&mut self) -> Result<Vec<Polled>> {
         self.interrupt.check()?;
         self.refused = false;
@@ -446,50 +454,41 @@ impl Consumer {
             |assigned: &&Assigned| !assigned.paused && from.get(&key(&assigned.partition)) == Some(&assigned.position);
         let wanted: HashSet<_> = self.assigned.iter().filter(wanted).map(|assigned| key(&assigned.partition)).collect();
         answers.retain(|key, _| wanted.contains(key));
-        self.read_all(leader, answers, polled)
+        self.read_all(leader, answers, polled);
+        Ok(())
     }
 
-    fn read_all(
-        &mut self,
-        leader: &str,
-        mut answers: HashMap<(Uuid, i32), PartitionData>,
-        polled: &mut Vec<Polled>,
-    ) -> Result<()> {
-        let mut failure = None;
+    fn read_all(&mut self, leader: &str, mut answers: HashMap<(Uuid, i32), PartitionData>, polled: &mut Vec<Polled>) {
         let (mut served, mut waiting) = (Vec::new(), Vec::new());
         for mut assigned in std::mem::take(&mut self.assigned) {
-            let found =
-                answers.remove(&key(&assigned.partition)).map(|data| self.read_partition(leader, &mut assigned, data));
-            let (moved, found) = match found {
-                Some(Ok(found)) => (matches!(found, Some(Polled::Records { .. })), found),
-                Some(Err(error)) => {
-                    failure = Some(error);
-                    (false, None)
-                }
-                None => (false, None),
-            };
+            let data = answers.remove(&key(&assigned.partition));
+            let found = data.and_then(|data| self.read_partition(leader, &mut assigned, data));
+            let moved = matches!(found, Some(Polled::Records { .. }));
             polled.extend(found);
             if moved { served.push(assigned) } else { waiting.push(assigned) }
         }
         waiting.append(&mut served);
         self.assigned = waiting;
-        failure.map_or(Ok(()), Err)
     }
 
-    fn read_partition(&mut self, leader: &str, assigned: &mut Assigned, data: PartitionData) -> Result<Option<Polled>> {
+    fn read_partition(&mut self, leader: &str, assigned: &mut Assigned, data: PartitionData) -> Option<Polled> {
         match ErrorCode(data.error_code) {
-            ErrorCode::NONE => Ok(self.read_batches(assigned, data)),
+            ErrorCode::NONE => self.read_batches(assigned, data),
             ErrorCode::OFFSET_OUT_OF_RANGE => {
                 self.out_of_range.push(assigned.partition.clone());
-                Ok(None)
+                None
             }
             code if code.passes() => {
                 log::debug!("fetch of {} at {leader}: {code}", assigned.partition);
                 self.stale |= code.refresh() == Refresh::Metadata;
                 self.refused = true;
-                Ok(None)
+                None
             }
-            code => Err(refused(leader, code, assigned.partition.to_string())),
+            code => {
+                let partition = assigned.partition.clone();
+                let error = refused(leader, code, partition.to_string());
+                Some(Polled::Refused { partition, error })
+            }
         }
     }
 

@@ -35,6 +35,8 @@ impl ErrorCode {
     /// There are fewer brokers than copies are asked for.
     pub const INVALID_REPLICATION_FACTOR: ErrorCode = ErrorCode(38);
     pub(crate) const LEADER_NOT_AVAILABLE: ErrorCode = ErrorCode(5);
+    /// The coordinator has not ended the transaction before this one yet.
+    pub const CONCURRENT_TRANSACTIONS: ErrorCode = ErrorCode(51);
     /// The broker would not take so large a batch (`max.message.bytes`).
     pub const MESSAGE_TOO_LARGE: ErrorCode = ErrorCode(10);
     pub(crate) const ILLEGAL_GENERATION: ErrorCode = ErrorCode(22);

@@ -183,6 +183,7 @@ impl<W: Fn(&Record) -> bool> Tail<'_, W> {
                     search.until = search.until.min(high_watermark);
                 }
             }
+            Polled::Refused { error, .. } => return Err(error),
             Polled::UnknownTopic { partition } => return Err(unknown(&partition.to_string())),
         }
         Ok(())

@@ -104,6 +104,9 @@ impl Consumer {
             health::beat();
             match self.consume_once() {
                 Ok(_) => {
+                    if failures > 0 {
+                        self.progress.all_go_on();
+                    }
                     failures = 0;
                     self.wait_if_all_paused(shutdown);
                 }
@@ -114,6 +117,7 @@ impl Consumer {
                     let pause = backoff::delay(failures);
                     log::warn!("consuming failed (attempt {failures}, next in {pause:?}): {error}");
                     health::kept_out(error.to_string());
+                    self.progress.all_wait(&error.to_string());
                     shutdown.wait(pause);
                 }
             }
@@ -136,6 +140,9 @@ impl Consumer {
         }
         for partition in self.progress.end_pauses() {
             self.fetcher.resume(&partition);
+        }
+        for partition in self.progress.end_refusals() {
+            log::info!("{partition} goes on");
         }
         let mut consumed = Consumed::default();
         let mut slices = Vec::new();
@@ -204,6 +211,10 @@ impl Consumer {
             Polled::Corrupt { partition, base_offset, last_offset, bytes, cause } => {
                 let batch = Record { value: Some(bytes), ..bare_record(base_offset) };
                 self.park(partition, batch, last_offset + 1, (Cause::Undecodable, cause), consumed);
+            }
+            Polled::Refused { partition, error } => {
+                self.put_off(&partition, &error.into(), consumed);
+                self.progress.is_refused(&partition);
             }
             Polled::UnknownTopic { partition } => {
                 log::error!("topic {} is gone or was made anew: joining the group again", partition.topic);

@@ -1,7 +1,7 @@
 //! Where a consumer is in each of its partitions, and which of them wait before their next attempt.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kafka::TopicPartition;
 
@@ -27,7 +27,12 @@ struct Trouble {
     culprit: Option<i64>,
     retry_at: Instant,
     paused: bool,
+    /// The broker has refused to give records, and does not say when it would.
+    refused: bool,
 }
+
+/// Where nothing is refused any more within it there is nothing to read, which is no refusal: longer than a poll takes.
+const NOT_REFUSED_AFTER: Duration = Duration::from_secs(3);
 
 impl Progress {
     /// Partitions at the offsets that the database holds.
@@ -76,7 +81,7 @@ impl Progress {
     pub fn postpone(&mut self, partition: &TopicPartition, attempts: u32, culprit: Option<i64>) -> Option<i64> {
         let retry_at = Instant::now() + backoff::delay(attempts);
         let partition = self.0.get_mut(partition)?;
-        partition.trouble = Some(Trouble { attempts, culprit, retry_at, paused: true });
+        partition.trouble = Some(Trouble { attempts, culprit, retry_at, paused: true, refused: false });
         Some(partition.next)
     }
 
@@ -87,6 +92,40 @@ impl Progress {
             partition.next = next;
             partition.trouble = None;
         }
+    }
+
+    /// It waits because the broker refuses to give its records.
+    pub fn is_refused(&mut self, partition: &TopicPartition) {
+        if let Some(trouble) = self.0.get_mut(partition).and_then(|partition| partition.trouble.as_mut()) {
+            trouble.refused = true;
+        }
+    }
+
+    /// Ends what was refused and is no longer; answers whose.
+    pub fn end_refusals(&mut self) -> Vec<TopicPartition> {
+        let ended =
+            |trouble: &Trouble| trouble.refused && !trouble.paused && trouble.retry_at.elapsed() > NOT_REFUSED_AFTER;
+        let mut gone_on = Vec::new();
+        for (name, partition) in &mut self.0 {
+            if partition.trouble.take_if(|trouble| ended(trouble)).is_some() {
+                waits::goes_on(name);
+                gone_on.push(name.clone());
+            }
+        }
+        gone_on
+    }
+
+    /// None of those that go on can be read, for this.
+    pub fn all_wait(&self, why: &str) {
+        self.0
+            .iter()
+            .filter(|(_, partition)| partition.trouble.is_none())
+            .for_each(|(name, _)| waits::put_off(name, why.into()));
+    }
+
+    /// They can again.
+    pub fn all_go_on(&self) {
+        self.0.iter().filter(|(_, partition)| partition.trouble.is_none()).for_each(|(name, _)| waits::goes_on(name));
     }
 
     /// Ends the pauses that are over; answers whose.
