@@ -23,10 +23,10 @@ use crate::waiters::Waiters;
 const TICK: Duration = Duration::from_millis(500);
 /// After a wait for a row was given up, held rows are passed over for so long.
 const PASS_OVER: Duration = Duration::from_secs(60);
-/// How often it is looked for orders that were never published ...
-const UNPUBLISHED_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked for orders whose rows somebody has deleted ...
+const FORGOTTEN_EVERY: Duration = Duration::from_secs(10);
 /// ... which end so long after their deadline: they are told as overdue before.
-const UNPUBLISHED_LATER: Duration = Duration::from_secs(30);
+const FORGOTTEN_LATER: Duration = Duration::from_secs(30);
 /// A compensation is asked for again at least this often.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 
@@ -37,7 +37,7 @@ pub struct DeadlineScan {
     compensation_retry: Duration,
     /// Until then orders whose rows somebody holds are passed over, and the others do not wait with them.
     passes_over_until: Option<Instant>,
-    /// When it was looked for orders that were never published.
+    /// When it was looked for forgotten orders.
     looked_at: Option<Instant>,
     waker: Waker,
     waiters: Waiters,
@@ -71,7 +71,7 @@ impl DeadlineScan {
         let mut failures = 0;
         while !shutdown.is_set() {
             health::beat();
-            let turn = self.look_for_unpublished().and_then(|()| self.scan_once());
+            let turn = self.look_for_forgotten().and_then(|()| self.scan_once());
             failures = if turn.is_ok() { 0 } else { failures + 1 };
             let pause = match turn {
                 Ok(true) => Duration::ZERO,
@@ -89,15 +89,15 @@ impl DeadlineScan {
         Ok(())
     }
 
-    /// Orders whose outbox row somebody has deleted end by their deadline too.
-    fn look_for_unpublished(&mut self) -> Result<()> {
-        if self.looked_at.is_some_and(|looked_at| looked_at.elapsed() < UNPUBLISHED_EVERY) {
+    /// Orders whose rows in the outbox or in `deadline` somebody has deleted end by their deadline too.
+    fn look_for_forgotten(&mut self) -> Result<()> {
+        if self.looked_at.is_some_and(|looked_at| looked_at.elapsed() < FORGOTTEN_EVERY) {
             return Ok(());
         }
-        let after = self.deadline + self.deadline.min(UNPUBLISHED_LATER);
-        let count = self.connection.with(|session| store::give_up_unpublished(session, after))?;
+        let after = self.deadline + self.deadline.min(FORGOTTEN_LATER);
+        let count = self.connection.with(|session| store::give_up_forgotten(session, after))?;
         if count > 0 {
-            log::error!("{count} orders were never published, their outbox rows are gone: they end by their deadline");
+            log::error!("the rows of {count} orders in the outbox or in deadline are gone: they end by their deadline");
         }
         self.looked_at = Some(Instant::now());
         Ok(())

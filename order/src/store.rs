@@ -425,37 +425,50 @@ pub fn held(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<String, Strin
     aside::held(tx, ("orders", "order_id", "uuid"), &order_ids)
 }
 
-/// Orders `o` whose ids were drawn in a `second` since 1970, which have a side that waits to be published.
-pub(crate) const READY_IN_SECOND: &str = "
+/// Which of these idempotency keys have a row that somebody else holds, each with the row and the holder in words; the rows of all
+/// others are locked.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn held_keys(tx: &mut Tx<'_>, keys: &[&str]) -> Result<HashMap<String, String>> {
+    aside::held(tx, ("idempotency_key", "idempotency_key", "text"), &keys)
+}
+
+/// Orders `o` whose ids were drawn in a `second` since 1970, and which are not settled.
+pub(crate) const UNSETTLED_IN_SECOND: &str = "
     o.order_id >= rpad(lpad(to_hex(second * 1000), 12, '0'), 32, '0')::uuid
     and o.order_id < rpad(lpad(to_hex((second + 1) * 1000), 12, '0'), 32, '0')::uuid
-    and (o.payment_status = 'READY' or o.stock_status = 'READY')";
+    and (o.payment_status in ('READY', 'IN_PROGRESS', 'COMPENSATING')
+         or o.stock_status in ('READY', 'IN_PROGRESS', 'COMPENSATING'))";
 
-/// Orders that wait to be published so many milliseconds ($2) after they were placed, and whose outbox rows are gone: nobody
-/// will ask for anything about them. An outbox whose oldest row is older than the order may still hold it.
-fn unpublished() -> String {
+/// Orders that are not settled so many milliseconds ($2) after they were placed, and whose rows in the outbox, or later in
+/// `deadline`, somebody has deleted: nobody will ask for anything about them. An outbox whose oldest row is older than the order
+/// may still hold it.
+fn forgotten() -> String {
     format!(
         "
-    select o.order_id
-      from (select second from order_flow
-             group by second having sum(placed) > sum(settled)
-                                and second < extract(epoch from clock_timestamp()) - $2::float8 / 1000) as late
-      join orders o on {READY_IN_SECOND}
-     where o.created_at < clock_timestamp() - $2::float8 * interval '1 millisecond'
-       and o.created_at < coalesce((select stored_at from order_outbox order by id limit 1), 'infinity') - interval '1 minute'
-       and not exists (select from order_outbox b where b.order_id = o.order_id)
-     limit $1"
+    select order_id from (
+        select o.order_id
+          from (select second from order_flow
+                 group by second having sum(placed) > sum(settled)
+                                    and second < extract(epoch from clock_timestamp()) - $2::float8 / 1000) as late
+          join orders o on {UNSETTLED_IN_SECOND}
+         where o.created_at < clock_timestamp() - $2::float8 * interval '1 millisecond'
+           and o.created_at < coalesce((select stored_at from order_outbox order by id limit 1), 'infinity') - interval '1 minute'
+           and not exists (select from order_outbox b where b.order_id = o.order_id)
+         limit $1) as late
+    except select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)"
     )
 }
 
 /// Orders that may be overdue: their compensation was asked for again, their deadline is long due and nobody looks, or they
-/// were never published ([`unpublished`], with its parameters).
+/// are [`forgotten`], with its parameters.
 fn overdue() -> String {
     format!(
         "(select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)
            where d.round > 1 or d.due_at < clock_timestamp() - interval '10 seconds' limit $1)
           union ({})",
-        unpublished()
+        forgotten()
     )
 }
 
@@ -486,12 +499,12 @@ pub fn list_overdue(session: &mut Session, deadline: Duration, limit: i64, after
     Ok(Page { orders, next })
 }
 
-/// Ends the wait of orders that were never published `after` so long: they are marked as if they had been, and their deadline
-/// is due. Answers how many they are.
+/// Ends the wait of orders that are [`forgotten`] `after` so long: they are marked as published, and their deadline is due.
+/// Answers how many they are.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn give_up_unpublished(session: &mut Session, after: Duration) -> Result<i64> {
+pub fn give_up_forgotten(session: &mut Session, after: Duration) -> Result<i64> {
     let sql = format!(
         "with lost as (
              select o.order_id from orders o where o.order_id in ({}) order by o.order_id for update skip locked
@@ -500,14 +513,14 @@ pub fn give_up_unpublished(session: &mut Session, after: Duration) -> Result<i64
                 set payment_status = case when o.payment_status = 'READY' then 'IN_PROGRESS' else o.payment_status end,
                     stock_status = case when o.stock_status = 'READY' then 'IN_PROGRESS' else o.stock_status end,
                     updated_at = clock_timestamp()
-               from lost where o.order_id = lost.order_id and (o.payment_status = 'READY' or o.stock_status = 'READY')
+               from lost where o.order_id = lost.order_id and {UNSETTLED}
              returning o.order_id
          ), due as (
              insert into deadline (due_at, round, order_ids)
              select clock_timestamp(), 0, array_agg(order_id) from marked having count(*) > 0
          )
          select count(*) from marked",
-        unpublished()
+        forgotten()
     );
     Ok(session.query(&sql, &[&SCAN, &(after.as_millis() as f64)])?[0].get(0))
 }

@@ -14,6 +14,7 @@ use shared::event::{Body, Event, Side};
 use shared::health;
 use shared::outbox;
 use shared::pool::Connection;
+use shared::waits;
 use shared::wake::Waker;
 use uuid::Uuid;
 
@@ -33,8 +34,13 @@ const WORTHWHILE: usize = 150;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How long it waits before it looks again.
 const A_MOMENT: Duration = Duration::from_millis(20);
+/// After a wait for the row of a key was given up, it is looked for such rows before keyed requests are stored, for so long.
+const AROUND_HELD_KEYS: Duration = Duration::from_secs(60);
 /// An order is tried to be stored for so long; then its outcome is given up as unknown.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The name of what it writes among what waits.
+const WAITS_AS: &str = "orders to be stored";
 
 /// What became of a request to place an order.
 pub enum Placed {
@@ -59,13 +65,13 @@ struct Request {
 }
 
 impl Request {
-    fn has_key(&self) -> bool {
-        self.order.key.is_some()
+    fn key(&self) -> Option<&str> {
+        self.order.key.as_deref()
     }
 }
 
 fn has_keys(batch: &[Request]) -> bool {
-    batch.iter().any(Request::has_key)
+    batch.iter().any(|request| request.key().is_some())
 }
 
 /// Hands orders to the writer.
@@ -81,8 +87,12 @@ pub struct Writer {
     connection: Connection,
     waker: Waker,
     admission: Admission,
+    /// Until then it is looked for keys whose rows somebody holds, and the others do not wait with them.
+    around_held_until: Option<Instant>,
     /// Whether what admission goes by could not be read the last time.
     blind: bool,
+    /// Whether the last batch could not be stored.
+    fails: bool,
 }
 
 /// The queue and its writer.
@@ -94,8 +104,15 @@ pub fn new(config: &Config, waker: Waker, admission: Admission) -> Result<(Queue
     let held = Receiver::clone(&queue);
     shared::metrics::watch("orders to be stored", QUEUE, move || held.len());
     let connector = Connector::new(&config.database_url, "order-writer", Limits::WORK)?;
-    let writer =
-        Writer { queue, connection: Connection::new(connector), waker, admission: admission.clone(), blind: false };
+    let writer = Writer {
+        queue,
+        connection: Connection::new(connector),
+        waker,
+        admission: admission.clone(),
+        around_held_until: None,
+        blind: false,
+        fails: false,
+    };
     Ok((Queue { requests: sender, admission }, writer))
 }
 
@@ -174,9 +191,18 @@ impl Writer {
     }
 
     /// Stores a batch and answers its requests. A batch that fails by an order's fault is stored one by one.
-    fn write(&mut self, batch: Vec<Request>) {
+    fn write(&mut self, mut batch: Vec<Request>) {
+        if self.around_held_until.is_some_and(|until| Instant::now() < until) && has_keys(&batch) {
+            batch = self.without_held_keys(batch);
+            if batch.is_empty() {
+                return;
+            }
+        }
         match self.store(&batch) {
             Ok(orders) => {
+                if std::mem::take(&mut self.fails) {
+                    waits::goes_on(&WAITS_AS);
+                }
                 for (request, order) in batch.into_iter().zip(orders) {
                     (request.reply)(Placed::Stands(Box::new(order)));
                 }
@@ -185,20 +211,38 @@ impl Writer {
                 batch.into_iter().for_each(|request| self.write(vec![request]));
             }
             // somebody holds the row of a key: only who repeats its request waits for it
-            Err((error, changed_nothing)) if error.is_lock_timeout() && batch.len() > 1 && has_keys(&batch) => {
-                let (keyed, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(Request::has_key);
-                if !others.is_empty() {
-                    self.write(others);
-                }
-                for request in keyed {
-                    match request.arrived.elapsed() < PATIENCE {
-                        true => self.write(vec![request]),
-                        false => self.give_up(vec![request], &error, changed_nothing),
-                    }
+            Err((error, changed_nothing)) if error.is_lock_timeout() && has_keys(&batch) => {
+                self.around_held_until = Some(Instant::now() + AROUND_HELD_KEYS);
+                let (late, batch): (Vec<_>, Vec<_>) =
+                    batch.into_iter().partition(|request| request.arrived.elapsed() >= PATIENCE);
+                self.give_up(late, &error, changed_nothing);
+                if !batch.is_empty() {
+                    self.write(batch);
                 }
             }
             Err((error, changed_nothing)) => self.give_up(batch, &error, changed_nothing),
         }
+    }
+
+    /// Answers the requests whose keys' rows somebody holds, and gives the others back.
+    fn without_held_keys(&mut self, batch: Vec<Request>) -> Vec<Request> {
+        let keys: Vec<&str> = batch.iter().filter_map(Request::key).collect();
+        let held = match self.connection.with(|session| store::held_keys(&mut session.transaction()?, &keys)) {
+            Ok(held) if held.is_empty() => return batch,
+            Ok(held) => held,
+            // storing them will say the same
+            Err(_) => return batch,
+        };
+        self.around_held_until = Some(Instant::now() + AROUND_HELD_KEYS);
+        let (waiting, free): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|request| request.key().is_some_and(|key| held.contains_key(key)));
+        let first = held.values().next().map_or("", String::as_str);
+        log::warn!("{} requests are refused, the first waits for {first}", waiting.len());
+        for request in waiting {
+            (request.reply)(Placed::NotStored("somebody holds the row of this idempotency key".into()));
+            self.admission.was_not_stored();
+        }
+        free
     }
 
     /// Tries, and after a lost answer tries again with the same ids, until the oldest request has waited too long. An error
@@ -231,8 +275,16 @@ impl Writer {
         unreachable!("the loop ends by its limit")
     }
 
-    fn give_up(&self, batch: Vec<Request>, error: &Error, changed_nothing: bool) {
+    fn give_up(&mut self, batch: Vec<Request>, error: &Error, changed_nothing: bool) {
+        if batch.is_empty() {
+            return;
+        }
         log::error!("{} orders could not be stored: {error}", batch.len());
+        if error.blame() != Blame::Message {
+            // where nobody asks any more nobody learns that it goes on
+            waits::seen(&WAITS_AS, error.to_string(), 3 * PATIENCE);
+            self.fails = true;
+        }
         for request in batch {
             (request.reply)(match error.blame() {
                 Blame::Message => Placed::Refused(error.to_string()),

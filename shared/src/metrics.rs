@@ -81,13 +81,13 @@ pub static ASIDE: LazyLock<IntGauge> =
 pub static ASIDE_SECONDS: LazyLock<Gauge> = LazyLock::new(|| {
     registered(Gauge::new("saga_set_aside_seconds", "For how long the oldest of them has waited; 0: there is none"))
 });
-/// For how long a partition has waited because handling fails.
+/// For how long something has waited because it fails again and again.
 pub static WAITING: LazyLock<GaugeVec> = LazyLock::new(|| {
     let opts = Opts::new(
-        "saga_consumer_waiting_seconds",
-        "For how long a partition has waited because handling its next record fails; 0: it goes on",
+        "saga_waiting_seconds",
+        "For how long a partition (its next record can't be handled), the relay or the writer has failed; 0: it goes on",
     );
-    registered(GaugeVec::new(opts, &["partition"]))
+    registered(GaugeVec::new(opts, &["what"]))
 });
 static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counters(

@@ -28,7 +28,7 @@ const STALE: Duration = Duration::from_secs(15);
 const COUNTING_SHARE: u32 = 100;
 /// ... but at least so often.
 const COUNT_AGAIN: Duration = Duration::from_secs(15);
-/// Where something has waited for so long, it is looked who else is in the consumer group.
+/// Where something has waited for so long, it is looked who else is in the consumer group, and for open transactions.
 const STRANGERS_AFTER: f64 = 10.0;
 /// Another instance takes a lost lead within a few seconds.
 const UNLED_LIMIT: f64 = 15.0;
@@ -99,13 +99,15 @@ pub struct Monitor {
     /// By topic id: a topic made anew begins anew.
     ends: HashMap<(Uuid, i32), Ends>,
     group: String,
-    /// Who else is in the group, each in a sentence.
-    strangers: Vec<String>,
+    /// Who or what keeps records from being read, each in a sentence.
+    causes: Vec<String>,
     extra: Extra,
     /// Why counting failed last time, if it did.
     uncounted: Option<String>,
     /// The outbox's oldest row, and since when it is that: what clocks say may be wrong.
     oldest: Option<(i64, Instant)>,
+    /// Since when each snapshot is open, as far as it was seen here: of other users' sessions the database does not say.
+    snapshots: HashMap<String, Instant>,
     /// When it is counted next.
     count_at: Instant,
     board: Board,
@@ -134,10 +136,11 @@ impl Monitor {
             admin: Admin::new(kafka, interrupt),
             ends: HashMap::new(),
             group: config.group(),
-            strangers: vec![],
+            causes: vec![],
             extra,
             uncounted: None,
             oldest: None,
+            snapshots: HashMap::new(),
             count_at: Instant::now(),
             board: board.clone(),
         };
@@ -171,7 +174,7 @@ impl Monitor {
         let offsets = noted(offsets, "the database", &mut reasons);
         offsets.iter().for_each(|rows| offsets::compare(&known, rows));
         let lags = noted(self.lags(offsets.as_deref()), "Kafka", &mut reasons);
-        reasons.append(&mut self.strangers);
+        reasons.append(&mut self.causes);
         if offsets.is_some() && lags.is_some() {
             metrics::looked("kafka");
         }
@@ -184,8 +187,9 @@ impl Monitor {
 
     fn count(&mut self) -> Held {
         let (service, extra) = (self.service, &self.extra);
-        let oldest = &mut self.oldest;
-        let counted = self.connection.with(|session| Ok((stored(session, service, oldest)?, extra(session)?)));
+        let (oldest, snapshots) = (&mut self.oldest, &mut self.snapshots);
+        let counted =
+            self.connection.with(|session| Ok((stored(session, service, oldest, snapshots)?, extra(session)?)));
         let why = counted.as_ref().err().map(|error| format!("what the database holds can't be counted: {error}"));
         // once, as long as it fails in the same way
         if let Some(new) = why.as_ref().filter(|_| why != self.uncounted) {
@@ -211,7 +215,8 @@ impl Monitor {
             return Err(Error::Fatal(format!("only {} of {} topics are there", described.len(), names.len())));
         }
         let places: Vec<_> = described.iter().flat_map(|t| (0..t.partitions).map(|p| (t.name.clone(), p))).collect();
-        let ends = self.admin.list_offsets(&places, OffsetSpec::Latest, Isolation::ReadCommitted)?;
+        // also what an open transaction still hides: it may be there for long
+        let ends = self.admin.list_offsets(&places, OffsetSpec::Latest, Isolation::ReadUncommitted)?;
         self.ends.retain(|(id, _), _| described.iter().any(|topic| topic.id == *id));
         let mut lags = Vec::with_capacity(ends.len());
         for (topic, described) in topics.iter().zip(&described) {
@@ -226,8 +231,28 @@ impl Monitor {
         }
         lags.sort_by_key(|lag| (lag.topic, lag.partition));
         let is_slow = |lag: &Lag| lag.lag_seconds.is_some_and(|seconds| seconds > STRANGERS_AFTER);
-        self.strangers = if lags.iter().any(is_slow) { self.strangers()? } else { vec![] };
+        let slow = lags.iter().any(is_slow);
+        self.causes = if slow { [self.strangers()?, self.hidden(&places, &lags)?].concat() } else { vec![] };
         Ok(lags)
+    }
+
+    /// Partitions in which a transaction that is open for long keeps records from readers.
+    fn hidden(&mut self, places: &[(String, i32)], lags: &[Lag]) -> Result<Vec<String>> {
+        let readable = self.admin.list_offsets(places, OffsetSpec::Latest, Isolation::ReadCommitted)?;
+        let prefix = &self.prefix;
+        let hidden = readable.iter().filter_map(|end| {
+            let is_here = |lag: &&Lag| end.topic == format!("{prefix}{}", lag.topic) && end.partition == lag.partition;
+            let lag = lags.iter().find(is_here)?;
+            let seconds = lag.lag_seconds.filter(|seconds| *seconds > STRANGERS_AFTER)?;
+            (lag.offset == Some(end.offset) && lag.end > end.offset).then(|| {
+                format!(
+                    "{}-{}: a transaction that is open has kept the records from offset {} on from readers for {seconds:.0} s: \
+                     `kafka-transactions.sh find-hanging` names it, and aborts it",
+                    end.topic, end.partition, end.offset
+                )
+            })
+        });
+        Ok(hidden.collect())
     }
 
     /// Members of the group that are no instances of this service: what they were given to read, nobody handles.
@@ -251,7 +276,15 @@ impl Monitor {
     }
 }
 
-fn stored(session: &mut Session, service: Service, oldest: &mut Option<(i64, Instant)>) -> Result<Stored> {
+fn stored(
+    session: &mut Session,
+    service: Service,
+    oldest: &mut Option<(i64, Instant)>,
+    snapshots: &mut HashMap<String, Instant>,
+) -> Result<Stored> {
+    for (what, why) in outbox::blocked(session, service)? {
+        waits::seen(&what, why, 2 * COUNT_AGAIN);
+    }
     let outbox = outbox::waiting(session, service)?;
     let since = oldest.filter(|(id, _)| outbox.oldest == Some(*id)).map_or_else(Instant::now, |(_, since)| since);
     *oldest = outbox.oldest.map(|id| (id, since));
@@ -260,10 +293,20 @@ fn stored(session: &mut Session, service: Service, oldest: &mut Option<(i64, Ins
         oldest_seconds: outbox.oldest_seconds.max(since.elapsed().as_secs_f64()),
         led: outbox.led,
         clock_ahead: outbox.clock_ahead,
-        oldest_snapshot: outbox::oldest_snapshot(session)?,
+        oldest_snapshot: oldest_snapshot(&outbox::snapshots(session)?, snapshots),
         dead_letters: dead_letter::count_open(session)?,
         aside: aside::count(session)?,
     })
+}
+
+/// In seconds: as the database says, or as long as it was seen.
+fn oldest_snapshot(open: &[(String, f64)], seen: &mut HashMap<String, Instant>) -> f64 {
+    seen.retain(|name, _| open.iter().any(|(open, _)| open == name));
+    let age = |(name, told): &(String, f64)| {
+        let since = seen.entry(name.clone()).or_insert_with(Instant::now);
+        told.max(since.elapsed().as_secs_f64())
+    };
+    open.iter().map(age).fold(0.0, f64::max)
 }
 
 fn noted<T>(outcome: Result<T>, what: &str, reasons: &mut Vec<String>) -> Option<T> {

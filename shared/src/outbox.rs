@@ -125,17 +125,45 @@ pub fn waiting(session: &mut Session, service: Service) -> Result<Waiting> {
     })
 }
 
-/// For how long the oldest snapshot has been open in the database, in seconds, as far as it may be seen: whatever was changed
-/// or deleted since is walked over by each statement that comes by.
+/// The snapshots that are open in the database: under a name that stays as long as one does, for how many seconds, as far as it may be
+/// seen (of other users' sessions it may not). Whatever was changed or deleted since is walked over by each statement that comes by.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn oldest_snapshot(session: &mut Session) -> Result<f64> {
-    let sql = "select coalesce(extract(epoch from clock_timestamp() - min(since)), 0)::float8
-                 from (select xact_start as since from pg_stat_activity
-                        where datname = current_database() and backend_xmin is not null
-                        union all select prepared from pg_prepared_xacts where database = current_database()) as open";
-    Ok(session.query(sql, &[])?[0].get(0))
+pub fn snapshots(session: &mut Session) -> Result<Vec<(String, f64)>> {
+    let sql =
+        "select pid || '/' || backend_xmin, coalesce(extract(epoch from clock_timestamp() - xact_start), 0)::float8
+                 from pg_stat_activity
+                where datname = current_database() and backend_xmin is not null and backend_type <> 'autovacuum worker'
+                union all select gid, extract(epoch from clock_timestamp() - prepared)::float8
+                            from pg_prepared_xacts where database = current_database()";
+    Ok(session.query(sql, &[])?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The service's sessions that wait for a lock for longer than batches take: each by its name, with what it waits for and who
+/// holds that.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub fn blocked(session: &mut Session, service: Service) -> Result<Vec<(String, String)>> {
+    let sql = "
+        select w.application_name,
+               format('a lock on %s, held by %s',
+                      coalesce(case when l.locktype = 'advisory' and l.objid = 1 then 'what is appended to the outbox' end,
+                               l.relation::regclass::text, 'a row'),
+                      coalesce(format('session %s (%s, %s)', b.pid, b.application_name, b.usename),
+                               'a prepared transaction (pg_prepared_xacts)'))
+          from pg_stat_activity w
+          join pg_locks l on l.pid = w.pid and not l.granted
+          join lateral (select pid from unnest(pg_blocking_pids(w.pid)) as pid limit 1) as first on true
+          left join pg_stat_activity b on b.pid = first.pid
+         where w.datname = current_database() and w.wait_event_type = 'Lock' and w.application_name like $1
+           and w.query_start < clock_timestamp() - interval '2 seconds'
+           -- those who stand for the lead, and who wait in turn for the append lock
+           and not (l.locktype = 'advisory' and l.objid = 2)
+           and coalesce(b.application_name, '') not like $1";
+    let rows = session.query(sql, &[&format!("{}-%", service.name())])?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// How published rows are deleted, with whatever else a service does then. The parameters of each query are the first and the

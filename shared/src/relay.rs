@@ -32,6 +32,7 @@ use crate::position::{self, Found, Position};
 use crate::sabotage;
 use crate::shutdown::Shutdown;
 use crate::topics;
+use crate::waits;
 use crate::wake::Wakeups;
 
 /// The safety net under lost wake-ups.
@@ -47,6 +48,9 @@ const TOO_LARGE: Duration = Duration::from_secs(600);
 const READ_ALL: Duration = Duration::from_secs(60);
 /// The broker aborts what a dead relay left open after this, so that readers wait no longer.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Its name among what waits.
+const WAITS_AS: &str = "relay";
 
 /// What one turn did.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,6 +78,8 @@ pub struct Relay {
     too_large: Option<(usize, Instant)>,
     candidate: Candidate,
     leadership: Option<Leadership>,
+    /// Whether the last turn failed.
+    waits: bool,
     /// Whether the fate of all earlier transactions is known.
     recovered: bool,
     undeleted: Option<Undeleted>,
@@ -119,6 +125,7 @@ impl Relay {
             too_large: None,
             candidate: Candidate::new(Connector::new(&config.database_url, &name, Limits::LEADER)?),
             leadership: None,
+            waits: false,
             recovered: false,
             undeleted: None,
             ahead: Vec::new(),
@@ -163,6 +170,7 @@ impl Relay {
                 Err(_) => backoff::delay(failures + 1),
             };
             failures = if turn.is_ok() { 0 } else { failures + 1 };
+            self.note_waits(&turn);
             self.report(&turn, failures, pause);
             if turn.is_err() {
                 shutdown.wait(pause);
@@ -173,14 +181,30 @@ impl Relay {
         Ok(())
     }
 
+    /// A relay that fails for long is a reason not to be ready, also where nothing waits to be published.
+    fn note_waits(&mut self, turn: &Result<Turn>) {
+        match turn {
+            Err(error) if !matches!(error, Error::LostRace(_)) => {
+                waits::put_off(&WAITS_AS, error.to_string());
+                self.waits = true;
+            }
+            _ if std::mem::take(&mut self.waits) => waits::goes_on(&WAITS_AS),
+            _ => {}
+        }
+    }
+
     fn report(&self, turn: &Result<Turn>, attempt: u32, pause: Duration) {
         match turn {
             Ok(_) => {}
             Err(Error::LostRace(what)) => log::debug!("{what}"),
             Err(Error::Kafka(error @ kafka::Error::Undecided { .. })) => log::error!(
                 "the fate of an earlier transaction is not decided yet (attempt {attempt}, next in {pause:?}): {error}. \
-                 If this lasts longer than a minute the broker has lost the transaction's markers: \
-                 `kafka-transactions.sh find-hanging` names it"
+                 If this lasts longer than a minute the broker has lost the transaction's markers, or holds its clients back \
+                 by a quota: `kafka-transactions.sh find-hanging` names the former"
+            ),
+            Err(Error::Kafka(error)) if is_unended(error) => log::warn!(
+                "a relay turn failed (attempt {attempt}, next in {pause:?}): {error}. If this lasts longer than a minute Kafka can't \
+                 end the transaction of this id: see the broker's log, and `kafka-transactions.sh describe`"
             ),
             Err(error) => log::warn!("a relay turn failed (attempt {attempt}, next in {pause:?}): {error}"),
         }
@@ -357,7 +381,13 @@ impl Relay {
         let mut records = Vec::with_capacity(rows.len() * 2);
         let (mut message, now) = (Uuid::nil(), unix_millis());
         for row in rows {
-            let unreadable = |why: &dyn Display| Error::Fatal(format!("outbox row {} can't be read: {why}", row.id));
+            let unreadable = |why: &dyn Display| {
+                Error::Unusable(format!(
+                    "outbox row {} (order {}) can't be read, was it written by hand? Nothing behind it is published: \
+                     correct or delete it ({why})",
+                    row.id, row.order_id
+                ))
+            };
             let stored: Vec<Stored<'_>> = serde_json::from_str(&row.messages).map_err(|error| unreadable(&error))?;
             message = stored.last().ok_or_else(|| unreadable(&"no message"))?.id;
             records.extend(stored.iter().map(|stored| {
@@ -414,6 +444,11 @@ fn delete(leadership: &Leadership, removal: &Removal, position: &Position) -> Re
 
 fn is_too_large(error: &kafka::Error) -> bool {
     matches!(error, kafka::Error::Refused { code: kafka::ErrorCode::MESSAGE_TOO_LARGE, .. })
+}
+
+/// The coordinator still ends an earlier transaction, long after that should have been done.
+fn is_unended(error: &kafka::Error) -> bool {
+    matches!(error, kafka::Error::Refused { code: kafka::ErrorCode::CONCURRENT_TRANSACTIONS, .. })
 }
 
 fn not_leading() -> Error {

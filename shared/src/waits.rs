@@ -1,20 +1,22 @@
-//! Partitions that wait because handling fails: for how long, and for what. Values of the process, for `/readyz`, `/overview` and
-//! `/metrics`.
+//! What waits because it fails again and again: partitions, the relay, what is to be stored. For how long, and for what. Values of
+//! the process, for `/readyz`, `/overview` and `/metrics`.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kafka::TopicPartition;
 use serde::Serialize;
 
 use crate::metrics;
 
-/// A partition that has waited for longer is a reason not to be ready.
+/// What has waited for longer is a reason not to be ready.
 const LIMIT: Duration = Duration::from_secs(60);
 
 struct Wait {
     since: Instant,
+    /// From then on nobody knows any more.
+    until: Option<Instant>,
     why: String,
 }
 
@@ -24,24 +26,40 @@ fn waits() -> MutexGuard<'static, BTreeMap<String, Wait>> {
     WAITS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The partition is put off once more, for this.
-pub fn put_off(partition: &TopicPartition, why: String) {
-    let mut waits = waits();
-    let since = waits.get(&partition.to_string()).map_or_else(Instant::now, |wait| wait.since);
-    waits.insert(partition.to_string(), Wait { since, why });
+/// It is put off once more, for this.
+pub fn put_off(what: &impl Display, why: String) {
+    note(what, why, None);
 }
 
-/// The partition goes on, or is somebody else's.
-pub fn goes_on(partition: &TopicPartition) {
-    let name = partition.to_string();
+/// It fails, or is seen to wait, for this. Unless that is said again within `fresh` it counts as going on.
+pub fn seen(what: &impl Display, why: String, fresh: Duration) {
+    note(what, why, Some(Instant::now() + fresh));
+}
+
+fn note(what: &impl Display, why: String, until: Option<Instant>) {
+    let mut waits = waits();
+    let what = what.to_string();
+    let since = waits.get(&what).filter(|wait| wait.is_known()).map_or_else(Instant::now, |wait| wait.since);
+    waits.insert(what, Wait { since, until, why });
+}
+
+impl Wait {
+    fn is_known(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() < until)
+    }
+}
+
+/// It goes on, or is somebody else's.
+pub fn goes_on(what: &impl Display) {
+    let name = what.to_string();
     waits().remove(&name);
     metrics::WAITING.with_label_values(&[&name]).set(0.0);
 }
 
-/// A partition that waits.
+/// One that waits.
 #[derive(Serialize)]
 pub struct Waiting {
-    partition: String,
+    what: String,
     seconds: u64,
     #[serde(rename = "for")]
     why: String,
@@ -49,19 +67,22 @@ pub struct Waiting {
 
 /// All that wait, by their names; shown as metrics, too.
 pub fn all() -> Vec<Waiting> {
-    let waiting = |(partition, wait): (&String, &Wait)| {
+    let waiting = |(what, wait): (&String, &Wait)| {
         let waited = wait.since.elapsed();
-        metrics::WAITING.with_label_values(&[partition]).set(waited.as_secs_f64());
-        Waiting { partition: partition.clone(), seconds: waited.as_secs(), why: wait.why.clone() }
+        metrics::WAITING.with_label_values(&[what]).set(waited.as_secs_f64());
+        Waiting { what: what.clone(), seconds: waited.as_secs(), why: wait.why.clone() }
     };
-    waits().iter().map(waiting).collect()
+    let mut waits = waits();
+    waits
+        .extract_if(.., |_, wait| !wait.is_known())
+        .for_each(|(what, _)| metrics::WAITING.with_label_values(&[what]).set(0.0));
+    waits.iter().map(waiting).collect()
 }
 
 /// Those that have waited for too long, each in a sentence.
 pub fn reasons() -> Vec<String> {
     let long = all().into_iter().filter(|waiting| waiting.seconds >= LIMIT.as_secs());
-    long.map(|Waiting { partition, seconds, why }| format!("{partition} has been waiting for {seconds} s: {why}"))
-        .collect()
+    long.map(|Waiting { what, seconds, why }| format!("{what} has been waiting for {seconds} s: {why}")).collect()
 }
 
 #[cfg(test)]
@@ -69,13 +90,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_waits_from_its_first_failure_until_it_goes_on() {
-        let partition = TopicPartition { topic: "waits-test".into(), topic_id: uuid::Uuid::nil(), partition: 3 };
+    fn one_waits_from_its_first_failure_until_it_goes_on() {
+        let partition = "waits-test-3";
         put_off(&partition, "the first".into());
-        waits().get_mut("waits-test-3").unwrap().since = Instant::now() - LIMIT;
+        waits().get_mut(partition).unwrap().since = Instant::now() - LIMIT;
         put_off(&partition, "the second".into());
         assert_eq!(reasons(), ["waits-test-3 has been waiting for 60 s: the second"]);
         goes_on(&partition);
         assert_eq!(reasons(), Vec::<String>::new());
+        seen(&partition, "a lock".into(), Duration::ZERO);
+        waits().get_mut(partition).unwrap().since = Instant::now() - LIMIT;
+        assert_eq!(reasons(), Vec::<String>::new(), "nobody has seen it since");
     }
 }

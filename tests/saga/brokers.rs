@@ -17,7 +17,7 @@ fn admin(world: &World) -> Admin {
     Admin::new(Config::new(vec![world.brokers().to_owned()], "saga-tests"), Interrupt::new())
 }
 
-fn make_topics(world: &World, partitions: i32, configs: &[(&str, &str)]) {
+pub(crate) fn make_topics(world: &World, partitions: i32, configs: &[(&str, &str)]) {
     let configs: Vec<_> = configs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let topic = |name: &str| NewTopic {
         name: format!("{}{name}", world.prefix()),
@@ -39,7 +39,7 @@ fn check(world: &World, settings: &[(&str, &str)]) -> String {
 // ---- rights
 
 /// A Kafka that asks for users, and the rights of each.
-fn guarded() -> Broker {
+pub(crate) fn guarded() -> Broker {
     let jaas = "org.apache.kafka.common.security.plain.PlainLoginModule required user_shop=\"secret-of-shop\"";
     Broker::start_with(
         &[("USERS", "SASL_PLAINTEXT")],
@@ -51,7 +51,7 @@ fn guarded() -> Broker {
     )
 }
 
-fn allow(broker: &Broker, operations: &[&str], resource: &[&str]) {
+pub(crate) fn allow(broker: &Broker, operations: &[&str], resource: &[&str]) {
     let direct = broker.direct();
     let mut arguments = vec!["--bootstrap-server", &direct, "--add", "--allow-principal", "User:shop"];
     operations.iter().for_each(|operation| arguments.extend(["--operation", operation]));

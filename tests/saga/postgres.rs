@@ -301,6 +301,28 @@ fn an_order_whose_outbox_row_is_deleted_is_told_as_overdue_and_ends() {
 }
 
 #[test]
+fn an_order_whose_deadline_is_deleted_is_told_as_overdue_and_ends() {
+    let world = World::with("deadline_deleted", &[("ORDER_DEADLINE", "5s")]);
+    let [order_service, payment, stock] = world.start_all();
+    payment.api().put_balance("ann", 1_000);
+    stock.api().put_quantity("tea", 10);
+    assert!(payment.stop().success());
+    let placed = order_service.api().place("ann", "tea", 300, 2);
+    let mut db = world.db(Service::Order);
+    until("its deadline to be there, and no longer", || db.execute("delete from deadline", &[]).unwrap() > 0);
+    until("it to be listed", || {
+        let listed = order_service.api().found("/orders?status=OVERDUE")["orders"].clone();
+        listed.as_array().is_some_and(|orders| orders.iter().any(|order| order["orderId"] == placed.to_string()))
+    });
+    until("it to end", || order_service.api().order(placed)["orderStatus"] == "FAILED");
+    let payment = world.start(Service::Payment);
+    let settled = order_service.api().settled(placed);
+    assert_eq!(settled["reason"]["code"], "DEADLINE", "{settled}");
+    world.wait_until_quiet();
+    assert_eq!((payment.api().balance("ann"), stock.api().quantity("tea")), (1_000, 10));
+}
+
+#[test]
 fn a_publication_of_all_tables_hinders_nothing() {
     let world = World::new("publication");
     world.start_all().iter().for_each(|instance| assert!(instance.stop().success()));
@@ -446,29 +468,208 @@ fn answers_about_a_locked_order_are_set_aside_and_others_are_not() {
 }
 
 #[test]
-fn a_locked_key_delays_its_own_request_only() {
-    let (world, [order_service, ..]) = shop("locked_key", &[]);
+fn locked_keys_delay_their_own_requests_only() {
+    let (world, [order_service, ..]) = shop("locked_keys", &[]);
     let api = order_service.api();
     let place = |user: &str, key: &str| {
         let body = json!({"userName": user, "itemName": "tea", "price": 10, "quantity": 1});
         api.json("POST", "/orders", &[("Idempotency-Key", key)], &body)
     };
-    let first = place("ann", "first");
-    assert_eq!(first.status, 202);
+    // so many that nobody would be served within his time if each of them was waited for
+    let keys: Vec<String> = (0..8).map(|number| format!("held-{number}")).collect();
+    let first: Vec<_> = keys.iter().map(|key| place("ann", key)).collect();
+    assert!(first.iter().all(|answer| answer.status == 202));
     let mut person = world.db(Service::Order);
-    let held = hold(&mut person, "idempotency_key where idempotency_key = 'first'");
+    let held = hold(&mut person, "idempotency_key where idempotency_key like 'held-%'");
     std::thread::scope(|scope| {
-        let again = scope.spawn(|| place("ann", "first"));
+        let again: Vec<_> = keys.iter().map(|key| scope.spawn(|| place("ann", key))).collect();
         world.wait_for_waiting(Service::Order, 1);
         let others: Vec<_> =
             (0..6).map(|number| scope.spawn(move || place("bob", &format!("other-{number}")).status)).collect();
         others.into_iter().for_each(|other| assert_eq!(other.join().unwrap(), 202));
-        let again = again.join().unwrap();
-        assert_eq!(again.status, 503, "{}", again.text);
-        assert!(again.text.contains("the database took too long; nothing was changed"), "{}", again.text);
+        for again in again {
+            let again = again.join().unwrap();
+            assert_eq!(again.status, 503, "{}", again.text);
+            let why = "somebody holds the row of this idempotency key; nothing was changed";
+            assert!(again.text.contains(why), "{}", again.text);
+        }
     });
+    assert!(order_service.log().contains("waits for the row of idempotency_key held-"), "{}", order_service.log());
     held.rollback().unwrap();
-    assert_eq!(place("ann", "first").text, first.text, "the first answer, byte for byte");
+    for (key, first) in keys.iter().zip(first) {
+        assert_eq!(place("ann", key).text, first.text, "the first answer, byte for byte");
+    }
+}
+
+// ---- what operators do to a schema
+
+/// A role without any right of its own, which owns a service's database from now on; the URL by which it comes.
+fn plain_owner(world: &World, service: Service) -> (String, String) {
+    let role = format!("plain_{}", Uuid::new_v4().simple());
+    let database = world.database(service);
+    let mut db = world.db(service);
+    db.batch_execute(&format!("create role {role} login password 'plain'; alter database {database} owner to {role}"))
+        .unwrap();
+    db.batch_execute(&format!("grant all on schema public to {role}")).unwrap();
+    let url = format!("postgres://{role}:plain@{}/{database}", env::postgres_address());
+    (role, url)
+}
+
+#[test]
+fn rights_that_a_restore_has_lost_are_told_by_the_check_and_at_the_start() {
+    let world = World::new("pg_rights");
+    let (role, url) = plain_owner(&world, Service::Payment);
+    let settings = [("PAYMENT_DATABASE_URL", url.as_str())];
+    let payment = world.start_with(Service::Payment, &settings);
+    payment.api().put_balance("ann", 1_000);
+    assert!(payment.stop().success());
+    let mut db = world.db(Service::Payment);
+    let refused = |words: &str| {
+        let (code, said) = world.ask(Service::Payment, &["--check"], &settings);
+        assert!(code == 1 && said.contains(words), "{words:?} in {said}");
+        let payment = world.launch(Service::Payment, &settings);
+        assert_eq!(payment.process().exit().code(), Some(1), "{}", payment.log());
+        assert!(payment.log().contains(words), "{words:?} in {}", payment.log());
+    };
+    for (lost, given, words) in [
+        ("revoke update on account from", "grant update on account to", "UPDATE on account"),
+        (
+            "revoke update on sequence outbox_clock from",
+            "grant update on sequence outbox_clock to",
+            "UPDATE on sequence outbox_clock",
+        ),
+        (
+            "revoke execute on function append_outbox(uuid[], text[]) from public,",
+            "grant execute on function append_outbox(uuid[], text[]) to",
+            "EXECUTE on function append_outbox",
+        ),
+    ] {
+        db.batch_execute(&format!("{lost} {role}")).unwrap();
+        refused(&format!("the database's user {role} lacks what this service needs: {words}"));
+        db.batch_execute(&format!("{given} {role}")).unwrap();
+    }
+    db.batch_execute("alter table payment rename to paid").unwrap();
+    refused("the table payment, which is missing");
+    db.batch_execute("alter table paid rename to payment").unwrap();
+    let said = world.ask(Service::Payment, &["--check"], &settings).1;
+    assert!(said.contains("schema: ok"), "{said}");
+    assert_eq!(world.start_with(Service::Payment, &settings).api().balance("ann"), 1_000);
+}
+
+#[test]
+fn rows_that_row_level_security_hides_are_no_missing_rows() {
+    let world = World::new("pg_row_security");
+    let (_, url) = plain_owner(&world, Service::Payment);
+    let settings = [("PAYMENT_DATABASE_URL", url.as_str())];
+    let [order_service, stock] = [Service::Order, Service::Stock].map(|service| world.start(service));
+    let payment = world.start_with(Service::Payment, &settings);
+    payment.api().put_balance("ann", 1_000);
+    stock.api().put_quantity("tea", 10);
+    let mut db = world.db(Service::Payment);
+    db.batch_execute("alter table account enable row level security; alter table account force row level security")
+        .unwrap();
+    let placed = order_service.api().place("ann", "tea", 300, 2);
+    payment.wait_for_log("row-level security");
+    let said = world.ask(Service::Payment, &["--check"], &settings).1;
+    assert!(said.contains("the right to see all rows of account (it has row level security)"), "{said}");
+    assert_eq!(order_service.api().order(placed)["orderStatus"], "IN_PROGRESS");
+    db.batch_execute("alter table account disable row level security").unwrap();
+    assert_eq!(order_service.api().settled(placed)["orderStatus"], "COMPLETED");
+    assert_eq!((payment.api().balance("ann"), world.parked()), (700, 0));
+}
+
+#[test]
+fn a_table_of_one_row_that_was_emptied_is_named() {
+    let world = World::new("pg_emptied");
+    let payment = world.start(Service::Payment);
+    let mut db = world.db(Service::Payment);
+    for (table, back) in [("schema_compat", "schema_compat"), ("install", "install")] {
+        db.batch_execute(&format!("create table kept as select * from {table}; delete from {table}")).unwrap();
+        let words = format!("the table {table} is empty: was the schema restored without its rows?");
+        let (code, said) = world.ask(Service::Payment, &["--check"], &[]);
+        assert!(code == 1 && said.contains(&words), "{said}");
+        let another = world.launch(Service::Payment, &[]);
+        assert_eq!(another.process().exit().code(), Some(1), "{}", another.log());
+        assert!(another.log().contains(&words), "{}", another.log());
+        if table == "schema_compat" {
+            wait_for_reason(&payment, &words);
+        }
+        db.batch_execute(&format!("insert into {back} select * from kept; drop table kept")).unwrap();
+    }
+    wait_until_ready(&payment);
+}
+
+#[test]
+fn a_schema_that_is_made_before_ours_in_the_search_path_is_refused() {
+    let world = World::new("pg_user_schema");
+    let url = format!("{}?options=-c%20search_path%3Dearly,public", world.database_url(Service::Payment));
+    let settings = [("PAYMENT_DATABASE_URL", url.as_str())];
+    assert!(world.start_with(Service::Payment, &settings).stop().success());
+    let mut db = world.db(Service::Payment);
+    db.batch_execute("create schema early").unwrap();
+    let words = "leads to schema early, where there is nothing, and the tables are in schema public";
+    let (code, said) = world.ask(Service::Payment, &["--check"], &settings);
+    assert!(code == 1 && said.contains(words), "{said}");
+    let payment = world.launch(Service::Payment, &settings);
+    assert_eq!(payment.process().exit().code(), Some(1), "{}", payment.log());
+    assert!(payment.log().contains(words), "{}", payment.log());
+    assert_eq!(count(&mut db, "pg_class where relnamespace = 'early'::regnamespace"), 0);
+}
+
+#[test]
+fn a_table_that_is_locked_at_the_start_is_waited_for() {
+    let world = World::new("pg_locked_at_start");
+    assert!(world.start(Service::Payment).stop().success());
+    let mut person = world.db(Service::Payment);
+    let mut held = person.transaction().unwrap();
+    held.batch_execute("lock table dead_letter in access exclusive mode").unwrap();
+    let payment = world.launch(Service::Payment, &[]);
+    payment.wait_for_log("somebody has locked a table, whose sequence is to be looked at");
+    held.rollback().unwrap();
+    wait_until_ready(&payment);
+}
+
+#[test]
+fn the_snapshot_of_another_user_is_told_as_long_as_it_was_seen() {
+    let world = World::new("pg_others_snapshot");
+    let (_, url) = plain_owner(&world, Service::Payment);
+    let payment = world.start_with(Service::Payment, &[("PAYMENT_DATABASE_URL", &url)]);
+    let mut person = world.db(Service::Payment);
+    person.batch_execute("begin isolation level repeatable read; select 1").unwrap();
+    until("its age", || metric(&payment, "saga_database_oldest_snapshot_seconds") > 2.0);
+    person.batch_execute("commit").unwrap();
+    until("no age", || metric(&payment, "saga_database_oldest_snapshot_seconds") < 1.0);
+}
+
+#[test]
+fn what_an_operator_adds_to_a_table_is_not_blamed_on_messages() {
+    let (world, [order_service, payment, _stock]) = shop("pg_added", &[]);
+    let mut db = world.db(Service::Payment);
+    let mut settles_without = |add: &str, remove: &str, words: &str| {
+        db.batch_execute(add).unwrap();
+        let placed = order_service.api().place("ann", "tea", 10, 1);
+        // more often than a message is tried that is to blame itself
+        until("it to fail again and again", || {
+            let log = payment.log();
+            log.lines().any(|line| line.contains("(attempt 6 failed)") && line.contains(words))
+        });
+        db.batch_execute(remove).unwrap();
+        assert_eq!(order_service.api().settled(placed)["orderStatus"], "COMPLETED");
+    };
+    settles_without(
+        "alter table payment add column region text not null default 'x'; alter table payment alter column region drop default",
+        "alter table payment drop column region",
+        "region",
+    );
+    settles_without(
+        "create table audit (what varchar(3));
+         create function audit() returns trigger language plpgsql as
+             $$ begin insert into audit values ('changed'); return new; end $$;
+         create trigger audit after update on account for each row execute function audit()",
+        "drop trigger audit on account",
+        "value too long",
+    );
+    assert_eq!(world.parked(), 0);
 }
 
 /// `./run.sh proof`, or `cargo test -p saga-tests --test saga pgbouncer -- --include-ignored` with PgBouncer.

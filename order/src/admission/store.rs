@@ -8,7 +8,7 @@ use shared::error::Result;
 use uuid::Uuid;
 
 use super::estimate::Second;
-use crate::store::READY_IN_SECOND;
+use crate::store::UNSETTLED_IN_SECOND;
 
 /// Counts settled orders: the parameters $7 and $8 are seconds and how many orders of each are settled.
 pub const COUNT_SETTLED: &str = "
@@ -47,7 +47,7 @@ pub fn read(session: &mut Session, horizon: i64, recent: i64) -> Result<(Vec<Sec
 
 /// Removes seconds that nothing can be added to any more, older than `closed`: all their orders are settled, or they are
 /// older than `horizon`, younger ones are settled, and none of them waits to be published
-/// ([`crate::store::give_up_unpublished`] looks for those by their seconds).
+/// ([`crate::store::give_up_forgotten`] looks for those by their seconds).
 ///
 /// # Errors
 /// What PostgreSQL says.
@@ -62,7 +62,7 @@ pub fn remove_passed(session: &mut Session, closed: i64, horizon: i64) -> Result
               where second < $1
                 and (total.placed <= total.settled
                      or second < least($2, head) and not exists (
-                            select from orders o where {READY_IN_SECOND}))
+                            select from orders o where {UNSETTLED_IN_SECOND}))
               order by f.second, f.session limit 1000 for update of f skip locked)"
     );
     session.execute(&sql, &[&closed, &horizon]).map(drop)
