@@ -113,6 +113,13 @@ fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
     });
     let found = match found {
         Ok(found) => found,
+        Err(error @ Error::Kafka(kafka::Error::Refused { .. })) => {
+            report.tell("broker", Ok(vec![]));
+            report.fail("rights", &explain("Kafka", error));
+            report.fail("topics", "not known without the rights");
+            report.fail("position", "not known without the rights");
+            return;
+        }
         Err(error) => {
             report.fail("broker", &explain("Kafka", error));
             report.fail("rights", "not known without the broker");

@@ -52,6 +52,11 @@ impl Service {
     pub fn writes(self) -> Vec<Topic> {
         Topic::ALL.into_iter().filter(|topic| topic.writer() == self).collect()
     }
+
+    /// The topics it reads or writes: all that its user in Kafka needs rights on.
+    pub fn topics(self) -> Vec<Topic> {
+        Topic::ALL.into_iter().filter(|topic| topic.reader() == self || topic.writer() == self).collect()
+    }
 }
 
 /// One of an order's two sides. Also used for the participant behind it.

@@ -1,4 +1,4 @@
-//! The installation's topics in Kafka.
+//! The service's topics in Kafka: those that it reads or writes. Of the others it needs nothing, and may see nothing.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub fn names(prefix: &str, topics: &[Topic]) -> Vec<String> {
     topics.iter().map(|topic| format!("{prefix}{}", topic.name())).collect()
 }
 
-/// Makes sure of the installation's eight topics, as they are missing. Answers how long they keep records; none: for ever.
+/// Creates those of the service's topics that are missing. Answers how long they keep records; none: for ever.
 ///
 /// # Errors
 /// Kafka's; [`Error::Fatal`] when a topic can't be used.
@@ -40,7 +40,7 @@ pub fn create(admin: &mut Admin, config: &Config) -> Result<Option<Duration>> {
     Ok(found.keep())
 }
 
-/// The installation's topics as Kafka has them.
+/// The service's topics as Kafka has them.
 pub struct Found {
     /// The names of those that exist.
     pub there: Vec<String>,
@@ -57,9 +57,10 @@ pub struct Found {
 /// # Errors
 /// Kafka's.
 pub fn find(admin: &mut Admin, config: &Config) -> Result<Found> {
-    let described = admin.describe_topics(&names(&config.topic_prefix, &Topic::ALL))?;
+    let wanted = names(&config.topic_prefix, &config.service.topics());
+    let described = admin.describe_topics(&wanted)?;
     let is_there = |name: &String| described.iter().any(|topic| topic.name == *name);
-    let (there, missing) = names(&config.topic_prefix, &Topic::ALL).into_iter().partition(is_there);
+    let (there, missing) = wanted.into_iter().partition(is_there);
     let other = described.iter().filter(|topic| topic.partitions != config.topic_partitions);
     let remarks = other.map(|topic| {
         let (name, count, wanted) = (&topic.name, topic.partitions, config.topic_partitions);

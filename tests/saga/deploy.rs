@@ -173,15 +173,15 @@ fn what_is_missing_of_a_schema_and_of_the_topics_is_counted_and_named() {
     assert!(world.start(Service::Payment).stop().success());
     let last = "delete from schema_history_payment where version = (select max(version) from schema_history_payment)";
     world.db(Service::Payment).batch_execute(last).unwrap();
-    let topic = format!("{}stock.dlt", world.prefix());
+    let topic = format!("{}payment.dlt", world.prefix());
     Admin::new(world.kafka(), Interrupt::new()).delete_topics(std::slice::from_ref(&topic)).unwrap();
-    harness::until("the topic to be gone", || topics(&world) == 7);
+    harness::until("the topic to be gone", || topics(&world) == 3);
     let (code, said) = world.ask(Service::Payment, CHECK, &[("TOPIC_PARTITIONS", "4")]);
     assert_eq!(code, 0, "{said}");
     assert_eq!(line(&said, "schema"), "schema: ok: 1 migration to apply");
     assert!(line(&said, "topics").contains(&format!("topic {topic} is missing, it will be created; ")), "{said}");
     assert!(line(&said, "topics").contains("payment has 3 partitions; TOPIC_PARTITIONS=4 counts for new"), "{said}");
-    assert_eq!(topics(&world), 7, "the topic was not made");
+    assert_eq!(topics(&world), 3, "the topic was not made");
 }
 
 #[test]
@@ -275,13 +275,13 @@ fn a_schema_that_is_newer_but_additive_passes_the_check_with_a_remark() {
 fn a_topic_that_would_lose_records_fails_the_check() {
     let world = World::new("check_compacted");
     let topic = NewTopic {
-        name: format!("{}stock.dlt", world.prefix()),
+        name: format!("{}payment.dlt", world.prefix()),
         partitions: 3,
         replication: None,
         configs: vec![("cleanup.policy".into(), "compact".into())],
     };
     Admin::new(world.kafka(), Interrupt::new()).create_topics(&[topic]).unwrap();
-    assert_fails(&failed(&world, &[]), "topics", "stock.dlt has cleanup.policy=compact");
+    assert_fails(&failed(&world, &[]), "topics", "payment.dlt has cleanup.policy=compact");
 }
 
 // ---- ready

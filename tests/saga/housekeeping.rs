@@ -68,13 +68,16 @@ fn a_key_removed_while_its_request_is_repeated_is_stored_again() {
     assert_eq!(count(&mut db, "orders"), 2);
 }
 
-/// The eight topics, keeping records for so many milliseconds, but `stock` for as many as that.
-fn create_topics(world: &World, retention_ms: &str, of_stock: &str) {
+/// The eight topics, keeping records for so many milliseconds, but `payment.success` for as many as that.
+fn create_topics(world: &World, retention_ms: &str, of_success: &str) {
     let topics = harness::TOPICS.map(|name| NewTopic {
         name: format!("{}{name}", world.prefix()),
         partitions: 1,
         replication: Some(1),
-        configs: vec![("retention.ms".into(), if name == "stock" { of_stock } else { retention_ms }.into())],
+        configs: vec![(
+            "retention.ms".into(),
+            if name == "payment.success" { of_success } else { retention_ms }.into(),
+        )],
     });
     let kafka = kafka::Config::new(vec![world.brokers().to_string()], "test");
     Admin::new(kafka, Interrupt::new()).create_topics(&topics).unwrap();
@@ -123,7 +126,7 @@ fn a_retention_shorter_than_the_topics_is_refused_at_the_start() {
         "{log}"
     );
     let log = refused(&[("TIMELINE_RETENTION", "30d")]);
-    let topic = format!("{}stock", world.prefix());
+    let topic = format!("{}payment.success", world.prefix());
     assert!(
         log.contains(&format!("TIMELINE_RETENTION is 2592000 s, and topic {topic} keeps records for ever")),
         "{log}"
