@@ -249,20 +249,20 @@ impl Cluster {
     // ---- coordinators
 
     /// Sends a request to the coordinator of `whom` until it is answered without an error that passes, or the
-    /// patience is at its end. `code` picks the error out of the answer.
+    /// patience is at its end. `refusal` picks the error out of the answer.
     ///
     /// Errors: `Refused` with the first code that does not pass, or the last that would; what a lost answer gave,
     /// at once for [`Repeat::Never`].
-    pub(crate) fn call_coordinator<R: Request>(
+    pub(crate) fn call_coordinator<R: Request, F: Into<Refusal>>(
         &mut self,
         whom: &Coordinated,
         request: &R,
         repeat: Repeat,
         retry: &mut Retry,
-        code: impl Fn(&R::Response) -> ErrorCode,
+        refusal: impl Fn(&R::Response) -> F,
     ) -> Result<R::Response> {
         loop {
-            match self.ask_coordinator(whom, request, repeat, retry.deadline(), &code) {
+            match self.ask_coordinator(whom, request, repeat, retry.deadline(), &refusal) {
                 Ok(answer) => return Ok(answer),
                 Err(Attempt::Unknown(error)) if repeat == Repeat::Never => return Err(error),
                 Err(Attempt::Unknown(error) | Attempt::NotDone(error)) => {
@@ -275,23 +275,23 @@ impl Cluster {
         }
     }
 
-    fn ask_coordinator<R: Request>(
+    fn ask_coordinator<R: Request, F: Into<Refusal>>(
         &mut self,
         whom: &Coordinated,
         request: &R,
         repeat: Repeat,
         deadline: Instant,
-        code: impl Fn(&R::Response) -> ErrorCode,
+        refusal: impl Fn(&R::Response) -> F,
     ) -> std::result::Result<R::Response, Attempt> {
         let address = self.coordinator(whom, deadline).map_err(Attempt::NotDone)?;
         self.connection(&address).map_err(Attempt::NotDone)?;
         let answer = self.call(&address, request, deadline, repeat).map_err(Attempt::Unknown)?;
-        match code(&answer) {
-            ErrorCode::NONE => Ok(answer),
-            code => {
-                Err(Attempt::NotDone(Error::Refused { code, api: R::API, broker: address, detail: whom.to_string() }))
-            }
+        let Refusal { code, about } = refusal(&answer).into();
+        if code == ErrorCode::NONE {
+            return Ok(answer);
         }
+        let detail = about.map_or_else(|| whom.to_string(), |about| format!("{whom}: {about}"));
+        Err(Attempt::NotDone(Error::Refused { code, api: R::API, broker: address, detail }))
     }
 
     /// The coordinator's address, looked up where it isn't known.
@@ -303,6 +303,19 @@ impl Cluster {
         let address = coordinator_of(answer, broker, whom)?;
         self.coordinators.insert(whom.clone(), address.clone());
         Ok(address)
+    }
+}
+
+/// The error code in an answer.
+pub(crate) struct Refusal {
+    pub(crate) code: ErrorCode,
+    /// What of the request it is about, where the answer says so.
+    pub(crate) about: Option<String>,
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(code: ErrorCode) -> Refusal {
+        Refusal { code, about: None }
     }
 }
 

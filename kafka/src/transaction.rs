@@ -15,7 +15,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use crate::admin::first_error;
-use crate::cluster::{Coordinated, Repeat, topic_name};
+use crate::cluster::{Coordinated, Refusal, Repeat, topic_name};
 use crate::error::{Error, ErrorCode, Result};
 use crate::produce::{Place, Queues};
 use crate::producer::{Producer, ProducerIdentity};
@@ -99,7 +99,7 @@ impl<'p> Transaction<'p> {
         }
         let request = self.partitions_request(&new)?;
         // Adding a partition twice is the same as once.
-        self.call(&self.transaction(), &request, Repeat::Harmless, add_partitions_error)?;
+        self.call(&self.transaction(), &request, Repeat::Harmless, add_partitions_refusal)?;
         self.partitions.extend(new);
         Ok(())
     }
@@ -210,16 +210,19 @@ impl<'p> Transaction<'p> {
         self.failed
     }
 
-    fn call<R: Request>(
+    /// A plain refusal of the first request leaves the transaction not begun: the broker would answer its end with
+    /// INVALID_TXN_STATE. (An attempt before it whose answer was lost may have begun one, without a record: the next transaction
+    /// or the broker's time limit ends it.)
+    fn call<R: Request, F: Into<Refusal>>(
         &mut self,
         whom: &Coordinated,
         request: &R,
         repeat: Repeat,
-        code: impl Fn(&R::Response) -> ErrorCode,
+        refusal: impl Fn(&R::Response) -> F,
     ) -> Result<()> {
-        self.begun = true;
         let mut retry = self.producer.cluster.retry();
-        let answered = self.producer.cluster.call_coordinator(whom, request, repeat, &mut retry, code);
+        let answered = self.producer.cluster.call_coordinator(whom, request, repeat, &mut retry, refusal);
+        self.begun |= !matches!(answered, Err(Error::Refused { .. }));
         answered.map(drop).map_err(|error| self.producer.judge(error))
     }
 
@@ -273,18 +276,51 @@ fn by_topic(places: &[Place]) -> Vec<AddPartitionsToTxnTopic> {
 }
 
 /// The partition that is to blame; the others of the same request get OPERATION_NOT_ATTEMPTED.
-fn add_partitions_error(answer: &AddPartitionsToTxnResponse) -> ErrorCode {
-    let topics = answer.results_by_topic_v3_and_below.iter();
-    let partitions = topics.flat_map(|topic| &topic.results_by_partition);
-    let codes: Vec<i16> = partitions.map(|partition| partition.partition_error_code).collect();
-    let blamed = codes.iter().copied().filter(|code| *code != ErrorCode::OPERATION_NOT_ATTEMPTED.0);
-    match first_error(blamed) {
-        ErrorCode::NONE => first_error(codes),
-        code => code,
+fn add_partitions_refusal(answer: &AddPartitionsToTxnResponse) -> Refusal {
+    let mut found = Refusal::from(ErrorCode::NONE);
+    for topic in &answer.results_by_topic_v3_and_below {
+        for partition in &topic.results_by_partition {
+            let code = ErrorCode(partition.partition_error_code);
+            if code != ErrorCode::NONE && (found.about.is_none() || found.code == ErrorCode::OPERATION_NOT_ATTEMPTED) {
+                found = Refusal { code, about: Some(format!("{}-{}", topic.name.0, partition.partition_index)) };
+            }
+        }
     }
+    found
 }
 
 fn offset_error(answer: &TxnOffsetCommitResponse) -> ErrorCode {
     let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
     first_error(partitions.map(|partition| partition.error_code))
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::add_partitions_to_txn_response::{
+        AddPartitionsToTxnPartitionResult, AddPartitionsToTxnTopicResult,
+    };
+
+    use super::*;
+
+    fn refusal(codes: &[(&str, i32, i16)]) -> (i16, Option<String>) {
+        let topic = |(name, number, code): &(&str, i32, i16)| {
+            let result = AddPartitionsToTxnPartitionResult::default()
+                .with_partition_index(*number)
+                .with_partition_error_code(*code);
+            AddPartitionsToTxnTopicResult::default().with_name(topic_name(name)).with_results_by_partition(vec![result])
+        };
+        let topics = codes.iter().map(topic).collect();
+        let answer = AddPartitionsToTxnResponse::default().with_results_by_topic_v3_and_below(topics);
+        let Refusal { code, about } = add_partitions_refusal(&answer);
+        (code.0, about)
+    }
+
+    #[test]
+    fn the_partition_to_blame_is_named_and_not_those_that_were_refused_for_its_sake() {
+        assert_eq!(refusal(&[("a", 0, 0), ("b", 1, 0)]), (0, None));
+        // OPERATION_NOT_ATTEMPTED, TOPIC_AUTHORIZATION_FAILED
+        assert_eq!(refusal(&[("a", 0, 55), ("b", 1, 29), ("c", 2, 55)]), (29, Some("b-1".to_owned())));
+        assert_eq!(refusal(&[("a", 0, 3), ("b", 1, 55)]), (3, Some("a-0".to_owned())));
+        assert_eq!(refusal(&[("a", 0, 55)]), (55, Some("a-0".to_owned())));
+    }
 }

@@ -52,8 +52,13 @@ pub(crate) fn guarded() -> Broker {
 }
 
 pub(crate) fn allow(broker: &Broker, operations: &[&str], resource: &[&str]) {
+    change_rights(broker, &["--add"], operations, resource);
+}
+
+fn change_rights(broker: &Broker, change: &[&str], operations: &[&str], resource: &[&str]) {
     let direct = broker.direct();
-    let mut arguments = vec!["--bootstrap-server", &direct, "--add", "--allow-principal", "User:shop"];
+    let mut arguments = vec!["--bootstrap-server", &direct, "--allow-principal", "User:shop"];
+    arguments.extend(change);
     operations.iter().for_each(|operation| arguments.extend(["--operation", operation]));
     arguments.extend(resource);
     tool("org.apache.kafka.tools.AclCommand", &arguments);
@@ -114,6 +119,18 @@ fn a_user_needs_the_rights_of_its_service_and_none_to_create_what_is_there() {
         &json!({"orderId": order_id, "userName": "ann", "price": 300}),
     );
     until("its effect", || payment.api().balance("ann") == 700);
+
+    world.wait_until_published(Service::Payment);
+    change_rights(&broker, &["--remove", "--force"], &["Write"], &written);
+    append(&mut world.db(Service::Payment), 1);
+    let words = format!("TOPIC_AUTHORIZATION_FAILED from AddPartitionsToTxn at {users}");
+    until("the refusal", || {
+        let (log, topic) = (payment.log(), format!("payment-relay: {prefix}payment.success-0)"));
+        log.lines().any(|line| line.contains("a relay turn failed") && line.contains(&words) && line.contains(&topic))
+    });
+    assert!(!payment.log().contains("INVALID_TXN_STATE"), "{}", payment.log());
+    allow(&broker, &["Write"], &written);
+    world.wait_until_published(Service::Payment);
 }
 
 #[test]
