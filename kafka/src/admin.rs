@@ -153,17 +153,35 @@ impl Admin {
     /// leaders are not there within the request timeout; those of the connection.
     pub fn create_topics(&mut self, topics: &[NewTopic]) -> Result<Vec<(String, Created)>> {
         let mut retry = self.cluster.retry();
-        let timeout = self.cluster.config().request_timeout.as_millis() as i32;
-        let request =
-            CreateTopicsRequest::default().with_topics(topics.iter().map(creatable).collect()).with_timeout_ms(timeout);
-        let created = loop {
-            match self.try_create(&request, topics, &retry) {
-                Ok(created) => break created,
-                Err(error) => retry.pause(error)?,
-            }
-        };
+        let created = self.request_topics(topics, false, &mut retry)?;
         self.wait_for_leaders(topics, &mut retry)?;
         Ok(created)
+    }
+
+    /// Asks whether these topics could be created, and creates none.
+    ///
+    /// Returns and errors are those of [`create_topics`](Admin::create_topics) without `NoLeader`.
+    pub fn validate_topics(&mut self, topics: &[NewTopic]) -> Result<Vec<(String, Created)>> {
+        let mut retry = self.cluster.retry();
+        self.request_topics(topics, true, &mut retry)
+    }
+
+    fn request_topics(
+        &mut self,
+        topics: &[NewTopic],
+        validate_only: bool,
+        retry: &mut Retry,
+    ) -> Result<Vec<(String, Created)>> {
+        let request = CreateTopicsRequest::default()
+            .with_topics(topics.iter().map(creatable).collect())
+            .with_timeout_ms(self.cluster.config().request_timeout.as_millis() as i32)
+            .with_validate_only(validate_only);
+        loop {
+            match self.try_create(&request, topics, retry) {
+                Ok(created) => return Ok(created),
+                Err(error) => retry.pause(error)?,
+            }
+        }
     }
 
     fn try_create(

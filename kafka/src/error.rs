@@ -42,6 +42,10 @@ impl ErrorCode {
     pub(crate) const ILLEGAL_GENERATION: ErrorCode = ErrorCode(22);
     pub(crate) const UNKNOWN_MEMBER_ID: ErrorCode = ErrorCode(25);
     pub(crate) const REBALANCE_IN_PROGRESS: ErrorCode = ErrorCode(27);
+    /// The user lacks a right on the topic.
+    pub const TOPIC_AUTHORIZATION_FAILED: ErrorCode = ErrorCode(29);
+    /// The user lacks a right on the cluster.
+    pub const CLUSTER_AUTHORIZATION_FAILED: ErrorCode = ErrorCode(31);
     pub(crate) const TOPIC_ALREADY_EXISTS: ErrorCode = ErrorCode(36);
     pub(crate) const DUPLICATE_SEQUENCE_NUMBER: ErrorCode = ErrorCode(46);
     pub(crate) const OPERATION_NOT_ATTEMPTED: ErrorCode = ErrorCode(55);

@@ -134,8 +134,16 @@ fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
         move || topics::require_use(&mut Admin::new(kafka(&config), Interrupt::new()), &config)
     });
     report.tell("rights", usable.map(|()| vec![]).map_err(|error| explain("Kafka", error)));
-    report.tell("topics", found.fit(config).map(|()| found.remarks()).map_err(|error| error.to_string()));
-    report.tell("position", check_position(config, &found.there, install));
+    let (there, remarks) = (found.there.clone(), found.remarks());
+    let fit = within(LIMIT, {
+        let config = config.clone();
+        move || {
+            found.fit(&config)?;
+            found.require_creatable(&mut Admin::new(kafka(&config), Interrupt::new()), &config)
+        }
+    });
+    report.tell("topics", fit.map(|()| remarks).map_err(|error| explain("Kafka", error)));
+    report.tell("position", check_position(config, &there, install));
 }
 
 fn check_position(config: &Config, there: &[String], install: Option<Uuid>) -> Finding {

@@ -116,10 +116,7 @@ impl Error {
     pub fn is_refusal(&self) -> bool {
         match self {
             Error::Kafka(kafka::Error::Security { .. }) => true,
-            // fewer brokers than copies are asked for: the others may be about to come
-            Error::Kafka(error @ kafka::Error::Refused { code, .. }) => {
-                error.kind() == kafka::ErrorKind::Fatal && *code != kafka::ErrorCode::INVALID_REPLICATION_FACTOR
-            }
+            Error::Kafka(error @ kafka::Error::Refused { .. }) => error.kind() == kafka::ErrorKind::Fatal,
             Error::Database(error) => {
                 let source = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
                 let distrust = source.and_then(|io| io.get_ref()).is_some_and(|inner| inner.is::<rustls::Error>());

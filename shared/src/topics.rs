@@ -16,19 +16,13 @@ pub fn names(prefix: &str, topics: &[Topic]) -> Vec<String> {
 /// Creates those of the service's topics that are missing. Answers how long they keep records; none: for ever.
 ///
 /// # Errors
-/// Kafka's; [`Error::Fatal`] when a topic can't be used.
+/// Kafka's; [`Error::Fatal`] when a topic can't be used or may not be created, [`Error::Unusable`] when there are too few
+/// brokers for its copies.
 pub fn create(admin: &mut Admin, config: &Config) -> Result<Option<Duration>> {
     let mut found = find(admin, config)?;
     // where all are there, made by somebody else, the right to create them is not needed
     if !found.missing.is_empty() {
-        let new = |name: &String| NewTopic {
-            name: name.clone(),
-            partitions: config.topic_partitions,
-            replication: config.topic_replication,
-            configs: vec![],
-        };
-        let topics: Vec<NewTopic> = found.missing.iter().map(new).collect();
-        let created = admin.create_topics(&topics)?;
+        let created = admin.create_topics(&found.new_topics(config)).map_err(|error| found.not_created(error))?;
         for (name, _) in created.iter().filter(|(_, created)| *created == Created::Created) {
             log::info!("created topic {name} with {} partitions", config.topic_partitions);
         }
@@ -143,6 +137,46 @@ impl Found {
             names => Some(format!("topics {} are missing, they will be created", names.join(", "))),
         };
         missing.into_iter().chain(self.remarks.iter().cloned()).collect()
+    }
+
+    /// Whether a start could create those that are missing. Nothing is created.
+    ///
+    /// # Errors
+    /// As [`create`].
+    pub fn require_creatable(&self, admin: &mut Admin, config: &Config) -> Result<()> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        admin.validate_topics(&self.new_topics(config)).map(drop).map_err(|error| self.not_created(error))
+    }
+
+    fn new_topics(&self, config: &Config) -> Vec<NewTopic> {
+        let new = |name: &String| NewTopic {
+            name: name.clone(),
+            partitions: config.topic_partitions,
+            replication: config.topic_replication,
+            configs: vec![],
+        };
+        self.missing.iter().map(new).collect()
+    }
+
+    /// Kafka's refusal to create the missing topics, with what to do.
+    fn not_created(&self, error: kafka::Error) -> Error {
+        let names = self.missing.join(", ");
+        match error.code() {
+            Some(ErrorCode::TOPIC_AUTHORIZATION_FAILED | ErrorCode::CLUSTER_AUTHORIZATION_FAILED) => {
+                Error::Fatal(format!(
+                    "Kafka's user may not create what is missing: grant it CREATE on {names}, or on the cluster, or have them \
+                     created by somebody else ({error})"
+                ))
+            }
+            // the other brokers may be about to come
+            Some(ErrorCode::INVALID_REPLICATION_FACTOR) => Error::Unusable(format!(
+                "Kafka has fewer brokers than copies are asked for of {names} ({error}): start the others, or set \
+                 TOPIC_REPLICATION (without it the brokers' default.replication.factor counts) to their number at most"
+            )),
+            _ => error.into(),
+        }
     }
 
     /// Whether the saga can use those that exist, with these settings.

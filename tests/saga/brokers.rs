@@ -51,6 +51,17 @@ pub(crate) fn guarded() -> Broker {
     )
 }
 
+/// The settings of a service that is user `shop` at this address.
+fn as_shop(brokers: &str) -> [(&str, &str); 5] {
+    [
+        ("KAFKA_BROKERS", brokers),
+        ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+        ("KAFKA_SASL_MECHANISM", "PLAIN"),
+        ("KAFKA_SASL_USERNAME", "shop"),
+        ("KAFKA_SASL_PASSWORD", "secret-of-shop"),
+    ]
+}
+
 pub(crate) fn allow(broker: &Broker, operations: &[&str], resource: &[&str]) {
     change_rights(broker, &["--add"], operations, resource);
 }
@@ -71,13 +82,7 @@ fn a_user_needs_the_rights_of_its_service_and_none_to_create_what_is_there() {
     let world = World::with("rights", &[("KAFKA_BROKERS", &direct)]);
     make_topics(&world, 1, &[]);
     let users = broker.guarded("USERS");
-    let settings = [
-        ("KAFKA_BROKERS", users.as_str()),
-        ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
-        ("KAFKA_SASL_MECHANISM", "PLAIN"),
-        ("KAFKA_SASL_USERNAME", "shop"),
-        ("KAFKA_SASL_PASSWORD", "secret-of-shop"),
-    ];
+    let settings = as_shop(&users);
     let prefix = world.prefix().to_owned();
     let refused = |words: &str| {
         let said = check(&world, &settings);
@@ -131,6 +136,46 @@ fn a_user_needs_the_rights_of_its_service_and_none_to_create_what_is_there() {
     assert!(!payment.log().contains("INVALID_TXN_STATE"), "{}", payment.log());
     allow(&broker, &["Write"], &written);
     world.wait_until_published(Service::Payment);
+}
+
+#[test]
+fn without_the_right_to_create_what_is_missing_a_check_and_a_start_say_the_same() {
+    let broker = guarded();
+    let direct = broker.direct();
+    let world = World::with("create", &[("KAFKA_BROKERS", &direct)]);
+    let users = broker.guarded("USERS");
+    let settings = as_shop(&users);
+    let all = ["payment", "payment.success", "payment.dlt", "payment.compensation"]
+        .map(|name| format!("{}{name}", world.prefix()));
+    for operations in [["Read"], ["Write"]] {
+        allow(&broker, &operations, &all.each_ref().map(|name| ["--topic", name]).concat());
+    }
+    allow(&broker, &["Read"], &["--group", &format!("{}payment", world.prefix())]);
+    allow(&broker, &["Write"], &["--transactional-id", &format!("{}payment-relay", world.prefix())]);
+    let words = format!("grant it CREATE on {}, or on the cluster", all.join(", "));
+    let said = check(&world, &settings);
+    assert!(
+        said.contains("rights: ok\ntopics: failed: Kafka's user may not create") && said.contains(&words),
+        "{said}"
+    );
+    let payment = world.launch(Service::Payment, &settings);
+    assert_eq!(payment.process().exit().code(), Some(1), "{}", payment.log());
+    assert!(payment.log().contains(&words), "{}", payment.log());
+    allow(&broker, &["Create"], &["--cluster"]);
+    let said = check(&world, &settings);
+    assert!(said.contains("topics: ok: topics "), "{said}");
+    world.start_with(Service::Payment, &settings).wait_for_log("leading: producer");
+}
+
+#[test]
+fn more_copies_than_brokers_fail_the_check_before_a_topic_is_created() {
+    let world = World::with("copies", &[("TOPIC_REPLICATION", "9"), ("STARTUP_LIMIT", "5s")]);
+    let said = check(&world, &[]);
+    assert!(said.contains("topics: failed: Kafka has fewer brokers than copies are asked for"), "{said}");
+    let payment = world.launch(Service::Payment, &[]);
+    assert_eq!(payment.process().exit().code(), Some(1), "{}", payment.log());
+    let log = payment.log();
+    assert!(log.contains("stopped: Kafka has fewer brokers") && log.contains("set TOPIC_REPLICATION"), "{log}");
 }
 
 #[test]
