@@ -79,6 +79,15 @@ pub enum OffsetSpec {
     Timestamp(i64),
 }
 
+/// A broker as the metadata names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerDescription {
+    /// Its node id.
+    pub id: i32,
+    /// Where clients reach it, `host:port` (`advertised.listeners`).
+    pub address: String,
+}
+
 /// An offset of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedOffset {
@@ -137,8 +146,9 @@ impl Operations {
     }
 }
 
-/// A topic, among the kinds of resources that have settings (KIP-133).
+/// The kinds of resources that have settings (KIP-133).
 const TOPIC_RESOURCE: i8 = 2;
+const BROKER_RESOURCE: i8 = 4;
 
 impl Admin {
     /// Without any I/O yet.
@@ -287,6 +297,51 @@ impl Admin {
             value.map(|value| value.to_string()).ok_or_else(missing)
         };
         names.iter().map(value).collect()
+    }
+
+    /// The brokers of the cluster by their ids, as last seen by this client; asked for where none was seen yet.
+    ///
+    /// Errors: those of the connection, retried until the request timeout.
+    pub fn brokers(&mut self) -> Result<Vec<BrokerDescription>> {
+        if self.cluster.brokers().is_empty() {
+            let mut retry = self.cluster.retry();
+            while let Err(error) = self.cluster.refresh(&[], retry.deadline()) {
+                retry.pause(error)?;
+            }
+        }
+        let brokers = self.cluster.brokers().into_iter();
+        Ok(brokers.map(|(id, address)| BrokerDescription { id, address }).collect())
+    }
+
+    /// The values in force of these settings of a broker, each with its name, asked at its own address. Left out are those that it
+    /// does not know.
+    ///
+    /// Errors: `Refused` (CLUSTER_AUTHORIZATION_FAILED, …); `Unreachable` and others of the connection, retried until the request
+    /// timeout.
+    pub fn broker_config(&mut self, broker: &BrokerDescription, keys: &[&str]) -> Result<Vec<(String, String)>> {
+        let mut retry = self.cluster.retry();
+        let resource = DescribeConfigsResource::default()
+            .with_resource_type(BROKER_RESOURCE)
+            .with_resource_name(StrBytes::from_string(broker.id.to_string()))
+            .with_configuration_keys(Some(keys.iter().map(|key| StrBytes::from_string((*key).to_owned())).collect()));
+        let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
+        let answer = loop {
+            match self.cluster.call(&broker.address, &request, retry.deadline(), Repeat::Harmless) {
+                Ok(answer) => break answer,
+                Err(error) => retry.pause(error)?,
+            }
+        };
+        let mut values = vec![];
+        for result in answer.results {
+            let code = ErrorCode(result.error_code);
+            if code != ErrorCode::NONE {
+                let (api, detail) = (DescribeConfigsRequest::API, format!("broker {}", broker.id));
+                return Err(Error::Refused { code, api, broker: broker.address.clone(), detail });
+            }
+            let known = result.configs.into_iter().filter_map(|config| Some((config.name, config.value?)));
+            values.extend(known.map(|(name, value)| (name.to_string(), value.to_string())));
+        }
+        Ok(values)
     }
 
     /// Deletes these topics; those that do not exist count as deleted. The broker removes their data a little later.

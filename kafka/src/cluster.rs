@@ -192,6 +192,13 @@ impl Cluster {
         self.topics.get(name).ok_or_else(|| self.unknown_topic(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))
     }
 
+    /// The brokers as last seen: node id and `host:port`.
+    pub(crate) fn brokers(&self) -> Vec<(i32, String)> {
+        let mut brokers: Vec<_> = self.brokers.iter().map(|(id, address)| (*id, address.clone())).collect();
+        brokers.sort();
+        brokers
+    }
+
     /// All topics are asked for anew.
     pub(crate) fn forget_topics(&mut self) {
         self.topics.clear();

@@ -50,7 +50,8 @@ mod transaction;
 mod wire;
 
 pub use admin::{
-    Admin, CommittedOffset, Created, GroupMember, ListedOffset, NewTopic, OffsetSpec, Operations, TopicDescription,
+    Admin, BrokerDescription, CommittedOffset, Created, GroupMember, ListedOffset, NewTopic, OffsetSpec, Operations,
+    TopicDescription,
 };
 pub use bytes::Bytes;
 pub use config::{Config, Security};

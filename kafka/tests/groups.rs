@@ -21,7 +21,7 @@ on_both_lines! {
     members_with_different_topics_get_only_their_own
     a_topic_that_does_not_exist_is_left_out
     a_topic_that_appears_or_grows_is_divided_again
-    the_settings_of_a_topic_are_told
+    the_settings_of_a_topic_and_of_a_broker_are_told
 }
 
 /// So long that no member lapses while a tool starts beside it; a claim about a lapse takes as long.
@@ -271,12 +271,16 @@ fn a_topic_that_appears_or_grows_is_divided_again(broker: &Broker) {
     assert_eq!(numbers(&member.join().unwrap()), [0, 1, 2]);
 }
 
-fn the_settings_of_a_topic_are_told(broker: &Broker) {
+fn the_settings_of_a_topic_and_of_a_broker_are_told(broker: &Broker) {
     let compacted = broker.topic_with("settings", 1, &[("cleanup.policy", "compact")]);
     let names = [compacted[0].topic.to_string()];
     let mut admin = broker.admin();
     assert_eq!(admin.topic_config(&names, "cleanup.policy").unwrap(), ["compact"]);
     assert_eq!(admin.topic_config(&names, "max.message.bytes").unwrap(), ["1048588"]);
+    let brokers = admin.brokers().unwrap();
+    assert_eq!(brokers.iter().map(|broker| &broker.address).collect::<Vec<_>>(), [&broker.config().brokers[0]]);
+    let values = admin.broker_config(&brokers[0], &["group.max.session.timeout.ms", "no.such.setting"]).unwrap();
+    assert_eq!(values, [("group.max.session.timeout.ms".to_owned(), "1800000".to_owned())]);
     let missing = admin.topic_config(&[unique("missing")], "cleanup.policy").unwrap_err();
     assert!(missing.to_string().contains("UNKNOWN_TOPIC_OR_PARTITION"), "{missing}");
 }

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::db::{Connector, Limits, Session};
 use crate::error::{Error, Result, explain};
 use crate::schema::Pending;
-use crate::{args, position, schema, topics};
+use crate::{args, brokers, position, schema, topics};
 
 /// For each line: longer than any single attempt below takes to give up by itself. It ends what has no limit of its own, such
 /// as reading from a server that accepts and is silent.
@@ -107,43 +107,46 @@ fn installation(session: &mut Session) -> Result<Uuid> {
 }
 
 fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
-    let found = within(LIMIT, {
-        let config = config.clone();
-        move || topics::find(&mut Admin::new(kafka(&config), Interrupt::new()), &config)
+    let reached = ask(config, |admin, _| {
+        let all = admin.brokers()?;
+        brokers::look(admin, &all)
     });
-    let found = match found {
-        Ok(found) => found,
-        Err(error @ Error::Kafka(kafka::Error::Refused { .. })) => {
-            report.tell("broker", Ok(vec![]));
-            report.fail("rights", &explain("Kafka", error));
-            report.fail("topics", "not known without the rights");
-            report.fail("position", "not known without the rights");
-            return;
-        }
+    match reached {
+        Ok(remarks) => report.tell("broker", Ok(remarks)),
+        // it answers: the rest can be known
+        Err(Error::Unusable(why)) => report.fail("broker", &why),
         Err(error) => {
             report.fail("broker", &explain("Kafka", error));
-            report.fail("rights", "not known without the broker");
-            report.fail("topics", "not known without the broker");
-            report.fail("position", "not known without the broker");
+            ["rights", "topics", "position"].iter().for_each(|what| report.fail(what, "not known without the broker"));
+            return;
+        }
+    }
+    let found = match ask(config, topics::find) {
+        Ok(found) => found,
+        Err(error) => {
+            report.fail("rights", &explain("Kafka", error));
+            ["topics", "position"].iter().for_each(|what| report.fail(what, "not known without the rights"));
             return;
         }
     };
-    report.tell("broker", Ok(vec![]));
-    let usable = within(LIMIT, {
-        let config = config.clone();
-        move || topics::require_use(&mut Admin::new(kafka(&config), Interrupt::new()), &config)
-    });
+    let usable = ask(config, topics::require_use);
     report.tell("rights", usable.map(|()| vec![]).map_err(|error| explain("Kafka", error)));
     let (there, remarks) = (found.there.clone(), found.remarks());
-    let fit = within(LIMIT, {
-        let config = config.clone();
-        move || {
-            found.fit(&config)?;
-            found.require_creatable(&mut Admin::new(kafka(&config), Interrupt::new()), &config)
-        }
+    let fit = ask(config, move |admin, config| {
+        found.fit(config)?;
+        found.require_creatable(admin, config)
     });
     report.tell("topics", fit.map(|()| remarks).map_err(|error| explain("Kafka", error)));
     report.tell("position", check_position(config, &there, install));
+}
+
+/// What Kafka says to one attempt.
+fn ask<T: Send + 'static>(
+    config: &Config,
+    work: impl FnOnce(&mut Admin, &Config) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let config = config.clone();
+    within(LIMIT, move || work(&mut Admin::new(kafka(&config), Interrupt::new()), &config))
 }
 
 fn check_position(config: &Config, there: &[String], install: Option<Uuid>) -> Finding {

@@ -34,7 +34,7 @@ const MAX_WAIT: Duration = Duration::from_millis(500);
 /// How often Kafka is told of our offsets, for lag tools, and offsets are moved past what holds no records.
 const COMMIT_OFFSETS: Duration = Duration::from_secs(1);
 /// Without a heartbeat for so long a member's partitions go to others: longer than a collection pause of the broker.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than a batch's statement limit: a member in the middle of a batch is waited for.
 const REBALANCE_TIMEOUT: Duration = Duration::from_secs(45);
 /// A member that is out of its group for longer is not in the middle of a rebalance.

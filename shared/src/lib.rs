@@ -15,6 +15,7 @@
 //! | [`http`], [`dead_letter_http`], [`dead_letter_view`] | requests, answers, problems; the parked records over HTTP |
 //! | [`health`], [`monitor`], [`metrics`], [`operations_http`] | whether the threads turn; what is seen from outside; what is counted; all of it over HTTP |
 //! | `sabotage` | only with `--cfg sabotage`: mechanisms turned off, to show that the checks notice |
+//! | [`topics`], [`brokers`] | what is asked of Kafka before a service works with it |
 //! | [`housekeeping`] | rows that nobody needs any more are removed |
 //! | [`descriptors`] | what the service itself needs comes first, clients get the rest |
 
@@ -22,6 +23,7 @@ pub mod args;
 pub mod aside;
 pub mod backoff;
 pub mod beside;
+pub mod brokers;
 pub mod check;
 pub mod config;
 pub mod consumer;

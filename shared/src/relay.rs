@@ -47,7 +47,7 @@ const TOO_LARGE: Duration = Duration::from_secs(600);
 /// What somebody has put in among older rows by hand is found within this.
 const READ_ALL: Duration = Duration::from_secs(60);
 /// The broker aborts what a dead relay left open after this, so that readers wait no longer.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Its name among what waits.
 const WAITS_AS: &str = "relay";

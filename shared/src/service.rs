@@ -30,7 +30,7 @@ use crate::recovery::Recovery;
 use crate::relay::Relay;
 use crate::shutdown::{self, Shutdown, Stop};
 use crate::wake::{self, Waker};
-use crate::{backoff, check, dead_letter, logging, metrics, position, ready, schema, topics};
+use crate::{backoff, brokers, check, dead_letter, logging, metrics, position, ready, schema, topics};
 
 pub mod take_over;
 
@@ -142,6 +142,7 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     let (topics_keep, found) = wait_for("Kafka", until, shutdown, || {
         let topics_keep = topics::create(&mut admin, config)?;
         topics::require_use(&mut admin, config)?;
+        brokers::require_room(&mut admin)?;
         let ends = Isolation::ReadCommitted;
         Ok((topics_keep, position::find(&written, &kafka, &interrupt, config.service, install_id, ends)?))
     })?;

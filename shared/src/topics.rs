@@ -8,6 +8,9 @@ use crate::config::{Config, Retention};
 use crate::error::{Error, Result};
 use crate::event::Topic;
 
+/// What a batch of one record takes at most: names of 200 characters, an idempotency key of 255, the headers and the position.
+const LARGEST_RECORD: u32 = 3_000;
+
 /// Their names with the prefix, in the order given.
 pub fn names(prefix: &str, topics: &[Topic]) -> Vec<String> {
     topics.iter().map(|topic| format!("{prefix}{}", topic.name())).collect()
@@ -65,6 +68,8 @@ pub fn find(admin: &mut Admin, config: &Config) -> Result<Found> {
     let retentions = found.read(admin, "retention.ms");
     found.retentions = retentions.into_iter().map(|(name, millis)| (name, retention(&millis))).collect();
     found.remark_short_retentions(config.order_deadline);
+    let sizes = found.read(admin, "max.message.bytes");
+    found.remarks.extend(sizes.iter().filter_map(|(name, bytes)| too_small(name, bytes)));
     Ok(found)
 }
 
@@ -203,6 +208,15 @@ fn retention(millis: &str) -> Option<Duration> {
     millis.parse().ok().filter(|millis| *millis < i64::MAX as u64).map(Duration::from_millis)
 }
 
+/// Kafka would refuse some of the service's records.
+fn too_small(topic: &str, bytes: &str) -> Option<String> {
+    let bytes = bytes.parse::<u32>().ok().filter(|bytes| *bytes < LARGEST_RECORD)?;
+    Some(format!(
+        "topic {topic} takes batches of {bytes} bytes at most (max.message.bytes), and a single record of ours may need \
+         {LARGEST_RECORD}: set it to more, or one that does not fit holds up all behind it"
+    ))
+}
+
 /// What is told of a record must not be removed before the record: it could be read again, from the topic's beginning.
 fn fits(variable: &str, ours: Retention, topic: &str, topics: Option<Duration>) -> Result<()> {
     let Some(ours) = ours.time(topics).filter(|ours| topics.is_none_or(|topics| *ours < topics)) else { return Ok(()) };
@@ -223,5 +237,12 @@ mod tests {
         assert_eq!(retention("604800000"), Some(Duration::from_secs(7 * 86_400)));
         assert_eq!(retention("-1"), None);
         assert_eq!(retention("9223372036854775807"), None);
+    }
+
+    #[test]
+    fn a_topic_that_does_not_take_the_largest_record_is_remarked() {
+        assert_eq!(too_small("stock", "3000"), None);
+        let told = too_small("stock", "2999").unwrap();
+        assert!(told.starts_with("topic stock takes batches of 2999 bytes at most (max.message.bytes)"), "{told}");
     }
 }

@@ -97,7 +97,11 @@ fn a_user_needs_the_rights_of_its_service_and_none_to_create_what_is_there() {
     let [read, written] = [&read, &written].map(|[one, other]| ["--topic", one, "--topic", other]);
     refused("TOPIC_AUTHORIZATION_FAILED");
     let said = check(&world, &settings);
-    assert!(said.contains("broker: ok\nrights: failed: Kafka refuses: TOPIC_AUTHORIZATION_FAILED"), "{said}");
+    assert!(
+        said.contains("broker: ok: the limits of broker 1 can't be checked: CLUSTER_AUTHORIZATION_FAILED"),
+        "{said}"
+    );
+    assert!(said.contains("\nrights: failed: Kafka refuses: TOPIC_AUTHORIZATION_FAILED"), "{said}");
     // from here on README's list (Deploying), right by right, and nothing on the topics of stock
     allow(&broker, &["Describe"], &read);
     // a new leader reads the positions in what it writes
@@ -191,6 +195,27 @@ fn a_lone_broker_with_kafkas_default_replication_is_told_by_its_settings() {
     let log = payment.log();
     let last = log.lines().rfind(|line| line.contains("stopped: ")).unwrap();
     assert!(last.contains(words), "{last}");
+}
+
+// ---- addresses and limits
+
+#[test]
+fn limits_of_the_brokers_that_leave_too_little_room_are_told_by_their_settings() {
+    let limits = "group.max.session.timeout.ms=6000\ntransaction.max.timeout.ms=5000\n";
+    let broker = Broker::start_with(&[], limits);
+    let direct = broker.direct();
+    let world = World::with("limits", &[("KAFKA_BROKERS", &direct), ("STARTUP_LIMIT", "5s")]);
+    let words = format!(
+        "set group.max.session.timeout.ms to 10000 at least, broker 1 at {direct} has 6000; \
+         set transaction.max.timeout.ms to 10000 at least, broker 1 at {direct} has 5000"
+    );
+    let said = check(&world, &[]);
+    assert!(said.contains("broker: failed: Kafka's limits leave too little room: ") && said.contains(&words), "{said}");
+    assert!(said.contains("rights: ok") && said.contains("topics: ok"), "{said}");
+    let payment = world.launch(Service::Payment, &[]);
+    assert_eq!(payment.process().exit().code(), Some(1), "{}", payment.log());
+    let log = payment.log();
+    assert!(log.lines().any(|line| line.contains("stopped: ") && line.contains(&words)), "{log}");
 }
 
 // ---- topics
