@@ -63,6 +63,8 @@ pub(crate) struct Cluster {
     brokers: HashMap<i32, String>,
     topics: HashMap<Arc<str>, Topic>,
     coordinators: HashMap<Coordinated, String>,
+    /// Who told the last of these addresses.
+    told_by: Option<String>,
 }
 
 impl Cluster {
@@ -75,6 +77,7 @@ impl Cluster {
             brokers: HashMap::new(),
             topics: HashMap::new(),
             coordinators: HashMap::new(),
+            told_by: None,
         }
     }
 
@@ -100,10 +103,22 @@ impl Cluster {
             self.connections.remove(address);
         }
         if !self.connections.contains_key(address) {
-            let made = Connection::open(address, &self.config, &self.interrupt)?;
+            let made = Connection::open(address, &self.config, &self.interrupt);
+            let made = made.map_err(|error| self.not_connected(address, error))?;
             self.connections.insert(address.to_owned(), made);
         }
         self.connections.get_mut(address).ok_or(Error::Interrupted)
+    }
+
+    /// The given address may be right and lead to a broker that names a wrong one.
+    fn not_connected(&self, address: &str, error: Error) -> Error {
+        let is_given = self.config.brokers.iter().any(|given| given == address);
+        match (&self.told_by, error) {
+            (Some(told_by), error @ (Error::Io { .. } | Error::Timeout { .. })) if !is_given => {
+                Error::Unreachable { broker: address.to_owned(), told_by: told_by.clone(), cause: error.to_string() }
+            }
+            (_, error) => error,
+        }
     }
 
     /// Sends one request to this address and reads its answer. A connection on which that failed is dropped.
@@ -221,7 +236,8 @@ impl Cluster {
     ///
     /// Errors: `NoBroker`, `Timeout`, `Interrupted`; `Refused` when a topic may not be seen (authorization) or has an invalid name.
     pub(crate) fn refresh(&mut self, topics: &[Arc<str>], deadline: Instant) -> Result<()> {
-        let (_, answer) = self.call_any(&metadata_request(topics), deadline)?;
+        let (told_by, answer) = self.call_any(&metadata_request(topics), deadline)?;
+        self.told_by = Some(told_by);
         self.learn_brokers(&answer);
         answer.topics.into_iter().try_for_each(|topic| self.learn_topic(topic))
     }
@@ -307,7 +323,8 @@ impl Cluster {
             return Ok(address.clone());
         }
         let (broker, answer) = self.call_any(&coordinator_request(whom), deadline)?;
-        let address = coordinator_of(answer, broker, whom)?;
+        let address = coordinator_of(answer, broker.clone(), whom)?;
+        self.told_by = Some(broker);
         self.coordinators.insert(whom.clone(), address.clone());
         Ok(address)
     }

@@ -117,6 +117,15 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// No connection could be made to an address that is not this client's setting but what a broker told it.
+    Unreachable {
+        /// The address, `host:port`.
+        broker: String,
+        /// The broker that told it.
+        told_by: String,
+        /// Why not.
+        cause: String,
+    },
     /// The broker is not the one that is trusted, or it does not accept who this client is. It holds no password.
     Security {
         /// The broker's address.
@@ -198,7 +207,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Refused { code, .. } => code.kind(),
-            Error::Io { .. } | Error::Timeout { .. } => ErrorKind::Retriable,
+            Error::Io { .. } | Error::Timeout { .. } | Error::Unreachable { .. } => ErrorKind::Retriable,
             Error::NoBroker { .. } | Error::NoLeader { .. } => ErrorKind::Retriable,
             Error::Undecided { .. } => ErrorKind::Retriable,
             Error::NotInitialised | Error::TransactionFailed => ErrorKind::Retriable,
@@ -245,6 +254,11 @@ impl fmt::Display for Error {
                 if detail.is_empty() { Ok(()) } else { write!(f, " ({detail})") }
             }
             Error::Io { api, broker, source } => write!(f, "{api} at {broker}: {source}"),
+            Error::Unreachable { broker, told_by, cause } => write!(
+                f,
+                "the broker at {told_by} tells its clients to go to {broker} (advertised.listeners), which can't be reached \
+                 from here: {cause}"
+            ),
             Error::Security { broker, cause } => write!(f, "{broker}: {cause}"),
             Error::Timeout { api, broker, after } => {
                 write!(f, "{api} at {broker}: no answer within {after:?}")

@@ -148,6 +148,9 @@ pub(crate) fn explain(what: &str, error: Error) -> String {
             }
             error => format!("{what} refuses us, or is not to be trusted: {error}; check the settings"),
         },
+        Error::Kafka(error @ kafka::Error::Unreachable { .. }) => {
+            format!("{error}; have it name an address that this host can reach")
+        }
         error => format!("{what} is not there: {error}; check its address and that it runs"),
     }
 }

@@ -31,7 +31,8 @@ impl Broker {
         Broker::start_with(&[], "")
     }
 
-    /// The same with more listeners, each with its security protocol, and with settings for them.
+    /// The same with more listeners, each with its security protocol, and with settings for them. One named ASTRAY tells
+    /// its clients to go to a host that does not exist.
     ///
     /// # Panics
     /// When it does not answer.
@@ -44,7 +45,9 @@ impl Broker {
             listeners.iter().map(|(name, _)| (name.to_string(), ports::free_port())).collect();
         let addresses: String = guarded.iter().map(|(name, port)| format!(",{name}://127.0.0.1:{port}")).collect();
         let protocols: String = listeners.iter().map(|(name, protocol)| format!(",{name}:{protocol}")).collect();
-        let settings = settings(&folder, port, behind_proxy, proxy.port(), [&addresses, &protocols]) + more;
+        let advertised = addresses.replace("ASTRAY://127.0.0.1", "ASTRAY://kafka-internal.invalid");
+        let ours = settings(&folder, port, behind_proxy, proxy.port(), [&addresses, &advertised, &protocols]);
+        let settings = ours + more;
         fs::write(folder.join("server.properties"), settings).expect("the broker's folder");
         let mut broker = Broker { proxy, folder, port, guarded, process: None };
         broker.tool("kafka.tools.StorageTool", &["format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", &broker.properties()]);
@@ -146,15 +149,16 @@ pub fn java_args() -> Vec<String> {
     ["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &jars].map(str::to_string).to_vec()
 }
 
-fn settings(folder: &Path, port: u16, behind_proxy: u16, proxy: u16, [addresses, protocols]: [&str; 2]) -> String {
+fn settings(folder: &Path, port: u16, behind_proxy: u16, proxy: u16, more: [&str; 3]) -> String {
     let controller = ports::free_port();
+    let [addresses, advertised, protocols] = more;
     format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.voters=1@127.0.0.1:{controller}\n\
          controller.listener.names=CONTROLLER\n\
          listeners=DIRECT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind_proxy},CONTROLLER://127.0.0.1:{controller}{addresses}\n\
-         advertised.listeners=DIRECT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy}{addresses}\n\
+         advertised.listeners=DIRECT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy}{advertised}\n\
          inter.broker.listener.name=DIRECT\n\
          listener.security.protocol.map=DIRECT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
          log.dirs={}/data\n\

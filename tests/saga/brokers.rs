@@ -200,6 +200,20 @@ fn a_lone_broker_with_kafkas_default_replication_is_told_by_its_settings() {
 // ---- addresses and limits
 
 #[test]
+fn a_broker_that_names_an_address_that_leads_nowhere_is_told_by_its_setting() {
+    let broker = Broker::start_with(&[("ASTRAY", "PLAINTEXT")], "");
+    let astray = broker.guarded("ASTRAY");
+    let world = World::with("astray", &[("KAFKA_BROKERS", &astray), ("STARTUP_LIMIT", "10s")]);
+    let words = format!("the broker at {astray} tells its clients to go to kafka-internal.invalid:");
+    let said = check(&world, &[]);
+    assert!(said.contains(&format!("broker: failed: {words}")) && said.contains("(advertised.listeners)"), "{said}");
+    let payment = world.launch(Service::Payment, &[]);
+    assert_eq!(payment.process().exit().code(), Some(1), "{}", payment.log());
+    assert!(payment.log().contains(&format!("stopped: {words}")), "{}", payment.log());
+    assert!(!payment.log().contains("check its address"), "{}", payment.log());
+}
+
+#[test]
 fn limits_of_the_brokers_that_leave_too_little_room_are_told_by_their_settings() {
     let limits = "group.max.session.timeout.ms=6000\ntransaction.max.timeout.ms=5000\n";
     let broker = Broker::start_with(&[], limits);
