@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kafka_protocol::messages::consumer_group_describe_response::Member;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
@@ -13,8 +14,9 @@ use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponse;
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-    DescribeGroupsResponse, GroupId, ListOffsetsRequest, ListOffsetsResponse, OffsetFetchRequest,
+    BrokerId, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, CreateTopicsRequest, DeleteTopicsRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, DescribeGroupsResponse, GroupId, ListOffsetsRequest,
+    ListOffsetsResponse, OffsetFetchRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -436,10 +438,45 @@ impl Admin {
         Ok(seen.filter_map(operations).collect())
     }
 
-    /// The members of a group that its clients divide among themselves (KIP-62); none where there is no such group.
+    /// The members of a group, whether its clients divide it among themselves (KIP-62) or the broker does (KIP-848); none
+    /// where there is no such group.
     ///
     /// Errors: `Refused` (GROUP_AUTHORIZATION_FAILED, …); those of the connection, retried until the request timeout.
     pub fn group_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
+        let members = self.classic_members(group)?;
+        if members.is_empty() { self.consumer_members(group) } else { Ok(members) }
+    }
+
+    /// One member of the newer protocol makes a group the broker's, and DescribeGroups then shows none of it.
+    fn consumer_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
+        let mut retry = self.cluster.retry();
+        let request = ConsumerGroupDescribeRequest::default()
+            .with_group_ids(vec![GroupId(StrBytes::from_string(group.to_owned()))]);
+        let code = |answer: &ConsumerGroupDescribeResponse| {
+            answer.groups.first().map_or(ErrorCode::NONE, |group| ErrorCode(group.error_code))
+        };
+        let whom = Coordinated::Group(group.to_owned());
+        let answer = match self.cluster.call_coordinator(&whom, &request, Repeat::Harmless, &mut retry, code) {
+            Err(Error::Refused { code: ErrorCode::GROUP_ID_NOT_FOUND, .. } | Error::UnsupportedVersion { .. }) => {
+                return Ok(vec![]);
+            }
+            answered => answered?,
+        };
+        let members = answer.groups.into_iter().flat_map(|group| group.members);
+        let member = |member: Member| GroupMember {
+            client_id: member.client_id.to_string(),
+            host: member.client_host.to_string(),
+            partitions: member
+                .assignment
+                .topic_partitions
+                .iter()
+                .flat_map(|topic| topic.partitions.iter().map(|number| (topic.topic_name.0.to_string(), *number)))
+                .collect(),
+        };
+        Ok(members.map(member).collect())
+    }
+
+    fn classic_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
         let mut retry = self.cluster.retry();
         let request =
             DescribeGroupsRequest::default().with_groups(vec![GroupId(StrBytes::from_string(group.to_owned()))]);

@@ -49,6 +49,7 @@ impl ErrorCode {
     pub(crate) const TOPIC_ALREADY_EXISTS: ErrorCode = ErrorCode(36);
     pub(crate) const DUPLICATE_SEQUENCE_NUMBER: ErrorCode = ErrorCode(46);
     pub(crate) const OPERATION_NOT_ATTEMPTED: ErrorCode = ErrorCode(55);
+    pub(crate) const GROUP_ID_NOT_FOUND: ErrorCode = ErrorCode(69);
     pub(crate) const MEMBER_ID_REQUIRED: ErrorCode = ErrorCode(79);
 
     /// Who has to act on this code. INVALID_PRODUCER_EPOCH (47) and PRODUCER_FENCED (90) are the same news from

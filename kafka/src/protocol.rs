@@ -69,6 +69,10 @@ requests! {
     DescribeGroups: DescribeGroupsRequest -> DescribeGroupsResponse, 5..=5,
         [Fixed(4), Array(&[Fixed(2), Compact, Compact, Compact, Compact,
          Array(&[Compact, Compact, Compact, Compact, Compact, Compact, END]), Fixed(4), END]), END];
+    // Members of the newer protocol (KIP-848), since Kafka 3.7; a broker need not know it. 1 tells how each has joined.
+    ConsumerGroupDescribe: ConsumerGroupDescribeRequest -> ConsumerGroupDescribeResponse, 0..=0,
+        [Fixed(4), Array(&[Fixed(2), Compact, Compact, Compact, Fixed(4 + 4), Compact,
+         Array(&CONSUMER_MEMBER), Fixed(4), END]), END];
     ListOffsets: ListOffsetsRequest -> ListOffsetsResponse, 7..=7,
         [Fixed(4), Array(&[Compact, Array(&[Fixed(4 + 2 + 8 + 8 + 4), END]), END]), END];
     // From 4 on a fenced producer is told PRODUCER_FENCED (KIP-588).
@@ -103,6 +107,24 @@ requests! {
 /// Name, value; read-only, source, sensitive; synonyms; type; documentation.
 const CONFIG: [Shape; 7] =
     [Compact, Compact, Fixed(3), Array(&[Compact, Compact, Fixed(1), END]), Fixed(1), Compact, END];
+/// Ids of member, instance and rack; epoch; client's id and host; topics, their pattern; what it has, what it will have.
+const CONSUMER_MEMBER: [Shape; 13] = [
+    Compact,
+    Compact,
+    Compact,
+    Fixed(4),
+    Compact,
+    Compact,
+    Array(&[Compact]),
+    Compact,
+    Array(&ASSIGNED),
+    END,
+    Array(&ASSIGNED),
+    END,
+    END,
+];
+/// Topic's id, name; partitions.
+const ASSIGNED: [Shape; 4] = [Fixed(16), Compact, Array(&[Fixed(4)]), END];
 /// Error, number, leader, leader's epoch; replicas, those in sync, those offline.
 const METADATA_PARTITION: [Shape; 5] =
     [Fixed(2 + 4 + 4 + 4), Array(&[Fixed(4)]), Array(&[Fixed(4)]), Array(&[Fixed(4)]), END];
@@ -136,6 +158,7 @@ mod tests {
         decode::<m::CreateTopicsRequest>(body);
         decode::<m::DeleteTopicsRequest>(body);
         decode::<m::DescribeConfigsRequest>(body);
+        decode::<m::ConsumerGroupDescribeRequest>(body);
         decode::<m::ListOffsetsRequest>(body);
         decode::<m::InitProducerIdRequest>(body);
         decode::<m::AddPartitionsToTxnRequest>(body);

@@ -297,7 +297,17 @@ fn a_topic_made_anew_with_fewer_partitions_is_written_to_without_a_restart() {
 
 #[test]
 fn a_stranger_in_the_group_is_named() {
-    let world = World::with("stranger", &[]);
+    a_stranger_is_named("classic");
+}
+
+/// KIP-848: the broker divides a group as soon as one member asks for it.
+#[test]
+fn a_stranger_of_the_newer_protocol_is_named() {
+    a_stranger_is_named("consumer");
+}
+
+fn a_stranger_is_named(protocol: &str) {
+    let world = World::with(&format!("stranger_{protocol}"), &[]);
     let payment = world.start(Service::Payment);
     payment.wait_for_log("joined the group");
     payment.api().put_balance("ann", 1_000);
@@ -306,6 +316,7 @@ fn a_stranger_in_the_group_is_named() {
         &broker::java_args()[..],
         &["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", world.brokers()].map(str::to_string),
         &["--topic", &topic, "--group", &group].map(str::to_string),
+        &["--command-property", &format!("group.protocol={protocol}")].map(str::to_string),
     ]
     .concat();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
