@@ -212,7 +212,10 @@ impl Monitor {
         let names = topics::names(&self.prefix, &topics);
         let described = self.admin.describe_topics(&names)?;
         if described.len() < names.len() {
-            return Err(Error::Fatal(format!("only {} of {} topics are there", described.len(), names.len())));
+            let mut missing = names;
+            missing.retain(|name| !described.iter().any(|topic| topic.name == *name));
+            let missing = missing.join(", ");
+            return Err(Error::Fatal(format!("there is no topic {missing}: create it, or have a restart create it")));
         }
         let places: Vec<_> = described.iter().flat_map(|t| (0..t.partitions).map(|p| (t.name.clone(), p))).collect();
         // also what an open transaction still hides: it may be there for long

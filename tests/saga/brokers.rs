@@ -293,6 +293,16 @@ fn a_topic_made_anew_with_fewer_partitions_is_written_to_without_a_restart() {
     assert_eq!(published, stored.into_iter().collect());
 }
 
+#[test]
+fn a_topic_that_is_gone_is_named() {
+    let world = World::with("gone", &[]);
+    let payment = world.start(Service::Payment);
+    payment.wait_until_ready();
+    let topic = format!("{}payment.compensation", world.prefix());
+    admin(&world).delete_topics(std::slice::from_ref(&topic)).unwrap();
+    until("it to be named", || reasons(&payment).contains(&format!("there is no topic {topic}: create it")));
+}
+
 // ---- strangers
 
 #[test]
