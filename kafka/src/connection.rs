@@ -31,6 +31,7 @@ pub(crate) struct Connection {
     max_frame_bytes: usize,
     versions: HashMap<i16, (i16, i16)>,
     next_correlation_id: i32,
+    /// Whether an answer has come; from the end of the handshake on, whether another one has.
     answered: bool,
     /// Requests that were sent and whose answers have not been read yet.
     awaited: usize,
@@ -75,7 +76,7 @@ impl Connection {
             awaited: 0,
             ends: None,
         };
-        connection.learn_versions(deadline).map_err(closed_at_once)?;
+        connection.learn_versions(deadline)?;
         if let Some(sasl) = sasl {
             connection.authenticate(sasl, deadline)?;
         }
@@ -205,7 +206,8 @@ impl Connection {
     }
 
     fn read_frame<R: Request>(&mut self, sent: &Sent<R>) -> Result<Bytes> {
-        let prefix = self.read::<R>(4, sent)?;
+        let prefix = self.read::<R>(4, sent);
+        let prefix = if self.answered { prefix? } else { prefix.map_err(closed_at_once)? };
         let length = Bytes::from(prefix).get_i32();
         // The correlation id alone takes four bytes.
         match usize::try_from(length) {
@@ -272,18 +274,19 @@ fn connect_error(wakes: &Interrupt, address: &str, guarded: bool, source: io::Er
     io_error(wakes, "connect", address, source, after)
 }
 
-/// A broker that expects TLS where we speak plainly closes the connection without a word.
+/// A broker that expects TLS where we speak plainly closes the connection without a word, and so does one that expects a user at
+/// the first request after the versions.
 fn closed_at_once(error: Error) -> Error {
     match error {
         Error::Io { api, broker, source } if source.kind() == io::ErrorKind::UnexpectedEof => {
-            Error::Io { api, broker, source: hint(source, "does it expect TLS?") }
+            Error::Io { api, broker, source: hint(source, "does it expect TLS or a user (another security protocol)?") }
         }
         other => other,
     }
 }
 
 fn hint(source: io::Error, question: &str) -> io::Error {
-    io::Error::new(source.kind(), format!("the broker closed the connection during the handshake: {question}"))
+    io::Error::new(source.kind(), format!("the broker closed the connection at once: {question}"))
 }
 
 /// A socket that fails because it was shut down by the interrupt says so.

@@ -151,6 +151,10 @@ pub(crate) fn explain(what: &str, error: Error) -> String {
         Error::Kafka(error @ kafka::Error::Unreachable { .. }) => {
             format!("{error}; have it name an address that this host can reach")
         }
+        Error::Kafka(error) => {
+            let protocol = "KAFKA_SECURITY_PROTOCOL is what its listener there speaks";
+            format!("{what} is not there: {error}; check its address and that it runs, and that {protocol}")
+        }
         error => format!("{what} is not there: {error}; check its address and that it runs"),
     }
 }

@@ -102,6 +102,12 @@ fn a_user_needs_the_rights_of_its_service_and_none_to_create_what_is_there() {
         "{said}"
     );
     assert!(said.contains("\nrights: failed: Kafka refuses: TOPIC_AUTHORIZATION_FAILED"), "{said}");
+    // a client that shows no user is closed out, and its address is right
+    let said = check(&world, &[("KAFKA_BROKERS", &users)]);
+    assert!(
+        said.contains("broker: failed: ") && said.contains("KAFKA_SECURITY_PROTOCOL is what its listener"),
+        "{said}"
+    );
     // from here on README's list (Deploying), right by right, and nothing on the topics of stock
     allow(&broker, &["Describe"], &read);
     // a new leader reads the positions in what it writes
