@@ -37,7 +37,7 @@ impl Reader<'_> {
     }
 
     pub(super) fn brokers(&mut self) -> Vec<String> {
-        let (name, takes) = ("KAFKA_BROKERS", "a list of host:port, separated by commas");
+        let (name, takes) = ("KAFKA_BROKERS", "a list of host:port without a scheme, separated by commas");
         let value = self.value(name, "127.0.0.1:9092", takes, "brokers to find the Kafka cluster by");
         let brokers: Vec<String> = value.split(',').map(|b| b.trim().to_string()).collect();
         if !brokers.iter().all(|broker| is_host_and_port(broker)) {
@@ -69,7 +69,8 @@ impl Reader<'_> {
 }
 
 fn is_host_and_port(broker: &str) -> bool {
-    broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+    let port_fits = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && !host.contains('/') && port_fits(port))
 }
 
 /// Scheme, host, and a port unless it is the scheme's own. No IPv6 address: a Content-Security-Policy can't name one.
@@ -137,6 +138,16 @@ mod tests {
             bad.iter().chain(&["http://a:", "http://a:+1", "http://a:0", "http://[a]", "http://me@a", "http://a,"])
         {
             assert!(origins(bad).unwrap_err().to_string().contains("CORS_ORIGINS="), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_broker_is_a_host_and_a_port_without_a_scheme() {
+        let brokers = |text: &str| config(&[("KAFKA_BROKERS", text)]).map(|config| config.brokers);
+        assert_eq!(brokers("kafka-1:9092, [::1]:9093").unwrap(), ["kafka-1:9092", "[::1]:9093"]);
+        for bad in ["PLAINTEXT://kafka-1:9092", "kafka-1:9092,kafka://kafka-2:9092", "kafka-1", ":9092", "kafka-1:0"] {
+            let told = brokers(bad).unwrap_err().to_string();
+            assert!(told.contains("must be a list of host:port without a scheme"), "{bad}: {told}");
         }
     }
 
