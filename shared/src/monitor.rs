@@ -34,6 +34,8 @@ const STRANGERS_AFTER: f64 = 10.0;
 const UNLED_LIMIT: f64 = 15.0;
 /// By so many seconds a stored time may be ahead of the clock (`stamp_outbox`).
 const CLOCK_BOUND: f64 = 60.0;
+/// A session that gave up its wait for a lock waits for it again within this.
+const BLOCKED_FOR: Duration = Duration::from_secs(30);
 /// Ends of a partition's log that are remembered, for the age of what waits there.
 const SAMPLES: usize = 600;
 
@@ -165,10 +167,13 @@ impl Monitor {
     /// Whether the database is there and fits.
     fn look(&mut self) -> bool {
         let mut reasons = Vec::new();
-        let known = offsets::known();
+        let (service, known) = (self.service, offsets::known());
         let offsets = self.connection.with(|session| {
             schema::require_compatible(session)?;
             schema::require_writable(session)?;
+            for (what, why) in outbox::blocked(session, service)? {
+                waits::seen(&what, why, BLOCKED_FOR);
+            }
             offsets::all(session)
         });
         let offsets = noted(offsets, "the database", &mut reasons);
@@ -285,9 +290,6 @@ fn stored(
     oldest: &mut Option<(i64, Instant)>,
     snapshots: &mut HashMap<String, Instant>,
 ) -> Result<Stored> {
-    for (what, why) in outbox::blocked(session, service)? {
-        waits::seen(&what, why, 2 * COUNT_AGAIN);
-    }
     let outbox = outbox::waiting(session, service)?;
     let since = oldest.filter(|(id, _)| outbox.oldest == Some(*id)).map_or_else(Instant::now, |(_, since)| since);
     *oldest = outbox.oldest.map(|id| (id, since));

@@ -52,7 +52,7 @@ pub(crate) fn guarded() -> Broker {
 }
 
 /// The settings of a service that is user `shop` at this address.
-fn as_shop(brokers: &str) -> [(&str, &str); 5] {
+pub(crate) fn as_shop(brokers: &str) -> [(&str, &str); 5] {
     [
         ("KAFKA_BROKERS", brokers),
         ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
@@ -66,7 +66,7 @@ pub(crate) fn allow(broker: &Broker, operations: &[&str], resource: &[&str]) {
     change_rights(broker, &["--add"], operations, resource);
 }
 
-fn change_rights(broker: &Broker, change: &[&str], operations: &[&str], resource: &[&str]) {
+pub(crate) fn change_rights(broker: &Broker, change: &[&str], operations: &[&str], resource: &[&str]) {
     let direct = broker.direct();
     let mut arguments = vec!["--bootstrap-server", &direct, "--allow-principal", "User:shop"];
     arguments.extend(change);

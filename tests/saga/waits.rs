@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use harness::broker::tool;
 use harness::{Api, Instance, Service, World, until};
 use kafka::{Config, Interrupt, Producer, ProducerRecord};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::brokers::{allow, guarded, make_topics};
+use crate::brokers::{allow, as_shop, change_rights, guarded, make_topics};
 use crate::operations::metric;
 
 /// What waits, as `/overview` has it: what it is, and for what.
@@ -84,22 +83,11 @@ fn rights_that_are_taken_away_are_told_by_what_waits_for_them() {
     }
     allow(&broker, &["Read"], &["--group", &named("payment")]);
     allow(&broker, &["Write", "Describe"], &["--transactional-id", &named("payment-relay")]);
-    let payment = world.start_with(
-        Service::Payment,
-        &[
-            ("KAFKA_BROKERS", users.as_str()),
-            ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
-            ("KAFKA_SASL_MECHANISM", "PLAIN"),
-            ("KAFKA_SASL_USERNAME", "shop"),
-            ("KAFKA_SASL_PASSWORD", "secret-of-shop"),
-        ],
-    );
+    let payment = world.start_with(Service::Payment, &as_shop(&users));
     payment.wait_for_log("leading: producer");
     payment.api().put_balance("ann", 1_000);
     let take_away = |operation: &str, topic: &str| {
-        let (topic, place) = (named(topic), ["--bootstrap-server", &direct, "--remove", "--force"]);
-        let what = ["--allow-principal", "User:shop", "--operation", operation, "--topic", &topic];
-        tool("org.apache.kafka.tools.AclCommand", &[&place[..], &what].concat());
+        change_rights(&broker, &["--remove", "--force"], &[operation], &["--topic", &named(topic)]);
     };
     let ask = || {
         let order_id = Uuid::now_v7();
