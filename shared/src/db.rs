@@ -45,6 +45,8 @@ impl Limits {
         idle_in_transaction: Duration::from_secs(5),
         idle: Duration::ZERO,
     };
+    /// For sessions that serve HTTP calls: a call that waits for a row keeps one of the few that run at once.
+    pub const CALL: Limits = Limits { lock: Duration::from_secs(1), ..Limits::WORK };
     /// For sessions that only look on.
     pub const GLANCE: Limits = Limits {
         statement: Duration::from_secs(5),
@@ -102,6 +104,11 @@ impl Connector {
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3);
         Ok(Connector { target, limits })
+    }
+
+    /// The same, with other limits.
+    pub fn with_limits(&self, limits: Limits) -> Connector {
+        Connector { limits, ..self.clone() }
     }
 
     /// Opens a session.

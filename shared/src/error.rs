@@ -101,6 +101,7 @@ impl Error {
         match self {
             Error::Kafka(_) => "Kafka is not there".into(),
             Error::Unusable(why) => why.clone(),
+            _ if self.is_lock_timeout() => "another database session holds a row or table that this call needs".into(),
             Error::Database(cause) if cause.as_db_error().is_some() && !self.is_lost_session() => {
                 match self.is_time_limit() {
                     true => "the database took too long".into(),

@@ -2,7 +2,7 @@
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::db::{Connector, Query, Session};
+use crate::db::{Connector, Limits, Query, Session};
 use crate::error::{Error, Result};
 use crate::metrics;
 
@@ -71,8 +71,9 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// `size` connections, opened at their first use.
+    /// `size` connections, opened at their first use, with the limits of [`Limits::CALL`].
     pub fn new(connector: &Connector, size: usize) -> Pool {
+        let connector = connector.with_limits(Limits::CALL);
         let (back, idle) = bounded(size);
         for _ in 0..size {
             back.try_send(Connection::new(connector.clone())).expect("the channel holds `size`");

@@ -1,5 +1,5 @@
-//! Sessions that wait for a lock: how a test knows that a statement of a service has arrived at PostgreSQL and stands still,
-//! and how it ends one whose client is dead.
+//! Sessions that stand still: how a test knows that a statement of a service has arrived at PostgreSQL and waits for a lock, how
+//! it stops one that no `lock_timeout` ends, and how it ends one whose client is dead.
 
 use postgres::Client;
 
@@ -24,9 +24,44 @@ impl World {
         wait::until("no session that waits for a lock", || self.waiting(service) == 0);
     }
 
+    /// Stops every `statement` (`insert on account`) of a service's database, without a lock, until [`World::let_go`].
+    ///
+    /// # Panics
+    /// When there is no such table.
+    pub fn stop_at(&self, service: Service, statement: &str) {
+        let sql = format!(
+            "create table gate (closed boolean); insert into gate values (true);
+             create function stand_still() returns trigger language plpgsql as
+                 $$ begin while exists (select from gate) loop perform pg_sleep(0.02); end loop; return new; end $$;
+             create trigger stand_still before {statement} for each row execute function stand_still()"
+        );
+        self.db(service).batch_execute(&sql).expect("a superuser may");
+    }
+
+    /// Waits until so many statements stand still there.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_for_stopped(&self, service: Service, statements: i64) {
+        let what = format!("{statements} statements that stand still");
+        wait::until(&what, || self.sessions(service, "wait_event = 'PgSleep'") == statements);
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Panics
+    /// When they were not stopped.
+    pub fn let_go(&self, service: Service) {
+        self.db(service).batch_execute("delete from gate").expect("a superuser may");
+    }
+
     fn waiting(&self, service: Service) -> i64 {
-        let sql = "select count(*) from pg_stat_activity where datname = $1 and wait_event_type = 'Lock'";
-        self.db(service).query_one(sql, &[&self.database(service)]).expect("a superuser may look").get(0)
+        self.sessions(service, "wait_event_type = 'Lock'")
+    }
+
+    fn sessions(&self, service: Service, state: &str) -> i64 {
+        let sql = format!("select count(*) from pg_stat_activity where datname = $1 and {state}");
+        self.db(service).query_one(&sql, &[&self.database(service)]).expect("a superuser may look").get(0)
     }
 }
 

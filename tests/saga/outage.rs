@@ -274,18 +274,16 @@ fn a_put_whose_connection_broke_is_not_sent_again_behind_the_clients_back() {
     let payment = start_one_behind(&world, Service::Payment, &proxy);
     // by each of the service's connections in turn: it is a connection long in use that breaks
     (1..=16).for_each(|balance| payment.api().put_balance("ann", balance));
-    let mut db = world.db(Service::Payment);
-    let mut lock = db.transaction().unwrap();
-    lock.batch_execute("select 1 from account for update").unwrap();
+    world.stop_at(Service::Payment, "insert or update on account");
     let (sender, answered) = mpsc::channel();
     let api = payment.api().clone();
     thread::spawn(move || sender.send(api.put("/accounts/ann", &json!({"balance": 50}))));
-    world.wait_for_waiting(Service::Payment, 1);
-    // the server goes on with the call; a second one would wait behind it, and so would the answer
+    world.wait_for_stopped(Service::Payment, 1);
+    // the server goes on with the call; a second one would stand still beside it, and so would the answer
     proxy.drop_connections();
-    let answer = answered.recv_timeout(Duration::from_secs(5)).expect("an answer while the account is locked");
+    let answer = answered.recv_timeout(Duration::from_secs(5)).expect("an answer while the call stands still");
     assert_eq!(answer.status, 503, "{}", answer.text);
-    lock.rollback().unwrap();
+    world.let_go(Service::Payment);
     until("the call that the server went on with", || payment.api().balance("ann") == 50);
     world.assert_conserved();
 }

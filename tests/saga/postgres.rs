@@ -468,6 +468,31 @@ fn answers_about_a_locked_order_are_set_aside_and_others_are_not() {
 }
 
 #[test]
+fn a_call_for_a_held_row_soon_gives_up_and_leaves_its_worker_to_others() {
+    let world = World::with("held_call", &[("HTTP_WORKERS", "1")]);
+    let payment = world.start(Service::Payment);
+    let api = payment.api();
+    ["ann", "bob"].iter().for_each(|user| api.put_balance(user, 1_000));
+    let (mut person, mut other) = (world.db(Service::Payment), world.db(Service::Payment));
+    let held = hold(&mut person, "account where user_name = 'ann'");
+    // longer than a call waits, and less than a consumer
+    other.batch_execute("set lock_timeout = '4500ms'").unwrap();
+    let refused = std::thread::scope(|scope| {
+        let putting = scope.spawn(|| api.put("/accounts/ann", &json!({"balance": 50})));
+        world.wait_for_waiting(Service::Payment, 1);
+        assert!(other.batch_execute("select from account where user_name = 'ann' for update").is_err());
+        assert!(putting.is_finished(), "it still waits");
+        putting.join().unwrap()
+    });
+    let detail = "another database session holds a row or table that this call needs; repeat the request";
+    assert_eq!((refused.status, refused.json["detail"].as_str()), (503, Some(detail)));
+    assert_eq!(refused.header("retry-after"), Some("2"));
+    assert_eq!(api.balance("bob"), 1_000);
+    held.rollback().unwrap();
+    assert_eq!(api.put("/accounts/ann", &json!({"balance": 50})).status, 200);
+}
+
+#[test]
 fn locked_keys_delay_their_own_requests_only() {
     let (world, [order_service, ..]) = shop("locked_keys", &[]);
     let api = order_service.api();
