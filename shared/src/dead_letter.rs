@@ -309,12 +309,16 @@ pub fn find(session: &mut impl Query, id: i64) -> Result<Option<Kept>> {
     Ok(session.query(&sql, &[&id])?.first().map(kept))
 }
 
-/// The same, locked: whoever replays or discards it meanwhile is waited for, and what became of it is seen.
+/// The same, locked: whoever replays or discards it meanwhile is waited for if `wait`, and what became of it is seen.
 ///
 /// # Errors
-/// What PostgreSQL says.
-pub fn lock(tx: &mut Tx<'_>, id: i64) -> Result<Option<Kept>> {
-    tx.query("select 1 from dead_letter where id = $1 for update", &[&id])?;
+/// What PostgreSQL says: that somebody holds it is one ([`is_lock_timeout`](crate::error::Error::is_lock_timeout)).
+pub fn lock(tx: &mut Tx<'_>, id: i64, wait: bool) -> Result<Option<Kept>> {
+    let sql = match wait {
+        true => "select 1 from dead_letter where id = $1 for update",
+        false => "select 1 from dead_letter where id = $1 for update nowait",
+    };
+    tx.query(sql, &[&id])?;
     find(tx, id)
 }
 

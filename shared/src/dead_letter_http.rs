@@ -83,7 +83,7 @@ impl Calls {
         without_body(request)?;
         let query = both(request.query.only(&["force"]), request.query.flag("force"));
         let ((id, (_, force)), actor) = both(both(id(request), query), request.actor())?;
-        let ask = Ask { id, actor: &actor, force, dry_run: false };
+        let ask = Ask { id, actor: &actor, force, dry_run: false, wait: true };
         let verdict = self.pool.once(|session| self.replayer.replay(session, &ask)).map_err(problem)?;
         Ok(Response::json(200, &done(id, verdict)?))
     }

@@ -70,6 +70,8 @@ pub struct Ask<'a> {
     pub force: bool,
     /// Only to see what would come of it: nothing is changed.
     pub dry_run: bool,
+    /// Whether to wait for the record while somebody holds it.
+    pub wait: bool,
 }
 
 /// Replays parked records.
@@ -105,7 +107,7 @@ impl Replayer {
 
     fn try_replay(&self, session: &mut Session, ask: &Ask<'_>, handler: &mut dyn Handler) -> Result<Verdict<Replay>> {
         let mut tx = session.transaction()?;
-        let Some((kept, history)) = lock(&mut tx, ask.id)? else { return Ok(Verdict::Unknown) };
+        let Some((kept, history)) = lock(&mut tx, ask.id, ask.wait)? else { return Ok(Verdict::Unknown) };
         let objection = handled(&kept.summary, &history).or_else(|| held_back(&history).filter(|_| !ask.force));
         if let Some(why) = objection {
             return Ok(Verdict::Refused(why));
@@ -148,7 +150,7 @@ impl Replayer {
 /// What PostgreSQL says; nothing was changed.
 pub fn discard(session: &mut Session, id: i64, actor: &str, reason: &str) -> Result<Verdict<()>> {
     let mut tx = session.transaction()?;
-    let Some((kept, history)) = lock(&mut tx, id)? else { return Ok(Verdict::Unknown) };
+    let Some((kept, history)) = lock(&mut tx, id, true)? else { return Ok(Verdict::Unknown) };
     if let Some(why) = handled(&kept.summary, &history) {
         return Ok(Verdict::Refused(why));
     }
@@ -159,8 +161,8 @@ pub fn discard(session: &mut Session, id: i64, actor: &str, reason: &str) -> Res
     Ok(Verdict::Done(()))
 }
 
-fn lock(tx: &mut Tx<'_>, id: i64) -> Result<Option<(Kept, Vec<Action>)>> {
-    let Some(kept) = dead_letter::lock(tx, id)? else { return Ok(None) };
+fn lock(tx: &mut Tx<'_>, id: i64, wait: bool) -> Result<Option<(Kept, Vec<Action>)>> {
+    let Some(kept) = dead_letter::lock(tx, id, wait)? else { return Ok(None) };
     Ok(Some((kept, dead_letter_action::history(tx, id)?)))
 }
 

@@ -64,7 +64,8 @@ pub struct Skipped {
 /// Replays what is asked for; answers what was done, and how it ended.
 ///
 /// # Errors
-/// The first one that is not a record's fault makes an end of it: the records before are done, this and those behind are not.
+/// The first one that is neither a record's fault nor somebody's who holds it makes an end of it: the records before are done,
+/// this and those behind are not.
 pub fn replay_many(pool: &Pool, replayer: &Replayer, ask: &AskMany<'_>) -> (Replays, Result<()>) {
     let mut done = Replays { dry_run: ask.dry_run, matched: 0, replayed: vec![], skipped: vec![], next: None };
     let end = go_through(pool, replayer, ask, &mut done);
@@ -83,12 +84,19 @@ fn go_through(pool: &Pool, replayer: &Replayer, ask: &AskMany<'_>, done: &mut Re
             return Ok(());
         }
         last = id;
-        let one = Ask { id, actor: ask.actor, force: false, dry_run: ask.dry_run };
-        match pool.once(|session| replayer.replay(session, &one))? {
-            Verdict::Done(replay) => done.replayed.push(Replayed { id, replay }),
-            Verdict::Refused(detail) => done.skipped.push(Skipped { id, detail }),
-            Verdict::Unknown => done.skipped.push(Skipped { id, detail: "it is no longer there".into() }),
-        }
+        let one = Ask { id, actor: ask.actor, force: false, dry_run: ask.dry_run, wait: false };
+        let skipped = match pool.once(|session| replayer.replay(session, &one)) {
+            Ok(Verdict::Done(replay)) => {
+                done.replayed.push(Replayed { id, replay });
+                continue;
+            }
+            Ok(Verdict::Refused(detail)) => detail,
+            Ok(Verdict::Unknown) => "it is no longer there".into(),
+            // somebody holds it, or a row that it is about: those behind are not to wait
+            Err(error) if error.is_lock_timeout() => error.for_clients(),
+            Err(error) => return Err(error),
+        };
+        done.skipped.push(Skipped { id, detail: skipped });
     }
     Ok(())
 }
