@@ -255,12 +255,15 @@ impl Writer {
         for attempt in 1.. {
             health::beat();
             let (waker, admission) = (&self.waker, &self.admission);
-            let placed = self.connection.with(|session| place(session, &orders, &messages, waker, admission));
+            // without a session nothing is tried, and nothing changes
+            let placed = self.connection.with(|session| {
+                place(session, &orders, &messages, waker, admission)
+                    .inspect_err(|error| changed_nothing &= error.changed_nothing())
+            });
             let error = match placed {
                 Err(error) if error.blame() != Blame::Message => error,
                 done => return done.map_err(|error| (error, changed_nothing)),
             };
-            changed_nothing &= error.changed_nothing();
             let hung = outbox::end_hanging_writer(&mut self.connection, &error);
             if error.is_lock_timeout() && !hung && has_keys(batch) {
                 return Err((error, changed_nothing));

@@ -102,11 +102,12 @@ impl Error {
             Error::Kafka(_) => "Kafka is not there".into(),
             Error::Unusable(why) => why.clone(),
             _ if self.is_lock_timeout() => "another database session holds a row or table that this call needs".into(),
+            _ if self.is_time_limit() => "the database took too long".into(),
+            Error::Database(cause) if turned_away(cause) => {
+                format!("the database refuses us: {}", describe_database(cause))
+            }
             Error::Database(cause) if cause.as_db_error().is_some() && !self.is_lost_session() => {
-                match self.is_time_limit() {
-                    true => "the database took too long".into(),
-                    false => format!("the database refuses: {self}"),
-                }
+                format!("the database refuses: {self}")
             }
             _ => "the database is not there".into(),
         }
@@ -156,9 +157,28 @@ pub(crate) fn explain(what: &str, error: Error) -> String {
             let protocol = "KAFKA_SECURITY_PROTOCOL is what its listener there speaks";
             format!("{what} is not there: {error}; check its address and that it runs, and that {protocol}")
         }
+        Error::Database(cause) if turned_away(&cause) => {
+            let why = describe_database(&cause);
+            format!("{what} refuses: {why}; check the database's URL and what the server grants its user")
+        }
         error => format!("{what} is not there: {error}; check its address and that it runs"),
     }
 }
+
+/// SQLSTATE classes by which a server ends a session, or opens none, although the same settings will do in a while: it stops or
+/// starts (57), the connection broke (08), a time limit has passed (25), a standby must go on (40).
+const OF_LOST_SESSIONS: [&str; 4] = ["57", "08", "25", "40"];
+
+/// Whether the server is there and gives no session: no such database, no right, too many connections, no TLS.
+fn turned_away(error: &postgres::Error) -> bool {
+    let no_tls = || std::error::Error::source(error).is_some_and(|cause| cause.to_string() == NO_TLS);
+    error.as_db_error().map_or_else(no_tls, |answer| {
+        answer.parsed_severity() == Some(Severity::Fatal) && !OF_LOST_SESSIONS.contains(&&answer.code().code()[..2])
+    })
+}
+
+/// What the `postgres` crate says of a server without TLS where the settings ask for it.
+const NO_TLS: &str = "server does not support TLS";
 
 const OF_SESSIONS: [SqlState; 2] = [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
 

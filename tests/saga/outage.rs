@@ -220,7 +220,11 @@ fn an_order_posted_while_the_database_is_away_may_be_repeated_and_is_one_order()
     let (world, proxy) = (World::new("outage_post"), postgres_proxy());
     let order = start_one_behind(&world, Service::Order, &proxy);
     proxy.cut();
-    unknown_outcome(&place(order.api(), "away").unwrap());
+    // the writer has no session any more: nothing is tried
+    order.wait_for_log("what admission goes by can't be read");
+    let unstored = place(order.api(), "away").unwrap();
+    let nothing = "the database is not there; nothing was changed, repeat the request later";
+    assert_eq!((unstored.status, unstored.json["detail"].as_str()), (503, Some(nothing)));
     let reading = order.api().get("/orders");
     let away = json!({"title": "Service Unavailable", "status": 503, "detail": "the database is not there; repeat the request"});
     assert_eq!((reading.status, reading.header("retry-after"), &reading.json), (503, Some("2"), &away));

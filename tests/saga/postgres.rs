@@ -35,6 +35,66 @@ fn count(db: &mut Client, of: &str) -> i64 {
     db.query_one(&format!("select count(*) from {of}"), &[]).unwrap().get(0)
 }
 
+// ---- a server that gives no sessions
+
+#[test]
+fn a_server_that_refuses_sessions_is_told_in_its_own_words_and_no_order_is_in_doubt() {
+    let world = World::new("turned_away");
+    let [order_service, payment] = [Service::Order, Service::Payment].map(|service| world.start(service));
+    assert_eq!(order_service.api().post("/orders", &order()).status, 202);
+    world.wait_until_published(Service::Order);
+    let mut admin = world.db(Service::Stock);
+    for service in [Service::Order, Service::Payment] {
+        let database = world.database(service);
+        admin.batch_execute(&format!("alter database {database} allow_connections false")).unwrap();
+        let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
+        admin.execute(sql, &[&database]).unwrap();
+    }
+    let words = |service| {
+        let database = world.database(service);
+        format!("database \"{database}\" is not currently accepting connections (SQLSTATE 55000)")
+    };
+    // the writer has no session any more
+    order_service.wait_for_log("what admission goes by can't be read");
+    let posted = order_service.api().post("/orders", &order());
+    let why =
+        format!("the database refuses us: {}; nothing was changed, repeat the request later", words(Service::Order));
+    assert_eq!((posted.status, posted.json["detail"].as_str()), (503, Some(&*why)));
+    let read = payment.api().get("/accounts/ann");
+    let why = format!("the database refuses us: {}; repeat the request", words(Service::Payment));
+    assert_eq!((read.status, read.json["detail"].as_str()), (503, Some(&*why)));
+    let (code, said) = world.ask(Service::Payment, &["--check"], &[]);
+    let line = format!("database: failed: PostgreSQL refuses: {}; check", words(Service::Payment));
+    assert!(code == 1 && said.contains(&line), "{said}");
+    for service in [Service::Order, Service::Payment] {
+        let database = world.database(service);
+        admin.batch_execute(&format!("alter database {database} allow_connections true")).unwrap();
+    }
+    wait_until_ready(&order_service);
+    assert_eq!(order_service.api().post("/orders", &order()).status, 202);
+    assert_eq!(count(&mut world.db(Service::Order), "orders"), 2, "the refused one was not stored");
+}
+
+#[test]
+fn a_check_says_what_is_wrong_with_a_server_that_is_there() {
+    let world = World::new("wrong_url");
+    let url = world.database_url(Service::Stock);
+    let (server, _) = url.rsplit_once('/').unwrap();
+    let without_tls = world.db(Service::Stock).query_one("show ssl", &[]).unwrap().get::<_, &str>(0) == "off";
+    for (url, wanted) in [
+        (format!("{server}/nowhere"), "database \"nowhere\" does not exist (SQLSTATE 3D000)"),
+        (format!("{url}?sslmode=require"), "server does not support TLS"),
+    ] {
+        if url.ends_with("require") && !without_tls {
+            continue;
+        }
+        let (code, said) = world.ask(Service::Stock, &["--check"], &[("STOCK_DATABASE_URL", &url)]);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains("database: failed: PostgreSQL refuses: ") && said.contains(wanted), "{said}");
+        assert!(said.contains("check the database's URL and what the server grants its user"), "{said}");
+    }
+}
+
 // ---- a server that can't be written to
 
 #[test]
