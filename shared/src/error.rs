@@ -21,6 +21,8 @@ pub enum Error {
     Unprepared,
     /// A handler panicked; the text is what it said.
     Panic(String),
+    /// A stop was asked for before the service had started; the text says what it waited for.
+    Stopped(String),
     /// Going on would break an invariant: the service must stop and a person must look.
     Fatal(String),
 }
@@ -61,9 +63,12 @@ impl Error {
             Error::Panic(_) => Blame::Message,
             Error::Database(error) if error.as_db_error().is_some_and(is_of_message) => Blame::Message,
             Error::LostRace(_) => Blame::Nobody,
-            Error::Database(_) | Error::Kafka(_) | Error::Unusable(_) | Error::Unprepared | Error::Fatal(_) => {
-                Blame::World
-            }
+            Error::Database(_)
+            | Error::Kafka(_)
+            | Error::Unusable(_)
+            | Error::Unprepared
+            | Error::Stopped(_)
+            | Error::Fatal(_) => Blame::World,
         }
     }
 
@@ -92,7 +97,7 @@ impl Error {
             // a session that is ended while its commit waits for a standby has committed: such an error is FATAL
             Error::Database(error) => error.as_db_error().and_then(DbError::parsed_severity) == Some(Severity::Error),
             Error::Unusable(_) | Error::LostRace(_) | Error::Unprepared => true,
-            Error::Kafka(_) | Error::Panic(_) | Error::Fatal(_) => false,
+            Error::Kafka(_) | Error::Panic(_) | Error::Stopped(_) | Error::Fatal(_) => false,
         }
     }
 
@@ -240,7 +245,7 @@ impl std::fmt::Display for Error {
             Error::LostRace(what) => write!(f, "lost a race: {what}"),
             Error::Unprepared => write!(f, "what a handler lacked was not fetched"),
             Error::Panic(what) => write!(f, "panic: {what}"),
-            Error::Fatal(what) => write!(f, "{what}"),
+            Error::Stopped(what) | Error::Fatal(what) => write!(f, "{what}"),
         }
     }
 }

@@ -80,6 +80,10 @@ fn run_logged(config: Config, run: impl FnOnce(Config, Stop, Shutdown) -> Result
     let outcome = ready.map_err(Error::from).and_then(|()| run(config, stop, shutdown));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Stopped(what)) => {
+            log::info!("{what}");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             log::error!("stopped: {error}");
             ExitCode::FAILURE
@@ -120,7 +124,7 @@ pub struct Ready {
 /// refuses a Kafka that another installation, or another copy of this database, has written last.
 ///
 /// # Errors
-/// [`Error::Fatal`], saying what is missing and what to do.
+/// [`Error::Fatal`], saying what is missing and what to do; [`Error::Stopped`] when a stop is asked for meanwhile.
 pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Result<Ready> {
     let connector = Connector::new(&config.database_url, config.service.name(), Limits::WORK)?;
     let until = Instant::now() + config.startup_limit;
@@ -168,7 +172,7 @@ fn wait_for<T>(what: &str, until: Instant, shutdown: &Shutdown, mut attempt: imp
             break;
         }
     }
-    Err(Error::Fatal(format!("stopped while waiting for {what}")))
+    Err(Error::Stopped(format!("stopped while waiting for {what}")))
 }
 
 /// The named threads of a service. One that ends by an error or a panic stops them all.

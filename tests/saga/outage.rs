@@ -326,6 +326,22 @@ fn a_service_waits_for_its_servers_at_the_start() {
 }
 
 #[test]
+fn a_stop_that_is_asked_for_while_the_servers_are_waited_for_is_no_failure() {
+    let world = World::with("outage_stop", &[("SHUTDOWN_DELAY", "1h")]);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let url = world.database_url_at(Service::Order, &nobody);
+    let without_postgres = world.launch(Service::Order, &[("ORDER_DATABASE_URL", &url)]);
+    let without_kafka = world.launch(Service::Stock, &[("KAFKA_BROKERS", &nobody)]);
+    for (instance, what) in [(without_postgres, "PostgreSQL"), (without_kafka, "Kafka")] {
+        instance.wait_for_log(&format!("waiting for {what}"));
+        instance.signal(Signal::TERM);
+        assert_eq!(instance.process().exit().code(), Some(0), "{}", instance.log());
+        let log = instance.log();
+        assert!(log.contains(&format!("stopped while waiting for {what}")) && !log.contains("ERROR"), "{log}");
+    }
+}
+
+#[test]
 fn a_service_whose_servers_stay_away_gives_up_and_says_which() {
     let world = World::with("outage_never", &[("STARTUP_LIMIT", "2s")]);
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
