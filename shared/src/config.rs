@@ -59,6 +59,8 @@ pub struct Config {
     pub stock_url: String,
     /// How long to wait at the start for PostgreSQL and Kafka (`STARTUP_LIMIT`).
     pub startup_limit: Duration,
+    /// How long everything goes on after a signal, `/readyz` apart (`SHUTDOWN_DELAY`).
+    pub shutdown_delay: Duration,
     /// What whoever changes things must know (`ADMIN_TOKEN`).
     pub admin_token: Option<AdminToken>,
     /// The origins whose pages may use the service (`CORS_ORIGINS`).
@@ -153,6 +155,11 @@ impl Config {
             payment_url: read.url_of_host("PAYMENT_URL", Service::Payment),
             stock_url: read.url_of_host("STOCK_URL", Service::Stock),
             startup_limit: read.duration("STARTUP_LIMIT", "60s", "to wait for PostgreSQL and Kafka at the start"),
+            shutdown_delay: read.delay(
+                "SHUTDOWN_DELAY",
+                "0s",
+                "at SIGTERM or SIGINT /readyz answers 503 for so long and all else goes on, then it stops; a second signal ends it",
+            ),
             admin_token: read.admin_token(),
             cors_origins: read.origins(),
             idempotency_key_retention: read.days(
@@ -313,6 +320,7 @@ mod tests {
             ("TOPIC_REPLICATION", "0"),
             ("PAYMENT_URL", "http://127.0.0.1:8082/accounts"),
             ("STOCK_URL", "127.0.0.1:8081"),
+            ("SHUTDOWN_DELAY", "5"),
         ];
         let message = config(&bad).unwrap_err().to_string();
         for (name, _) in bad {

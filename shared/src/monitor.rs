@@ -15,7 +15,7 @@ use crate::db::{Connector, Limits, Session};
 use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::pool::Connection;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{self, Shutdown};
 use crate::{aside, dead_letter, health, metrics, offsets, outbox, schema, topics, waits};
 
 /// How often it looks.
@@ -400,6 +400,7 @@ impl Board {
     pub fn reasons(&self) -> Vec<String> {
         let look = self.look().clone();
         let mut reasons = health::complaints();
+        reasons.extend(shutdown::is_stopping().then(|| "stopping".into()));
         reasons.extend(health::outsiders());
         if look.at.elapsed() > STALE {
             reasons.push(format!("database and Kafka were not looked at for {} s", look.at.elapsed().as_secs()));

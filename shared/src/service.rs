@@ -76,7 +76,7 @@ fn run_logged(config: Config, run: impl FnOnce(Config, Stop, Shutdown) -> Result
     let (stop, shutdown) = shutdown::channel();
     let watched = shutdown.clone();
     let watchdog = std::thread::Builder::new().name("watchdog".into()).spawn(move || watch(&watched));
-    let ready = watchdog.and_then(|_| stop.on_signals());
+    let ready = watchdog.and_then(|_| stop.on_signals(config.shutdown_delay));
     let outcome = ready.map_err(Error::from).and_then(|()| run(config, stop, shutdown));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -306,6 +306,7 @@ impl Threads {
     /// # Errors
     /// [`Error::Fatal`] when a thread had ended by an error.
     pub fn run_until_stopped(self, server: Server) -> Result<()> {
+        self.stop.serves();
         let _ = self.shutdown.receiver().recv();
         let begun = Instant::now();
         self.poll.interrupt();

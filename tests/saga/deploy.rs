@@ -7,6 +7,7 @@ use std::path::Path;
 
 use harness::{Service, Signal, TOPICS, World, until};
 use kafka::{Admin, Interrupt, NewTopic};
+use serde_json::json;
 
 const CHECK: &[&str] = &["--check"];
 
@@ -120,6 +121,24 @@ fn a_service_stops_in_order_when_its_terminal_is_gone_and_where_kubernetes_names
     assert!(code == 0 && help.contains("PAYMENT_PORT=8082"), "{help}");
     let (code, said) = world.ask(Service::Payment, CHECK, &[("PAYMENT_PORT", "tcp://10.43.161.118:8082")]);
     assert!(code == 0 && said.contains("settings: ok"), "{said}");
+}
+
+#[test]
+fn a_service_that_is_to_stop_later_is_not_ready_and_serves_until_then() {
+    let world = World::with("delayed", &[("SHUTDOWN_DELAY", "1h")]);
+    let payment = world.start(Service::Payment);
+    let api = payment.api();
+    until("it to be ready", || api.get("/readyz").status == 200);
+    payment.signal(Signal::TERM);
+    let stopping = json!({"status": "failing", "reasons": ["stopping"]});
+    until("it to say so", || api.get("/readyz").json == stopping);
+    assert_eq!(api.get("/healthz").status, 200);
+    api.put_balance("ann", 5);
+    assert_eq!(api.balance("ann"), 5);
+    assert!(api.get("/metrics").text.contains("saga_ready 0"));
+    payment.signal(Signal::TERM);
+    assert_eq!(payment.process().exit().code(), Some(0), "{}", payment.log());
+    assert!(!payment.log().contains("ERROR"), "{}", payment.log());
 }
 
 // ---- check

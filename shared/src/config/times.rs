@@ -40,6 +40,16 @@ impl Reader<'_> {
         })
     }
 
+    /// As [`Reader::duration`] where nothing to wait for is a value too.
+    pub(super) fn delay(&mut self, name: &str, default: &str, meaning: &'static str) -> Duration {
+        const TIME: &str = "a time such as 500ms, 30s or 5m, from 0s to 24h";
+        let value = self.value(name, default, TIME, meaning);
+        parse_duration(&value).unwrap_or_else(|| {
+            self.refuse(name, &value, TIME);
+            parse_duration(default).expect("the default is valid")
+        })
+    }
+
     pub(super) fn days(&mut self, name: &str, default: &str, meaning: &'static str) -> Duration {
         const TIME: &str = "a time such as 24h or 30d, from 1ms to 3650d";
         let value = self.value(name, default, TIME, meaning);

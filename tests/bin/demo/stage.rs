@@ -61,7 +61,7 @@ impl Stage {
         let config = |service| Config::from_env(service).map_err(|error| error.to_string());
         let (order, payment, stock) = (config(Service::Order)?, config(Service::Payment)?, config(Service::Stock)?);
         let (stop, interrupted) = shutdown::channel();
-        stop.on_signals().map_err(|error| format!("signal handlers: {error}"))?;
+        stop.on_signals(Duration::ZERO).map_err(|error| format!("signal handlers: {error}"))?;
         let stage = Stage {
             order: Client::new(&order),
             payment: Client::new(&payment),
