@@ -135,7 +135,11 @@ fn a_service_that_is_to_stop_later_is_not_ready_and_serves_until_then() {
     assert_eq!(api.get("/healthz").status, 200);
     api.put_balance("ann", 5);
     assert_eq!(api.balance("ann"), 5);
-    assert!(api.get("/metrics").text.contains("saga_ready 0"));
+    // a probe's or a scraper's own parameters are none of ours
+    assert_eq!(api.get("/readyz?verbose=1").json, stopping);
+    assert_eq!(api.get("/healthz?verbose").status, 200);
+    assert!(api.get("/metrics?name[]=up").text.contains("saga_ready 0"));
+    assert_eq!(api.get("/overview?verbose=1").status, 422, "nobody else asks for that");
     payment.signal(Signal::TERM);
     assert_eq!(payment.process().exit().code(), Some(0), "{}", payment.log());
     assert!(!payment.log().contains("ERROR"), "{}", payment.log());
