@@ -260,6 +260,8 @@ fn a_body_that_is_not_declared_as_json_is_refused() {
         "Content-Type: application/json;charset=utf-8; x=y\r\n",
         "Content-Type: application/json; charset=utf8\r\n",
         "Content-Type: application/json; charset=US-ASCII\r\n",
+        "Content-Type: application/vnd.api+json\r\n",
+        "Content-Type: Application/Problem+JSON; charset=utf-8\r\n",
     ] {
         assert_eq!(client.send(post(headers, ORDER)).answer().status, 202);
     }

@@ -153,6 +153,8 @@ fn unreadable_bodies() -> Vec<Refused> {
         Refused { body: GOOD.into(), ..refused("POST /orders", 415, MEDIA_TYPE) },
         text("text/plain"),
         text("application/json; charset=latin1"),
+        text("application/vnd.api+xml"),
+        text("+json"),
         text("application/json").header("Content-Encoding", "gzip"),
         refused("POST /orders", 413, "the body is larger than 65536 bytes").json(too_long),
         not_json(b"", "the body is not JSON: EOF while parsing a value at line 1 column 0"),

@@ -16,7 +16,7 @@ pub type Object = BTreeMap<String, Box<RawValue>>;
 /// The request's body as a JSON object.
 ///
 /// # Errors
-/// 415 if it isn't declared as `application/json` in UTF-8 (or is compressed); 400 with line and column if it can't be parsed; 422 if
+/// 415 if it isn't declared as `application/json`, or another type of JSON, in UTF-8 (or is compressed); 400 with line and column if it can't be parsed; 422 if
 /// it is no object, or naming the fields that are given more than once.
 pub fn json_object(request: &Request) -> Result<Object, Problem> {
     check_media_type(&request.headers)?;
@@ -28,12 +28,12 @@ pub fn json_object(request: &Request) -> Result<Object, Problem> {
     }
 }
 
-/// Parameters are allowed (`; charset=utf-8`), another character set than UTF-8 is not. Its name is written in many ways: case
+/// A type that is JSON says so by its suffix (RFC 6839): `application/vnd.api+json`. Parameters are allowed (`; charset=utf-8`), another character set than UTF-8 is not. Its name is written in many ways: case
 /// does not count, and clients leave out the hyphen, which browsers take for the same (WHATWG Encoding, "utf8"). US-ASCII is a part
 /// of it.
 fn check_media_type(headers: &Headers) -> Result<(), Problem> {
     let mut parts = headers.get("Content-Type").unwrap_or_default().split(';').map(str::trim);
-    let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    let json = parts.next().is_some_and(is_json);
     let utf8 = parts.all(|parameter| charset(parameter).is_none_or(is_utf8));
     let plain = headers.all("Content-Encoding").all(|coding| coding.eq_ignore_ascii_case("identity"));
     if json && utf8 && plain {
@@ -43,6 +43,12 @@ fn check_media_type(headers: &Headers) -> Result<(), Problem> {
         415,
         "the body must be sent as Content-Type: application/json, in UTF-8, without Content-Encoding",
     ))
+}
+
+fn is_json(essence: &str) -> bool {
+    let essence = essence.to_ascii_lowercase();
+    let structured = essence.strip_suffix("+json").and_then(|rest| rest.split_once('/'));
+    essence == "application/json" || structured.is_some_and(|(kind, name)| !kind.is_empty() && !name.is_empty())
 }
 
 fn is_utf8(name: &str) -> bool {
