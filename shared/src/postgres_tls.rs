@@ -54,6 +54,7 @@ impl Target {
     /// # Errors
     /// What is wrong with it; the URL itself, which may hold a password, is not repeated.
     pub fn parse(url: &str) -> Result<Target, String> {
+        require_form(url)?;
         let (rest, mode, roots) = take_out(url)?;
         let mut config: postgres::Config = rest.parse().map_err(|error: postgres::Error| unreadable(&error))?;
         let mode = match &roots {
@@ -94,13 +95,47 @@ fn unreadable(error: &postgres::Error) -> String {
         why if why.contains("`schema`") || why.contains("`currentSchema`") => {
             "; a schema is named by options=-c%20search_path=NAME"
         }
+        why if why.contains("`target_session_attrs`") => {
+            "; it takes any, read-write and read-only, not libpq's primary, standby and prefer-standby: read-write is what the \
+             service needs, and what it asks for where several hosts are given"
+        }
         why if why.contains("`sslcert`") || why.contains("`sslkey`") => {
             "; client certificates can't be used, give a password"
         }
-        why if why.contains("unknown option") => "; of libpq's, those of TLS are sslmode and sslrootcert",
+        why if why.contains("unknown option `ssl") => "; of libpq's, those of TLS are sslmode and sslrootcert",
+        why if why.contains("unknown option") => {
+            "; leave it out: of libpq's, host, hostaddr, port, user, password, dbname, options, application_name, connect_timeout, \
+             tcp_user_timeout, keepalives, target_session_attrs, channel_binding, sslmode and sslrootcert are known"
+        }
         _ => "",
     };
     format!("{why}{hint}")
+}
+
+/// What is neither form is refused by what it begins with: the crate reads all but its own URLs as `key=value`, and says where
+/// that ended. What stands in the place of a scheme is repeated only where it can be nothing else.
+fn require_form(url: &str) -> Result<(), String> {
+    const WANTED: &str = "it must begin with postgres:// or postgresql://";
+    if ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Ok(());
+    }
+    if let Some(quote) = url.chars().next().filter(|first| ['"', '\''].contains(first)) {
+        return Err(format!(
+            "{WANTED}, and begins with {quote}: leave out the quotes, files of `docker --env-file` know none"
+        ));
+    }
+    let before = url.split_once("://").map(|(before, _)| before).filter(|before| !before.contains(['=', ' ']));
+    match before {
+        Some(scheme) if is_scheme(scheme) => Err(format!("{WANTED}, and begins with {scheme}://")),
+        None if url.contains('=') => Ok(()),
+        _ => Err(format!("{WANTED}, or be libpq's key=value form")),
+    }
+}
+
+/// A scheme (RFC 3986, 3.1), or Java's two.
+fn is_scheme(text: &str) -> bool {
+    let name = text.strip_prefix("jdbc:").unwrap_or(text);
+    (1..=20).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
 }
 
 /// The rest of the settings, the mode, and the file of trusted authorities.
@@ -238,10 +273,35 @@ mod tests {
         for (query, name, what_to_do) in [
             ("sslcert=%2Fa.pem", "`sslcert`", "client certificates can't be used"),
             ("schema=payments", "`schema`", "options=-c%20search_path=NAME"),
-            ("gssencmode=disable", "`gssencmode`", "sslmode and sslrootcert"),
+            ("sslcrl=%2Fa.pem", "`sslcrl`", "those of TLS are sslmode and sslrootcert"),
+            ("gssencmode=disable", "`gssencmode`", "leave it out: of libpq's, host"),
+            ("service=shop", "`service`", "leave it out: of libpq's, host"),
+            ("client_encoding=UTF8", "`client_encoding`", "leave it out: of libpq's, host"),
+            ("target_session_attrs=primary", "`target_session_attrs`", "it takes any, read-write and read-only"),
+            ("target_session_attrs=prefer-standby", "`target_session_attrs`", "it takes any, read-write and read-only"),
         ] {
             let why = refused(query);
             assert!(why.contains(name) && why.contains(what_to_do) && !why.contains("secret"), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_named_by_what_it_begins_with_and_no_password_is_told() {
+        let wanted = "it must begin with postgres:// or postgresql://";
+        for (url, begins) in [
+            ("mysql://me:secret@host/db", ", and begins with mysql://"),
+            ("jdbc:postgresql://host/db?password=secret", ", and begins with jdbc:postgresql://"),
+            ("POSTGRES://me:secret@host/db", ", and begins with POSTGRES://"),
+            ("\"postgres://me:secret@host/db\"", ", and begins with \": leave out the quotes"),
+            ("'postgres://me:secret@host/db'", ", and begins with ': leave out the quotes"),
+            ("me:secret@host://db", ", or be libpq's key=value form"),
+            ("me:secret@host/db", ", or be libpq's key=value form"),
+        ] {
+            let why = Target::parse(url).err().unwrap();
+            assert!(why.starts_with(&format!("{wanted}{begins}")) && !why.contains("secret"), "{url}: {why}");
+        }
+        for url in ["host=h dbname=d password=a://b", "postgresql://me@host/db", "options=-ca=b host=h"] {
+            assert!(Target::parse(url).is_ok(), "{url}");
         }
     }
 
