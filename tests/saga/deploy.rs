@@ -258,6 +258,12 @@ fn a_user_who_may_not_create_the_tables_fails_the_check_as_long_as_there_are_som
     assert_fails(&failed(&world, &settings), "schema", &format!("{user} may not create tables in schema public"));
     assert!(world.start(Service::Payment).stop().success());
     db.batch_execute(&format!("grant all on all tables in schema public to {user}")).unwrap();
+    assert_fails(
+        &failed(&world, &settings),
+        "schema",
+        &format!("{user} lacks what this service needs: SELECT on sequence"),
+    );
+    db.batch_execute(&format!("grant all on all sequences in schema public to {user}")).unwrap();
     assert_eq!(world.ask(Service::Payment, CHECK, &settings).0, 0, "all of them are there");
     db.batch_execute(&format!("drop owned by {user}; drop role {user}")).unwrap();
 }

@@ -370,7 +370,7 @@ fn bad_settings_are_all_named_and_nothing_is_started() {
         ("ORDER_DEADLINE", "5", time.clone()),
         ("STARTUP_LIMIT", "0s", time),
         ("CONSUMERS", "none", number("1 to 64")),
-        ("KAFKA_BROKERS", "kafka", "must be a list of host:port, separated by commas".to_string()),
+        ("KAFKA_BROKERS", "kafka", "must be a list of host:port without a scheme, separated by commas".to_string()),
         ("LOG_LEVEL", "loud", "must be off, error, warn, info, debug or trace".to_string()),
     ];
     let bad: Vec<(&str, &str)> = cases.iter().map(|(name, value, _)| (*name, *value)).collect();
