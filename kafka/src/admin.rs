@@ -21,14 +21,14 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use crate::assignor::decode_assignment;
-use crate::cluster::{Cluster, Coordinated, Repeat, metadata_request, topic_name};
 use crate::config::Config;
-use crate::consumer::Isolation;
 use crate::error::{Error, ErrorCode, Result};
+use crate::group::assignor::decode_assignment;
 use crate::interrupt::Interrupt;
-use crate::protocol::Request;
-use crate::retry::Retry;
+use crate::net::cluster::{Cluster, Coordinated, Repeat, metadata_request, topic_name};
+use crate::net::retry::Retry;
+use crate::record::Isolation;
+use crate::wire::protocol::Request;
 
 /// Asks and changes what the cluster holds: topics, their offsets, groups' committed offsets.
 pub struct Admin {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::sasl::Sasl;
-use crate::tls::Tls;
+use crate::net::sasl::Sasl;
+use crate::net::tls::Tls;
 
 /// What a connection is guarded by. Kafka's `security.protocol` by its parts: none is PLAINTEXT, both are SASL_SSL.
 #[derive(Clone, Debug, Default)]

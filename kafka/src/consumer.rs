@@ -1,5 +1,9 @@
 //! Reading assigned partitions by long polls. Groups are a matter of [`Group`](crate::Group); this knows only positions.
 
+pub(crate) mod fetch_response;
+pub(crate) mod last_records;
+pub(crate) mod spans;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,17 +15,17 @@ use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use uuid::Uuid;
 
 use crate::admin::{OffsetSpec, list_offsets};
-use crate::batch::Corrupt;
-use crate::cluster::Cluster;
-use crate::codes::Refresh;
 use crate::config::Config;
-use crate::connection::Sent;
+use crate::consumer::fetch_response::read_fetched;
+use crate::error::codes::Refresh;
 use crate::error::{Error, ErrorCode, Result};
-use crate::fetched::read_fetched;
 use crate::interrupt::Interrupt;
-use crate::protocol::Request;
-use crate::record::{Record, TopicPartition};
-use crate::retry::Retry;
+use crate::net::cluster::Cluster;
+use crate::net::connection::Sent;
+use crate::net::retry::Retry;
+use crate::record::{Isolation, Record, TopicPartition};
+use crate::wire::batch::Corrupt;
+use crate::wire::protocol::Request;
 
 /// For so long a topic must be missing before it counts as gone: brokers learn of new topics one after the other.
 const GONE_AFTER: Duration = Duration::from_secs(2);
@@ -31,25 +35,6 @@ const IDLE_PAUSE: Duration = Duration::from_millis(50);
 const LOOK_PAUSE: Duration = Duration::from_millis(2);
 /// For so long at least a broker that can't be reached is not tried again, while there are others to read from.
 const AWAY_PAUSE: Duration = Duration::from_millis(100);
-
-/// Which records a reader sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isolation {
-    /// All, also those of open and aborted transactions.
-    ReadUncommitted,
-    /// Those of committed transactions and those outside of any, up to the first transaction that is still open.
-    ReadCommitted,
-}
-
-impl Isolation {
-    /// As it is on the wire (KIP-98).
-    pub(crate) fn level(self) -> i8 {
-        match self {
-            Isolation::ReadUncommitted => 0,
-            Isolation::ReadCommitted => 1,
-        }
-    }
-}
 
 /// How much a poll waits for and takes.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::codes::{Refresh, Written, known};
+pub(crate) mod codes;
+
+use crate::error::codes::{Refresh, Written, known};
 
 /// The result of every call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

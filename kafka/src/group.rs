@@ -1,6 +1,9 @@
 //! Membership of a consumer group by the classic protocol (JoinGroup, SyncGroup, Heartbeat, LeaveGroup), which Kafka 3 and
 //! 4 both speak and their tools show.
 
+pub(crate) mod assignor;
+pub(crate) mod heartbeat;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,18 +21,18 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use crate::admin::first_error;
-use crate::assignor::{
+use crate::config::Config;
+use crate::error::{Error, ErrorCode, Result};
+use crate::group::assignor::{
     CONSUMER, Partitions, RANGE, assign_range, decode_assignment, decode_subscription, encode_assignment,
     encode_subscription,
 };
-use crate::cluster::{Cluster, Coordinated, Repeat, topic_name};
-use crate::config::Config;
-use crate::error::{Error, ErrorCode, Result};
-use crate::heartbeat::{Heartbeat, OnRebalance, Place, Settings, Shared, look_up};
+use crate::group::heartbeat::{Heartbeat, OnRebalance, Place, Settings, Shared, look_up};
 use crate::interrupt::Interrupt;
-use crate::protocol::Request;
+use crate::net::cluster::{Cluster, Coordinated, Repeat, topic_name};
+use crate::net::retry::Retry;
 use crate::record::TopicPartition;
-use crate::retry::Retry;
+use crate::wire::protocol::Request;
 
 /// How long leaving may take. It belongs to a shutdown; a member that can't leave is dropped by the broker after its session.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);

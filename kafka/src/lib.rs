@@ -14,39 +14,28 @@
 //! | read partitions from one offset to another | [`read_spans`] |
 //! | share partitions with other members | [`Group`], then [`Consumer::assign`] |
 //!
-//! The files, from the outside in: `admin`, `producer` and `transaction` (over `produce`, which sends the batches),
-//! `consumer` (over `fetched`, which reads one partition's answer), `tail` (over `consumer`, backwards), `spans` (over `consumer`, from one offset to another), `group` (over `heartbeat` and `assignor`); `cluster`
-//! (leaders, coordinators, reconnecting), `connection` (frames, versions, deadlines), `stream` (the socket, plain or within TLS), `tls` and `sasl` (whom we trust, who we are);
-//! `protocol` (versions spoken and why), `shape` (no answer makes the codec reserve more than it holds), `batch` and
-//! `compression` (records v2), `wire` (primitive types), `partitioner`, `retry`, `interrupt`, `error` (over `codes`, Kafka's own), `config`, `record`.
+//! The files, from the outside in:
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | `admin` | topics, offsets, groups, settings, from outside |
+//! | `producer`, `producer/transaction` | identities and transactions; `producer/sender` sends the batches, `producer/partitioner` chooses where to |
+//! | `consumer` | long polls; `consumer/fetch_response` reads one partition's answer, `consumer/last_records` reads backwards, `consumer/spans` from one offset to another |
+//! | `group` | membership; `group/heartbeat`, `group/assignor` |
+//! | `net` | `cluster` (leaders, coordinators, reconnecting), `connection` (frames, versions, deadlines), `stream` (the socket), `tls` and `sasl` (whom we trust, who we are), `retry` |
+//! | `wire` | `protocol` (versions spoken and why), `layout` (no answer makes the codec reserve more than it holds), `batch` and `compression` (records v2), `primitive` |
+//! | `error`, `error/codes` | what can go wrong, over Kafka's own codes |
+//! | `config`, `record`, `interrupt` | settings, records, stopping from another thread |
 
 mod admin;
-mod assignor;
-mod batch;
-mod cluster;
-mod codes;
-mod compression;
 mod config;
-mod connection;
 mod consumer;
 mod error;
-mod fetched;
 mod group;
-mod heartbeat;
 mod interrupt;
-mod partitioner;
-mod produce;
+mod net;
 mod producer;
-mod protocol;
 mod record;
-mod retry;
-mod sasl;
-mod shape;
-mod spans;
-mod stream;
-mod tail;
-mod tls;
-mod transaction;
 mod wire;
 
 pub use admin::{
@@ -55,16 +44,16 @@ pub use admin::{
 };
 pub use bytes::Bytes;
 pub use config::{Config, Security};
-pub use consumer::{Consumer, FetchConfig, Isolation, Polled};
+pub use consumer::last_records::last_records;
+pub use consumer::spans::{Reading, Span, read_spans};
+pub use consumer::{Consumer, FetchConfig, Polled};
 pub use error::{Error, ErrorCode, ErrorKind, Result};
 pub use group::{Assignment, Group, GroupConfig};
 pub use interrupt::Interrupt;
 pub use kafka_protocol::protocol::StrBytes;
-pub use partitioner::partition_for_key;
+pub use net::sasl::{Mechanism, Sasl};
+pub use net::tls::{Tls, roots};
+pub use producer::partitioner::partition_for_key;
+pub use producer::transaction::{GroupOffset, Transaction};
 pub use producer::{Producer, ProducerIdentity};
-pub use record::{Header, ProducerRecord, Record, TopicPartition};
-pub use sasl::{Mechanism, Sasl};
-pub use spans::{Reading, Span, read_spans};
-pub use tail::last_records;
-pub use tls::{Tls, roots};
-pub use transaction::{GroupOffset, Transaction};
+pub use record::{Header, Isolation, ProducerRecord, Record, TopicPartition};

@@ -1,20 +1,24 @@
 //! Producers: idempotent, and transactional with an identity that fences its predecessors.
 
+pub(crate) mod partitioner;
+pub(crate) mod sender;
+pub(crate) mod transaction;
+
 use std::time::Duration;
 
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId};
 use kafka_protocol::protocol::StrBytes;
 
-use crate::batch::Writer;
-use crate::cluster::{Cluster, Coordinated, Repeat};
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
-use crate::produce::{Delivery, Queues, Sequences, Undelivered, split};
-use crate::protocol::Request;
+use crate::net::cluster::{Cluster, Coordinated, Repeat};
+use crate::net::retry::Retry;
+use crate::producer::sender::{Delivery, Queues, Sequences, Undelivered, split};
+use crate::producer::transaction::Transaction;
 use crate::record::ProducerRecord;
-use crate::retry::Retry;
-use crate::transaction::Transaction;
+use crate::wire::batch::Writer;
+use crate::wire::protocol::Request;
 
 /// Writes records, acknowledged by all in-sync replicas (acks=all), each once.
 ///

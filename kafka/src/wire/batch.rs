@@ -7,9 +7,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
 
-use crate::compression::decompress;
 use crate::record::{Header, ProducerRecord, Record};
-use crate::wire::{Malformed, Reader, put_varint, put_varlong, varlong_size};
+use crate::wire::compression::decompress;
+use crate::wire::primitive::{Malformed, Reader, put_varint, put_varlong, varlong_size};
 
 /// Base offset and length, which the length does not count.
 pub(crate) const PREFIX: usize = 8 + 4;

@@ -9,14 +9,14 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TransactionalId};
 
-use crate::batch::{Writer, encode, estimated_size};
-use crate::cluster::{Cluster, topic_name};
-use crate::connection::Sent;
 use crate::error::{Error, ErrorCode, Result};
-use crate::partitioner::partition_for_key;
-use crate::protocol::Request;
+use crate::net::cluster::{Cluster, topic_name};
+use crate::net::connection::Sent;
+use crate::net::retry::Retry;
+use crate::producer::partitioner::partition_for_key;
 use crate::record::ProducerRecord;
-use crate::retry::Retry;
+use crate::wire::batch::{Writer, encode, estimated_size};
+use crate::wire::protocol::Request;
 
 /// Brokers take batches of 1,048,588 bytes unless told otherwise (`message.max.bytes`); this stays below with room for the header.
 const BATCH_BYTES: usize = 900 << 10;

@@ -4,7 +4,7 @@
 //! would make it ask for hundreds of gigabytes, and a failed allocation ends the process. So each answer is first
 //! walked along its layout, which allocates nothing: what passes has no array longer than its own bytes.
 
-use crate::wire::{Malformed, Reader, TOO_SHORT};
+use crate::wire::primitive::{Malformed, Reader, TOO_SHORT};
 
 /// One field of an answer, in a flexible version unless said otherwise (KIP-482).
 pub(crate) enum Shape {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::wire::{Malformed, Reader};
+use crate::wire::primitive::{Malformed, Reader};
 
 /// The assignor's name in JoinGroup; all members of a group must have one in common.
 pub(crate) const RANGE: &str = "range";

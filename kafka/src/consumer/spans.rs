@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::consumer::{Consumer, FetchConfig, Isolation, Polled};
+use crate::consumer::{Consumer, FetchConfig, Polled};
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
-use crate::record::{Record, TopicPartition};
+use crate::record::{Isolation, Record, TopicPartition};
 
 /// Before a broker that did not answer is asked again.
 const PAUSE: Duration = Duration::from_millis(50);

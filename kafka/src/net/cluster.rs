@@ -15,11 +15,11 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::connection::{Connection, Sent};
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
-use crate::protocol::Request;
-use crate::retry::Retry;
+use crate::net::connection::{Connection, Sent};
+use crate::net::retry::Retry;
+use crate::wire::protocol::Request;
 
 /// What a topic looked like when it was last asked for.
 #[derive(Clone, Debug)]

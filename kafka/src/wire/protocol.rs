@@ -8,7 +8,7 @@
 use kafka_protocol::messages::{self as m, ApiKey};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
 
-use crate::shape::Shape::{self, Array, Compact, Fixed, OldArray, OldString, Tags};
+use crate::wire::layout::Shape::{self, Array, Compact, Fixed, OldArray, OldString, Tags};
 
 /// A request this client can send, with what belongs to it. (The codec's own trait needs its broker half as well.)
 pub(crate) trait Request: Encodable + HeaderVersion {
@@ -138,14 +138,14 @@ const OFFSET: [Shape; 4] = [Fixed(4 + 8 + 4), Compact, Fixed(2), END];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shape;
+    use crate::wire::layout;
     use bytes::Bytes;
     use proptest::prelude::*;
 
     /// What a connection does with an answer's body.
     fn decode<R: Request>(body: &Bytes) -> bool {
         (R::VERSIONS.0..=R::VERSIONS.1).all(|version| {
-            shape::check(body, R::SHAPE).is_ok() && R::Response::decode(&mut body.clone(), version).is_ok()
+            layout::check(body, R::SHAPE).is_ok() && R::Response::decode(&mut body.clone(), version).is_ok()
         })
     }
 

@@ -15,12 +15,12 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use crate::admin::first_error;
-use crate::cluster::{Coordinated, Refusal, Repeat, topic_name};
 use crate::error::{Error, ErrorCode, Result};
-use crate::produce::{Place, Queues};
+use crate::net::cluster::{Coordinated, Refusal, Repeat, topic_name};
+use crate::producer::sender::{Place, Queues};
 use crate::producer::{Producer, ProducerIdentity};
-use crate::protocol::Request;
 use crate::record::{Header, ProducerRecord};
+use crate::wire::protocol::Request;
 
 /// An open transaction: what is written in it becomes visible to read-committed readers as a whole, at
 /// [`commit`](Transaction::commit), or never. It borrows its producer, so there is one at a time.

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::AbortedTransaction;
 
-use crate::batch::{Corrupt, Next, RawBatch, next_batch};
 use crate::record::Record;
+use crate::wire::batch::{Corrupt, Next, RawBatch, next_batch};
 
 /// What was read of one partition.
 #[derive(Debug)]
@@ -92,8 +92,8 @@ impl Aborted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Writer, encode};
     use crate::record::ProducerRecord;
+    use crate::wire::batch::{Writer, encode};
     use kafka_protocol::messages::ProducerId;
 
     const LONGEST: usize = 1 << 20;

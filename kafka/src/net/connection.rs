@@ -15,10 +15,10 @@ use kafka_protocol::protocol::{Decodable, HeaderVersion, StrBytes};
 use crate::config::{Config, Security};
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
-use crate::protocol::Request;
-use crate::sasl::Sasl;
-use crate::shape;
-use crate::stream::Stream;
+use crate::net::sasl::Sasl;
+use crate::net::stream::Stream;
+use crate::wire::layout;
+use crate::wire::protocol::Request;
 
 /// An open connection whose broker has told the versions it speaks. After an error it must be dropped: the next
 /// bytes on it may belong to an answer that nobody waits for.
@@ -230,7 +230,7 @@ impl Connection {
             let cause = format!("correlation id {got} instead of {}", sent.correlation_id);
             return Err(self.malformed::<R>(cause));
         }
-        shape::check(&frame, R::SHAPE).map_err(|cause| self.malformed::<R>(cause.to_owned()))?;
+        layout::check(&frame, R::SHAPE).map_err(|cause| self.malformed::<R>(cause.to_owned()))?;
         R::Response::decode(&mut frame, sent.version).map_err(|cause| self.malformed::<R>(cause.to_string()))
     }
 

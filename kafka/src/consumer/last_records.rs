@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::admin::{Admin, ListedOffset, OffsetSpec};
 use crate::config::Config;
-use crate::consumer::{Consumer, FetchConfig, Isolation, Polled};
+use crate::consumer::{Consumer, FetchConfig, Polled};
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
-use crate::record::{Record, TopicPartition};
+use crate::record::{Isolation, Record, TopicPartition};
 
 /// So many offsets before the end are looked at first: mostly the last batch of a transaction and its marker are there.
 const FIRST_WINDOW: i64 = 32;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustls::ClientConnection;
 
 use crate::interrupt::{Interrupt, Registration};
-use crate::tls::Tls;
+use crate::net::tls::Tls;
 
 /// An open stream to a broker.
 #[derive(Debug)]

@@ -10,11 +10,11 @@ use kafka_protocol::messages::{GroupId, HeartbeatRequest, HeartbeatResponse};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use crate::cluster::{Cluster, Coordinated, Repeat};
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
-use crate::retry::Retry;
+use crate::net::cluster::{Cluster, Coordinated, Repeat};
+use crate::net::retry::Retry;
 
 /// How often the group's topics are looked up: one that was made anew, or has more partitions, must be divided again.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(10);

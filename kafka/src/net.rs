@@ -1,0 +1,8 @@
+//! Getting requests to brokers: who leads and who coordinates, connections, sockets, and who we are.
+
+pub(crate) mod cluster;
+pub(crate) mod connection;
+pub(crate) mod retry;
+pub(crate) mod sasl;
+pub(crate) mod stream;
+pub(crate) mod tls;
