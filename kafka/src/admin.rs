@@ -25,8 +25,8 @@ use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::group::assignor::decode_assignment;
 use crate::interrupt::Interrupt;
-use crate::net::cluster::{Cluster, Coordinated, Repeat, metadata_request, topic_name};
-use crate::net::retry::Retry;
+use crate::net::backoff::Backoff;
+use crate::net::cluster::{Cluster, CoordinatorKey, Retry, metadata_request, topic_name};
 use crate::record::Isolation;
 use crate::wire::protocol::Request;
 
@@ -164,9 +164,9 @@ impl Admin {
     /// created nor found (INVALID_REPLICATION_FACTOR, INVALID_CONFIG, …), after the others were created; `NoLeader` when the
     /// leaders are not there within the request timeout; those of the connection.
     pub fn create_topics(&mut self, topics: &[NewTopic]) -> Result<Vec<(String, Created)>> {
-        let mut retry = self.cluster.retry();
-        let created = self.request_topics(topics, false, &mut retry)?;
-        self.wait_for_leaders(topics, &mut retry)?;
+        let mut backoff = self.cluster.backoff();
+        let created = self.request_topics(topics, false, &mut backoff)?;
+        self.wait_for_leaders(topics, &mut backoff)?;
         Ok(created)
     }
 
@@ -174,24 +174,24 @@ impl Admin {
     ///
     /// Returns and errors are those of [`create_topics`](Admin::create_topics) without `NoLeader`.
     pub fn validate_topics(&mut self, topics: &[NewTopic]) -> Result<Vec<(String, Created)>> {
-        let mut retry = self.cluster.retry();
-        self.request_topics(topics, true, &mut retry)
+        let mut backoff = self.cluster.backoff();
+        self.request_topics(topics, true, &mut backoff)
     }
 
     fn request_topics(
         &mut self,
         topics: &[NewTopic],
         validate_only: bool,
-        retry: &mut Retry,
+        backoff: &mut Backoff,
     ) -> Result<Vec<(String, Created)>> {
         let request = CreateTopicsRequest::default()
             .with_topics(topics.iter().map(creatable).collect())
             .with_timeout_ms(self.cluster.config().request_timeout.as_millis() as i32)
             .with_validate_only(validate_only);
         loop {
-            match self.try_create(&request, topics, retry) {
+            match self.try_create(&request, topics, backoff) {
                 Ok(created) => return Ok(created),
-                Err(error) => retry.pause(error)?,
+                Err(error) => backoff.pause(error)?,
             }
         }
     }
@@ -200,9 +200,9 @@ impl Admin {
         &mut self,
         request: &CreateTopicsRequest,
         topics: &[NewTopic],
-        retry: &Retry,
+        backoff: &Backoff,
     ) -> Result<Vec<(String, Created)>> {
-        let (broker, answer) = self.cluster.call_any(request, retry.deadline())?;
+        let (broker, answer) = self.cluster.call_any(request, backoff.deadline())?;
         let mut created = Vec::with_capacity(topics.len());
         for topic in topics {
             let result = answer.topics.iter().find(|result| result.name.0 == *topic.name);
@@ -211,18 +211,18 @@ impl Admin {
         Ok(created)
     }
 
-    fn wait_for_leaders(&mut self, topics: &[NewTopic], retry: &mut Retry) -> Result<()> {
+    fn wait_for_leaders(&mut self, topics: &[NewTopic], backoff: &mut Backoff) -> Result<()> {
         let names: Vec<Arc<str>> = topics.iter().map(|topic| topic.name.as_str().into()).collect();
         loop {
-            match self.check_leaders(&names, retry) {
+            match self.check_leaders(&names, backoff) {
                 Ok(()) => return Ok(()),
-                Err(error) => retry.pause(error)?,
+                Err(error) => backoff.pause(error)?,
             }
         }
     }
 
-    fn check_leaders(&mut self, names: &[Arc<str>], retry: &Retry) -> Result<()> {
-        self.cluster.refresh(names, retry.deadline())?;
+    fn check_leaders(&mut self, names: &[Arc<str>], backoff: &Backoff) -> Result<()> {
+        self.cluster.refresh(names, backoff.deadline())?;
         for name in names {
             let partitions = self.cluster.seen_topic(name).map_or(1, |topic| topic.partitions.len());
             for partition in 0..partitions as i32 {
@@ -236,12 +236,12 @@ impl Admin {
     ///
     /// Errors: those of the connection, retried until the request timeout; `Refused` for a name that is invalid or may not be seen.
     pub fn describe_topics(&mut self, names: &[String]) -> Result<Vec<TopicDescription>> {
-        let mut retry = self.cluster.retry();
+        let mut backoff = self.cluster.backoff();
         let wanted: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
         loop {
-            match self.cluster.refresh(&wanted, retry.deadline()) {
+            match self.cluster.refresh(&wanted, backoff.deadline()) {
                 Ok(()) => break,
-                Err(error) => retry.pause(error)?,
+                Err(error) => backoff.pause(error)?,
             }
         }
         Ok(names.iter().filter_map(|name| self.description(name)).collect())
@@ -263,7 +263,7 @@ impl Admin {
     /// Errors: `Refused` (UNKNOWN_TOPIC_OR_PARTITION, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried until the
     /// request timeout.
     pub fn topic_config(&mut self, names: &[String], key: &str) -> Result<Vec<String>> {
-        let mut retry = self.cluster.retry();
+        let mut backoff = self.cluster.backoff();
         let resource = |name: &String| {
             DescribeConfigsResource::default()
                 .with_resource_type(TOPIC_RESOURCE)
@@ -272,9 +272,9 @@ impl Admin {
         };
         let request = DescribeConfigsRequest::default().with_resources(names.iter().map(resource).collect());
         loop {
-            match self.try_topic_config(&request, names, &retry) {
+            match self.try_topic_config(&request, names, &backoff) {
                 Ok(values) => return Ok(values),
-                Err(error) => retry.pause(error)?,
+                Err(error) => backoff.pause(error)?,
             }
         }
     }
@@ -283,9 +283,9 @@ impl Admin {
         &mut self,
         request: &DescribeConfigsRequest,
         names: &[String],
-        retry: &Retry,
+        backoff: &Backoff,
     ) -> Result<Vec<String>> {
-        let (broker, answer) = self.cluster.call_any(request, retry.deadline())?;
+        let (broker, answer) = self.cluster.call_any(request, backoff.deadline())?;
         let api = DescribeConfigsRequest::API;
         let value = |name: &String| {
             let result = answer.results.iter().find(|result| *result.resource_name == **name);
@@ -306,9 +306,9 @@ impl Admin {
     /// Errors: those of the connection, retried until the request timeout.
     pub fn brokers(&mut self) -> Result<Vec<BrokerDescription>> {
         if self.cluster.brokers().is_empty() {
-            let mut retry = self.cluster.retry();
-            while let Err(error) = self.cluster.refresh(&[], retry.deadline()) {
-                retry.pause(error)?;
+            let mut backoff = self.cluster.backoff();
+            while let Err(error) = self.cluster.refresh(&[], backoff.deadline()) {
+                backoff.pause(error)?;
             }
         }
         let brokers = self.cluster.brokers().into_iter();
@@ -321,16 +321,16 @@ impl Admin {
     /// Errors: `Refused` (CLUSTER_AUTHORIZATION_FAILED, …); `Unreachable` and others of the connection, retried until the request
     /// timeout.
     pub fn broker_config(&mut self, broker: &BrokerDescription, keys: &[&str]) -> Result<Vec<(String, String)>> {
-        let mut retry = self.cluster.retry();
+        let mut backoff = self.cluster.backoff();
         let resource = DescribeConfigsResource::default()
             .with_resource_type(BROKER_RESOURCE)
             .with_resource_name(StrBytes::from_string(broker.id.to_string()))
             .with_configuration_keys(Some(keys.iter().map(|key| StrBytes::from_string((*key).to_owned())).collect()));
         let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
         let answer = loop {
-            match self.cluster.call(&broker.address, &request, retry.deadline(), Repeat::Harmless) {
+            match self.cluster.call(&broker.address, &request, backoff.deadline(), Retry::Idempotent) {
                 Ok(answer) => break answer,
-                Err(error) => retry.pause(error)?,
+                Err(error) => backoff.pause(error)?,
             }
         };
         let mut values = vec![];
@@ -350,21 +350,21 @@ impl Admin {
     ///
     /// Errors: `Refused` (TOPIC_DELETION_DISABLED, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried until the request timeout.
     pub fn delete_topics(&mut self, names: &[String]) -> Result<()> {
-        let mut retry = self.cluster.retry();
+        let mut backoff = self.cluster.backoff();
         let state = |name: &String| DeleteTopicState::default().with_name(Some(topic_name(name)));
         let request = DeleteTopicsRequest::default()
             .with_topics(names.iter().map(state).collect())
             .with_timeout_ms(self.cluster.config().request_timeout.as_millis() as i32);
         loop {
-            match self.try_delete(&request, &retry) {
+            match self.try_delete(&request, &backoff) {
                 Ok(()) => return Ok(()),
-                Err(error) => retry.pause(error)?,
+                Err(error) => backoff.pause(error)?,
             }
         }
     }
 
-    fn try_delete(&mut self, request: &DeleteTopicsRequest, retry: &Retry) -> Result<()> {
-        let (broker, answer) = self.cluster.call_any(request, retry.deadline())?;
+    fn try_delete(&mut self, request: &DeleteTopicsRequest, backoff: &Backoff) -> Result<()> {
+        let (broker, answer) = self.cluster.call_any(request, backoff.deadline())?;
         for topic in answer.responses {
             match ErrorCode(topic.error_code) {
                 ErrorCode::NONE | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {}
@@ -387,11 +387,11 @@ impl Admin {
         spec: OffsetSpec,
         isolation: Isolation,
     ) -> Result<Vec<ListedOffset>> {
-        let mut retry = self.cluster.retry();
+        let mut backoff = self.cluster.backoff();
         loop {
-            match list_offsets(&mut self.cluster, partitions, spec, isolation, &retry) {
+            match list_offsets(&mut self.cluster, partitions, spec, isolation, &backoff) {
                 Ok(offsets) => return Ok(offsets),
-                Err(error) => retry.pause(error)?,
+                Err(error) => backoff.pause(error)?,
             }
         }
     }
@@ -401,15 +401,17 @@ impl Admin {
     /// Errors: `Refused` with COORDINATOR_NOT_AVAILABLE when there is none within the request timeout, with
     /// GROUP_AUTHORIZATION_FAILED or TRANSACTIONAL_ID_AUTHORIZATION_FAILED at once; those of the connection.
     pub fn find_coordinators(&mut self, group: &str, transactional_id: &str) -> Result<()> {
-        let mut retry = self.cluster.retry();
-        for whom in [Coordinated::Group(group.to_owned()), Coordinated::Transaction(transactional_id.to_owned())] {
+        let mut backoff = self.cluster.backoff();
+        for coordinator in
+            [CoordinatorKey::Group(group.to_owned()), CoordinatorKey::Transaction(transactional_id.to_owned())]
+        {
             let mut refused = None;
-            while let Err(error) = self.cluster.coordinator(&whom, retry.deadline()) {
+            while let Err(error) = self.cluster.coordinator(&coordinator, backoff.deadline()) {
                 if let Error::Refused { code, api, broker, detail } = &error {
                     refused = Some((*code, *api, broker.clone(), detail.clone()));
                 }
                 // a last try, cut short by the deadline, says less than what was said before
-                retry.pause(error).map_err(|error| match refused.take() {
+                backoff.pause(error).map_err(|error| match refused.take() {
                     Some((code, api, broker, detail)) if error.passes() => Error::Refused { code, api, broker, detail },
                     _ => error,
                 })?;
@@ -422,13 +424,13 @@ impl Admin {
     ///
     /// Errors: those of the connection, retried until the request timeout.
     pub fn topic_operations(&mut self, names: &[String]) -> Result<Vec<(String, Operations)>> {
-        let mut retry = self.cluster.retry();
+        let mut backoff = self.cluster.backoff();
         let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
         let request = metadata_request(&names).with_include_topic_authorized_operations(true);
         let answer = loop {
-            match self.cluster.call_any(&request, retry.deadline()) {
+            match self.cluster.call_any(&request, backoff.deadline()) {
                 Ok((_, answer)) => break answer,
-                Err(error) => retry.pause(error)?,
+                Err(error) => backoff.pause(error)?,
             }
         };
         let seen = answer.topics.into_iter().filter(|topic| ErrorCode(topic.error_code) == ErrorCode::NONE);
@@ -449,14 +451,15 @@ impl Admin {
 
     /// One member of the newer protocol makes a group the broker's, and DescribeGroups then shows none of it.
     fn consumer_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
-        let mut retry = self.cluster.retry();
+        let mut backoff = self.cluster.backoff();
         let request = ConsumerGroupDescribeRequest::default()
             .with_group_ids(vec![GroupId(StrBytes::from_string(group.to_owned()))]);
         let code = |answer: &ConsumerGroupDescribeResponse| {
             answer.groups.first().map_or(ErrorCode::NONE, |group| ErrorCode(group.error_code))
         };
-        let whom = Coordinated::Group(group.to_owned());
-        let answer = match self.cluster.call_coordinator(&whom, &request, Repeat::Harmless, &mut retry, code) {
+        let coordinator = CoordinatorKey::Group(group.to_owned());
+        let answer = match self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, code)
+        {
             Err(Error::Refused { code: ErrorCode::GROUP_ID_NOT_FOUND, .. } | Error::UnsupportedVersion { .. }) => {
                 return Ok(vec![]);
             }
@@ -477,14 +480,14 @@ impl Admin {
     }
 
     fn classic_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
-        let mut retry = self.cluster.retry();
+        let mut backoff = self.cluster.backoff();
         let request =
             DescribeGroupsRequest::default().with_groups(vec![GroupId(StrBytes::from_string(group.to_owned()))]);
         let code = |answer: &DescribeGroupsResponse| {
             answer.groups.first().map_or(ErrorCode::NONE, |group| ErrorCode(group.error_code))
         };
-        let whom = Coordinated::Group(group.to_owned());
-        let answer = self.cluster.call_coordinator(&whom, &request, Repeat::Harmless, &mut retry, code)?;
+        let coordinator = CoordinatorKey::Group(group.to_owned());
+        let answer = self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, code)?;
         let members = answer.groups.into_iter().flat_map(|group| group.members);
         let member = |member: DescribedGroupMember| {
             let partitions = decode_assignment(&member.member_assignment).unwrap_or_default();
@@ -511,10 +514,11 @@ impl Admin {
         partitions: &[(String, i32)],
         require_stable: bool,
     ) -> Result<Vec<CommittedOffset>> {
-        let mut retry = self.cluster.retry();
-        let whom = Coordinated::Group(group.to_owned());
+        let mut backoff = self.cluster.backoff();
+        let coordinator = CoordinatorKey::Group(group.to_owned());
         let request = offset_fetch_request(group, partitions, require_stable);
-        let answer = self.cluster.call_coordinator(&whom, &request, Repeat::Harmless, &mut retry, fetch_error)?;
+        let answer =
+            self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, fetch_error)?;
         Ok(committed(answer))
     }
 }
@@ -554,10 +558,10 @@ pub(crate) fn list_offsets(
     partitions: &[(String, i32)],
     spec: OffsetSpec,
     isolation: Isolation,
-    retry: &Retry,
+    backoff: &Backoff,
 ) -> Result<Vec<ListedOffset>> {
     let names: Vec<Arc<str>> = partitions.iter().map(|(topic, _)| topic.as_str().into()).collect();
-    cluster.refresh(&names, retry.deadline())?;
+    cluster.refresh(&names, backoff.deadline())?;
     let mut by_leader: BTreeMap<String, Vec<&(String, i32)>> = BTreeMap::new();
     for partition in partitions {
         let leader = cluster.leader(&partition.0, partition.1)?;
@@ -566,7 +570,7 @@ pub(crate) fn list_offsets(
     let mut offsets = Vec::with_capacity(partitions.len());
     for (leader, partitions) in by_leader {
         let request = list_offsets_request(&partitions, spec, isolation);
-        let answer = cluster.call(&leader, &request, retry.deadline(), Repeat::Harmless)?;
+        let answer = cluster.call(&leader, &request, backoff.deadline(), Retry::Idempotent)?;
         read_listed(answer, &leader, &mut offsets)?;
     }
     Ok(offsets)

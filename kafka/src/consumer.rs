@@ -20,9 +20,9 @@ use crate::consumer::fetch_response::read_fetched;
 use crate::error::codes::Refresh;
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
+use crate::net::backoff::Backoff;
 use crate::net::cluster::Cluster;
 use crate::net::connection::Sent;
-use crate::net::retry::Retry;
 use crate::record::{Isolation, Record, TopicPartition};
 use crate::wire::batch::Corrupt;
 use crate::wire::protocol::Request;
@@ -297,7 +297,7 @@ impl Consumer {
     /// Asks for the metadata of all assigned topics where something has moved; says which topics are gone.
     fn look_up(&mut self) -> Result<Vec<Polled>> {
         if self.stale && !self.assigned.is_empty() {
-            let deadline = self.cluster.retry().deadline();
+            let deadline = self.cluster.backoff().deadline();
             let topics = self.topics();
             self.cluster.refresh(&topics, deadline)?;
             self.stale = false;
@@ -499,9 +499,9 @@ impl Consumer {
     /// The answer to a fetch out of range does not tell the range, so it is asked for.
     fn find_ranges(&mut self, polled: &mut Vec<Polled>) -> Result<()> {
         for partition in std::mem::take(&mut self.out_of_range) {
-            let retry = self.cluster.retry();
-            let log_start = self.offset(&partition, OffsetSpec::Earliest, &retry)?;
-            let high_watermark = self.offset(&partition, OffsetSpec::Latest, &retry)?;
+            let backoff = self.cluster.backoff();
+            let log_start = self.offset(&partition, OffsetSpec::Earliest, &backoff)?;
+            let high_watermark = self.offset(&partition, OffsetSpec::Latest, &backoff)?;
             let offset = self.position(&partition).unwrap_or(log_start);
             if (log_start..=high_watermark).contains(&offset) {
                 // A new leader that was still catching up; the next fetch will do.
@@ -513,9 +513,9 @@ impl Consumer {
         Ok(())
     }
 
-    fn offset(&mut self, of: &TopicPartition, spec: OffsetSpec, retry: &Retry) -> Result<i64> {
+    fn offset(&mut self, of: &TopicPartition, spec: OffsetSpec, backoff: &Backoff) -> Result<i64> {
         let place = (of.topic.to_string(), of.partition);
-        let listed = list_offsets(&mut self.cluster, &[place], spec, Isolation::ReadUncommitted, retry)?;
+        let listed = list_offsets(&mut self.cluster, &[place], spec, Isolation::ReadUncommitted, backoff)?;
         Ok(listed.first().map_or(-1, |found| found.offset))
     }
 }

@@ -27,10 +27,10 @@ use crate::group::assignor::{
     CONSUMER, Partitions, RANGE, assign_range, decode_assignment, decode_subscription, encode_assignment,
     encode_subscription,
 };
-use crate::group::heartbeat::{Heartbeat, OnRebalance, Place, Settings, Shared, look_up};
+use crate::group::heartbeat::{Heartbeat, Membership, OnRebalance, Settings, Shared, look_up};
 use crate::interrupt::Interrupt;
-use crate::net::cluster::{Cluster, Coordinated, Repeat, topic_name};
-use crate::net::retry::Retry;
+use crate::net::backoff::Backoff;
+use crate::net::cluster::{Cluster, CoordinatorKey, Retry, topic_name};
 use crate::record::TopicPartition;
 use crate::wire::protocol::Request;
 
@@ -94,45 +94,45 @@ impl Group {
     /// INVALID_SESSION_TIMEOUT, GROUP_AUTHORIZATION_FAILED, …), those of the connection, retried for rebalance timeout and request timeout together; `Interrupted`.
     pub fn join(&mut self) -> Result<Assignment> {
         let limit = self.config.rebalance_timeout + self.cluster.config().request_timeout;
-        let mut retry = Retry::new(self.cluster.interrupt(), limit);
+        let mut backoff = Backoff::new(self.cluster.interrupt(), limit);
         loop {
-            match self.try_join(&mut retry) {
+            match self.try_join(&mut backoff) {
                 Ok(assignment) => return Ok(assignment),
-                Err(error) => self.before_next_try(error, &mut retry)?,
+                Err(error) => self.before_next_try(error, &mut backoff)?,
             }
         }
     }
 
     /// What the group has decided meanwhile makes a new attempt necessary; some answers name what must change for it.
-    fn before_next_try(&mut self, error: Error, retry: &mut Retry) -> Result<()> {
+    fn before_next_try(&mut self, error: Error, backoff: &mut Backoff) -> Result<()> {
         match error.code() {
-            Some(ErrorCode::REBALANCE_IN_PROGRESS) => retry.pause_for(error),
+            Some(ErrorCode::REBALANCE_IN_PROGRESS) => backoff.pause_for(error),
             Some(ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::ILLEGAL_GENERATION) => {
                 self.member_id = StrBytes::default();
-                retry.pause_for(error)
+                backoff.pause_for(error)
             }
-            _ => retry.pause(error),
+            _ => backoff.pause(error),
         }
     }
 
-    fn try_join(&mut self, retry: &mut Retry) -> Result<Assignment> {
+    fn try_join(&mut self, backoff: &mut Backoff) -> Result<Assignment> {
         // before the join: whatever changes from here on is noticed by the heartbeat thread
-        let topics = look_up(&mut self.cluster, &subscribed(&self.config), retry.deadline())?;
-        let joined = self.send_join(retry)?;
+        let topics = look_up(&mut self.cluster, &subscribed(&self.config), backoff.deadline())?;
+        let joined = self.send_join(backoff)?;
         self.member_id = joined.member_id.clone();
-        let assignments = if joined.leader == joined.member_id { self.divide(&joined, retry)? } else { Vec::new() };
-        let share = self.send_sync(joined.generation_id, assignments, retry)?;
-        let partitions = self.with_topic_ids(share, retry)?;
-        let place = Place { generation: joined.generation_id, member_id: joined.member_id };
-        self.shared.joined(place, topics);
+        let assignments = if joined.leader == joined.member_id { self.divide(&joined, backoff)? } else { Vec::new() };
+        let share = self.send_sync(joined.generation_id, assignments, backoff)?;
+        let partitions = self.with_topic_ids(share, backoff)?;
+        let membership = Membership { generation: joined.generation_id, member_id: joined.member_id };
+        self.shared.joined(membership, topics);
         self.start_heartbeat()?;
         let member_id = self.member_id.to_string();
         Ok(Assignment { generation: joined.generation_id, member_id, partitions })
     }
 
     /// JoinGroup; a new member is first given an id and told to come again with it (KIP-394).
-    fn send_join(&mut self, retry: &mut Retry) -> Result<JoinGroupResponse> {
-        let whom = self.whom();
+    fn send_join(&mut self, backoff: &mut Backoff) -> Result<JoinGroupResponse> {
+        let coordinator = self.coordinator();
         loop {
             let request = self.join_request();
             // The code is judged below: MEMBER_ID_REQUIRED brings something along.
@@ -140,7 +140,7 @@ impl Group {
                 ErrorCode::MEMBER_ID_REQUIRED => ErrorCode::NONE,
                 code => code,
             };
-            let answer = self.cluster.call_coordinator(&whom, &request, Repeat::Harmless, retry, code)?;
+            let answer = self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, backoff, code)?;
             if answer.error_code == 0 {
                 return Ok(answer);
             }
@@ -162,7 +162,7 @@ impl Group {
     }
 
     /// The leader's part: divides the partitions of all the topics that any member subscribes to.
-    fn divide(&mut self, joined: &JoinGroupResponse, retry: &mut Retry) -> Result<Vec<SyncGroupRequestAssignment>> {
+    fn divide(&mut self, joined: &JoinGroupResponse, backoff: &mut Backoff) -> Result<Vec<SyncGroupRequestAssignment>> {
         let mut members = BTreeMap::new();
         for member in &joined.members {
             let topics = decode_subscription(&member.metadata).map_err(|cause| self.malformed(cause))?;
@@ -171,7 +171,7 @@ impl Group {
         let mut topics: Vec<Arc<str>> = members.values().flatten().map(|topic| topic.as_str().into()).collect();
         topics.sort();
         topics.dedup();
-        self.cluster.refresh(&topics, retry.deadline())?;
+        self.cluster.refresh(&topics, backoff.deadline())?;
         let counted = topics.iter().filter_map(|topic| self.counted(topic)).collect();
         let divided = assign_range(&members, &counted).into_iter();
         Ok(divided.map(|(member, share)| sync_assignment(member, &share)).collect())
@@ -186,7 +186,7 @@ impl Group {
         &mut self,
         generation: i32,
         assignments: Vec<SyncGroupRequestAssignment>,
-        retry: &mut Retry,
+        backoff: &mut Backoff,
     ) -> Result<Partitions> {
         let request = SyncGroupRequest::default()
             .with_group_id(self.group_id())
@@ -196,15 +196,15 @@ impl Group {
             .with_protocol_name(Some(StrBytes::from_static_str(RANGE)))
             .with_assignments(assignments);
         let code = |answer: &SyncGroupResponse| ErrorCode(answer.error_code);
-        let answer = self.cluster.call_coordinator(&self.whom(), &request, Repeat::Harmless, retry, code)?;
+        let answer = self.cluster.call_coordinator(&self.coordinator(), &request, Retry::Idempotent, backoff, code)?;
         decode_assignment(&answer.assignment).map_err(|cause| self.malformed(cause))
     }
 
     /// The assignment names topics; what counts for the reader is their ids.
-    fn with_topic_ids(&mut self, share: Partitions, retry: &mut Retry) -> Result<Vec<TopicPartition>> {
+    fn with_topic_ids(&mut self, share: Partitions, backoff: &mut Backoff) -> Result<Vec<TopicPartition>> {
         let topics: Vec<Arc<str>> = share.keys().map(|topic| topic.as_str().into()).collect();
         if !topics.is_empty() {
-            self.cluster.refresh(&topics, retry.deadline())?;
+            self.cluster.refresh(&topics, backoff.deadline())?;
         }
         let mut partitions = Vec::new();
         for (topic, numbers) in topics.iter().zip(share.into_values()) {
@@ -246,18 +246,19 @@ impl Group {
     /// Errors: `Refused` with UNKNOWN_MEMBER_ID, ILLEGAL_GENERATION or REBALANCE_IN_PROGRESS when the membership is over or
     /// about to change: then [`rejoin_needed`](Group::rejoin_needed) is set; other refusals; those of the connection, retried until the request timeout.
     pub fn commit_offsets(&mut self, offsets: &[(TopicPartition, i64, String)]) -> Result<()> {
-        let Some(place) = self.shared.place() else {
+        let Some(membership) = self.shared.membership() else {
             return Err(Error::Invalid("not a member of the group".to_owned()));
         };
         let request = OffsetCommitRequest::default()
             .with_group_id(self.group_id())
-            .with_generation_id_or_member_epoch(place.generation)
-            .with_member_id(place.member_id.clone())
+            .with_generation_id_or_member_epoch(membership.generation)
+            .with_member_id(membership.member_id.clone())
             .with_topics(offset_topics(offsets));
-        let mut retry = self.cluster.retry();
-        let done = self.cluster.call_coordinator(&self.whom(), &request, Repeat::Harmless, &mut retry, commit_error);
+        let mut backoff = self.cluster.backoff();
+        let done =
+            self.cluster.call_coordinator(&self.coordinator(), &request, Retry::Idempotent, &mut backoff, commit_error);
         if let Some(code) = done.as_ref().err().and_then(Error::code).filter(|code| code.ends_membership()) {
-            self.shared.need_rejoin(&place, code != ErrorCode::REBALANCE_IN_PROGRESS);
+            self.shared.need_rejoin(&membership, code != ErrorCode::REBALANCE_IN_PROGRESS);
         }
         done.map(drop)
     }
@@ -288,20 +289,20 @@ impl Group {
         let mut cluster = Cluster::new(config, Interrupt::new());
         let member = MemberIdentity::default().with_member_id(member_id);
         let request = LeaveGroupRequest::default().with_group_id(self.group_id()).with_members(vec![member]);
-        let mut retry = cluster.retry();
-        cluster.call_coordinator(&self.whom(), &request, Repeat::Harmless, &mut retry, leave_error).map(drop)
+        let mut backoff = cluster.backoff();
+        cluster.call_coordinator(&self.coordinator(), &request, Retry::Idempotent, &mut backoff, leave_error).map(drop)
     }
 
     fn group_id(&self) -> GroupId {
         GroupId(StrBytes::from_string(self.config.group_id.clone()))
     }
 
-    fn whom(&self) -> Coordinated {
-        Coordinated::Group(self.config.group_id.clone())
+    fn coordinator(&self) -> CoordinatorKey {
+        CoordinatorKey::Group(self.config.group_id.clone())
     }
 
     fn malformed(&self, cause: &str) -> Error {
-        let (api, broker) = (SyncGroupRequest::API, self.whom().to_string());
+        let (api, broker) = (SyncGroupRequest::API, self.coordinator().to_string());
         Error::Decode { api, broker, cause: format!("the consumer protocol's data: {cause}") }
     }
 }

@@ -22,7 +22,7 @@
 //! | `producer`, `producer/transaction` | identities and transactions; `producer/sender` sends the batches, `producer/partitioner` chooses where to |
 //! | `consumer` | long polls; `consumer/fetch_response` reads one partition's answer, `consumer/last_records` reads backwards, `consumer/spans` from one offset to another |
 //! | `group` | membership; `group/heartbeat`, `group/assignor` |
-//! | `net` | `cluster` (leaders, coordinators, reconnecting), `connection` (frames, versions, deadlines), `stream` (the socket), `tls` and `sasl` (whom we trust, who we are), `retry` |
+//! | `net` | `cluster` (leaders, coordinators, reconnecting), `connection` (frames, versions, deadlines), `stream` (the socket), `tls` and `sasl` (whom we trust, who we are), `backoff` |
 //! | `wire` | `protocol` (versions spoken and why), `layout` (no answer makes the codec reserve more than it holds), `batch` and `compression` (records v2), `primitive` |
 //! | `error`, `error/codes` | what can go wrong, over Kafka's own codes |
 //! | `config`, `record`, `interrupt` | settings, records, stopping from another thread |

@@ -1,8 +1,9 @@
 //! Getting requests to brokers: who leads and who coordinates, connections, sockets, and who we are.
 
+pub(crate) mod backoff;
 pub(crate) mod cluster;
 pub(crate) mod connection;
-pub(crate) mod retry;
+
 pub(crate) mod sasl;
 pub(crate) mod stream;
 pub(crate) mod tls;

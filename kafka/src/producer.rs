@@ -12,8 +12,8 @@ use kafka_protocol::protocol::StrBytes;
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
-use crate::net::cluster::{Cluster, Coordinated, Repeat};
-use crate::net::retry::Retry;
+use crate::net::backoff::Backoff;
+use crate::net::cluster::{Cluster, CoordinatorKey, Retry};
 use crate::producer::sender::{Delivery, Queues, Sequences, Undelivered, split};
 use crate::producer::transaction::Transaction;
 use crate::record::ProducerRecord;
@@ -87,30 +87,34 @@ impl Producer {
         self.state = None;
         // after a failure topics may be others than they were, with fewer partitions
         self.cluster.forget_topics();
-        let mut retry = self.cluster.retry();
+        let mut backoff = self.cluster.backoff();
         let answer = match self.coordinator() {
-            Some(whom) => self.init_at_coordinator(&whom, &mut retry)?,
-            None => self.init_anywhere(&mut retry)?,
+            Some(coordinator) => self.init_at_coordinator(&coordinator, &mut backoff)?,
+            None => self.init_anywhere(&mut backoff)?,
         };
         let identity = ProducerIdentity { id: answer.producer_id.0, epoch: answer.producer_epoch };
         self.state = Some(State { identity, sequences: Sequences::default() });
         Ok(identity)
     }
 
-    fn init_at_coordinator(&mut self, whom: &Coordinated, retry: &mut Retry) -> Result<InitProducerIdResponse> {
+    fn init_at_coordinator(
+        &mut self,
+        coordinator: &CoordinatorKey,
+        backoff: &mut Backoff,
+    ) -> Result<InitProducerIdResponse> {
         let request = self.init_request();
         let code = |answer: &InitProducerIdResponse| ErrorCode(answer.error_code);
         // Doing it twice raises the epoch twice, which harms nobody.
-        self.cluster.call_coordinator(whom, &request, Repeat::Harmless, retry, code)
+        self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff, code)
     }
 
-    fn init_anywhere(&mut self, retry: &mut Retry) -> Result<InitProducerIdResponse> {
+    fn init_anywhere(&mut self, backoff: &mut Backoff) -> Result<InitProducerIdResponse> {
         let request = self.init_request();
         loop {
-            let answered = self.cluster.call_any(&request, retry.deadline());
+            let answered = self.cluster.call_any(&request, backoff.deadline());
             match answered.and_then(|(broker, answer)| init_answer(broker, answer)) {
                 Ok(answer) => return Ok(answer),
-                Err(error) => retry.pause(error)?,
+                Err(error) => backoff.pause(error)?,
             }
         }
     }
@@ -184,7 +188,7 @@ impl Producer {
     }
 
     /// Gives up the identity after an error of a coordinator's request, where the error leaves no other way.
-    pub(crate) fn judge(&mut self, error: Error) -> Error {
+    pub(crate) fn forget_identity_unless_refused(&mut self, error: Error) -> Error {
         let certain = matches!(&error, Error::Refused { code, .. } if !code.ends_epoch());
         if !certain {
             self.state = None;
@@ -201,9 +205,9 @@ impl Producer {
         id.map(|id| TransactionalId(StrBytes::from_string(id)))
     }
 
-    pub(crate) fn coordinator(&self) -> Option<Coordinated> {
+    pub(crate) fn coordinator(&self) -> Option<CoordinatorKey> {
         let id = self.transactional.as_ref().map(|settings| settings.id.clone());
-        id.map(Coordinated::Transaction)
+        id.map(CoordinatorKey::Transaction)
     }
 }
 

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
-use crate::net::cluster::{Cluster, Coordinated, Repeat};
-use crate::net::retry::Retry;
+use crate::net::backoff::Backoff;
+use crate::net::cluster::{Cluster, CoordinatorKey, Retry};
 
 /// How often the group's topics are looked up: one that was made anew, or has more partitions, must be divided again.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(10);
@@ -33,45 +33,45 @@ pub(crate) struct Shared {
 
 struct State {
     /// The last generation joined; `None`: never joined, or left.
-    place: Option<Place>,
-    /// Heartbeats keep this place.
+    membership: Option<Membership>,
+    /// Heartbeats keep this membership.
     kept: bool,
     /// The topics as they were before that join.
     topics: Topics,
     rejoin_needed: bool,
 }
 
-/// A member's place in a group.
+/// A member's membership in a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Membership {
     pub(crate) generation: i32,
     pub(crate) member_id: StrBytes,
 }
 
 impl Shared {
     pub(crate) fn new(on_rebalance: Option<OnRebalance>) -> Arc<Shared> {
-        let state = State { place: None, kept: false, topics: Topics::new(), rejoin_needed: true };
+        let state = State { membership: None, kept: false, topics: Topics::new(), rejoin_needed: true };
         Arc::new(Shared { state: Mutex::new(state), on_rebalance })
     }
 
-    pub(crate) fn place(&self) -> Option<Place> {
-        self.lock().place.clone()
+    pub(crate) fn membership(&self) -> Option<Membership> {
+        self.lock().membership.clone()
     }
 
-    /// The place heartbeats are to be sent for.
-    fn kept_place(&self) -> Option<Place> {
+    /// The membership heartbeats are to be sent for.
+    fn kept_membership(&self) -> Option<Membership> {
         let state = self.lock();
-        state.place.clone().filter(|_| state.kept)
+        state.membership.clone().filter(|_| state.kept)
     }
 
     /// From now on a member of this generation, joined when the topics were like this.
-    pub(crate) fn joined(&self, place: Place, topics: Topics) {
-        *self.lock() = State { place: Some(place), kept: true, topics, rejoin_needed: false };
+    pub(crate) fn joined(&self, membership: Membership, topics: Topics) {
+        *self.lock() = State { membership: Some(membership), kept: true, topics, rejoin_needed: false };
     }
 
     /// From now on no member.
     pub(crate) fn left(&self) {
-        *self.lock() = State { place: None, kept: false, topics: Topics::new(), rejoin_needed: true };
+        *self.lock() = State { membership: None, kept: false, topics: Topics::new(), rejoin_needed: true };
     }
 
     fn divided_other_topics(&self, topics: &Topics) -> bool {
@@ -82,11 +82,11 @@ impl Shared {
         self.lock().rejoin_needed
     }
 
-    /// Marks that the holder of this place has to join again, unless it has done so meanwhile; calls the hook the
-    /// first time. A place that is `lost` gets no more heartbeats.
-    pub(crate) fn need_rejoin(&self, place: &Place, lost: bool) {
+    /// Marks that the holder of this membership has to join again, unless it has done so meanwhile; calls the hook the
+    /// first time. A membership that is `lost` gets no more heartbeats.
+    pub(crate) fn need_rejoin(&self, membership: &Membership, lost: bool) {
         let mut state = self.lock();
-        if state.place.as_ref() != Some(place) {
+        if state.membership.as_ref() != Some(membership) {
             return;
         }
         state.kept &= !lost;
@@ -175,40 +175,40 @@ struct Beat {
 impl Beat {
     fn run(mut self) {
         while self.stop.sleep(self.settings.interval).is_ok() {
-            match self.shared.kept_place() {
-                Some(place) => {
-                    self.beat(&place);
-                    self.look_at_topics(&place);
+            match self.shared.kept_membership() {
+                Some(membership) => {
+                    self.beat(&membership);
+                    self.look_at_topics(&membership);
                 }
                 None => self.answered = Instant::now(),
             }
         }
     }
 
-    /// One heartbeat. A rebalance is told and the heartbeats go on, which keeps the place until the rejoin; a lost
-    /// place is told and given up. A session in which no heartbeat was answered counts as lost.
-    fn beat(&mut self, place: &Place) {
-        match self.send(place) {
+    /// One heartbeat. A rebalance is told and the heartbeats go on, which keeps the membership until the rejoin; a lost
+    /// membership is told and given up. A session in which no heartbeat was answered counts as lost.
+    fn beat(&mut self, membership: &Membership) {
+        match self.send(membership) {
             Ok(()) => self.answered = Instant::now(),
             Err(Error::Interrupted) => {}
             Err(error) if error.code() == Some(ErrorCode::REBALANCE_IN_PROGRESS) => {
                 self.answered = Instant::now();
                 log::debug!("group {}: {error}", self.settings.group_id);
-                self.shared.need_rejoin(place, false);
+                self.shared.need_rejoin(membership, false);
             }
             Err(error) if error.passes() && self.answered.elapsed() < self.settings.session_timeout => {
                 log::warn!("group {}: heartbeat: {error}", self.settings.group_id);
             }
             Err(error) => {
                 log::warn!("group {}: membership lost: {error}", self.settings.group_id);
-                self.shared.need_rejoin(place, true);
+                self.shared.need_rejoin(membership, true);
             }
         }
     }
 
     /// Any member may see the change; the rejoin of the group's leader makes the others join again. Whatever goes wrong
     /// here is tried again at the next time.
-    fn look_at_topics(&mut self, place: &Place) {
+    fn look_at_topics(&mut self, membership: &Membership) {
         if self.looked.elapsed() < TOPICS_INTERVAL {
             return;
         }
@@ -216,23 +216,23 @@ impl Beat {
         match look_up(&mut self.cluster, &self.settings.topics, self.looked + self.settings.interval) {
             Ok(topics) if self.shared.divided_other_topics(&topics) => {
                 log::info!("group {}: its topics have changed", self.settings.group_id);
-                self.shared.need_rejoin(place, false);
+                self.shared.need_rejoin(membership, false);
             }
             Ok(_) => {}
             Err(error) => log::debug!("group {}: metadata: {error}", self.settings.group_id),
         }
     }
 
-    fn send(&mut self, place: &Place) -> Result<()> {
+    fn send(&mut self, membership: &Membership) -> Result<()> {
         let group = self.settings.group_id.clone();
         let request = HeartbeatRequest::default()
             .with_group_id(GroupId(StrBytes::from_string(group.clone())))
-            .with_generation_id(place.generation)
-            .with_member_id(place.member_id.clone());
-        let mut retry = Retry::new(&self.stop, self.settings.interval);
+            .with_generation_id(membership.generation)
+            .with_member_id(membership.member_id.clone());
+        let mut backoff = Backoff::new(&self.stop, self.settings.interval);
         let code = |answer: &HeartbeatResponse| ErrorCode(answer.error_code);
-        let whom = Coordinated::Group(group);
-        self.cluster.call_coordinator(&whom, &request, Repeat::Harmless, &mut retry, code).map(drop)
+        let coordinator = CoordinatorKey::Group(group);
+        self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, code).map(drop)
     }
 }
 

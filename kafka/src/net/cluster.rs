@@ -17,8 +17,8 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
+use crate::net::backoff::Backoff;
 use crate::net::connection::{Connection, Sent};
-use crate::net::retry::Retry;
 use crate::wire::protocol::Request;
 
 /// What a topic looked like when it was last asked for.
@@ -39,7 +39,7 @@ pub(crate) struct Partition {
 
 /// Who to look a coordinator up for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Coordinated {
+pub(crate) enum CoordinatorKey {
     /// A consumer group, by its id.
     Group(String),
     /// A transactional producer, by its transactional id.
@@ -48,11 +48,11 @@ pub(crate) enum Coordinated {
 
 /// Whether the broker may be sent the same request twice without harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Repeat {
+pub(crate) enum Retry {
     /// Reads, and writes that come to the same when done twice: sent again when the answer is lost.
-    Harmless,
+    Idempotent,
     /// Sent again only after a plain refusal, or when it was never sent.
-    Never,
+    Once,
 }
 
 pub(crate) struct Cluster {
@@ -62,7 +62,7 @@ pub(crate) struct Cluster {
     /// Node id to `host:port`.
     brokers: HashMap<i32, String>,
     topics: HashMap<Arc<str>, Topic>,
-    coordinators: HashMap<Coordinated, String>,
+    coordinators: HashMap<CoordinatorKey, String>,
     /// Who told the last of these addresses.
     told_by: Option<String>,
 }
@@ -90,8 +90,8 @@ impl Cluster {
     }
 
     /// The patience of one call.
-    pub(crate) fn retry(&self) -> Retry {
-        Retry::new(&self.interrupt, self.config.request_timeout)
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff::new(&self.interrupt, self.config.request_timeout)
     }
 
     // ---- connections
@@ -127,7 +127,7 @@ impl Cluster {
         address: &str,
         request: &R,
         deadline: Instant,
-        repeat: Repeat,
+        retry: Retry,
     ) -> Result<R::Response> {
         let connection = self.connection(address)?;
         let reused = connection.is_reused();
@@ -135,8 +135,8 @@ impl Cluster {
             Err(error) => {
                 self.drop_connection(address);
                 let cut_while_idle = reused && matches!(error, Error::Io { .. });
-                if cut_while_idle && repeat == Repeat::Harmless {
-                    return self.call(address, request, deadline, repeat);
+                if cut_while_idle && retry == Retry::Idempotent {
+                    return self.call(address, request, deadline, retry);
                 }
                 Err(error)
             }
@@ -177,7 +177,7 @@ impl Cluster {
         for (asked, address) in addresses.iter().enumerate() {
             // A broker that hangs must leave time to ask the others.
             let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - asked) as u32;
-            match self.call(address, request, Instant::now() + share, Repeat::Harmless) {
+            match self.call(address, request, Instant::now() + share, Retry::Idempotent) {
                 Ok(answer) => return Ok((address.clone(), answer)),
                 Err(error) if error.passes() => causes.push(error.to_string()),
                 // Not a broker, or one that speaks something else: worth a try elsewhere, but worth telling too.
@@ -271,28 +271,28 @@ impl Cluster {
 
     // ---- coordinators
 
-    /// Sends a request to the coordinator of `whom` until it is answered without an error that passes, or the
+    /// Sends a request to this coordinator until it is answered without an error that passes, or the
     /// patience is at its end. `refusal` picks the error out of the answer.
     ///
     /// Errors: `Refused` with the first code that does not pass, or the last that would; what a lost answer gave,
-    /// at once for [`Repeat::Never`].
+    /// at once for [`Retry::Once`].
     pub(crate) fn call_coordinator<R: Request, F: Into<Refusal>>(
         &mut self,
-        whom: &Coordinated,
+        coordinator: &CoordinatorKey,
         request: &R,
-        repeat: Repeat,
-        retry: &mut Retry,
+        retry: Retry,
+        backoff: &mut Backoff,
         refusal: impl Fn(&R::Response) -> F,
     ) -> Result<R::Response> {
         loop {
-            match self.ask_coordinator(whom, request, repeat, retry.deadline(), &refusal) {
+            match self.ask_coordinator(coordinator, request, retry, backoff.deadline(), &refusal) {
                 Ok(answer) => return Ok(answer),
-                Err(Attempt::Unknown(error)) if repeat == Repeat::Never => return Err(error),
+                Err(Attempt::Unknown(error)) if retry == Retry::Once => return Err(error),
                 Err(Attempt::Unknown(error) | Attempt::NotDone(error)) => {
                     if error.loses_coordinator() {
-                        self.coordinators.remove(whom);
+                        self.coordinators.remove(coordinator);
                     }
-                    retry.pause(error)?;
+                    backoff.pause(error)?;
                 }
             }
         }
@@ -300,32 +300,32 @@ impl Cluster {
 
     fn ask_coordinator<R: Request, F: Into<Refusal>>(
         &mut self,
-        whom: &Coordinated,
+        coordinator: &CoordinatorKey,
         request: &R,
-        repeat: Repeat,
+        retry: Retry,
         deadline: Instant,
         refusal: impl Fn(&R::Response) -> F,
     ) -> std::result::Result<R::Response, Attempt> {
-        let address = self.coordinator(whom, deadline).map_err(Attempt::NotDone)?;
+        let address = self.coordinator(coordinator, deadline).map_err(Attempt::NotDone)?;
         self.connection(&address).map_err(Attempt::NotDone)?;
-        let answer = self.call(&address, request, deadline, repeat).map_err(Attempt::Unknown)?;
+        let answer = self.call(&address, request, deadline, retry).map_err(Attempt::Unknown)?;
         let Refusal { code, about } = refusal(&answer).into();
         if code == ErrorCode::NONE {
             return Ok(answer);
         }
-        let detail = about.map_or_else(|| whom.to_string(), |about| format!("{whom}: {about}"));
+        let detail = about.map_or_else(|| coordinator.to_string(), |about| format!("{coordinator}: {about}"));
         Err(Attempt::NotDone(Error::Refused { code, api: R::API, broker: address, detail }))
     }
 
     /// The coordinator's address, looked up where it isn't known.
-    pub(crate) fn coordinator(&mut self, whom: &Coordinated, deadline: Instant) -> Result<String> {
-        if let Some(address) = self.coordinators.get(whom) {
+    pub(crate) fn coordinator(&mut self, coordinator: &CoordinatorKey, deadline: Instant) -> Result<String> {
+        if let Some(address) = self.coordinators.get(coordinator) {
             return Ok(address.clone());
         }
-        let (broker, answer) = self.call_any(&coordinator_request(whom), deadline)?;
-        let address = coordinator_of(answer, broker.clone(), whom)?;
+        let (broker, answer) = self.call_any(&coordinator_request(coordinator), deadline)?;
+        let address = coordinator_of(answer, broker.clone(), coordinator)?;
         self.told_by = Some(broker);
-        self.coordinators.insert(whom.clone(), address.clone());
+        self.coordinators.insert(coordinator.clone(), address.clone());
         Ok(address)
     }
 }
@@ -351,11 +351,11 @@ enum Attempt {
     Unknown(Error),
 }
 
-impl std::fmt::Display for Coordinated {
+impl std::fmt::Display for CoordinatorKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Coordinated::Group(id) => write!(f, "group {id}"),
-            Coordinated::Transaction(id) => write!(f, "transactional id {id}"),
+            CoordinatorKey::Group(id) => write!(f, "group {id}"),
+            CoordinatorKey::Transaction(id) => write!(f, "transactional id {id}"),
         }
     }
 }
@@ -367,17 +367,17 @@ pub(crate) fn metadata_request(topics: &[Arc<str>]) -> MetadataRequest {
         .with_allow_auto_topic_creation(false)
 }
 
-fn coordinator_request(whom: &Coordinated) -> FindCoordinatorRequest {
-    let (kind, key) = match whom {
-        Coordinated::Group(id) => (0, id),
-        Coordinated::Transaction(id) => (1, id),
+fn coordinator_request(coordinator: &CoordinatorKey) -> FindCoordinatorRequest {
+    let (kind, key) = match coordinator {
+        CoordinatorKey::Group(id) => (0, id),
+        CoordinatorKey::Transaction(id) => (1, id),
     };
     FindCoordinatorRequest::default()
         .with_key_type(kind)
         .with_coordinator_keys(vec![StrBytes::from_string(key.clone())])
 }
 
-fn coordinator_of(answer: FindCoordinatorResponse, broker: String, whom: &Coordinated) -> Result<String> {
+fn coordinator_of(answer: FindCoordinatorResponse, broker: String, coordinator: &CoordinatorKey) -> Result<String> {
     let Some(found) = answer.coordinators.into_iter().next() else {
         let cause = "it names no coordinator".to_owned();
         return Err(Error::Decode { api: FindCoordinatorRequest::API, broker, cause });
@@ -385,7 +385,7 @@ fn coordinator_of(answer: FindCoordinatorResponse, broker: String, whom: &Coordi
     match ErrorCode(found.error_code) {
         ErrorCode::NONE => Ok(host_port(&found.host, found.port)),
         code => {
-            let detail = whom.to_string();
+            let detail = coordinator.to_string();
             Err(Error::Refused { code, api: FindCoordinatorRequest::API, broker, detail })
         }
     }

@@ -10,9 +10,9 @@ use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TransactionalId};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, topic_name};
 use crate::net::connection::Sent;
-use crate::net::retry::Retry;
 use crate::producer::partitioner::partition_for_key;
 use crate::record::ProducerRecord;
 use crate::wire::batch::{Writer, encode, estimated_size};
@@ -24,21 +24,21 @@ const BATCH_BYTES: usize = 900 << 10;
 const ROUND_BYTES: usize = 8 << 20;
 
 /// A partition by its topic's name.
-pub(crate) type Place = (Arc<str>, i32);
+pub(crate) type PartitionKey = (Arc<str>, i32);
 /// Records by partition, each partition's in batches.
-pub(crate) type Queues = BTreeMap<Place, VecDeque<Vec<ProducerRecord>>>;
+pub(crate) type Queues = BTreeMap<PartitionKey, VecDeque<Vec<ProducerRecord>>>;
 
 /// The next sequence number of each partition under one epoch.
 #[derive(Debug, Default)]
-pub(crate) struct Sequences(HashMap<Place, i32>);
+pub(crate) struct Sequences(HashMap<PartitionKey, i32>);
 
 impl Sequences {
-    fn next(&self, place: &Place) -> i32 {
+    fn next(&self, place: &PartitionKey) -> i32 {
         self.0.get(place).copied().unwrap_or(0)
     }
 
     /// They wrap around to 0 (KIP-98).
-    fn advance(&mut self, place: &Place, records: i32) {
+    fn advance(&mut self, place: &PartitionKey, records: i32) {
         let next = self.next(place).wrapping_add(records) & i32::MAX;
         self.0.insert(place.clone(), next);
     }
@@ -49,11 +49,11 @@ impl Sequences {
 /// Errors: `Refused` for a topic that can't be found within the request timeout, `Invalid` for a partition that does not
 /// exist, those of the connection.
 pub(crate) fn split(cluster: &mut Cluster, records: Vec<ProducerRecord>, spread: u32) -> Result<Queues> {
-    let mut retry = cluster.retry();
+    let mut backoff = cluster.backoff();
     let mut sorted: BTreeMap<Arc<str>, Vec<Queue>> = BTreeMap::new();
     for record in records {
         if !sorted.contains_key(&record.topic) {
-            let partitions = partition_count(cluster, &record.topic, &mut retry)?;
+            let partitions = partition_count(cluster, &record.topic, &mut backoff)?;
             sorted.insert(record.topic.clone(), (0..partitions).map(|_| Queue::default()).collect());
         }
         if let Some(queues) = sorted.get_mut(&record.topic) {
@@ -89,11 +89,11 @@ impl Queue {
     }
 }
 
-fn partition_count(cluster: &mut Cluster, topic: &Arc<str>, retry: &mut Retry) -> Result<usize> {
+fn partition_count(cluster: &mut Cluster, topic: &Arc<str>, backoff: &mut Backoff) -> Result<usize> {
     loop {
-        match cluster.topic(topic, retry.deadline()) {
+        match cluster.topic(topic, backoff.deadline()) {
             Ok(found) => return Ok(found.partitions.len()),
-            Err(error) => retry.pause(error)?,
+            Err(error) => backoff.pause(error)?,
         }
     }
 }
@@ -140,7 +140,7 @@ pub(crate) struct Delivery<'a> {
 
 /// An encoded batch on its way.
 struct Outgoing {
-    place: Place,
+    place: PartitionKey,
     bytes: Bytes,
     records: i32,
     /// It was sent before, and that it was not written then is not certain.
@@ -187,16 +187,16 @@ impl Delivery<'_> {
         round
     }
 
-    fn encode(&self, place: &Place, records: &[ProducerRecord]) -> Outgoing {
+    fn encode(&self, place: &PartitionKey, records: &[ProducerRecord]) -> Outgoing {
         let writer = Writer { base_sequence: self.sequences.next(place), ..self.writer };
         let (place, count) = (place.clone(), records.len() as i32);
         Outgoing { place, bytes: encode(records, &writer), records: count, doubtful: false }
     }
 
     fn deliver(&mut self, mut round: Vec<Outgoing>) -> std::result::Result<(), Undelivered> {
-        let mut retry = self.cluster.retry();
+        let mut backoff = self.cluster.backoff();
         loop {
-            let left = self.attempt(round, retry.deadline());
+            let left = self.attempt(round, backoff.deadline());
             let doubtful = left.batches.iter().any(|batch| batch.doubtful);
             let end = |error| if doubtful { Undelivered::Unknown(error) } else { Undelivered::Refused(error) };
             if let Some(error) = left.lasting {
@@ -205,10 +205,10 @@ impl Delivery<'_> {
             let Some(error) = left.passing else {
                 return Ok(());
             };
-            retry.pause(error).map_err(end)?;
+            backoff.pause(error).map_err(end)?;
             round = left.batches;
             if left.leaders_lost {
-                self.look_up_leaders(&round, retry.deadline());
+                self.look_up_leaders(&round, backoff.deadline());
             }
         }
     }
@@ -348,7 +348,7 @@ impl Left {
     }
 }
 
-fn refused(leader: &str, place: &Place, code: ErrorCode, answer: PartitionProduceResponse) -> Error {
+fn refused(leader: &str, place: &PartitionKey, code: ErrorCode, answer: PartitionProduceResponse) -> Error {
     let words = answer.error_message.map(|words| format!(": {words}")).unwrap_or_default();
     Error::Refused {
         code,

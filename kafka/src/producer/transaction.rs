@@ -16,8 +16,8 @@ use kafka_protocol::protocol::StrBytes;
 
 use crate::admin::first_error;
 use crate::error::{Error, ErrorCode, Result};
-use crate::net::cluster::{Coordinated, Refusal, Repeat, topic_name};
-use crate::producer::sender::{Place, Queues};
+use crate::net::cluster::{CoordinatorKey, Refusal, Retry, topic_name};
+use crate::producer::sender::{PartitionKey, Queues};
 use crate::producer::{Producer, ProducerIdentity};
 use crate::record::{Header, ProducerRecord};
 use crate::wire::protocol::Request;
@@ -29,7 +29,7 @@ use crate::wire::protocol::Request;
 /// [`initialise`](Producer::initialise) aborts it.
 pub struct Transaction<'p> {
     producer: &'p mut Producer,
-    partitions: HashSet<Place>,
+    partitions: HashSet<PartitionKey>,
     groups: HashSet<String>,
     /// The broker may know of this transaction.
     begun: bool,
@@ -86,7 +86,7 @@ impl<'p> Transaction<'p> {
         self.producer.deliver(queues)
     }
 
-    fn new_partitions(&self, queues: &Queues) -> Vec<Place> {
+    fn new_partitions(&self, queues: &Queues) -> Vec<PartitionKey> {
         queues.keys().filter(|place| !self.partitions.contains(*place)).cloned().collect()
     }
 
@@ -99,12 +99,12 @@ impl<'p> Transaction<'p> {
         }
         let request = self.partitions_request(&new)?;
         // Adding a partition twice is the same as once.
-        self.call(&self.transaction(), &request, Repeat::Harmless, add_partitions_refusal)?;
+        self.call(&self.transaction(), &request, Retry::Idempotent, add_partitions_refusal)?;
         self.partitions.extend(new);
         Ok(())
     }
 
-    fn partitions_request(&self, new: &[Place]) -> Result<AddPartitionsToTxnRequest> {
+    fn partitions_request(&self, new: &[PartitionKey]) -> Result<AddPartitionsToTxnRequest> {
         let (id, identity) = self.initialised()?;
         Ok(AddPartitionsToTxnRequest::default()
             .with_v3_and_below_transactional_id(id)
@@ -129,7 +129,7 @@ impl<'p> Transaction<'p> {
         }
         let request = self.group_request(group)?;
         let code = |answer: &AddOffsetsToTxnResponse| ErrorCode(answer.error_code);
-        self.call(&self.transaction(), &request, Repeat::Harmless, code)?;
+        self.call(&self.transaction(), &request, Retry::Idempotent, code)?;
         self.groups.insert(group.to_owned());
         Ok(())
     }
@@ -146,7 +146,7 @@ impl<'p> Transaction<'p> {
     fn send_offset(&mut self, offset: &GroupOffset<'_>) -> Result<()> {
         let request = self.offset_request(offset)?;
         // Like a lost batch, a lost offset may arrive late and must not find a later transaction of this epoch open.
-        self.call(&Coordinated::Group(offset.group.to_owned()), &request, Repeat::Never, offset_error)
+        self.call(&CoordinatorKey::Group(offset.group.to_owned()), &request, Retry::Once, offset_error)
     }
 
     fn offset_request(&self, offset: &GroupOffset<'_>) -> Result<TxnOffsetCommitRequest> {
@@ -197,7 +197,7 @@ impl<'p> Transaction<'p> {
                 .with_producer_epoch(identity.epoch)
                 .with_committed(committed);
             let code = |answer: &EndTxnResponse| ErrorCode(answer.error_code);
-            let done = self.call(&self.transaction(), &request, Repeat::Never, code);
+            let done = self.call(&self.transaction(), &request, Retry::Once, code);
             // Any error of an end leaves its fate open, a refusal too: the one before may have been executed.
             done.inspect_err(|_| self.producer.state = None)?;
         }
@@ -215,15 +215,15 @@ impl<'p> Transaction<'p> {
     /// or the broker's time limit ends it.)
     fn call<R: Request, F: Into<Refusal>>(
         &mut self,
-        whom: &Coordinated,
+        coordinator: &CoordinatorKey,
         request: &R,
-        repeat: Repeat,
+        retry: Retry,
         refusal: impl Fn(&R::Response) -> F,
     ) -> Result<()> {
-        let mut retry = self.producer.cluster.retry();
-        let answered = self.producer.cluster.call_coordinator(whom, request, repeat, &mut retry, refusal);
+        let mut backoff = self.producer.cluster.backoff();
+        let answered = self.producer.cluster.call_coordinator(coordinator, request, retry, &mut backoff, refusal);
         self.begun |= !matches!(answered, Err(Error::Refused { .. }));
-        answered.map(drop).map_err(|error| self.producer.judge(error))
+        answered.map(drop).map_err(|error| self.producer.forget_identity_unless_refused(error))
     }
 
     fn note(&mut self, done: Result<()>) -> Result<()> {
@@ -231,9 +231,9 @@ impl<'p> Transaction<'p> {
         done
     }
 
-    fn transaction(&self) -> Coordinated {
+    fn transaction(&self) -> CoordinatorKey {
         let id = self.producer.transactional_id().map(|id| id.0.to_string());
-        Coordinated::Transaction(id.unwrap_or_default())
+        CoordinatorKey::Transaction(id.unwrap_or_default())
     }
 
     fn initialised(&self) -> Result<(TransactionalId, ProducerIdentity)> {
@@ -264,7 +264,7 @@ fn group_id(group: &str) -> GroupId {
     GroupId(StrBytes::from_string(group.to_owned()))
 }
 
-fn by_topic(places: &[Place]) -> Vec<AddPartitionsToTxnTopic> {
+fn by_topic(places: &[PartitionKey]) -> Vec<AddPartitionsToTxnTopic> {
     let mut topics: BTreeMap<&Arc<str>, Vec<i32>> = BTreeMap::new();
     for (topic, partition) in places {
         topics.entry(topic).or_default().push(*partition);

@@ -13,15 +13,15 @@ const SHORT_PAUSES: u32 = 8;
 const LONG_PAUSE: Duration = Duration::from_millis(100);
 
 /// The patience of one call: a deadline and the pauses until then.
-pub(crate) struct Retry {
+pub(crate) struct Backoff {
     interrupt: Interrupt,
     deadline: Instant,
     pauses: u32,
 }
 
-impl Retry {
-    pub(crate) fn new(interrupt: &Interrupt, limit: Duration) -> Retry {
-        Retry { interrupt: interrupt.clone(), deadline: Instant::now() + limit, pauses: 0 }
+impl Backoff {
+    pub(crate) fn new(interrupt: &Interrupt, limit: Duration) -> Backoff {
+        Backoff { interrupt: interrupt.clone(), deadline: Instant::now() + limit, pauses: 0 }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
