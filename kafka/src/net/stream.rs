@@ -138,10 +138,12 @@ fn as_timeout(error: io::Error) -> io::Error {
     }
 }
 
+/// One that swallows what it is sent must leave time for the others: each has its share of what is left.
 fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
-        match TcpStream::connect_timeout(address, left(deadline)?) {
+    for (tried, address) in addresses.iter().enumerate() {
+        let share = left(deadline)? / (addresses.len() - tried) as u32;
+        match TcpStream::connect_timeout(address, share) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
@@ -161,4 +163,24 @@ fn resolve(address: &str, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
         let _ = sender.send(name.to_socket_addrs().map(Iterator::collect));
     })?;
     receiver.recv_timeout(left(deadline)?).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn an_address_that_swallows_connections_leaves_time_for_the_next() {
+        let swallows = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&swallows, 0).unwrap();
+        let address = swallows.local_addr().unwrap();
+        let attempt = || TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        let waiting: Vec<_> = std::iter::from_fn(|| attempt().ok()).take(8).collect();
+        assert!(waiting.len() < 8, "its queue is never full");
+        let listens = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listens.local_addr().unwrap();
+        let found = connect_any(&[address, there], Instant::now() + Duration::from_secs(10)).unwrap();
+        assert_eq!(found.peer_addr().unwrap(), there);
+    }
 }
