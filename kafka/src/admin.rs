@@ -21,7 +21,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, millis};
 use crate::error::{Error, ErrorCode, Result};
 use crate::group::assignor::decode_assignment;
 use crate::interrupt::Interrupt;
@@ -186,7 +186,7 @@ impl Admin {
     ) -> Result<Vec<(String, Created)>> {
         let request = CreateTopicsRequest::default()
             .with_topics(topics.iter().map(creatable).collect())
-            .with_timeout_ms(self.cluster.config().request_timeout.as_millis() as i32)
+            .with_timeout_ms(millis(self.cluster.config().request_timeout))
             .with_validate_only(validate_only);
         loop {
             match self.try_create(&request, topics, backoff) {
@@ -354,7 +354,7 @@ impl Admin {
         let state = |name: &String| DeleteTopicState::default().with_name(Some(topic_name(name)));
         let request = DeleteTopicsRequest::default()
             .with_topics(names.iter().map(state).collect())
-            .with_timeout_ms(self.cluster.config().request_timeout.as_millis() as i32);
+            .with_timeout_ms(millis(self.cluster.config().request_timeout));
         loop {
             match self.try_delete(&request, &backoff) {
                 Ok(()) => return Ok(()),

@@ -1,6 +1,6 @@
 //! Where the brokers are and how long this client waits for them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::net::sasl::Sasl;
 use crate::net::tls::Tls;
@@ -30,6 +30,17 @@ pub struct Config {
     pub request_timeout: Duration,
     /// The longest answer that is accepted, in bytes. A longer one ends the connection before anything is allocated.
     pub max_frame_bytes: usize,
+}
+
+/// The moment so long from now. What no clock can tell is as good as never: a year.
+pub(crate) fn after(limit: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(365 * 86_400))
+}
+
+/// As requests have it; longer ones are as long as they can be.
+pub(crate) fn millis(limit: Duration) -> i32 {
+    limit.as_millis().try_into().unwrap_or(i32::MAX)
 }
 
 impl Config {

@@ -15,7 +15,7 @@ use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use uuid::Uuid;
 
 use crate::admin::{OffsetSpec, list_offsets};
-use crate::config::Config;
+use crate::config::{Config, after, millis};
 use crate::consumer::fetch_response::read_fetched;
 use crate::error::codes::Refresh;
 use crate::error::{Error, ErrorCode, Result};
@@ -352,7 +352,7 @@ impl Consumer {
 
     fn ask_one(&mut self, leader: String, partitions: &[usize]) -> Result<()> {
         let began = Instant::now();
-        let deadline = began + self.config.max_wait + self.cluster.config().request_timeout;
+        let deadline = after(self.config.max_wait.saturating_add(self.cluster.config().request_timeout));
         let request = self.request(partitions);
         let wanted = partitions.iter().map(|index| &self.assigned[*index]);
         let from = wanted.map(|assigned| (key(&assigned.partition), assigned.position)).collect();
@@ -397,7 +397,7 @@ impl Consumer {
             }
         }
         FetchRequest::default()
-            .with_max_wait_ms(self.config.max_wait.as_millis() as i32)
+            .with_max_wait_ms(millis(self.config.max_wait))
             .with_min_bytes(self.config.min_bytes)
             .with_max_bytes(self.config.max_bytes)
             .with_isolation_level(self.config.isolation.level())

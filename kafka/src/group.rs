@@ -21,7 +21,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use crate::admin::first_error;
-use crate::config::Config;
+use crate::config::{Config, millis};
 use crate::error::{Error, ErrorCode, Result};
 use crate::group::assignor::{
     CONSUMER, Partitions, RANGE, assign_range, decode_assignment, decode_subscription, encode_assignment,
@@ -93,7 +93,7 @@ impl Group {
     /// Takes up to the rebalance timeout of the slowest member. Errors: `Refused` (INCONSISTENT_GROUP_PROTOCOL,
     /// INVALID_SESSION_TIMEOUT, GROUP_AUTHORIZATION_FAILED, …), those of the connection, retried for rebalance timeout and request timeout together; `Interrupted`.
     pub fn join(&mut self) -> Result<Assignment> {
-        let limit = self.config.rebalance_timeout + self.cluster.config().request_timeout;
+        let limit = self.config.rebalance_timeout.saturating_add(self.cluster.config().request_timeout);
         let mut backoff = Backoff::new(self.cluster.interrupt(), limit);
         loop {
             match self.try_join(&mut backoff) {
@@ -154,8 +154,8 @@ impl Group {
             .with_metadata(encode_subscription(&self.config.topics));
         JoinGroupRequest::default()
             .with_group_id(self.group_id())
-            .with_session_timeout_ms(self.config.session_timeout.as_millis() as i32)
-            .with_rebalance_timeout_ms(self.config.rebalance_timeout.as_millis() as i32)
+            .with_session_timeout_ms(millis(self.config.session_timeout))
+            .with_rebalance_timeout_ms(millis(self.config.rebalance_timeout))
             .with_member_id(self.member_id.clone())
             .with_protocol_type(StrBytes::from_static_str(CONSUMER))
             .with_protocols(vec![protocol])

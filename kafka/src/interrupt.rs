@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::config::after;
 use crate::error::{Error, Result};
 
 /// Wakes blocked calls. Clones share one state: hand clones to the client objects, keep one to stop them.
@@ -57,7 +58,7 @@ impl Interrupt {
 
     /// Sleeps this long, or until the interrupt: then `Err(Interrupted)`.
     pub(crate) fn sleep(&self, pause: Duration) -> Result<()> {
-        let until = Instant::now() + pause;
+        let until = after(pause);
         let mut state = self.lock();
         while !state.interrupted {
             let left = until.saturating_duration_since(Instant::now());

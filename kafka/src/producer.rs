@@ -9,7 +9,7 @@ use std::time::Duration;
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId};
 use kafka_protocol::protocol::StrBytes;
 
-use crate::config::Config;
+use crate::config::{Config, millis};
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
@@ -123,7 +123,7 @@ impl Producer {
         let timeout = self.transactional.as_ref().map_or(Duration::ZERO, |settings| settings.timeout);
         InitProducerIdRequest::default()
             .with_transactional_id(self.transactional_id())
-            .with_transaction_timeout_ms(timeout.as_millis().min(i32::MAX as u128) as i32)
+            .with_transaction_timeout_ms(millis(timeout))
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1)
     }

@@ -22,6 +22,19 @@ on_both_lines! {
     offsets_are_listed_by_time_and_at_both_ends
     nulls_and_repeated_headers_survive
     creating_a_topic_twice_says_so
+    limits_without_end_are_waits_without_end
+}
+
+fn limits_without_end_are_waits_without_end(broker: &Broker) {
+    let partitions = broker.topic("endless", 1);
+    let endless = Duration::MAX;
+    let config = kafka::Config { connect_timeout: endless, request_timeout: endless, ..broker.config() };
+    let mut producer = Producer::idempotent(config.clone(), Interrupt::new());
+    producer.send(vec![record(&partitions[0].topic, "k", "v")]).unwrap();
+    let fetch = FetchConfig { max_wait: endless, ..FetchConfig::default() };
+    let mut reader = Consumer::new(config, Interrupt::new(), fetch);
+    reader.assign(&[(partitions[0].clone(), 0)]);
+    wait_until("the record", || records(reader.poll().unwrap()).len() == 1);
 }
 
 /// The console producer moved from Kafka's core to its tools with version 4.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::config::after;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 
@@ -21,7 +22,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) fn new(interrupt: &Interrupt, limit: Duration) -> Backoff {
-        Backoff { interrupt: interrupt.clone(), deadline: Instant::now() + limit, pauses: 0 }
+        Backoff { interrupt: interrupt.clone(), deadline: after(limit), pauses: 0 }
     }
 
     pub(crate) fn deadline(&self) -> Instant {

@@ -12,7 +12,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Decodable, HeaderVersion, StrBytes};
 
-use crate::config::{Config, Security};
+use crate::config::{Config, Security, after};
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
 use crate::net::sasl::Sasl;
@@ -59,7 +59,7 @@ impl Connection {
     /// Connects, asks for the broker's versions and shows who we are, within the connect timeout.
     pub(crate) fn open(address: &str, config: &Config, wakes: &Interrupt) -> Result<Connection> {
         let started = Instant::now();
-        let deadline = started + config.connect_timeout;
+        let deadline = after(config.connect_timeout);
         wakes.check()?;
         let Security { tls, sasl } = &config.security;
         let stream = Stream::open(address, tls.as_ref(), deadline, wakes)

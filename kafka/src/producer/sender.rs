@@ -9,6 +9,7 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TransactionalId};
 
+use crate::config::millis;
 use crate::error::{Error, ErrorCode, Result};
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, topic_name};
@@ -283,7 +284,7 @@ impl Delivery<'_> {
         ProduceRequest::default()
             .with_transactional_id(self.transactional_id.clone())
             .with_acks(-1)
-            .with_timeout_ms(self.cluster.config().request_timeout.as_millis() as i32)
+            .with_timeout_ms(millis(self.cluster.config().request_timeout))
             .with_topic_data(topics.into_iter().map(topic).collect())
     }
 
