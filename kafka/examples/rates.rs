@@ -52,7 +52,7 @@ fn record(topic: &str, n: usize) -> ProducerRecord {
         key: Some(Bytes::from(format!("{n:032}"))),
         value: Some(Bytes::from(vec![b'x'; 268])),
         headers: Vec::new(),
-        timestamp: 0,
+        timestamp: None,
         partition: None,
     }
 }

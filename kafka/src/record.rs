@@ -52,8 +52,8 @@ pub struct ProducerRecord {
     pub value: Option<Bytes>,
     /// The headers, kept in this order.
     pub headers: Vec<Header>,
-    /// When it was created, in milliseconds since 1970 (UTC).
-    pub timestamp: i64,
+    /// When it was created, in milliseconds since 1970 (UTC); `None`: when it is sent. Kafka removes records by their age.
+    pub timestamp: Option<i64>,
     /// The partition, or `None` for the key's own (murmur2); records without a key then go to one partition a call,
     /// another one each call.
     pub partition: Option<i32>,

@@ -23,6 +23,17 @@ on_both_lines! {
     nulls_and_repeated_headers_survive
     creating_a_topic_twice_says_so
     limits_without_end_are_waits_without_end
+    a_record_without_a_time_gets_that_of_its_sending
+}
+
+fn a_record_without_a_time_gets_that_of_its_sending(broker: &Broker) {
+    let partitions = broker.topic("untimed", 1);
+    let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;
+    let before = now();
+    let untimed = ProducerRecord { timestamp: None, ..record(&partitions[0].topic, "k", "v") };
+    Producer::idempotent(broker.config(), Interrupt::new()).send(vec![untimed]).unwrap();
+    let sent = read(broker, &partitions, 1)[0].1.timestamp;
+    assert!((before..=now()).contains(&sent), "{sent}");
 }
 
 fn limits_without_end_are_waits_without_end(broker: &Broker) {
@@ -259,7 +270,7 @@ fn a_topic_made_anew_is_not_taken_for_the_old_one(broker: &Broker) {
 fn offsets_are_listed_by_time_and_at_both_ends(broker: &Broker) {
     let partitions = broker.topic("listed", 1);
     let topic = &*partitions[0].topic;
-    let at = |timestamp| ProducerRecord { timestamp, ..record(topic, "k", "v") };
+    let at = |timestamp| ProducerRecord { timestamp: Some(timestamp), ..record(topic, "k", "v") };
     send(broker, vec![at(1000), at(2000), at(3000)]);
     let place = [(topic.to_owned(), 0)];
     let mut admin = broker.admin();

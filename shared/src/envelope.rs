@@ -220,7 +220,7 @@ pub fn to_record(
         key: Some(Bytes::from(order_id.to_string())),
         value: Some(Bytes::copy_from_slice(stored.data.get().as_bytes())),
         headers,
-        timestamp,
+        timestamp: Some(timestamp),
     }
 }
 
@@ -275,7 +275,8 @@ mod tests {
         let produced = to_record(&stored[0], event.order_id, Service::Order, "p-", "2026-01-02T03:04:05.678901Z", 7);
         assert_eq!(&*produced.topic, "p-payment");
         let kafka::ProducerRecord { key, value, headers, timestamp, .. } = produced;
-        let read = decode(event.topic(), &kafka::Record { offset: 3, timestamp, key, value, headers });
+        let read =
+            decode(event.topic(), &kafka::Record { offset: 3, timestamp: timestamp.unwrap(), key, value, headers });
         assert_eq!(read, Ok(event));
     }
 
@@ -290,7 +291,13 @@ mod tests {
         let stored: Vec<Stored<'_>> = serde_json::from_str(&text).unwrap();
         let produced = to_record(&stored[0], event.order_id, Service::Order, "", "2026-01-02T03:04:05.678901Z", 7);
         let kafka::ProducerRecord { key, value, mut headers, timestamp, .. } = produced;
-        let record = |headers| kafka::Record { offset: 3, timestamp, key: key.clone(), value: value.clone(), headers };
+        let record = |headers| kafka::Record {
+            offset: 3,
+            timestamp: timestamp.unwrap(),
+            key: key.clone(),
+            value: value.clone(),
+            headers,
+        };
         assert_eq!(decode(event.topic(), &record(headers.clone())), Ok(event.clone()));
         for bad in ["", "a b", "\u{e4}", &"x".repeat(256)] {
             let at = headers.iter().position(|(name, _)| &**name == "idempotency_key").unwrap();
@@ -320,7 +327,7 @@ mod tests {
         let stored: Vec<Stored<'_>> = serde_json::from_str(&text).unwrap();
         let produced = to_record(&stored[0], answer.order_id, Service::Stock, "", "2026-01-02T03:04:05.678901Z", 7);
         let kafka::ProducerRecord { key, value, headers, timestamp, .. } = produced;
-        let record = kafka::Record { offset: 5, timestamp, key, value, headers };
+        let record = kafka::Record { offset: 5, timestamp: timestamp.unwrap(), key, value, headers };
         assert_eq!(decode(answer.topic(), &record), Ok(answer.clone()));
         let delivered =
             Delivery { id: Some(answer.id), partition: 1, offset: 5, published: Some(7_000), taken_up: 9, ..ASKED };

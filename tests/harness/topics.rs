@@ -79,7 +79,7 @@ impl Message {
             key: self.key.clone().map(Bytes::from),
             value: self.value.clone().map(Bytes::from),
             headers: self.headers.iter().map(header).collect(),
-            timestamp: 1_767_323_045_678,
+            timestamp: Some(1_767_323_045_678),
             partition: None,
         }
     }

@@ -592,7 +592,7 @@ fn write_and_abort(world: &World) {
         key: None,
         value: Some(Bytes::from_static(b"never committed")),
         headers: vec![],
-        timestamp: 0,
+        timestamp: Some(0),
         partition: Some(0),
     };
     transaction.send(vec![record]).unwrap();

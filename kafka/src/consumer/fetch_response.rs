@@ -105,7 +105,7 @@ mod tests {
             key: Some(Bytes::copy_from_slice(key)),
             value: None,
             headers: Vec::new(),
-            timestamp: 0,
+            timestamp: Some(0),
             partition: None,
         };
         let mut bytes = encode(&[record], &Writer { producer_id, epoch: 0, base_sequence: 0, transactional }).to_vec();

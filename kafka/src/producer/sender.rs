@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -52,7 +52,9 @@ impl Sequences {
 pub(crate) fn split(cluster: &mut Cluster, records: Vec<ProducerRecord>, spread: u32) -> Result<Queues> {
     let mut backoff = cluster.backoff();
     let mut sorted: BTreeMap<Arc<str>, Vec<Queue>> = BTreeMap::new();
-    for record in records {
+    let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as i64);
+    for mut record in records {
+        record.timestamp.get_or_insert(now);
         if !sorted.contains_key(&record.topic) {
             let partitions = partition_count(cluster, &record.topic, &mut backoff)?;
             sorted.insert(record.topic.clone(), (0..partitions).map(|_| Queue::default()).collect());

@@ -33,8 +33,8 @@ pub(crate) struct Writer {
 
 /// One batch, uncompressed. `records` holds at least one record.
 pub(crate) fn encode(records: &[ProducerRecord], writer: &Writer) -> Bytes {
-    let first = records.iter().map(|record| record.timestamp).min().unwrap_or(0);
-    let last = records.iter().map(|record| record.timestamp).max().unwrap_or(0);
+    let first = records.iter().filter_map(|record| record.timestamp).min().unwrap_or(0);
+    let last = records.iter().filter_map(|record| record.timestamp).max().unwrap_or(0);
     let size: usize = records.iter().map(estimated_size).sum();
     let mut batch = BytesMut::with_capacity(HEADER + size);
     put_header(&mut batch, records.len() as i32, first, last, writer);
@@ -65,7 +65,7 @@ fn put_header(batch: &mut BytesMut, count: i32, first: i64, last: i64, writer: &
 }
 
 fn put_record(batch: &mut BytesMut, record: &ProducerRecord, offset: i32, first_timestamp: i64) {
-    let age = record.timestamp.wrapping_sub(first_timestamp);
+    let age = record.timestamp.unwrap_or(first_timestamp).wrapping_sub(first_timestamp);
     let length = 1 + varlong_size(age) + varlong_size(offset.into()) + content_size(record);
     put_varint(batch, length as i32);
     batch.put_i8(0); // attributes: none are defined
@@ -305,7 +305,7 @@ mod tests {
             key: Some(Bytes::from_static(b"k")),
             value: Some(Bytes::from(value.to_owned())),
             headers: vec![("h".into(), None)],
-            timestamp: 1000,
+            timestamp: Some(1000),
             partition: None,
         }
     }
@@ -422,7 +422,7 @@ mod tests {
                 key: key.map(Bytes::from),
                 value: value.map(Bytes::from),
                 headers: headers.into_iter().map(|(key, value)| (key.into(), value.map(Bytes::from))).collect(),
-                timestamp,
+                timestamp: Some(timestamp),
                 partition: None,
             }).collect();
             let encoded = encode(&sent, &WRITER);
@@ -434,7 +434,7 @@ mod tests {
             prop_assert_eq!(read.len(), sent.len());
             for (at, (read, sent)) in read.into_iter().zip(sent).enumerate() {
                 prop_assert_eq!(read.offset, at as i64);
-                prop_assert_eq!(read.timestamp, sent.timestamp);
+                prop_assert_eq!(Some(read.timestamp), sent.timestamp);
                 prop_assert_eq!((read.key, read.value, read.headers), (sent.key, sent.value, sent.headers));
             }
         }

@@ -333,7 +333,7 @@ pub fn record(topic: &str, key: &str, value: &str) -> ProducerRecord {
         key: Some(Bytes::from(key.to_owned())),
         value: Some(Bytes::from(value.to_owned())),
         headers: Vec::new(),
-        timestamp: 1_700_000_000_000,
+        timestamp: Some(1_700_000_000_000),
         partition: None,
     }
 }
