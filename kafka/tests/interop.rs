@@ -24,6 +24,36 @@ on_both_lines! {
     creating_a_topic_twice_says_so
     limits_without_end_are_waits_without_end
     a_record_without_a_time_gets_that_of_its_sending
+    partitions_that_are_added_are_written_to
+}
+
+fn partitions_that_are_added_are_written_to(broker: &Broker) {
+    let topic = broker.topic("grows", 1)[0].topic.clone();
+    let config = kafka::Config { metadata_max_age: Duration::from_millis(100), ..broker.config() };
+    let [mut patient, mut curious] =
+        [broker.config(), config].map(|config| Producer::idempotent(config, Interrupt::new()));
+    for producer in [&mut patient, &mut curious] {
+        producer.send(vec![record(&topic, "k", "first")]).unwrap();
+    }
+    let place = ["--alter", "--topic", &topic, "--partitions", "4"];
+    broker.tool("org.apache.kafka.tools.TopicCommand", &place, "");
+    let partitions = broker.partitions(&topic);
+    assert_eq!(partitions.len(), 4);
+    // asked for by its number: at once
+    let third = ProducerRecord { partition: Some(3), ..record(&topic, "k", "third") };
+    patient.send(vec![third]).unwrap();
+    assert_eq!(value_of(&read(broker, &partitions[3..], 1)[0].1), "third");
+    // by their keys: within the age of what is known
+    let keys: Vec<String> = (0..40).map(|number| format!("key-{number}")).collect();
+    wait_until("each partition to get some", || {
+        curious.send(keys.iter().map(|key| record(&topic, key, "keyed")).collect()).unwrap();
+        let ends = broker.admin().list_offsets(
+            &(0..4).map(|number| (topic.to_string(), number)).collect::<Vec<_>>(),
+            OffsetSpec::Latest,
+            Isolation::ReadCommitted,
+        );
+        ends.unwrap().iter().all(|end| end.offset > 1)
+    });
 }
 
 fn a_record_without_a_time_gets_that_of_its_sending(broker: &Broker) {

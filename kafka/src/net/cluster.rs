@@ -25,6 +25,8 @@ use crate::wire::protocol::Request;
 #[derive(Clone, Debug)]
 pub(crate) struct Topic {
     pub(crate) id: Uuid,
+    /// When it was asked for.
+    seen_at: Instant,
     /// By partition number.
     pub(crate) partitions: Vec<Partition>,
 }
@@ -197,11 +199,12 @@ impl Cluster {
 
     // ---- metadata
 
-    /// The topic as last seen, asked for where it was not seen yet.
+    /// The topic as last seen, asked for where it was not seen yet, or too long ago.
     ///
     /// Errors: `Refused` with UNKNOWN_TOPIC_OR_PARTITION and the like, `NoBroker`, `Interrupted`.
     pub(crate) fn topic(&mut self, name: &Arc<str>, deadline: Instant) -> Result<&Topic> {
-        if !self.topics.contains_key(name) {
+        let max_age = self.config.metadata_max_age;
+        if self.topics.get(name).is_none_or(|topic| topic.seen_at.elapsed() >= max_age) {
             self.refresh(std::slice::from_ref(name), deadline)?;
         }
         self.topics.get(name).ok_or_else(|| self.unknown_topic(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))
@@ -402,7 +405,7 @@ fn topic_of(answer: &MetadataResponseTopic) -> Topic {
             partition.replicas = seen.replica_nodes.len();
         }
     }
-    Topic { id: answer.topic_id, partitions }
+    Topic { id: answer.topic_id, seen_at: Instant::now(), partitions }
 }
 
 fn host_port(host: &str, port: i32) -> String {

@@ -59,11 +59,16 @@ pub(crate) fn split(cluster: &mut Cluster, records: Vec<ProducerRecord>, spread:
             let partitions = partition_count(cluster, &record.topic, &mut backoff)?;
             sorted.insert(record.topic.clone(), (0..partitions).map(|_| Queue::default()).collect());
         }
-        if let Some(queues) = sorted.get_mut(&record.topic) {
-            let place = partition(&record, queues.len() as i32, spread);
-            let queue = usize::try_from(place).ok().and_then(|place| queues.get_mut(place));
-            queue.ok_or_else(|| no_such_partition(&record, place))?.push(record);
+        let Some(queues) = sorted.get_mut(&record.topic) else { continue };
+        let partition = partition(&record, queues.len() as i32, spread);
+        if usize::try_from(partition).is_ok_and(|number| number >= queues.len()) {
+            // it may have been added since the topic was seen
+            cluster.refresh(std::slice::from_ref(&record.topic), backoff.deadline())?;
+            let partitions = partition_count(cluster, &record.topic, &mut backoff)?;
+            queues.resize_with(partitions.max(queues.len()), Queue::default);
         }
+        let queue = usize::try_from(partition).ok().and_then(|number| queues.get_mut(number));
+        queue.ok_or_else(|| no_such_partition(&record, partition))?.push(record);
     }
     Ok(flatten(sorted))
 }
