@@ -28,6 +28,9 @@ pub struct Config {
     /// The limit of one call of this crate, its retries included. Calls that wait at the broker by design
     /// (a long poll, a group's rebalance) add that wait to it.
     pub request_timeout: Duration,
+    /// How long records outside of transactions are sent again (`delivery.timeout.ms`): to whoever leads their partition by then, each
+    /// attempt for `request_timeout` at most.
+    pub delivery_timeout: Duration,
     /// How long what a topic looked like is relied on (`metadata.max.age.ms`): partitions that are added are written to within it.
     pub metadata_max_age: Duration,
     /// The longest answer that is accepted, in bytes. A longer one ends the connection before anything is allocated.
@@ -46,7 +49,7 @@ pub(crate) fn millis(limit: Duration) -> i32 {
 }
 
 impl Config {
-    /// Settings for these brokers: not guarded, 5 s to connect, 15 s a request, topics looked at again after 5 min, frames up to 64 MiB.
+    /// Settings for these brokers: not guarded, 5 s to connect, 15 s a request, 2 min to deliver, topics looked at again after 5 min, frames up to 64 MiB.
     pub fn new(brokers: Vec<String>, client_id: impl Into<String>) -> Config {
         Config {
             brokers,
@@ -54,6 +57,7 @@ impl Config {
             security: Security::default(),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(15),
+            delivery_timeout: Duration::from_secs(120),
             metadata_max_age: Duration::from_secs(300),
             // The Java consumer asks for 50 MiB a fetch at most (fetch.max.bytes); this leaves room above it.
             max_frame_bytes: 64 << 20,

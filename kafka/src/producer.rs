@@ -148,7 +148,8 @@ impl Producer {
     /// sending the same batch again, which the broker knows by its sequence number.
     ///
     /// After an error some of the records may be written; sending them again may write those twice. Errors: `Refused`
-    /// (MESSAGE_TOO_LARGE, …), `Invalid` for a partition that does not exist or a transactional producer, what can't be retried or lasted for the request timeout.
+    /// (MESSAGE_TOO_LARGE, …), `Invalid` for a partition that does not exist or a transactional producer, what can't be retried or lasted
+    /// for [`Config::delivery_timeout`].
     pub fn send(&mut self, records: Vec<ProducerRecord>) -> Result<()> {
         if self.transactional.is_some() {
             return Err(Error::Invalid("a transactional producer sends in a transaction".to_owned()));

@@ -32,6 +32,43 @@ fn brokers_frozen_one_after_another_lose_and_repeat_nothing() {
     hurt_each(|broker| broker.signal("-STOP"), |broker| broker.signal("-CONT"));
 }
 
+/// A silent broker uses up an attempt, not the delivery: what it was sent goes to its successor under the same sequence numbers.
+#[test]
+fn a_frozen_leader_costs_a_producer_without_transactions_nothing_but_time() {
+    let brokers = cluster();
+    let config = Config { request_timeout: Duration::from_secs(3), ..config(&brokers) };
+    let partitions = topic(&config);
+    let mut producer = Producer::idempotent(config.clone(), Interrupt::new());
+    let mut send = |round: usize| {
+        let to = |partition| ProducerRecord {
+            partition: Some(partition),
+            timestamp: None,
+            ..record(&partitions[0].topic, "k", &format!("round {round}"))
+        };
+        producer.send((0..PARTITIONS).map(to).collect()).unwrap();
+    };
+    send(0);
+    // each of them leads a partition
+    brokers[1].signal("-STOP");
+    send(1);
+    brokers[1].signal("-CONT");
+    send(2);
+    let mut reader = Consumer::new(config, Interrupt::new(), FetchConfig::default());
+    reader.assign(&partitions.iter().map(|partition| (partition.clone(), 0)).collect::<Vec<_>>());
+    let mut read: Vec<(i32, String)> = Vec::new();
+    let wanted: Vec<(i32, String)> =
+        (0..PARTITIONS).flat_map(|number| (0..3).map(move |round| (number, format!("round {round}")))).collect();
+    wait_until("all records", || {
+        for polled in reader.poll().unwrap_or_default() {
+            let Polled::Records { partition, records, .. } = polled else { panic!("{polled:?}") };
+            read.extend(records.iter().map(|record| (partition.partition, value_of(record))));
+        }
+        read.len() >= wanted.len()
+    });
+    read.sort_by_key(|(partition, _)| *partition);
+    assert_eq!(read, wanted);
+}
+
 fn hurt_each(hurt: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)) {
     let mut brokers = cluster();
     let config = config(&brokers);

@@ -164,7 +164,9 @@ impl World {
 
     /// How tests reach the installation's Kafka.
     pub fn kafka(&self) -> Config {
-        Config::new(self.brokers().split(',').map(str::to_string).collect(), "saga-tests")
+        let config = Config::new(self.brokers().split(',').map(str::to_string).collect(), "saga-tests");
+        // whoever hurts brokers meanwhile does not wait for them
+        Config { delivery_timeout: config.request_timeout, ..config }
     }
 
     fn scan(&self, topics: &[&str], isolation: Isolation) -> Vec<Seen> {

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{MetadataResponse, MetadataResponseTopic};
@@ -93,7 +93,12 @@ impl Cluster {
 
     /// The patience of one call.
     pub(crate) fn backoff(&self) -> Backoff {
-        Backoff::new(&self.interrupt, self.config.request_timeout)
+        self.backoff_for(self.config.request_timeout)
+    }
+
+    /// The same for a call that may take so long.
+    pub(crate) fn backoff_for(&self, limit: Duration) -> Backoff {
+        Backoff::new(&self.interrupt, limit)
     }
 
     // ---- connections

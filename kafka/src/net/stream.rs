@@ -100,6 +100,9 @@ fn is_idle(tls: &mut ClientConnection, socket: &mut TcpStream) -> bool {
     }
 }
 
+/// The shortest wait that a socket knows.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
 /// A socket whose each wait ends at the deadline. (A socket's own limit holds for one `read`, not for an answer.)
 struct Limited<'a> {
     socket: &'a TcpStream,
@@ -108,7 +111,8 @@ struct Limited<'a> {
 
 impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.set_read_timeout(Some(left(self.deadline)?))?;
+        // what has arrived is read, also after the deadline
+        self.socket.set_read_timeout(Some(left(self.deadline).unwrap_or(AT_ONCE)))?;
         (&mut &*self.socket).read(buffer).map_err(as_timeout)
     }
 }

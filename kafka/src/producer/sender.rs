@@ -9,7 +9,7 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TransactionalId};
 
-use crate::config::millis;
+use crate::config::{Config, after, millis};
 use crate::error::{Error, ErrorCode, Result};
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, topic_name};
@@ -201,8 +201,11 @@ impl Delivery<'_> {
         Outgoing { place, bytes: encode(records, &writer), records: count, doubtful: false }
     }
 
+    /// A broker that is silent ends an attempt, not the delivery: by then another one may lead its partitions.
     fn deliver(&mut self, mut round: Vec<Outgoing>) -> std::result::Result<(), Undelivered> {
-        let mut backoff = self.cluster.backoff();
+        let Config { request_timeout, delivery_timeout, .. } = *self.cluster.config();
+        let in_all = if self.writer.transactional { request_timeout } else { delivery_timeout };
+        let mut backoff = self.cluster.backoff_for(in_all);
         loop {
             let left = self.attempt(round, backoff.deadline());
             let doubtful = left.batches.iter().any(|batch| batch.doubtful);
@@ -216,7 +219,7 @@ impl Delivery<'_> {
             backoff.pause(error).map_err(end)?;
             round = left.batches;
             if left.leaders_lost {
-                self.look_up_leaders(&round, backoff.deadline());
+                self.look_up_leaders(&round, backoff.deadline().min(after(request_timeout)));
             }
         }
     }
@@ -233,7 +236,10 @@ impl Delivery<'_> {
     fn attempt(&mut self, round: Vec<Outgoing>, deadline: Instant) -> Left {
         let mut left = Left::default();
         let mut sent = Vec::new();
+        let limit = self.cluster.config().request_timeout;
         for (leader, batches) in self.by_leader(round, &mut left) {
+            // from now on: connecting to the one before may have taken long
+            let deadline = deadline.min(after(limit));
             if let Some(request) = self.send(&leader, &batches, deadline, &mut left) {
                 sent.push((leader, request, batches));
             } else {
