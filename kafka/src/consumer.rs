@@ -29,7 +29,7 @@ use crate::wire::protocol::Request;
 
 /// For so long a topic must be missing before it counts as gone: brokers learn of new topics one after the other.
 const GONE_AFTER: Duration = Duration::from_secs(2);
-/// The pause of a poll that had nothing it could ask for, so that a loop of polls does not spin.
+/// The pause of a poll that asked in vain, or had nothing to ask for, so that a loop of polls does not spin.
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
 /// How often several brokers are looked at in turn for an answer: a small part of the time a record takes anyway.
 const LOOK_PAUSE: Duration = Duration::from_millis(2);
@@ -238,7 +238,11 @@ impl Consumer {
     pub fn poll(&mut self) -> Result<Vec<Polled>> {
         self.interrupt.check()?;
         self.refused = false;
-        let mut polled = self.look_up()?;
+        let looked_up = self.look_up();
+        if looked_up.is_err() {
+            self.interrupt.sleep(self.config.max_wait.min(IDLE_PAUSE))?;
+        }
+        let mut polled = looked_up?;
         let mut failure = self.ask();
         let idle = self.asked.is_empty() && failure.is_none();
         let answered = self.answered()?;
@@ -250,7 +254,10 @@ impl Consumer {
             failure = read.err().or(failure);
         }
         failure = self.find_ranges(&mut polled).err().or(failure);
-        if polled.is_empty() && failure.is_none() && (idle || self.refused) {
+        // to ask again at once would bring the same
+        let told = |polled: &Polled| matches!(polled, Polled::UnknownTopic { .. } | Polled::Refused { .. });
+        let in_vain = idle || self.refused || failure.is_some() || !polled.is_empty();
+        if in_vain && polled.iter().all(told) && !(failure.is_some() && others) {
             self.interrupt.sleep(self.config.max_wait.min(IDLE_PAUSE))?;
         }
         match failure {

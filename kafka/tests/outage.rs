@@ -19,6 +19,23 @@ on_both_lines! {
     a_lost_fetch_answer_loses_no_record
     an_address_where_nobody_answers_does_not_stop_the_others
     an_interrupt_ends_a_long_poll_at_once
+    polls_in_vain_pause
+}
+
+fn polls_in_vain_pause(broker: &Broker) {
+    let partitions = broker.topic("in-vain", 1);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nowhere = Config::new(vec![closed.to_string()], "test");
+    let mut away = Consumer::new(nowhere, Interrupt::new(), FetchConfig::default());
+    away.assign(&[(partitions[0].clone(), 0)]);
+    let mut gone = broker.reader(&partitions, Isolation::ReadCommitted);
+    broker.admin().delete_topics(&[partitions[0].topic.to_string()]).unwrap();
+    wait_until("it to be told as gone", || !gone.poll().unwrap_or_default().is_empty());
+    for reader in [&mut away, &mut gone] {
+        let until = Instant::now() + Duration::from_secs(2);
+        let polls = std::iter::repeat_with(|| drop(reader.poll())).take_while(|()| Instant::now() < until).count();
+        assert!(polls < 100, "{polls} polls in two seconds");
+    }
 }
 
 #[test]
