@@ -435,29 +435,34 @@ pub fn held_keys(tx: &mut Tx<'_>, keys: &[&str]) -> Result<HashMap<String, Strin
 }
 
 /// Orders `o` whose ids were drawn in a `second` since 1970, and which are not settled.
-pub(crate) const UNSETTLED_IN_SECOND: &str = "
-    o.order_id >= rpad(lpad(to_hex(second * 1000), 12, '0'), 32, '0')::uuid
-    and o.order_id < rpad(lpad(to_hex((second + 1) * 1000), 12, '0'), 32, '0')::uuid
-    and (o.payment_status in ('READY', 'IN_PROGRESS', 'COMPENSATING')
-         or o.stock_status in ('READY', 'IN_PROGRESS', 'COMPENSATING'))";
+pub(crate) fn unsettled_in_second() -> String {
+    format!(
+        "o.order_id >= rpad(lpad(to_hex(second * 1000), 12, '0'), 32, '0')::uuid
+         and o.order_id < rpad(lpad(to_hex((second + 1) * 1000), 12, '0'), 32, '0')::uuid
+         and {UNSETTLED}"
+    )
+}
 
 /// Orders that are not settled so many milliseconds ($2) after they were placed, and whose rows in the outbox, or later in
 /// `deadline`, somebody has deleted: nobody will ask for anything about them. An outbox whose oldest row is older than the order
-/// may still hold it.
+/// may still hold it. All of `deadline` is read where there are such orders, and nothing of it where there are none.
 fn forgotten() -> String {
     format!(
         "
-    select order_id from (
+    with late as materialized (
         select o.order_id
           from (select second from order_flow
                  group by second having sum(placed) > sum(settled)
                                     and second < extract(epoch from clock_timestamp()) - $2::float8 / 1000) as late
-          join orders o on {UNSETTLED_IN_SECOND}
+          join orders o on {}
          where o.created_at < clock_timestamp() - $2::float8 * interval '1 millisecond'
            and o.created_at < coalesce((select stored_at from order_outbox order by id limit 1), 'infinity') - interval '1 minute'
            and not exists (select from order_outbox b where b.order_id = o.order_id)
-         limit $1) as late
-    except select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)"
+         limit $1)
+    select order_id from late
+    except select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)
+            where exists (select from late)",
+        unsettled_in_second()
     )
 }
 

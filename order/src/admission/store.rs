@@ -8,7 +8,7 @@ use shared::error::Result;
 use uuid::Uuid;
 
 use super::estimate::Second;
-use crate::store::UNSETTLED_IN_SECOND;
+use crate::store::unsettled_in_second;
 
 /// Counts settled orders: the parameters $7 and $8 are seconds and how many orders of each are settled.
 pub const COUNT_SETTLED: &str = "
@@ -62,8 +62,9 @@ pub fn remove_passed(session: &mut Session, closed: i64, horizon: i64) -> Result
               where second < $1
                 and (total.placed <= total.settled
                      or second < least($2, head) and not exists (
-                            select from orders o where {UNSETTLED_IN_SECOND}))
-              order by f.second, f.session limit 1000 for update of f skip locked)"
+                            select from orders o where {}))
+              order by f.second, f.session limit 1000 for update of f skip locked)",
+        unsettled_in_second()
     );
     session.execute(&sql, &[&closed, &horizon]).map(drop)
 }
