@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use shared::aside::Around;
 use shared::backoff;
 use shared::config::Config;
 use shared::db::{Connector, Limits};
@@ -21,8 +22,6 @@ use crate::waiters::Waiters;
 
 /// How late a deadline may be noticed.
 const TICK: Duration = Duration::from_millis(500);
-/// After a wait for a row was given up, held rows are passed over for so long.
-const PASS_OVER: Duration = Duration::from_secs(60);
 /// How often it is looked for orders whose rows somebody has deleted ...
 const FORGOTTEN_EVERY: Duration = Duration::from_secs(10);
 /// ... which end so long after their deadline: they are told as overdue before.
@@ -35,8 +34,8 @@ pub struct DeadlineScan {
     connection: Connection,
     deadline: Duration,
     compensation_retry: Duration,
-    /// Until then orders whose rows somebody holds are passed over, and the others do not wait with them.
-    passes_over_until: Option<Instant>,
+    /// Then orders whose rows somebody holds are passed over, and the others do not wait with them.
+    around: Around,
     /// When it was looked for forgotten orders.
     looked_at: Option<Instant>,
     waker: Waker,
@@ -55,7 +54,7 @@ impl DeadlineScan {
             connection: Connection::new(connector),
             deadline: config.order_deadline,
             compensation_retry: config.compensation_retry,
-            passes_over_until: None,
+            around: Around::default(),
             looked_at: None,
             waker,
             waiters,
@@ -81,7 +80,7 @@ impl DeadlineScan {
             if let Err(error) = turn {
                 log::warn!("a deadline scan failed (attempt {failures}, next in {pause:?}): {error}");
                 if error.is_lock_timeout() {
-                    self.passes_over_until = Some(Instant::now() + PASS_OVER);
+                    self.around.held();
                 }
             }
             shutdown.wait(pause);
@@ -110,7 +109,7 @@ impl DeadlineScan {
     pub fn scan_once(&mut self) -> Result<bool> {
         let mut tx = self.connection.session()?.transaction()?;
         let Some(mut due) = store::take_due(&mut tx)? else { return Ok(false) };
-        if self.passes_over_until.is_some_and(|until| Instant::now() < until) {
+        if self.around.is_due() {
             let held = store::held(&mut tx, &due.order_ids)?;
             let held =
                 due.order_ids.extract_if(.., |order_id| held.contains_key(&order_id.to_string())).collect::<Vec<_>>();

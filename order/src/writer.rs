@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use shared::aside::Around;
 use shared::backoff;
 use shared::config::Config;
 use shared::db::{Connector, Limits, Session};
@@ -34,8 +35,6 @@ const WORTHWHILE: usize = 150;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How long it waits before it looks again.
 const A_MOMENT: Duration = Duration::from_millis(20);
-/// After a wait for the row of a key was given up, it is looked for such rows before keyed requests are stored, for so long.
-const AROUND_HELD_KEYS: Duration = Duration::from_secs(60);
 /// An order is tried to be stored for so long; then its outcome is given up as unknown.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -87,8 +86,8 @@ pub struct Writer {
     connection: Connection,
     waker: Waker,
     admission: Admission,
-    /// Until then it is looked for keys whose rows somebody holds, and the others do not wait with them.
-    around_held_until: Option<Instant>,
+    /// Then requests whose keys' rows somebody holds are refused, and the others do not wait with them.
+    around: Around,
     /// Whether what admission goes by could not be read the last time.
     blind: bool,
     /// Whether the last batch could not be stored.
@@ -109,7 +108,7 @@ pub fn new(config: &Config, waker: Waker, admission: Admission) -> Result<(Queue
         connection: Connection::new(connector),
         waker,
         admission: admission.clone(),
-        around_held_until: None,
+        around: Around::default(),
         blind: false,
         fails: false,
     };
@@ -192,7 +191,7 @@ impl Writer {
 
     /// Stores a batch and answers its requests. A batch that fails by an order's fault is stored one by one.
     fn write(&mut self, mut batch: Vec<Request>) {
-        if self.around_held_until.is_some_and(|until| Instant::now() < until) && has_keys(&batch) {
+        if self.around.is_due() && has_keys(&batch) {
             batch = self.without_held_keys(batch);
             if batch.is_empty() {
                 return;
@@ -212,7 +211,7 @@ impl Writer {
             }
             // somebody holds the row of a key: only who repeats its request waits for it
             Err((error, changed_nothing)) if error.is_lock_timeout() && has_keys(&batch) => {
-                self.around_held_until = Some(Instant::now() + AROUND_HELD_KEYS);
+                self.around.held();
                 let (late, batch): (Vec<_>, Vec<_>) =
                     batch.into_iter().partition(|request| request.arrived.elapsed() >= PATIENCE);
                 self.give_up(late, &error, changed_nothing);
@@ -233,7 +232,7 @@ impl Writer {
             // storing them will say the same
             Err(_) => return batch,
         };
-        self.around_held_until = Some(Instant::now() + AROUND_HELD_KEYS);
+        self.around.held();
         let (waiting, free): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|request| request.key().is_some_and(|key| held.contains_key(key)));
         let first = held.values().next().map_or("", String::as_str);

@@ -1,7 +1,7 @@
 //! All SQL of the table `set_aside`: records that wait for a row which somebody else holds locked. And who holds a row.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka::{Record, TopicPartition};
 use postgres::types::ToSql;
@@ -18,6 +18,25 @@ const BATCH: i64 = 200;
 /// Rows that are held by another batch for a moment are waited for: so often, so long.
 const SHORT_WAITS: u32 = 3;
 const SHORT_WAIT: Duration = Duration::from_millis(30);
+
+/// After a wait for a row was given up, held rows are looked for, and gone around, for so long.
+const GO_AROUND: Duration = Duration::from_secs(60);
+
+/// Whether rows that somebody holds are to be looked for before anything waits for them: it costs statements of its own.
+#[derive(Default)]
+pub struct Around(Option<Instant>);
+
+impl Around {
+    /// A row was held, or still is.
+    pub fn held(&mut self) {
+        self.0 = Some(Instant::now() + GO_AROUND);
+    }
+
+    /// Whether that was a short while ago.
+    pub fn is_due(&self) -> bool {
+        self.0.is_some_and(|until| Instant::now() < until)
+    }
+}
 
 /// A record that waits.
 pub struct Aside {

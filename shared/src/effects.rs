@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kafka::{Record, TopicPartition};
 
-use crate::aside::{self, Aside};
+use crate::aside::{self, Around, Aside};
 use crate::consumer::ATTEMPTS;
 use crate::db::Tx;
 use crate::dead_letter::{self, Notice, Parked};
@@ -30,16 +30,14 @@ pub struct Effects {
     connection: Connection,
     handler: Box<dyn Handler>,
     waker: Waker,
-    /// Until then records that need a row which is held are set aside, and the others do not wait with them.
-    sets_aside_until: Option<Instant>,
+    /// Then records that need a row which is held are set aside, and the others do not wait with them.
+    around: Around,
     /// When those set aside are tried again.
     try_aside_at: Instant,
     /// When it was told the last time that records are set aside.
     told_at: Option<Instant>,
 }
 
-/// After a wait for a row was given up, records are set aside for so long.
-const SET_ASIDE: Duration = Duration::from_secs(60);
 /// It is told so often at most.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// Records set aside are tried again so often ...
@@ -53,8 +51,8 @@ impl Effects {
     /// Connects to nothing yet. `prefix`: the topics'; `handler`: what the service does with an event; `waker` is called after a
     /// commit that appended.
     pub fn new(prefix: String, connection: Connection, handler: Box<dyn Handler>, waker: Waker) -> Effects {
-        let (sets_aside_until, told_at) = (None, None);
-        Effects { prefix, connection, handler, waker, sets_aside_until, try_aside_at: Instant::now(), told_at }
+        let (around, told_at) = (Around::default(), None);
+        Effects { prefix, connection, handler, waker, around, try_aside_at: Instant::now(), told_at }
     }
 
     /// Where each partition's offset is.
@@ -71,11 +69,11 @@ impl Effects {
     /// # Errors
     /// Nothing was changed; [`Error::blame`] says whose fault it was.
     pub fn commit(&mut self, slices: &[Slice]) -> Result<()> {
-        let set_aside = self.sets_aside_until.is_some_and(|until| Instant::now() < until);
+        let set_aside = self.around.is_due();
         match self.prepared(|effects| effects.try_commit(slices, set_aside)) {
             Err(error) if error.is_lock_timeout() && !set_aside => {
                 self.end_hanging_writer(&error);
-                self.sets_aside_until = Some(Instant::now() + SET_ASIDE);
+                self.around.held();
                 self.prepared(|effects| effects.try_commit(slices, true))
             }
             done => done,
@@ -115,7 +113,7 @@ impl Effects {
         tx.commit()?;
         dead_letter::tell(&parked);
         if let Some((partition, record, why)) = aside.first() {
-            self.sets_aside_until = Some(Instant::now() + SET_ASIDE);
+            self.around.held();
             self.try_aside_at = Instant::now() + TRY_AGAIN;
             let (count, offset) = (aside.len(), record.offset);
             let is_news = self.told_at.is_none_or(|told_at| told_at.elapsed() >= TELL_AGAIN);
@@ -165,7 +163,7 @@ impl Effects {
             return Ok(0);
         }
         self.try_aside_at = Instant::now() + TRY_AGAIN;
-        self.sets_aside_until = Some(Instant::now() + SET_ASIDE);
+        self.around.held();
         taken.retain(|aside| only.is_none_or(|only| aside.id == only));
         let (prefix, now) = (self.prefix.as_str(), delivery::now());
         let topic = |aside: &Aside| Topic::from_name(&aside.partition.topic, prefix);
