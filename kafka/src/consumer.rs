@@ -240,7 +240,7 @@ impl Consumer {
         self.refused = false;
         let looked_up = self.look_up();
         if looked_up.is_err() {
-            self.interrupt.sleep(self.config.max_wait.min(IDLE_PAUSE))?;
+            self.pause_in_vain()?;
         }
         let mut polled = looked_up?;
         let mut failure = self.ask();
@@ -258,7 +258,7 @@ impl Consumer {
         let told = |polled: &Polled| matches!(polled, Polled::UnknownTopic { .. } | Polled::Refused { .. });
         let in_vain = idle || self.refused || failure.is_some() || !polled.is_empty();
         if in_vain && polled.iter().all(told) && !(failure.is_some() && others) {
-            self.interrupt.sleep(self.config.max_wait.min(IDLE_PAUSE))?;
+            self.pause_in_vain()?;
         }
         match failure {
             Some(error) => self.fail(error, polled, others),
@@ -269,6 +269,10 @@ impl Consumer {
                 Ok(polled)
             }
         }
+    }
+
+    fn pause_in_vain(&self) -> Result<()> {
+        self.interrupt.sleep(self.config.max_wait.min(IDLE_PAUSE))
     }
 
     /// Waits until a fetch is answered or at its end, and gives all that are. A lone one is not waited for: reading it will.
