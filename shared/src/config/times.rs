@@ -33,29 +33,31 @@ impl Retention {
 impl Reader<'_> {
     pub(super) fn duration(&mut self, name: &str, default: &str, meaning: &'static str) -> Duration {
         const TIME: &str = "a time such as 500ms, 30s, 5m or 1h, from 1ms to 24h";
-        let value = self.value(name, default, TIME, meaning);
-        parse_duration(&value).filter(|d| !d.is_zero()).unwrap_or_else(|| {
-            self.refuse(name, &value, TIME);
-            parse_duration(default).expect("the default is valid")
-        })
+        self.time(name, default, (TIME, meaning), |value| parse_duration(value).filter(|time| !time.is_zero()))
     }
 
     /// As [`Reader::duration`] where nothing to wait for is a value too.
     pub(super) fn delay(&mut self, name: &str, default: &str, meaning: &'static str) -> Duration {
         const TIME: &str = "a time such as 500ms, 30s or 5m, from 0s to 24h";
-        let value = self.value(name, default, TIME, meaning);
-        parse_duration(&value).unwrap_or_else(|| {
-            self.refuse(name, &value, TIME);
-            parse_duration(default).expect("the default is valid")
-        })
+        self.time(name, default, (TIME, meaning), parse_duration)
     }
 
     pub(super) fn days(&mut self, name: &str, default: &str, meaning: &'static str) -> Duration {
         const TIME: &str = "a time such as 24h or 30d, from 1ms to 3650d";
-        let value = self.value(name, default, TIME, meaning);
-        parse_days(&value).unwrap_or_else(|| {
-            self.refuse(name, &value, TIME);
-            parse_days(default).expect("the default is valid")
+        self.time(name, default, (TIME, meaning), parse_days)
+    }
+
+    fn time(
+        &mut self,
+        name: &str,
+        default: &str,
+        (takes, meaning): (&'static str, &'static str),
+        parse: impl Fn(&str) -> Option<Duration>,
+    ) -> Duration {
+        let value = self.value(name, default, takes, meaning);
+        parse(&value).unwrap_or_else(|| {
+            self.refuse(name, &value, takes);
+            parse(default).expect("the default is valid")
         })
     }
 
