@@ -214,7 +214,7 @@ impl Consumer {
             }
             Polled::Refused { partition, error } => {
                 self.put_off(&partition, &error.into(), consumed);
-                self.progress.is_refused(&partition);
+                self.progress.refused(&partition);
             }
             Polled::UnknownTopic { partition } => {
                 log::error!("topic {} is gone or was made anew: joining the group again", partition.topic);

@@ -95,7 +95,7 @@ impl Progress {
     }
 
     /// It waits because the broker refuses to give its records.
-    pub fn is_refused(&mut self, partition: &TopicPartition) {
+    pub fn refused(&mut self, partition: &TopicPartition) {
         if let Some(trouble) = self.0.get_mut(partition).and_then(|partition| partition.trouble.as_mut()) {
             trouble.refused = true;
         }
@@ -117,15 +117,12 @@ impl Progress {
 
     /// None of those that go on can be read, for this.
     pub fn all_wait(&self, why: &str) {
-        self.0
-            .iter()
-            .filter(|(_, partition)| partition.trouble.is_none())
-            .for_each(|(name, _)| waits::put_off(name, why.into()));
+        self.untroubled().for_each(|(name, _)| waits::put_off(name, why.into()));
     }
 
     /// They can again.
     pub fn all_go_on(&self) {
-        self.0.iter().filter(|(_, partition)| partition.trouble.is_none()).for_each(|(name, _)| waits::goes_on(name));
+        self.untroubled().for_each(|(name, _)| waits::goes_on(name));
     }
 
     /// Ends the pauses that are over; answers whose.
@@ -151,12 +148,11 @@ impl Progress {
 
     /// The steps of partitions that the reader is beyond, by `position`, without having met a record.
     pub fn passed_over(&self, position: impl Fn(&TopicPartition) -> Option<i64>) -> Vec<Move> {
-        let idle = self.0.iter().filter(|(_, partition)| partition.trouble.is_none());
         let step = |(name, partition): (&TopicPartition, &Partition)| {
             let to = position(name).filter(|position| *position > partition.next)?;
             Some(Move { partition: name.clone(), from: partition.next, to })
         };
-        idle.filter_map(step).collect()
+        self.untroubled().filter_map(step).collect()
     }
 
     /// The offsets that Kafka was not told yet, with their metadata.
@@ -168,6 +164,10 @@ impl Progress {
     /// Kafka was told all offsets.
     pub fn told(&mut self) {
         self.0.values_mut().for_each(|partition| partition.told = partition.next);
+    }
+
+    fn untroubled(&self) -> impl Iterator<Item = (&TopicPartition, &Partition)> {
+        self.0.iter().filter(|(_, partition)| partition.trouble.is_none())
     }
 
     fn trouble(&self, partition: &TopicPartition) -> Option<&Trouble> {
