@@ -290,6 +290,7 @@ fn settings(folder: &Path, number: usize, port: u16, controllers: &[u16], behind
          listener.security.protocol.map=DIRECT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
          log.dirs={}/data\n\
          auto.create.topics.enable=false\n\
+         log.retention.ms=-1\n\
          default.replication.factor={copies}\n\
          min.insync.replicas={needed}\n\
          offsets.topic.num.partitions=2\n\
