@@ -1,6 +1,6 @@
 //! Undoing the compression of a batch, with pure Rust codecs and a limit against bombs.
 
-use std::io::{Cursor, Read};
+use std::io::Read;
 
 use bytes::Bytes;
 
@@ -17,29 +17,48 @@ const XERIAL_HEADER: usize = 16;
 pub(crate) fn decompress(attributes: i16, bytes: Bytes) -> Result<Bytes, String> {
     match attributes & 7 {
         0 => Ok(bytes),
-        1 => read("gzip", flate2::read::MultiGzDecoder::new(&bytes[..])),
+        1 => gzip(&bytes).map(Bytes::from),
         2 => snappy(&bytes).map(Bytes::from),
-        3 => read("lz4", lz4_flex::frame::FrameDecoder::new(&bytes[..])),
-        4 => zstd(&bytes),
+        3 => lz4(&bytes).map(Bytes::from),
+        4 => zstd(&bytes).map(Bytes::from),
         other => Err(format!("compression codec {other} is unknown")),
     }
 }
 
-fn read(codec: &str, source: impl Read) -> Result<Bytes, String> {
-    let mut plain = Vec::new();
-    let read = source.take(LIMIT + 1).read_to_end(&mut plain);
-    read.map_err(|error| format!("{codec}: {error}"))?;
-    within_limit(codec, plain.len())?;
-    Ok(Bytes::from(plain))
+/// Appends what the source holds to `plain`.
+fn read(codec: &str, source: impl Read, plain: &mut Vec<u8>) -> Result<(), String> {
+    let room = (LIMIT + 1).saturating_sub(plain.len() as u64);
+    source.take(room).read_to_end(plain).map_err(|error| format!("{codec}: {error}"))?;
+    within_limit(codec, plain.len())
 }
 
 fn within_limit(codec: &str, length: usize) -> Result<(), String> {
     if length as u64 > LIMIT { Err(format!("{codec}: more than {LIMIT} bytes")) } else { Ok(()) }
 }
 
-fn zstd(bytes: &[u8]) -> Result<Bytes, String> {
-    let decoder = ruzstd::decoding::StreamingDecoder::new(Cursor::new(bytes));
-    read("zstd", decoder.map_err(|error| format!("zstd: {error}"))?)
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let mut plain = Vec::new();
+    read("gzip", flate2::read::MultiGzDecoder::new(bytes), &mut plain)?;
+    Ok(plain)
+}
+
+/// Frames, one after another; each decoder ends with its own.
+fn lz4(mut bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let mut plain = Vec::new();
+    while !bytes.is_empty() {
+        read("lz4", lz4_flex::frame::FrameDecoder::new(&mut bytes), &mut plain)?;
+    }
+    Ok(plain)
+}
+
+/// The same.
+fn zstd(mut bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let mut plain = Vec::new();
+    while !bytes.is_empty() {
+        let decoder = ruzstd::decoding::StreamingDecoder::new(&mut bytes);
+        read("zstd", decoder.map_err(|error| format!("zstd: {error}"))?, &mut plain)?;
+    }
+    Ok(plain)
 }
 
 /// Blocks, each behind its length, within xerial framing; or one bare block, which other clients write.
@@ -74,6 +93,22 @@ fn snappy_block(block: &[u8]) -> Result<Vec<u8>, String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn frames_one_after_another_are_read_to_the_last() {
+        let lz4 = |text: &str| {
+            let mut frame = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            std::io::Write::write_all(&mut frame, text.as_bytes()).unwrap();
+            frame.finish().unwrap()
+        };
+        let zstd = |text: &str| {
+            ruzstd::encoding::compress_to_vec(text.as_bytes(), ruzstd::encoding::CompressionLevel::Fastest)
+        };
+        let frames = |one: &dyn Fn(&str) -> Vec<u8>| Bytes::from([one("one, "), one(""), one("two")].concat());
+        assert_eq!(decompress(3, frames(&lz4)).unwrap(), "one, two");
+        assert_eq!(decompress(4, frames(&zstd)).unwrap(), "one, two");
+        assert!(decompress(3, Bytes::from([&lz4("one")[..], b"no frame"].concat())).is_err());
+    }
 
     #[test]
     fn a_snappy_block_that_claims_gigabytes_is_refused() {
