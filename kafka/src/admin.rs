@@ -162,7 +162,7 @@ impl Admin {
     ///
     /// Returns what became of each, in the order given. Errors: `Refused` by the first topic that could be neither
     /// created nor found (INVALID_REPLICATION_FACTOR, INVALID_CONFIG, …), after the others were created; `NoLeader` when the
-    /// leaders are not there within the request timeout; those of the connection.
+    /// leaders are not there within the call's limit; those of the connection.
     pub fn create_topics(&mut self, topics: &[NewTopic]) -> Result<Vec<(String, Created)>> {
         let mut backoff = self.cluster.backoff();
         let created = self.request_topics(topics, false, &mut backoff)?;
@@ -202,7 +202,7 @@ impl Admin {
         topics: &[NewTopic],
         backoff: &Backoff,
     ) -> Result<Vec<(String, Created)>> {
-        let (broker, answer) = self.cluster.call_any(request, backoff.deadline())?;
+        let (broker, answer) = self.cluster.call_any(request, backoff.attempt())?;
         let mut created = Vec::with_capacity(topics.len());
         for topic in topics {
             let result = answer.topics.iter().find(|result| result.name.0 == *topic.name);
@@ -222,7 +222,7 @@ impl Admin {
     }
 
     fn check_leaders(&mut self, names: &[Arc<str>], backoff: &Backoff) -> Result<()> {
-        self.cluster.refresh(names, backoff.deadline())?;
+        self.cluster.refresh(names, backoff.attempt())?;
         for name in names {
             let partitions = self.cluster.seen_topic(name).map_or(1, |topic| topic.partitions.len());
             for partition in 0..partitions as i32 {
@@ -234,12 +234,12 @@ impl Admin {
 
     /// Describes these topics; those that do not exist are left out.
     ///
-    /// Errors: those of the connection, retried until the request timeout; `Refused` for a name that is invalid or may not be seen.
+    /// Errors: those of the connection, retried for [`Config::api_timeout`]; `Refused` for a name that is invalid or may not be seen.
     pub fn describe_topics(&mut self, names: &[String]) -> Result<Vec<TopicDescription>> {
         let mut backoff = self.cluster.backoff();
         let wanted: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
         loop {
-            match self.cluster.refresh(&wanted, backoff.deadline()) {
+            match self.cluster.refresh(&wanted, backoff.attempt()) {
                 Ok(()) => break,
                 Err(error) => backoff.pause(error)?,
             }
@@ -260,8 +260,8 @@ impl Admin {
 
     /// The values in force of one setting (`cleanup.policy`, `max.message.bytes`, …) for each of these topics, in their order.
     ///
-    /// Errors: `Refused` (UNKNOWN_TOPIC_OR_PARTITION, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried until the
-    /// request timeout.
+    /// Errors: `Refused` (UNKNOWN_TOPIC_OR_PARTITION, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried for
+    /// [`Config::api_timeout`].
     pub fn topic_config(&mut self, names: &[String], key: &str) -> Result<Vec<String>> {
         let mut backoff = self.cluster.backoff();
         let resource = |name: &String| {
@@ -285,7 +285,7 @@ impl Admin {
         names: &[String],
         backoff: &Backoff,
     ) -> Result<Vec<String>> {
-        let (broker, answer) = self.cluster.call_any(request, backoff.deadline())?;
+        let (broker, answer) = self.cluster.call_any(request, backoff.attempt())?;
         let api = DescribeConfigsRequest::API;
         let value = |name: &String| {
             let result = answer.results.iter().find(|result| *result.resource_name == **name);
@@ -303,11 +303,11 @@ impl Admin {
 
     /// The brokers of the cluster by their ids, as last seen by this client; asked for where none was seen yet.
     ///
-    /// Errors: those of the connection, retried until the request timeout.
+    /// Errors: those of the connection, retried for [`Config::api_timeout`].
     pub fn brokers(&mut self) -> Result<Vec<BrokerDescription>> {
         if self.cluster.brokers().is_empty() {
             let mut backoff = self.cluster.backoff();
-            while let Err(error) = self.cluster.refresh(&[], backoff.deadline()) {
+            while let Err(error) = self.cluster.refresh(&[], backoff.attempt()) {
                 backoff.pause(error)?;
             }
         }
@@ -318,8 +318,8 @@ impl Admin {
     /// The values in force of these settings of a broker, each with its name, asked at its own address. Left out are those that it
     /// does not know.
     ///
-    /// Errors: `Refused` (CLUSTER_AUTHORIZATION_FAILED, …); `Unreachable` and others of the connection, retried until the request
-    /// timeout.
+    /// Errors: `Refused` (CLUSTER_AUTHORIZATION_FAILED, …); `Unreachable` and others of the connection, retried for
+    /// [`Config::api_timeout`].
     pub fn broker_config(&mut self, broker: &BrokerDescription, keys: &[&str]) -> Result<Vec<(String, String)>> {
         let mut backoff = self.cluster.backoff();
         let resource = DescribeConfigsResource::default()
@@ -328,7 +328,7 @@ impl Admin {
             .with_configuration_keys(Some(keys.iter().map(|key| StrBytes::from_string((*key).to_owned())).collect()));
         let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
         let answer = loop {
-            match self.cluster.call(&broker.address, &request, backoff.deadline(), Retry::Idempotent) {
+            match self.cluster.call(&broker.address, &request, backoff.attempt(), Retry::Idempotent) {
                 Ok(answer) => break answer,
                 Err(error) => backoff.pause(error)?,
             }
@@ -348,7 +348,7 @@ impl Admin {
 
     /// Deletes these topics; those that do not exist count as deleted. The broker removes their data a little later.
     ///
-    /// Errors: `Refused` (TOPIC_DELETION_DISABLED, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried until the request timeout.
+    /// Errors: `Refused` (TOPIC_DELETION_DISABLED, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried for [`Config::api_timeout`].
     pub fn delete_topics(&mut self, names: &[String]) -> Result<()> {
         let mut backoff = self.cluster.backoff();
         let state = |name: &String| DeleteTopicState::default().with_name(Some(topic_name(name)));
@@ -364,7 +364,7 @@ impl Admin {
     }
 
     fn try_delete(&mut self, request: &DeleteTopicsRequest, backoff: &Backoff) -> Result<()> {
-        let (broker, answer) = self.cluster.call_any(request, backoff.deadline())?;
+        let (broker, answer) = self.cluster.call_any(request, backoff.attempt())?;
         for topic in answer.responses {
             match ErrorCode(topic.error_code) {
                 ErrorCode::NONE | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {}
@@ -380,7 +380,7 @@ impl Admin {
     /// An offset of each of these partitions, in no particular order.
     ///
     /// `isolation` matters for [`OffsetSpec::Latest`] only. Errors: `Refused` (UNKNOWN_TOPIC_OR_PARTITION, …), `NoLeader`
-    /// and those of the connection, retried until the request timeout.
+    /// and those of the connection, retried for [`Config::api_timeout`].
     pub fn list_offsets(
         &mut self,
         partitions: &[(String, i32)],
@@ -398,7 +398,7 @@ impl Admin {
 
     /// Finds the coordinators of a group and of a transactional id, which makes Kafka create the topics that they live in.
     ///
-    /// Errors: `Refused` with COORDINATOR_NOT_AVAILABLE when there is none within the request timeout, with
+    /// Errors: `Refused` with COORDINATOR_NOT_AVAILABLE when there is none within the call's limit, with
     /// GROUP_AUTHORIZATION_FAILED or TRANSACTIONAL_ID_AUTHORIZATION_FAILED at once; those of the connection.
     pub fn find_coordinators(&mut self, group: &str, transactional_id: &str) -> Result<()> {
         let mut backoff = self.cluster.backoff();
@@ -406,7 +406,7 @@ impl Admin {
             [CoordinatorKey::Group(group.to_owned()), CoordinatorKey::Transaction(transactional_id.to_owned())]
         {
             let mut refused = None;
-            while let Err(error) = self.cluster.coordinator(&coordinator, backoff.deadline()) {
+            while let Err(error) = self.cluster.coordinator(&coordinator, backoff.attempt()) {
                 if let Error::Refused { code, api, broker, detail } = &error {
                     refused = Some((*code, *api, broker.clone(), detail.clone()));
                 }
@@ -422,13 +422,13 @@ impl Admin {
 
     /// What this client's user may do with these topics; those that it may not see, or that do not exist, are left out.
     ///
-    /// Errors: those of the connection, retried until the request timeout.
+    /// Errors: those of the connection, retried for [`Config::api_timeout`].
     pub fn topic_operations(&mut self, names: &[String]) -> Result<Vec<(String, Operations)>> {
         let mut backoff = self.cluster.backoff();
         let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
         let request = metadata_request(&names).with_include_topic_authorized_operations(true);
         let answer = loop {
-            match self.cluster.call_any(&request, backoff.deadline()) {
+            match self.cluster.call_any(&request, backoff.attempt()) {
                 Ok((_, answer)) => break answer,
                 Err(error) => backoff.pause(error)?,
             }
@@ -443,7 +443,7 @@ impl Admin {
     /// The members of a group, whether its clients divide it among themselves (KIP-62) or the broker does (KIP-848); none
     /// where there is no such group.
     ///
-    /// Errors: `Refused` (GROUP_AUTHORIZATION_FAILED, …); those of the connection, retried until the request timeout.
+    /// Errors: `Refused` (GROUP_AUTHORIZATION_FAILED, …); those of the connection, retried for [`Config::api_timeout`].
     pub fn group_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
         let members = self.classic_members(group)?;
         if members.is_empty() { self.consumer_members(group) } else { Ok(members) }
@@ -507,7 +507,7 @@ impl Admin {
     ///
     /// With `require_stable` an offset that an undecided transaction may still change is waited for (KIP-447): without it, one read
     /// right after a successful commit is often the one before. Errors: `Refused` (GROUP_AUTHORIZATION_FAILED, …; UNSTABLE_OFFSET_COMMIT
-    /// and coordinator errors only when they last for the whole request timeout), those of the connection.
+    /// and coordinator errors only when they last for the whole of the call's limit), those of the connection.
     pub fn committed_offsets(
         &mut self,
         group: &str,
@@ -561,7 +561,7 @@ pub(crate) fn list_offsets(
     backoff: &Backoff,
 ) -> Result<Vec<ListedOffset>> {
     let names: Vec<Arc<str>> = partitions.iter().map(|(topic, _)| topic.as_str().into()).collect();
-    cluster.refresh(&names, backoff.deadline())?;
+    cluster.refresh(&names, backoff.attempt())?;
     let mut by_leader: BTreeMap<String, Vec<&(String, i32)>> = BTreeMap::new();
     for partition in partitions {
         let leader = cluster.leader(&partition.0, partition.1)?;
@@ -570,7 +570,7 @@ pub(crate) fn list_offsets(
     let mut offsets = Vec::with_capacity(partitions.len());
     for (leader, partitions) in by_leader {
         let request = list_offsets_request(&partitions, spec, isolation);
-        let answer = cluster.call(&leader, &request, backoff.deadline(), Retry::Idempotent)?;
+        let answer = cluster.call(&leader, &request, backoff.attempt(), Retry::Idempotent)?;
         read_listed(answer, &leader, &mut offsets)?;
     }
     Ok(offsets)

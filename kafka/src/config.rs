@@ -25,14 +25,20 @@ pub struct Config {
     pub security: Security,
     /// The limit of opening one connection, the handshakes of TLS, ApiVersions and SASL included.
     pub connect_timeout: Duration,
-    /// The limit of one call of this crate, its retries included. Calls that wait at the broker by design
-    /// (a long poll, a group's rebalance) add that wait to it.
+    /// How long the answer to one request is waited for (`request.timeout.ms`); then the broker counts as gone, and another one is
+    /// looked for. Requests that wait at the broker by design (a long poll, a group's rebalance) add that wait to it, and what a broker
+    /// holds this client back for by a quota (KIP-219) is added, too.
     pub request_timeout: Duration,
-    /// How long records outside of transactions are sent again (`delivery.timeout.ms`): to whoever leads their partition by then, each
-    /// attempt for `request_timeout` at most.
+    /// The limit of one call of this crate, its attempts together (`default.api.timeout.ms`).
+    pub api_timeout: Duration,
+    /// How long records are sent again (`delivery.timeout.ms`), to whoever leads their partition by then; in a transaction no longer
+    /// than the transaction may last.
     pub delivery_timeout: Duration,
     /// How long what a topic looked like is relied on (`metadata.max.age.ms`): partitions that are added are written to within it.
     pub metadata_max_age: Duration,
+    /// The most records are sent together to one partition, in bytes (`batch.size`); a record that is larger is sent alone. A batch that is
+    /// too large for its topic (`max.message.bytes`) is halved and sent again.
+    pub batch_size: usize,
     /// The longest answer that is accepted, in bytes. A longer one ends the connection before anything is allocated.
     pub max_frame_bytes: usize,
 }
@@ -49,7 +55,8 @@ pub(crate) fn millis(limit: Duration) -> i32 {
 }
 
 impl Config {
-    /// Settings for these brokers: not guarded, 5 s to connect, 15 s a request, 2 min to deliver, topics looked at again after 5 min, frames up to 64 MiB.
+    /// Settings for these brokers: not guarded, 5 s to connect, 15 s a request, a minute a call, 2 min to deliver, topics looked at
+    /// again after 5 min, batches of 900 KiB, frames up to 64 MiB.
     pub fn new(brokers: Vec<String>, client_id: impl Into<String>) -> Config {
         Config {
             brokers,
@@ -57,8 +64,11 @@ impl Config {
             security: Security::default(),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(15),
+            api_timeout: Duration::from_secs(60),
             delivery_timeout: Duration::from_secs(120),
             metadata_max_age: Duration::from_secs(300),
+            // Brokers take 1,048,588 bytes unless told otherwise (message.max.bytes); this leaves room for the header.
+            batch_size: 900 << 10,
             // The Java consumer asks for 50 MiB a fetch at most (fetch.max.bytes); this leaves room above it.
             max_frame_bytes: 64 << 20,
         }

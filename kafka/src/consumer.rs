@@ -31,8 +31,8 @@ use crate::wire::protocol::Request;
 const GONE_AFTER: Duration = Duration::from_secs(2);
 /// The pause of a poll that asked in vain, or had nothing to ask for, so that a loop of polls does not spin.
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
-/// How often several brokers are looked at in turn for an answer: a small part of the time a record takes anyway.
-const LOOK_PAUSE: Duration = Duration::from_millis(2);
+/// What is fetched may be compressed: a poll gives at most so many times `max_bytes`, or a lone batch.
+const EXPANSION: usize = 4;
 /// For so long at least a broker that can't be reached is not tried again, while there are others to read from.
 const AWAY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -91,6 +91,17 @@ pub enum Polled {
         /// The end of the log.
         high_watermark: i64,
     },
+    /// The position lies behind the end that another history of the log had: records that were read, or their place, have been taken back
+    /// by the election of a leader that did not have them (KIP-320; `unclean.leader.election.enable`, or all copies lost). The position stays, and
+    /// this is told again, until a [`Consumer::seek`]: to `end` to read what stands there now.
+    Truncated {
+        /// Where.
+        partition: TopicPartition,
+        /// The position.
+        offset: i64,
+        /// Up to here the log is as it was read.
+        end: i64,
+    },
     /// The topic of this id is gone: deleted, and maybe made anew under another id. Told by every poll until another assignment.
     UnknownTopic {
         /// Where.
@@ -145,11 +156,17 @@ pub struct Consumer {
     refused: bool,
     /// Whose range has to be asked for, once all answers are read.
     out_of_range: Vec<TopicPartition>,
+    /// When the last poll ended.
+    left_at: Instant,
+    /// What records may still take in the current poll, in bytes.
+    budget: usize,
 }
 
 struct Assigned {
     partition: TopicPartition,
     position: i64,
+    /// The epoch of the leader that wrote what lies before the position, if that was read here.
+    leader_epoch: Option<i32>,
     paused: bool,
     missing_since: Option<Instant>,
 }
@@ -176,6 +193,8 @@ impl Consumer {
             told: None,
             refused: false,
             out_of_range: Vec::new(),
+            left_at: Instant::now(),
+            budget: 0,
         }
     }
 
@@ -184,6 +203,7 @@ impl Consumer {
         let assigned = |(partition, position): &(TopicPartition, i64)| Assigned {
             partition: partition.clone(),
             position: *position,
+            leader_epoch: None,
             paused: false,
             missing_since: None,
         };
@@ -195,6 +215,8 @@ impl Consumer {
     /// The next poll reads this partition from `offset` on. Nothing happens if it isn't assigned.
     pub fn seek(&mut self, partition: &TopicPartition, offset: i64) {
         let Some(assigned) = self.find(partition) else { return };
+        // where it leads to, others may have written
+        assigned.leader_epoch = assigned.leader_epoch.filter(|_| assigned.position == offset);
         assigned.position = offset;
         let key = key(partition);
         self.give_up(|asked| asked.from.get(&key).is_some_and(|from| *from != offset));
@@ -236,8 +258,18 @@ impl Consumer {
     /// a broker refuses, it returns after a short pause. A broker that is away is logged and left out while another one gives answers. Errors: `Io`, `Timeout`, `NoBroker` of a broker that is away (poll again), `Refused`
     /// for the rights of a look at the topics, `Frame` and `Decode` for what isn't Kafka, `Interrupted`. An error loses no records: it is returned only when no broker has given any.
     pub fn poll(&mut self) -> Result<Vec<Polled>> {
+        // while nobody waited, no answer was late
+        let away = self.left_at.elapsed();
+        self.asked.values_mut().for_each(|asked| asked.sent.put_off(away));
+        let polled = self.poll_once();
+        self.left_at = Instant::now();
+        polled
+    }
+
+    fn poll_once(&mut self) -> Result<Vec<Polled>> {
         self.interrupt.check()?;
         self.refused = false;
+        self.budget = EXPANSION * usize::try_from(self.config.max_bytes).unwrap_or(0).max(1);
         let looked_up = self.look_up();
         if looked_up.is_err() {
             self.pause_in_vain()?;
@@ -284,7 +316,8 @@ impl Consumer {
             if !answered.is_empty() {
                 return Ok(answered);
             }
-            self.interrupt.sleep(LOOK_PAUSE)?;
+            let first_end = self.asked.values().map(|asked| asked.sent.deadline()).min().unwrap_or(now);
+            self.fetches.wait_for_input(self.asked.keys(), first_end)?;
         }
         Ok(std::mem::take(&mut self.asked).into_iter().collect())
     }
@@ -308,7 +341,7 @@ impl Consumer {
     /// Asks for the metadata of all assigned topics where something has moved; says which topics are gone.
     fn look_up(&mut self) -> Result<Vec<Polled>> {
         if self.stale && !self.assigned.is_empty() {
-            let deadline = self.cluster.backoff().deadline();
+            let deadline = self.cluster.backoff().attempt();
             let topics = self.topics();
             self.cluster.refresh(&topics, deadline)?;
             self.stale = false;
@@ -423,6 +456,7 @@ impl Consumer {
             .with_partition(assigned.partition.partition)
             .with_current_leader_epoch(-1)
             .with_fetch_offset(assigned.position)
+            .with_last_fetched_epoch(assigned.leader_epoch.unwrap_or(-1))
             .with_partition_max_bytes(self.config.max_partition_bytes)
     }
 
@@ -469,6 +503,10 @@ impl Consumer {
 
     fn read_partition(&mut self, leader: &str, assigned: &mut Assigned, data: PartitionData) -> Option<Polled> {
         match ErrorCode(data.error_code) {
+            ErrorCode::NONE if data.diverging_epoch.end_offset >= 0 => {
+                let (partition, end) = (assigned.partition.clone(), data.diverging_epoch.end_offset);
+                Some(Polled::Truncated { partition, offset: assigned.position, end })
+            }
             ErrorCode::NONE => self.read_batches(assigned, data),
             ErrorCode::OFFSET_OUT_OF_RANGE => {
                 self.out_of_range.push(assigned.partition.clone());
@@ -488,13 +526,14 @@ impl Consumer {
         }
     }
 
-    fn read_batches(&self, assigned: &mut Assigned, data: PartitionData) -> Option<Polled> {
+    fn read_batches(&mut self, assigned: &mut Assigned, data: PartitionData) -> Option<Polled> {
         let bytes = data.records.filter(|bytes| !bytes.is_empty())?;
         let longest = self.cluster.config().max_frame_bytes;
-        let fetched = read_fetched(bytes, assigned.position, data.aborted_transactions, longest);
+        let fetched = read_fetched(bytes, assigned.position, data.aborted_transactions, longest, &mut self.budget);
         let partition = assigned.partition.clone();
         if fetched.next_offset > assigned.position {
             assigned.position = fetched.next_offset;
+            assigned.leader_epoch = fetched.leader_epoch.or(assigned.leader_epoch);
             return Some(Polled::Records {
                 partition,
                 records: fetched.records,
@@ -515,8 +554,11 @@ impl Consumer {
             let high_watermark = self.offset(&partition, OffsetSpec::Latest, &backoff)?;
             let offset = self.position(&partition).unwrap_or(log_start);
             if (log_start..=high_watermark).contains(&offset) {
-                // A new leader that was still catching up; the next fetch will do.
+                // A new leader that was still catching up, or one that no longer knows who wrote what was read: the next fetch will do.
                 self.stale = true;
+                if let Some(assigned) = self.find(&partition) {
+                    assigned.leader_epoch = None;
+                }
             } else {
                 polled.push(Polled::OutOfRange { partition, offset, log_start, high_watermark });
             }

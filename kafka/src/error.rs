@@ -6,7 +6,10 @@ use std::time::Duration;
 
 pub(crate) mod codes;
 
+use kafka_protocol::messages::InitProducerIdRequest;
+
 use crate::error::codes::{Refresh, Written, known};
+use crate::wire::protocol::Request;
 
 /// The result of every call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -17,8 +20,8 @@ pub enum ErrorKind {
     /// May pass: the same work can be done again later. A producer that is no longer initialised has to be
     /// initialised first, a group member whose place was lost has to join again.
     Retriable,
-    /// Another producer with the same transactional id has taken over; nothing of this one's open transaction
-    /// will ever be visible.
+    /// Another producer with the same transactional id has taken over, as [`Producer::initialise`](crate::Producer::initialise) tells;
+    /// nothing of this one's open transaction will ever be visible.
     Fenced,
     /// Does not pass by itself: the request, the settings or the rights are wrong, or this client was stopped.
     Fatal,
@@ -209,6 +212,12 @@ impl Error {
     /// Who has to act on it.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            // which of the two it is, a successor or a time that ran out, InitProducerId alone tells (KIP-588)
+            Error::Refused { code, api, .. }
+                if code.kind() == ErrorKind::Fenced && *api != InitProducerIdRequest::API =>
+            {
+                ErrorKind::Retriable
+            }
             Error::Refused { code, .. } => code.kind(),
             Error::Io { .. } | Error::Timeout { .. } | Error::Unreachable { .. } => ErrorKind::Retriable,
             Error::NoBroker { .. } | Error::NoLeader { .. } => ErrorKind::Retriable,

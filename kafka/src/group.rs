@@ -10,14 +10,11 @@ use std::time::Duration;
 
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::join_group_response::JoinGroupResponse;
-use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_commit_response::OffsetCommitResponse;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::sync_group_response::SyncGroupResponse;
-use kafka_protocol::messages::{
-    GroupId, JoinGroupRequest, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitRequest, SyncGroupRequest,
-};
+use kafka_protocol::messages::{GroupId, JoinGroupRequest, OffsetCommitRequest, SyncGroupRequest};
 use kafka_protocol::protocol::StrBytes;
 
 use crate::admin::first_error;
@@ -27,7 +24,7 @@ use crate::group::assignor::{
     CONSUMER, Partitions, RANGE, assign_range, decode_assignment, decode_subscription, encode_assignment,
     encode_subscription,
 };
-use crate::group::heartbeat::{Heartbeat, Membership, OnRebalance, Settings, Shared, look_up};
+use crate::group::heartbeat::{Heartbeat, Membership, OnRebalance, Settings, Shared, leave, look_up, seen};
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, CoordinatorKey, Retry, topic_name};
@@ -36,6 +33,9 @@ use crate::wire::protocol::Request;
 
 /// How long leaving may take. It belongs to a shutdown; a member that can't leave is dropped by the broker after its session.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the broker may take longer than a rebalance to answer a join, as for the Java client.
+const LATE: Duration = Duration::from_secs(5);
 
 /// What a member of a group is.
 pub struct GroupConfig {
@@ -51,10 +51,30 @@ pub struct GroupConfig {
     pub rebalance_timeout: Duration,
     /// The pause between heartbeats; a third of the session timeout at most.
     pub heartbeat_interval: Duration,
+    /// A member whose thread has called nothing of its [`Group`] for so long hangs: it leaves, so that others get its partitions
+    /// (`max.poll.interval.ms`, KIP-62).
+    pub max_poll_interval: Duration,
     /// The name of the heartbeat thread.
     pub thread_name: String,
     /// Called by the heartbeat thread, once each time a rejoin becomes necessary. It must not block.
     pub on_rebalance: Option<OnRebalance>,
+}
+
+impl GroupConfig {
+    /// A member that reads these topics: sessions of 45 s, a heartbeat every 3 s, rebalances that wait for a minute, a call every 5
+    /// minutes.
+    pub fn new(group_id: impl Into<String>, topics: Vec<String>) -> GroupConfig {
+        GroupConfig {
+            group_id: group_id.into(),
+            topics,
+            session_timeout: Duration::from_secs(45),
+            rebalance_timeout: Duration::from_secs(60),
+            heartbeat_interval: Duration::from_secs(3),
+            max_poll_interval: Duration::from_secs(300),
+            thread_name: "kafka-heartbeat".to_owned(),
+            on_rebalance: None,
+        }
+    }
 }
 
 /// What a member was given.
@@ -91,10 +111,12 @@ impl Group {
     /// share may be worked on. Starts the heartbeat thread at the first time.
     ///
     /// Takes up to the rebalance timeout of the slowest member. Errors: `Refused` (INCONSISTENT_GROUP_PROTOCOL,
-    /// INVALID_SESSION_TIMEOUT, GROUP_AUTHORIZATION_FAILED, …), those of the connection, retried for rebalance timeout and request timeout together; `Interrupted`.
+    /// INVALID_SESSION_TIMEOUT, GROUP_AUTHORIZATION_FAILED, …), those of the connection, retried for rebalance timeout and
+    /// [`Config::api_timeout`] together; `Interrupted`.
     pub fn join(&mut self) -> Result<Assignment> {
-        let limit = self.config.rebalance_timeout.saturating_add(self.cluster.config().request_timeout);
-        let mut backoff = Backoff::new(self.cluster.interrupt(), limit);
+        self.shared.called();
+        let mut backoff =
+            self.cluster.backoff_for(self.config.rebalance_timeout.saturating_add(self.cluster.config().api_timeout));
         loop {
             match self.try_join(&mut backoff) {
                 Ok(assignment) => return Ok(assignment),
@@ -117,11 +139,18 @@ impl Group {
 
     fn try_join(&mut self, backoff: &mut Backoff) -> Result<Assignment> {
         // before the join: whatever changes from here on is noticed by the heartbeat thread
-        let topics = look_up(&mut self.cluster, &subscribed(&self.config), backoff.deadline())?;
-        let joined = self.send_join(backoff)?;
+        let mut topics = look_up(&mut self.cluster, &subscribed(&self.config), backoff.attempt())?;
+        // these two are answered when all members have joined, and when the group's leader has divided
+        let mut patient = backoff.with_attempts_of(self.config.rebalance_timeout.saturating_add(LATE));
+        let joined = self.send_join(&mut patient)?;
         self.member_id = joined.member_id.clone();
-        let assignments = if joined.leader == joined.member_id { self.divide(&joined, backoff)? } else { Vec::new() };
-        let share = self.send_sync(joined.generation_id, assignments, backoff)?;
+        let mut assignments = Vec::new();
+        if joined.leader == joined.member_id {
+            assignments = self.divide(&joined, backoff)?;
+            // another broker may have answered, with an older view: what was divided by it has to be divided again
+            topics = seen(&self.cluster, &subscribed(&self.config));
+        }
+        let share = self.send_sync(joined.generation_id, assignments, &mut patient)?;
         let partitions = self.with_topic_ids(share, backoff)?;
         let membership = Membership { generation: joined.generation_id, member_id: joined.member_id };
         self.shared.joined(membership, topics);
@@ -171,7 +200,7 @@ impl Group {
         let mut topics: Vec<Arc<str>> = members.values().flatten().map(|topic| topic.as_str().into()).collect();
         topics.sort();
         topics.dedup();
-        self.cluster.refresh(&topics, backoff.deadline())?;
+        self.cluster.refresh(&topics, backoff.attempt())?;
         let counted = topics.iter().filter_map(|topic| self.counted(topic)).collect();
         let divided = assign_range(&members, &counted).into_iter();
         Ok(divided.map(|(member, share)| sync_assignment(member, &share)).collect())
@@ -204,7 +233,7 @@ impl Group {
     fn with_topic_ids(&mut self, share: Partitions, backoff: &mut Backoff) -> Result<Vec<TopicPartition>> {
         let topics: Vec<Arc<str>> = share.keys().map(|topic| topic.as_str().into()).collect();
         if !topics.is_empty() {
-            self.cluster.refresh(&topics, backoff.deadline())?;
+            self.cluster.refresh(&topics, backoff.attempt())?;
         }
         let mut partitions = Vec::new();
         for (topic, numbers) in topics.iter().zip(share.into_values()) {
@@ -228,6 +257,7 @@ impl Group {
             topics: subscribed(&self.config),
             interval: self.config.heartbeat_interval,
             session_timeout: self.config.session_timeout,
+            max_poll_interval: self.config.max_poll_interval,
             thread_name: self.config.thread_name.clone(),
         };
         let started = Heartbeat::start(settings, self.shared.clone());
@@ -236,16 +266,19 @@ impl Group {
         Ok(())
     }
 
-    /// Whether [`join`](Group::join) has to be called (again): the group changes, or the membership was lost.
+    /// Whether [`join`](Group::join) has to be called (again): the group changes, or the membership was lost. To ask costs nothing, and is
+    /// what a thread does that lives, see [`GroupConfig::max_poll_interval`].
     pub fn rejoin_needed(&self) -> bool {
+        self.shared.called();
         self.shared.rejoin_needed()
     }
 
     /// Commits the next offsets to be read, each with a text that is kept beside it.
     ///
     /// Errors: `Refused` with UNKNOWN_MEMBER_ID, ILLEGAL_GENERATION or REBALANCE_IN_PROGRESS when the membership is over or
-    /// about to change: then [`rejoin_needed`](Group::rejoin_needed) is set; other refusals; those of the connection, retried until the request timeout.
+    /// about to change: then [`rejoin_needed`](Group::rejoin_needed) is set; other refusals; those of the connection, retried for [`Config::api_timeout`].
     pub fn commit_offsets(&mut self, offsets: &[(TopicPartition, i64, String)]) -> Result<()> {
+        self.shared.called();
         let Some(membership) = self.shared.membership() else {
             return Err(Error::Invalid("not a member of the group".to_owned()));
         };
@@ -284,13 +317,10 @@ impl Group {
 
     fn send_leave(&self, member_id: StrBytes) -> Result<()> {
         let mut config = self.cluster.config().clone();
-        config.request_timeout = config.request_timeout.min(LEAVE_TIMEOUT);
+        config.api_timeout = config.api_timeout.min(LEAVE_TIMEOUT);
         config.connect_timeout = config.connect_timeout.min(LEAVE_TIMEOUT);
         let mut cluster = Cluster::new(config, Interrupt::new());
-        let member = MemberIdentity::default().with_member_id(member_id);
-        let request = LeaveGroupRequest::default().with_group_id(self.group_id()).with_members(vec![member]);
-        let mut backoff = cluster.backoff();
-        cluster.call_coordinator(&self.coordinator(), &request, Retry::Idempotent, &mut backoff, leave_error).map(drop)
+        leave(&mut cluster, &self.config.group_id, member_id)
     }
 
     fn group_id(&self) -> GroupId {
@@ -336,9 +366,4 @@ fn offset_topics(offsets: &[(TopicPartition, i64, String)]) -> Vec<OffsetCommitR
 fn commit_error(answer: &OffsetCommitResponse) -> ErrorCode {
     let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
     first_error(partitions.map(|partition| partition.error_code))
-}
-
-fn leave_error(answer: &LeaveGroupResponse) -> ErrorCode {
-    let members = answer.members.iter().map(|member| member.error_code);
-    first_error(std::iter::once(answer.error_code).chain(members))
 }

@@ -10,7 +10,7 @@ use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, Pr
 use kafka_protocol::protocol::StrBytes;
 
 use crate::config::{Config, millis};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, ErrorCode, ErrorKind, Result};
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, CoordinatorKey, Retry};
@@ -30,6 +30,10 @@ pub struct Producer {
     pub(crate) cluster: Cluster,
     transactional: Option<Transactional>,
     pub(crate) state: Option<State>,
+    /// Its last identity, also after it was given up.
+    last_identity: Option<ProducerIdentity>,
+    /// A transaction was begun under it for certain, and its end was never asked for.
+    pub(crate) is_open: bool,
     /// Goes up with every send, so that records without a key are spread.
     sends: u32,
 }
@@ -75,14 +79,22 @@ impl Producer {
     }
 
     fn with(config: Config, interrupt: Interrupt, transactional: Option<Transactional>) -> Producer {
-        Producer { cluster: Cluster::new(config, interrupt), transactional, state: None, sends: 0 }
+        Producer {
+            cluster: Cluster::new(config, interrupt),
+            transactional,
+            state: None,
+            last_identity: None,
+            is_open: false,
+            sends: 0,
+        }
     }
 
-    /// Gets an identity (InitProducerId, KIP-98). For a transactional id this aborts what a predecessor with the same id left open,
-    /// waits until that is done, and fences the predecessor: its next call fails with kind `Fenced`.
+    /// Gets an identity (InitProducerId, KIP-98). The first time, a transactional id is taken over: what a predecessor with the same id
+    /// left open is aborted, which is waited for, and the predecessor is fenced. Later the producer shows the identity it had (KIP-360):
+    /// what it left open itself is aborted, and one that another has taken over from meanwhile gets an error of kind `Fenced`, now and for good.
     ///
-    /// Errors: `Refused` (INVALID_TRANSACTION_TIMEOUT, TRANSACTIONAL_ID_AUTHORIZATION_FAILED, …; CONCURRENT_TRANSACTIONS and
-    /// coordinator errors only when they last for the whole request timeout), those of the connection, likewise retried.
+    /// Errors: `Refused` (PRODUCER_FENCED; INVALID_TRANSACTION_TIMEOUT, TRANSACTIONAL_ID_AUTHORIZATION_FAILED, …; CONCURRENT_TRANSACTIONS and
+    /// coordinator errors only when they last for [`Config::api_timeout`]), those of the connection, likewise retried.
     pub fn initialise(&mut self) -> Result<ProducerIdentity> {
         self.state = None;
         // after a failure topics may be others than they were, with fewer partitions
@@ -94,6 +106,8 @@ impl Producer {
         };
         let identity = ProducerIdentity { id: answer.producer_id.0, epoch: answer.producer_epoch };
         self.state = Some(State { identity, sequences: Sequences::default() });
+        self.last_identity = Some(identity);
+        self.is_open = false;
         Ok(identity)
     }
 
@@ -103,15 +117,26 @@ impl Producer {
         backoff: &mut Backoff,
     ) -> Result<InitProducerIdResponse> {
         let request = self.init_request();
-        let code = |answer: &InitProducerIdResponse| ErrorCode(answer.error_code);
-        // Doing it twice raises the epoch twice, which harms nobody.
-        self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff, code)
+        let mut call = |request| {
+            let code = |answer: &InitProducerIdResponse| ErrorCode(answer.error_code);
+            // Doing it twice is the same as once where the own identity is shown; else it raises the epoch twice, which harms nobody.
+            self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff, code)
+        };
+        let answered = call(request.clone());
+        let fenced = matches!(&answered, Err(error) if error.kind() == ErrorKind::Fenced);
+        if !(fenced && self.is_open) {
+            return answered;
+        }
+        // Kafka 3 ends an open transaction, by this request or for its age, under the next epoch, and then no longer knows the
+        // one before. Whoever took over from an open transaction has got one that is higher still.
+        let epoch = request.producer_epoch;
+        call(request.with_producer_epoch(epoch.saturating_add(1)))
     }
 
     fn init_anywhere(&mut self, backoff: &mut Backoff) -> Result<InitProducerIdResponse> {
         let request = self.init_request();
         loop {
-            let answered = self.cluster.call_any(&request, backoff.deadline());
+            let answered = self.cluster.call_any(&request, backoff.attempt());
             match answered.and_then(|(broker, answer)| init_answer(broker, answer)) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => backoff.pause(error)?,
@@ -121,11 +146,14 @@ impl Producer {
 
     fn init_request(&self) -> InitProducerIdRequest {
         let timeout = self.transactional.as_ref().map_or(Duration::ZERO, |settings| settings.timeout);
+        // without transactions nobody fences, and a new id is as good as the old one
+        let known = self.last_identity.filter(|_| self.transactional.is_some());
+        let ProducerIdentity { id, epoch } = known.unwrap_or(ProducerIdentity { id: -1, epoch: -1 });
         InitProducerIdRequest::default()
             .with_transactional_id(self.transactional_id())
             .with_transaction_timeout_ms(millis(timeout))
-            .with_producer_id(ProducerId(-1))
-            .with_producer_epoch(-1)
+            .with_producer_id(ProducerId(id))
+            .with_producer_epoch(epoch)
     }
 
     /// Its identity, or `None` while it is not initialised.
@@ -171,14 +199,18 @@ impl Producer {
     /// its end, the producer is not initialised afterwards.
     pub(crate) fn deliver(&mut self, queues: Queues) -> Result<()> {
         let transactional_id = self.transactional_id();
+        let whole = self.cluster.config().delivery_timeout;
+        let limit = self.transactional.as_ref().map_or(whole, |settings| whole.min(settings.timeout));
         let state = self.state.as_mut().ok_or(Error::NotInitialised)?;
         let mut delivery = Delivery {
             writer: state.writer(transactional_id.is_some()),
             cluster: &mut self.cluster,
             sequences: &mut state.sequences,
             transactional_id,
+            queues,
+            limit,
         };
-        let delivered = delivery.run(queues);
+        let delivered = delivery.run();
         delivered.map_err(|undelivered| match undelivered {
             Undelivered::Refused(error) => error,
             Undelivered::Unknown(error) => {

@@ -69,6 +69,151 @@ fn a_frozen_leader_costs_a_producer_without_transactions_nothing_but_time() {
     assert_eq!(read, wanted);
 }
 
+/// The same in a transaction, and for what its coordinator and a group's are asked.
+#[test]
+fn frozen_leaders_and_coordinators_cost_a_transaction_nothing_but_time() {
+    let brokers = cluster();
+    let config = Config { request_timeout: Duration::from_secs(3), ..config(&brokers) };
+    let partitions = topic(&config);
+    let topic = &*partitions[0].topic;
+    let mut admin = Admin::new(config.clone(), Interrupt::new());
+    for (number, broker) in brokers.iter().enumerate() {
+        let group = unique("frozen");
+        let mut producer =
+            Producer::transactional(config.clone(), Interrupt::new(), unique("frozen"), Duration::from_secs(120));
+        producer.initialise().unwrap();
+        assert_eq!(admin.committed_offsets(&group, &[(topic.to_owned(), 0)], true).unwrap()[0].offset, -1);
+        let mut transaction = producer.begin().unwrap();
+        transaction.send(to_all(topic, &format!("{number} before"))).unwrap();
+        broker.signal("-STOP");
+        transaction.send(to_all(topic, &format!("{number} meanwhile"))).unwrap();
+        let read = admin.committed_offsets(&group, &[(topic.to_owned(), 0)], true);
+        broker.signal("-CONT");
+        assert_eq!(read.unwrap()[0].offset, -1);
+        transaction.commit().unwrap();
+        wait_until("all replicas to be in sync", || all_in_sync(broker));
+    }
+    let mut producer = Producer::idempotent(config.clone(), Interrupt::new());
+    producer.send(to_all(topic, END)).unwrap();
+    let expected = ["0 before", "0 meanwhile", "1 before", "1 meanwhile", "2 before", "2 meanwhile", END];
+    for values in read_to_the_end(config, &partitions) {
+        assert_eq!(values, expected);
+    }
+}
+
+/// A handler takes longer than a request may: what has arrived meanwhile is no timeout, and each leader's partition goes on.
+#[test]
+fn a_slow_handler_meets_no_timeouts_and_starves_nobody() {
+    let brokers = cluster();
+    let config = Config { request_timeout: Duration::from_secs(1), ..config(&brokers) };
+    let partitions = topic(&config);
+    let mut producer =
+        Producer::idempotent(Config { request_timeout: Duration::from_secs(20), ..config.clone() }, Interrupt::new());
+    let fetch = FetchConfig { max_wait: Duration::from_millis(200), ..FetchConfig::default() };
+    let mut reader = Consumer::new(config, Interrupt::new(), fetch);
+    reader.assign(&partitions.iter().map(|partition| (partition.clone(), 0)).collect::<Vec<_>>());
+    let mut seen = [0; PARTITIONS as usize];
+    for turn in 1..=4 {
+        producer.send(to_all(&partitions[0].topic, &turn.to_string())).unwrap();
+        // each leader answers within two polls: one that takes the answer to an earlier, empty fetch, one that brings the record
+        for _ in 0..3 * PARTITIONS {
+            for polled in reader.poll().unwrap() {
+                let Polled::Records { partition, records, .. } = polled else { panic!("{polled:?}") };
+                seen[partition.partition as usize] += records.len();
+            }
+            if seen == [turn; PARTITIONS as usize] {
+                break;
+            }
+        }
+        assert_eq!(seen, [turn; PARTITIONS as usize], "turn {turn}");
+        // the handler
+        thread::sleep(Duration::from_millis(2_500));
+    }
+}
+
+/// Records without a key are bound to no partition.
+#[test]
+fn records_without_a_key_go_where_a_leader_is() {
+    let mut brokers = cluster();
+    let config = Config {
+        request_timeout: Duration::from_secs(5),
+        delivery_timeout: Duration::from_secs(30),
+        ..config(&brokers)
+    };
+    let name = unique("keyless");
+    let new = NewTopic { name: name.clone(), partitions: PARTITIONS, replication: Some(1), configs: Vec::new() };
+    Admin::new(config.clone(), Interrupt::new()).create_topics(&[new]).unwrap();
+    let mut producer = Producer::idempotent(config, Interrupt::new());
+    let mut send = |value: &str| {
+        let loose = ProducerRecord { key: None, partition: None, timestamp: None, ..record(&name, "", value) };
+        producer.send(vec![loose]).unwrap();
+    };
+    (0..PARTITIONS).for_each(|number| send(&format!("before {number}")));
+    brokers[2].kill();
+    // its partition is known as led by it, then as led by nobody
+    (0..3 * PARTITIONS).for_each(|number| send(&format!("without it {number}")));
+    brokers[2].resume();
+    wait_until("all replicas to be in sync", || all_in_sync(&brokers[2]));
+    let partitions = brokers[2].partitions(&name);
+    let mut reader = brokers[2].reader(&partitions, kafka::Isolation::ReadCommitted);
+    let mut seen = 0;
+    wait_until("all of them", || {
+        seen += records(reader.poll().unwrap_or_default()).len();
+        seen >= 12
+    });
+    assert_eq!(seen, 12);
+}
+
+/// A leader without the last records is elected: what was read of them is told as taken back, not passed over.
+#[test]
+fn an_unclean_election_is_told() {
+    let mut brokers = cluster();
+    let config = config(&brokers);
+    let name = unique("unclean");
+    let settings = ["--config", "min.insync.replicas=1", "--config", "unclean.leader.election.enable=true"];
+    let create = ["--create", "--topic", &name, "--replica-assignment", "1:2"];
+    brokers[2].tool("org.apache.kafka.tools.TopicCommand", &[&create[..], &settings[..]].concat(), "");
+    let partition = brokers[2].partitions(&name).remove(0);
+    let mut producer = Producer::idempotent(config.clone(), Interrupt::new());
+    let mut send = |values: std::ops::Range<i32>, of: &str| {
+        producer.send(values.map(|number| record(&name, "k", &format!("{of} {number}"))).collect()).unwrap();
+    };
+    let fetch = FetchConfig { max_wait: Duration::from_millis(200), ..FetchConfig::default() };
+    let mut reader = Consumer::new(config, Interrupt::new(), fetch);
+    reader.assign(&[(partition.clone(), 0)]);
+    let mut seen = Vec::new();
+    send(0..5, "both");
+    brokers[1].kill();
+    send(5..10, "first");
+    wait_until("what the first leader has", || {
+        seen.extend(records(reader.poll().unwrap_or_default()).iter().map(value_of));
+        seen.len() == 10
+    });
+    brokers[0].kill();
+    brokers[1].resume();
+    send(5..25, "second");
+    let mut told = None;
+    wait_until("the truncation", || {
+        for polled in reader.poll().unwrap_or_default() {
+            match polled {
+                Polled::Truncated { offset, end, .. } => told = Some((offset, end)),
+                other => panic!("{other:?} before it was told"),
+            }
+        }
+        told.is_some()
+    });
+    assert_eq!(told, Some((10, 5)));
+    reader.seek(&partition, 5);
+    seen.clear();
+    wait_until("what the second leader has", || {
+        seen.extend(records(reader.poll().unwrap_or_default()).iter().map(value_of));
+        seen.len() >= 20
+    });
+    assert_eq!(seen, (5..25).map(|number| format!("second {number}")).collect::<Vec<_>>());
+    brokers[0].resume();
+    wait_until("all replicas to be in sync", || all_in_sync(&brokers[0]));
+}
+
 fn hurt_each(hurt: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)) {
     let mut brokers = cluster();
     let config = config(&brokers);
@@ -155,13 +300,10 @@ fn topic(config: &Config) -> Vec<TopicPartition> {
 
 fn member(config: &Config, topic: &str) -> Group {
     let group = GroupConfig {
-        group_id: unique("cluster"),
-        topics: vec![topic.to_owned()],
         session_timeout: Duration::from_secs(10),
         rebalance_timeout: Duration::from_secs(10),
         heartbeat_interval: Duration::from_millis(500),
-        thread_name: "heartbeat".to_owned(),
-        on_rebalance: None,
+        ..GroupConfig::new(unique("cluster"), vec![topic.to_owned()])
     };
     Group::new(config.clone(), Interrupt::new(), group)
 }

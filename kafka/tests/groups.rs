@@ -14,6 +14,7 @@ on_both_lines! {
     two_members_share_the_partitions_and_hand_over_when_one_leaves
     the_partitions_of_a_member_that_dies_go_to_the_others
     a_member_that_is_slow_to_rejoin_keeps_its_place_by_its_heartbeats
+    a_member_that_hangs_leaves_its_partitions_to_the_others
     committed_offsets_are_shown_by_kafkas_tool
     a_commit_of_a_former_generation_is_refused_and_asks_for_a_rejoin
     a_member_leaves_at_once_even_after_an_interrupt
@@ -31,13 +32,10 @@ const REBALANCE: Duration = Duration::from_secs(60);
 
 fn settings(group: &str, topics: &[&str]) -> GroupConfig {
     GroupConfig {
-        group_id: group.to_owned(),
-        topics: topics.iter().map(|topic| topic.to_string()).collect(),
         session_timeout: SESSION,
         rebalance_timeout: REBALANCE,
         heartbeat_interval: Duration::from_millis(100),
-        thread_name: "heartbeat".to_owned(),
-        on_rebalance: None,
+        ..GroupConfig::new(group.to_owned(), topics.iter().map(|topic| topic.to_string()).collect())
     }
 }
 
@@ -161,6 +159,28 @@ fn a_member_that_is_slow_to_rejoin_keeps_its_place_by_its_heartbeats(broker: &Br
     });
     drop(second.leave());
     drop(first.leave());
+}
+
+fn a_member_that_hangs_leaves_its_partitions_to_the_others(broker: &Broker) {
+    let partitions = broker.topic("hanging", 2);
+    let topic = &*partitions[0].topic;
+    let group = unique("hanging");
+    let hanging = GroupConfig { max_poll_interval: Duration::from_secs(1), ..settings(&group, &[topic]) };
+    let mut hanging = Group::new(broker.config(), Interrupt::new(), hanging);
+    hanging.join().unwrap();
+    // it calls nothing more, and its heartbeats would go on for ever
+    let mut other = member(broker, &group, &[topic]);
+    wait_until("all partitions", || other.join().unwrap().partitions == partitions);
+    assert!(hanging.rejoin_needed());
+    let (one, two) = thread::scope(|scope| {
+        let joining = scope.spawn(|| hanging.join().unwrap());
+        wait_for_rebalance(&other);
+        let one = other.join().unwrap();
+        (one, joining.join().unwrap())
+    });
+    assert_eq!((one.partitions.len(), two.partitions.len()), (1, 1));
+    drop(hanging.leave());
+    drop(other.leave());
 }
 
 fn committed_offsets_are_shown_by_kafkas_tool(broker: &Broker) {

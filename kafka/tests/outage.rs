@@ -20,6 +20,46 @@ on_both_lines! {
     an_address_where_nobody_answers_does_not_stop_the_others
     an_interrupt_ends_a_long_poll_at_once
     polls_in_vain_pause
+    a_call_ends_at_its_limit_however_long_a_connection_may_take
+    a_client_that_a_quota_holds_back_waits_and_commits
+}
+
+/// TEST-NET-1 (RFC 5737): nobody is there.
+const NOBODY: &str = "192.0.2.1:9092";
+
+fn a_call_ends_at_its_limit_however_long_a_connection_may_take(_: &Broker) {
+    let limit = Duration::from_secs(2);
+    let patient = Config {
+        connect_timeout: Duration::from_secs(300),
+        api_timeout: limit,
+        ..Config::new(vec![NOBODY.to_owned()], "test")
+    };
+    let since = Instant::now();
+    let error = Admin::new(patient, Interrupt::new()).describe_topics(&["t".to_owned()]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Retriable, "{error}");
+    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
+}
+
+/// 1.2 MB under a quota of 60 KB/s: the broker, which measures over ten seconds, reads nothing from the client for about as long again, many
+/// times the limit of a request.
+fn a_client_that_a_quota_holds_back_waits_and_commits(broker: &Broker) {
+    let partitions = broker.topic("quota", 1);
+    let client = unique("throttled");
+    let quota =
+        ["--alter", "--entity-type", "clients", "--entity-name", &client, "--add-config", "producer_byte_rate=60000"];
+    broker.tool("kafka.admin.ConfigCommand", &quota, "");
+    let limit = Duration::from_secs(2);
+    let config = Config { request_timeout: limit, ..Config::new(vec![broker.address()], client) };
+    let mut producer = Producer::transactional(config, Interrupt::new(), unique("quota"), Duration::from_secs(300));
+    producer.initialise().unwrap();
+    let since = Instant::now();
+    let mut transaction = producer.begin().unwrap();
+    let topic = &partitions[0].topic;
+    transaction.send((0..1_200).map(|number| record(topic, "k", &format!("{number:0>1000}"))).collect()).unwrap();
+    transaction.send(vec![record(topic, "k", "end")]).unwrap();
+    transaction.commit().unwrap();
+    assert!(since.elapsed() > limit, "the broker did not hold it back: {:?}", since.elapsed());
+    assert_eq!(broker.committed_values(&partitions, "end").len(), 1_201);
 }
 
 fn polls_in_vain_pause(broker: &Broker) {
@@ -56,7 +96,9 @@ fn after_a_broker_restart_the_same_objects_go_on(line: Line) {
     let mut admin = broker.admin();
     let mut idempotent = Producer::idempotent(broker.config(), Interrupt::new());
     let id = unique("restart");
-    let mut producer = Producer::transactional(broker.config(), Interrupt::new(), id, Duration::from_secs(60));
+    let limit = Duration::from_secs(5);
+    let hasty = Config { api_timeout: limit, delivery_timeout: limit, ..broker.config() };
+    let mut producer = Producer::transactional(hasty, Interrupt::new(), id, Duration::from_secs(60));
     let mut reader = broker.reader(&partitions, Isolation::ReadCommitted);
     let mut group = member(&broker, &topic);
     let mut seen = Vec::new();
@@ -98,13 +140,10 @@ fn try_commit(producer: &mut Producer, topic: &str, value: &str) -> kafka::Resul
 
 fn member(broker: &Broker, topic: &str) -> Group {
     let config = GroupConfig {
-        group_id: unique("restart"),
-        topics: vec![topic.to_owned()],
         session_timeout: Duration::from_secs(30),
         rebalance_timeout: Duration::from_secs(30),
         heartbeat_interval: Duration::from_millis(200),
-        thread_name: "heartbeat".to_owned(),
-        on_rebalance: None,
+        ..GroupConfig::new(unique("restart"), vec![topic.to_owned()])
     };
     Group::new(broker.config(), Interrupt::new(), config)
 }
@@ -169,7 +208,7 @@ fn an_address_where_nobody_answers_does_not_stop_the_others(broker: &Broker) {
     let topic = broker.topic("bootstrap", 1)[0].topic.to_string();
     assert_eq!(Admin::new(config.clone(), Interrupt::new()).describe_topics(&[topic]).unwrap().len(), 1);
     config.brokers.pop();
-    config.request_timeout = Duration::from_secs(1);
+    config.api_timeout = Duration::from_secs(1);
     let alone = Admin::new(config, Interrupt::new()).describe_topics(&["t".to_owned()]).unwrap_err();
     assert!(matches!(alone, Error::NoBroker { .. }), "{alone}");
     assert_eq!(alone.kind(), ErrorKind::Retriable);
@@ -207,7 +246,7 @@ fn impostor(answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Config {
         }
     });
     let mut config = Config::new(vec![address], "test");
-    config.request_timeout = Duration::from_secs(2);
+    config.api_timeout = Duration::from_secs(2);
     config
 }
 

@@ -144,13 +144,10 @@ fn round(guarded: &Guarded, config: Config) {
         config.clone(),
         Interrupt::new(),
         GroupConfig {
-            group_id: unique("guarded-group"),
-            topics: vec![topic.to_string()],
             session_timeout: Duration::from_secs(10),
             rebalance_timeout: Duration::from_secs(10),
             heartbeat_interval: Duration::from_secs(1),
-            thread_name: "heartbeat".into(),
-            on_rebalance: None,
+            ..GroupConfig::new(unique("guarded-group"), vec![topic.to_string()])
         },
     );
     let assigned = group.join().unwrap().partitions;
@@ -221,7 +218,7 @@ fn a_session_that_the_broker_ends_is_a_non_event() {
 /// How a first call fails.
 fn refusal(config: Config) -> Error {
     // what may pass is tried again for so long
-    let config = Config { request_timeout: Duration::from_secs(5), ..config };
+    let config = Config { api_timeout: Duration::from_secs(5), ..config };
     let error = Admin::new(config, Interrupt::new()).describe_topics(&["none".to_owned()]).unwrap_err();
     let told = format!("{error} {error:?}");
     assert!(!told.contains(PASSWORD) && !told.contains(WRONG), "a password is told: {told}");

@@ -16,11 +16,16 @@ on_both_lines! {
     a_refused_record_rolls_its_sibling_back_and_the_same_producer_goes_on
     a_transaction_with_a_failed_part_can_not_be_committed
     a_second_producer_with_the_same_id_fences_the_first
+    a_doubt_does_not_take_the_id_back_from_its_successor
+    a_transaction_that_ran_out_of_time_is_no_fencing
+    a_batch_that_is_too_large_for_its_topic_is_halved_until_it_fits
+    the_size_of_batches_is_a_setting
     a_dropped_transaction_is_never_seen
     a_position_is_read_back_exactly_with_its_transaction
     a_committed_transaction_whose_answer_was_lost_is_told_by_its_position
     an_open_transaction_whose_position_answer_was_lost_is_never_seen
-    after_a_lost_produce_answer_only_a_new_epoch_goes_on
+    after_a_batch_that_stays_lost_only_a_new_epoch_goes_on
+    a_lost_produce_answer_is_cured_within_its_transaction
     without_transactions_a_lost_produce_answer_neither_loses_nor_repeats
     a_send_larger_than_a_batch_arrives_whole_and_in_order
     an_empty_transaction_leaves_nothing_behind
@@ -126,20 +131,111 @@ fn a_second_producer_with_the_same_id_fences_the_first(broker: &Broker) {
     assert_eq!(after.id, before.id);
     assert!(after.epoch > before.epoch);
     let told = open.send(vec![record(topic, "k", "too late")]).unwrap_err();
-    assert_eq!(told.kind(), ErrorKind::Fenced, "{told}");
+    assert_eq!(told.kind(), ErrorKind::Retriable, "{told}");
     drop(open);
     assert!(matches!(first.begin().err(), Some(Error::NotInitialised)));
+    let told = first.initialise().unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Fenced, "{told}");
     commit(&mut second, topic, "of the second");
     assert_eq!(broker.committed_values(&partitions, "of the second"), ["of the second"]);
 
     // The other way to notice it: at the commit.
     let mut open = second.begin().unwrap();
     open.send(vec![record(topic, "k", "never either")]).unwrap();
-    first.initialise().unwrap();
+    let mut third = new();
+    third.initialise().unwrap();
     let told = open.commit().unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Retriable, "{told}");
+    let told = second.initialise().unwrap_err();
     assert_eq!(told.kind(), ErrorKind::Fenced, "{told}");
-    commit(&mut first, topic, "of the first");
-    assert_eq!(broker.committed_values(&partitions, "of the first"), ["of the second", "of the first"]);
+    commit(&mut third, topic, "of the third");
+    assert_eq!(broker.committed_values(&partitions, "of the third"), ["of the second", "of the third"]);
+}
+
+/// Whoever has lost an answer asks for its id again; meanwhile another one may have been told to take over.
+fn a_doubt_does_not_take_the_id_back_from_its_successor(broker: &Broker) {
+    let partitions = broker.topic("succeeded", 1);
+    let topic = &partitions[0].topic;
+    let (id, client) = (unique("succeeded"), unique("client"));
+    let new = |config| Producer::transactional(config, Interrupt::new(), id.clone(), Duration::from_secs(60));
+    let (mut doubting, mut successor) = (new(broker.proxied(&client)), new(broker.config()));
+    doubting.initialise().unwrap();
+    commit(&mut doubting, topic, "before");
+    let mut lost = doubting.begin().unwrap();
+    lost.send(vec![record(topic, "k", "committed, but not told")]).unwrap();
+    broker.proxy.lose_answer(&client, END_TXN, Loss::Cut);
+    lost.commit().unwrap_err();
+    // nobody has taken over yet
+    doubting.initialise().unwrap();
+    commit(&mut doubting, topic, "again");
+    let mut lost = doubting.begin().unwrap();
+    lost.send(vec![record(topic, "k", "committed, but not told either")]).unwrap();
+    broker.proxy.lose_answer(&client, END_TXN, Loss::Cut);
+    lost.commit().unwrap_err();
+
+    successor.initialise().unwrap();
+    for _ in 0..2 {
+        let told = doubting.initialise().unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::Fenced, "{told}");
+    }
+    commit(&mut successor, topic, "of the successor");
+    let all = ["before", "committed, but not told", "again", "committed, but not told either", "of the successor"];
+    assert_eq!(broker.committed_values(&partitions, "of the successor"), all);
+}
+
+fn a_transaction_that_ran_out_of_time_is_no_fencing(broker: &Broker) {
+    let partitions = broker.topic("late", 1);
+    let topic = &partitions[0].topic;
+    let mut producer =
+        Producer::transactional(broker.config(), Interrupt::new(), unique("late"), Duration::from_secs(1));
+    producer.initialise().unwrap();
+    let mut late = producer.begin().unwrap();
+    late.send(vec![record(topic, "k", "too late")]).unwrap();
+    // the broker's marker moves the reader on
+    let mut reader = broker.reader(&partitions, Isolation::ReadCommitted);
+    wait_until("the broker to end it", || {
+        assert_eq!(records(reader.poll().unwrap()).len(), 0);
+        reader.position(&partitions[0]) == Some(2)
+    });
+    let told = late.commit().unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Retriable, "{told}");
+    producer.initialise().unwrap();
+    commit(&mut producer, topic, "in time");
+    assert_eq!(broker.committed_values(&partitions, "in time"), ["in time"]);
+}
+
+/// A hundred records of 1,000 bytes and one that no batch can carry.
+fn a_batch_that_is_too_large_for_its_topic_is_halved_until_it_fits(broker: &Broker) {
+    let small = broker.topic_with("halved", 1, &[("max.message.bytes", "3000")]);
+    let topic = &small[0].topic;
+    let values = |from: usize| (from..from + 100).map(|number| format!("{number:0>1000}")).collect::<Vec<_>>();
+    let all = |from| values(from).iter().map(|value| record(topic, "k", value)).collect::<Vec<_>>();
+    let mut single = Producer::idempotent(broker.config(), Interrupt::new());
+    single.send(all(0)).unwrap();
+    let mut producer = producer(broker.config());
+    let mut transaction = producer.begin().unwrap();
+    transaction.send(all(100)).unwrap();
+    transaction.commit().unwrap();
+    let mut with_a_giant = all(200);
+    with_a_giant.insert(50, record(topic, "k", &"x".repeat(4000)));
+    let mut transaction = producer.begin().unwrap();
+    let refused = transaction.send(with_a_giant).unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::MESSAGE_TOO_LARGE), "{refused}");
+    transaction.abort().unwrap();
+    single.send(vec![record(topic, "k", "end")]).unwrap();
+    let expected: Vec<String> = [values(0), values(100), vec!["end".to_owned()]].concat();
+    assert_eq!(broker.committed_values(&small, "end"), expected);
+}
+
+/// 1,000 bytes of value, 24 at most around them and their key: seven of them are fewer than 7,500 bytes, eight are more.
+fn the_size_of_batches_is_a_setting(broker: &Broker) {
+    let small = broker.topic_with("sized", 1, &[("max.message.bytes", "7500")]);
+    let client = unique("client");
+    let config = Config { batch_size: 7_300, ..broker.proxied(&client) };
+    let mut producer = Producer::idempotent(config, Interrupt::new());
+    producer.send((0..70).map(|number| record(&small[0].topic, "k", &format!("{number:0>1000}"))).collect()).unwrap();
+    let sent = broker.proxy.take_calls(&client).into_iter().filter(|api| *api == PRODUCE).count();
+    assert_eq!(sent, 10);
 }
 
 fn a_dropped_transaction_is_never_seen(broker: &Broker) {
@@ -216,25 +312,39 @@ fn an_open_transaction_whose_position_answer_was_lost_is_never_seen(broker: &Bro
     assert_eq!(broker.committed_values(&partitions, "next"), ["next"]);
 }
 
-fn after_a_lost_produce_answer_only_a_new_epoch_goes_on(broker: &Broker) {
+fn after_a_batch_that_stays_lost_only_a_new_epoch_goes_on(broker: &Broker) {
     let partitions = broker.topic("lost-produce", 1);
     let topic = &partitions[0].topic;
     let client = unique("client");
-    let mut producer = producer(broker.impatient(&client));
-    for (turn, loss) in [Loss::Silence, Loss::Cut].into_iter().enumerate() {
-        let before = producer.identity().unwrap();
+    let impatient = broker.impatient(&client);
+    let mut producer = producer(Config { delivery_timeout: impatient.request_timeout, ..impatient });
+    let before = producer.identity().unwrap();
+    let mut transaction = producer.begin().unwrap();
+    broker.proxy.lose_answer(&client, PRODUCE, Loss::Silence);
+    let lost = transaction.send(vec![record(topic, "k", "lost")]).unwrap_err();
+    assert!(broker.proxy.has_lost(&client, PRODUCE));
+    assert_eq!(lost.kind(), ErrorKind::Retriable, "{lost}");
+    assert!(matches!(transaction.abort(), Err(Error::NotInitialised)));
+    assert!(matches!(producer.begin().err(), Some(Error::NotInitialised)));
+    let after = producer.initialise().unwrap();
+    assert!(after.epoch > before.epoch);
+    commit(&mut producer, topic, "kept");
+    assert_eq!(broker.committed_values(&partitions, "kept"), ["kept"]);
+}
+
+fn a_lost_produce_answer_is_cured_within_its_transaction(broker: &Broker) {
+    let partitions = broker.topic("cured-produce", 1);
+    let topic = &partitions[0].topic;
+    let client = unique("client");
+    let mut producer = producer(broker.proxied(&client));
+    for turn in 0..4 {
         let mut transaction = producer.begin().unwrap();
-        broker.proxy.lose_answer(&client, PRODUCE, loss);
-        let lost = transaction.send(vec![record(topic, "k", "lost")]).unwrap_err();
+        broker.proxy.lose_answer(&client, PRODUCE, Loss::Cut);
+        transaction.send(vec![record(topic, "k", &format!("{turn}"))]).unwrap();
         assert!(broker.proxy.has_lost(&client, PRODUCE));
-        assert_eq!(lost.kind(), ErrorKind::Retriable, "{lost}");
-        assert!(matches!(transaction.abort(), Err(Error::NotInitialised)));
-        assert!(matches!(producer.begin().err(), Some(Error::NotInitialised)));
-        let after = producer.initialise().unwrap();
-        assert!(after.epoch > before.epoch);
-        commit(&mut producer, topic, &format!("kept {turn}"));
+        transaction.commit().unwrap();
     }
-    assert_eq!(broker.committed_values(&partitions, "kept 1"), ["kept 0", "kept 1"]);
+    assert_eq!(broker.committed_values(&partitions, "3"), ["0", "1", "2", "3"]);
 }
 
 fn without_transactions_a_lost_produce_answer_neither_loses_nor_repeats(broker: &Broker) {
@@ -368,7 +478,7 @@ fn an_open_transaction_at_the_end_is_waited_for_or_left_out(broker: &Broker) {
     let found = |value: &str| vec![(0, value.to_owned(), value.to_owned())];
     let decided = || marked(&broker.config(), topic, Isolation::ReadCommitted).unwrap();
     wait_until("the markers of the first", || decided() == found("before"));
-    let hasty = Config { request_timeout: Duration::from_secs(3), ..broker.config() };
+    let hasty = Config { api_timeout: Duration::from_secs(3), ..broker.config() };
     let undecided = marked(&hasty, topic, Isolation::ReadUncommitted).unwrap_err();
     assert!(matches!(&undecided, Error::Undecided { offset: 2, .. }), "{undecided}");
     open.commit().unwrap();

@@ -164,7 +164,7 @@ fn check_position(config: &Config, there: &[String], install: Option<Uuid>) -> F
 }
 
 fn kafka(config: &Config) -> kafka::Config {
-    kafka::Config { request_timeout: ATTEMPT, ..config.kafka(&format!("{}-check", config.service.name())) }
+    kafka::Config { api_timeout: ATTEMPT, ..config.kafka(&format!("{}-check", config.service.name())) }
 }
 
 /// Does it on another thread, which is left behind when it takes too long: the process ends soon.

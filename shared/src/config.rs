@@ -223,7 +223,12 @@ impl Config {
 
     /// What a client of Kafka with this name is built from.
     pub fn kafka(&self, client_id: &str) -> kafka::Config {
-        kafka::Config { security: self.kafka_security.clone(), ..kafka::Config::new(self.brokers.clone(), client_id) }
+        kafka::Config {
+            security: self.kafka_security.clone(),
+            // a call must end well within `heartbeat_limit`
+            api_timeout: Duration::from_secs(30),
+            ..kafka::Config::new(self.brokers.clone(), client_id)
+        }
     }
 }
 

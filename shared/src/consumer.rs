@@ -208,6 +208,14 @@ impl Consumer {
                 let gap = gap(offset, log_start, high_watermark);
                 self.park(partition, bare_record(offset), log_start, (Cause::LogGap, gap), consumed);
             }
+            Polled::Truncated { partition, offset, end } => {
+                let taken_back = format!(
+                    "offsets {end} to {} were read and are no longer what Kafka has: a leader without them was elected; read again \
+                     from {end}",
+                    offset - 1
+                );
+                self.park(partition, bare_record(offset), end, (Cause::LogGap, taken_back), consumed);
+            }
             Polled::Corrupt { partition, base_offset, last_offset, bytes, cause } => {
                 let batch = Record { value: Some(bytes), ..bare_record(base_offset) };
                 self.park(partition, batch, last_offset + 1, (Cause::Undecodable, cause), consumed);
@@ -380,13 +388,12 @@ impl Consumer {
 fn group_config(config: &Config, name: &str, nudge: crossbeam_channel::Sender<()>) -> GroupConfig {
     let prefix = &config.topic_prefix;
     GroupConfig {
-        group_id: config.group(),
-        topics: topics::names(prefix, &config.service.reads()),
         session_timeout: SESSION_TIMEOUT,
         rebalance_timeout: REBALANCE_TIMEOUT,
         heartbeat_interval: SESSION_TIMEOUT / 4,
         thread_name: format!("{name}-heartbeat"),
         on_rebalance: Some(Box::new(move || _ = nudge.try_send(()))),
+        ..GroupConfig::new(config.group(), topics::names(prefix, &config.service.reads()))
     }
 }
 

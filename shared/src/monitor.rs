@@ -123,7 +123,7 @@ impl Monitor {
     pub fn new(config: &Config, interrupt: Interrupt, extra: Extra) -> Result<(Monitor, Board)> {
         let name = format!("{}-monitor", config.service.name());
         let mut kafka = config.kafka(&name);
-        (kafka.connect_timeout, kafka.request_timeout) = (BROKER_LIMIT, BROKER_LIMIT);
+        (kafka.connect_timeout, kafka.api_timeout) = (BROKER_LIMIT, BROKER_LIMIT);
         let nothing = Look {
             at: Instant::now(),
             reasons: vec!["nothing was looked at yet".into()],

@@ -42,8 +42,6 @@ const STAND_AGAIN: Duration = Duration::from_millis(500);
 /// Published rows are deleted so long after the first of them. Most orders are settled by then: nothing is left to be
 /// marked of them, and a delete stands for several turns.
 const DELETE_AFTER: Duration = Duration::from_millis(50);
-/// Batches stay smaller than one that Kafka did not take for so long: topics are given other limits now and then.
-const TOO_LARGE: Duration = Duration::from_secs(600);
 /// What somebody has put in among older rows by hand is found within this.
 const READ_ALL: Duration = Duration::from_secs(60);
 /// The broker aborts what a dead relay left open after this, so that readers wait no longer.
@@ -74,8 +72,6 @@ pub struct Relay {
     origin: Option<(Origin, Leader)>,
     batch_limit: usize,
     batch: usize,
-    /// As many rows as Kafka would not take together, and when.
-    too_large: Option<(usize, Instant)>,
     candidate: Candidate,
     leadership: Option<Leadership>,
     /// Whether the last turn failed.
@@ -90,8 +86,9 @@ pub struct Relay {
     floor: i64,
     /// When rows were read from the beginning the last time.
     read_all: Instant,
+    /// One for each leadership: the first `initialise` of a producer fences its predecessors, the later ones only go on.
     producer: Producer,
-    /// For reading positions.
+    transactional_id: String,
     kafka: kafka::Config,
     interrupt: Interrupt,
     removal: Removal,
@@ -122,7 +119,6 @@ impl Relay {
             origin: None,
             batch_limit: config.relay_batch,
             batch: config.relay_batch,
-            too_large: None,
             candidate: Candidate::new(Connector::new(&config.database_url, &name, Limits::LEADER)?),
             leadership: None,
             waits: false,
@@ -131,7 +127,8 @@ impl Relay {
             ahead: Vec::new(),
             floor: 0,
             read_all: Instant::now(),
-            producer: Producer::transactional(kafka.clone(), interrupt.clone(), transactional_id, TRANSACTION_TIMEOUT),
+            producer: new_producer(&kafka, &interrupt, &transactional_id),
+            transactional_id,
             kafka,
             interrupt,
             removal,
@@ -234,6 +231,7 @@ impl Relay {
     fn turn(&mut self) -> Result<Turn> {
         if self.leadership.is_none() {
             self.leadership = self.candidate.stand(&format!("{}-leader-ping", self.service.name()))?;
+            self.producer = new_producer(&self.kafka, &self.interrupt, &self.transactional_id);
             self.recovered = false;
         }
         if self.leadership.is_none() {
@@ -251,17 +249,10 @@ impl Relay {
         }
         // fewer at the next attempt: the rows before a refused one get out, and a slow broker ends in time
         let batch = std::mem::replace(&mut self.batch, (rows.len() / 2).max(1));
-        let (count, next_batch) = (rows.len(), self.larger(batch));
+        let (count, next_batch) = (rows.len(), (batch * 2).min(self.batch_limit));
         self.publish(&rows, (count == batch).then_some(next_batch))?;
         self.batch = next_batch;
         Ok(if count == batch { Turn::Published(count) } else { Turn::Drained(count) })
-    }
-
-    /// The next batch after one of this size that went well: not as many again as Kafka would not take a while ago.
-    fn larger(&self, batch: usize) -> usize {
-        let refused = self.too_large.filter(|(_, at)| at.elapsed() < TOO_LARGE);
-        let most = refused.map_or(self.batch_limit, |(rows, _)| (rows / 2).max(1));
-        (batch * 2).min(self.batch_limit).min(most.max(batch))
     }
 
     /// Those read ahead, or read now.
@@ -342,23 +333,13 @@ impl Relay {
             read: more.map(|limit| move || read(leadership, service, last, limit)),
         };
         let mark = next.position.to_header();
-        let mut too_large = false;
         let mut transaction = self.producer.begin()?;
         let ended = beside.run(format!("{}-relay-beside", service.name()), |deleted| {
             if let Err(error) = transaction.send_marked(records, &mark) {
                 // an answer, not a lost one: the transaction may be ended plainly
                 if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
                     let Row { id, order_id, .. } = &rows[0];
-                    too_large = rows.len() > 1 && is_too_large(&error);
-                    match too_large {
-                        true => log::info!(
-                            "Kafka does not take {} outbox rows together: fewer from now on ({error})",
-                            rows.len()
-                        ),
-                        false => {
-                            log::error!("Kafka refuses outbox rows {id} to {last} (first order {order_id}): {error}")
-                        }
-                    }
+                    log::error!("Kafka refuses outbox rows {id} to {last} (first order {order_id}): {error}");
                     transaction.abort()?;
                 }
                 return Err(error.into());
@@ -367,9 +348,6 @@ impl Relay {
             deleted()?;
             Ok(transaction.commit()?)
         });
-        if too_large {
-            self.too_large = Some((rows.len(), Instant::now()));
-        }
         self.ahead = ended.inspect_err(metrics::transaction_failed)?;
         self.floor = next.position.last;
         self.undeleted = Some(next);
@@ -442,13 +420,13 @@ fn delete(leadership: &Leadership, removal: &Removal, position: &Position) -> Re
     leadership.with(|session| outbox::remove_published(session, removal, first, last, count as i64))
 }
 
-fn is_too_large(error: &kafka::Error) -> bool {
-    matches!(error, kafka::Error::Refused { code: kafka::ErrorCode::MESSAGE_TOO_LARGE, .. })
-}
-
 /// The coordinator still ends an earlier transaction, long after that should have been done.
 fn is_unended(error: &kafka::Error) -> bool {
     matches!(error, kafka::Error::Refused { code: kafka::ErrorCode::CONCURRENT_TRANSACTIONS, .. })
+}
+
+fn new_producer(kafka: &kafka::Config, interrupt: &Interrupt, transactional_id: &str) -> Producer {
+    Producer::transactional(kafka.clone(), interrupt.clone(), transactional_id, TRANSACTION_TIMEOUT)
 }
 
 fn not_leading() -> Error {

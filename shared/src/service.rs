@@ -139,7 +139,7 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     let mut session = connector.connect()?;
     let install_id = schema::install_id(&mut session)?;
     let mut kafka = config.kafka(config.service.name());
-    kafka.request_timeout = STARTUP_ATTEMPT;
+    kafka.api_timeout = STARTUP_ATTEMPT;
     let mut admin = Admin::new(kafka.clone(), Interrupt::new());
     let written = topics::names(&config.topic_prefix, &config.service.writes());
     let interrupt = Interrupt::new();

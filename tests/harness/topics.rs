@@ -166,7 +166,8 @@ impl World {
     pub fn kafka(&self) -> Config {
         let config = Config::new(self.brokers().split(',').map(str::to_string).collect(), "saga-tests");
         // whoever hurts brokers meanwhile does not wait for them
-        Config { delivery_timeout: config.request_timeout, ..config }
+        let limit = Duration::from_secs(15);
+        Config { api_timeout: limit, delivery_timeout: limit, ..config }
     }
 
     fn scan(&self, topics: &[&str], isolation: Isolation) -> Vec<Seen> {

@@ -297,7 +297,7 @@ impl World {
             .for_each(|process| process.kill());
         let topics: Vec<String> = TOPICS.iter().map(|topic| format!("{}{topic}", self.prefix)).collect();
         let mut kafka = self.kafka();
-        kafka.request_timeout = Duration::from_secs(5);
+        kafka.api_timeout = Duration::from_secs(5);
         let _ = Admin::new(kafka, Interrupt::new()).delete_topics(&topics);
         let Ok(mut admin) = Client::connect(&env::database_url("postgres"), NoTls) else { return };
         for service in Service::ALL {

@@ -15,44 +15,50 @@ pub(crate) struct Fetched {
     pub(crate) records: Vec<Record>,
     /// Where to go on: past everything that was read or skipped.
     pub(crate) next_offset: i64,
+    /// Of the last batch that was read or skipped.
+    pub(crate) leader_epoch: Option<i32>,
     /// A batch at `next_offset` that can't be read.
     pub(crate) corrupt: Option<Corrupt>,
 }
 
 /// Reads the batches of `bytes` from offset `from` on. Answers begin with the batch that contains `from`, so the
 /// records before it are left out. The last batch may be cut off; then it is left for the next fetch. Stops before a batch that
-/// can't be read. A batch that claims more than `longest` bytes is one.
+/// can't be read. A batch that claims more than `longest` bytes is one. What records take when uncompressed goes off `budget`; once
+/// that is used up, the batches that follow are left for the next fetch, too.
 pub(crate) fn read_fetched(
     mut bytes: Bytes,
     from: i64,
     aborted: Option<Vec<AbortedTransaction>>,
     longest: usize,
+    budget: &mut usize,
 ) -> Fetched {
     let mut aborted = Aborted::new(aborted);
-    let mut fetched = Fetched { records: Vec::new(), next_offset: from, corrupt: None };
-    loop {
+    let mut fetched = Fetched { records: Vec::new(), next_offset: from, leader_epoch: None, corrupt: None };
+    while *budget > 0 {
         match next_batch(&mut bytes, longest) {
             Next::End => return fetched,
-            Next::Batch(batch) => fetched.corrupt = fetched.take(batch, &mut aborted).err(),
+            Next::Batch(batch) => fetched.corrupt = fetched.take(batch, &mut aborted, budget).err(),
             Next::Corrupt(corrupt) => fetched.corrupt = Some(corrupt),
         }
         if fetched.corrupt.is_some() {
             return fetched;
         }
     }
+    fetched
 }
 
 impl Fetched {
-    fn take(&mut self, batch: RawBatch, aborted: &mut Aborted) -> Result<(), Corrupt> {
+    fn take(&mut self, batch: RawBatch, aborted: &mut Aborted, budget: &mut usize) -> Result<(), Corrupt> {
         aborted.reach(batch.last_offset);
         if batch.is_control() {
             if batch.is_transactional() && batch.is_abort_marker()? {
                 aborted.end(batch.producer_id);
             }
         } else if !(batch.is_transactional() && aborted.holds(batch.producer_id)) {
-            batch.decode(self.next_offset, &mut self.records)?;
+            *budget = budget.saturating_sub(batch.decode(self.next_offset, &mut self.records)?);
         }
         self.next_offset = self.next_offset.max(batch.last_offset.saturating_add(1));
+        self.leader_epoch = Some(batch.leader_epoch);
         Ok(())
     }
 }
@@ -98,6 +104,11 @@ mod tests {
 
     const LONGEST: usize = 1 << 20;
 
+    fn read(bytes: Bytes, from: i64, aborted: Option<Vec<AbortedTransaction>>) -> Fetched {
+        let mut budget = usize::MAX;
+        read_fetched(bytes, from, aborted, LONGEST, &mut budget)
+    }
+
     /// A batch of one record at this offset.
     fn batch(offset: i64, producer_id: i64, transactional: bool, key: &[u8]) -> Vec<u8> {
         let record = ProducerRecord {
@@ -142,14 +153,14 @@ mod tests {
             marker(5, 1, 1),
             marker(6, 2, 1),
         ];
-        let fetched = read_fetched(Bytes::from(log.concat()), 0, Some(vec![aborted(1, 0)]), LONGEST);
+        let fetched = read(Bytes::from(log.concat()), 0, Some(vec![aborted(1, 0)]));
         assert_eq!(keys(&fetched), ["of another", "next of the first"]);
         assert_eq!(fetched.next_offset, 7);
     }
 
     #[test]
     fn markers_alone_move_the_position() {
-        let fetched = read_fetched(Bytes::from(marker(9, 1, 1)), 9, None, LONGEST);
+        let fetched = read(Bytes::from(marker(9, 1, 1)), 9, None);
         assert!(fetched.records.is_empty());
         assert_eq!(fetched.next_offset, 10);
     }
@@ -158,7 +169,7 @@ mod tests {
     fn a_truncated_last_batch_waits_for_the_next_fetch() {
         let mut bytes = [batch(0, -1, false, b"a"), batch(1, -1, false, b"b")].concat();
         bytes.pop();
-        let fetched = read_fetched(Bytes::from(bytes), 0, None, LONGEST);
+        let fetched = read(Bytes::from(bytes), 0, None);
         assert_eq!(keys(&fetched), ["a"]);
         assert_eq!(fetched.next_offset, 1);
         assert!(fetched.corrupt.is_none());
@@ -169,7 +180,7 @@ mod tests {
         let mut broken = batch(1, -1, false, b"b");
         *broken.last_mut().unwrap() ^= 0xff;
         let bytes = [batch(0, -1, false, b"a"), broken.clone(), batch(2, -1, false, b"c")].concat();
-        let fetched = read_fetched(Bytes::from(bytes), 0, None, LONGEST);
+        let fetched = read(Bytes::from(bytes), 0, None);
         assert_eq!(keys(&fetched), ["a"]);
         assert_eq!(fetched.next_offset, 1);
         let corrupt = fetched.corrupt.unwrap();
@@ -180,7 +191,15 @@ mod tests {
     #[test]
     fn batches_before_the_position_are_skipped() {
         let bytes = [batch(0, -1, false, b"a"), batch(1, -1, false, b"b")].concat();
-        let fetched = read_fetched(Bytes::from(bytes), 1, None, LONGEST);
+        let fetched = read(Bytes::from(bytes), 1, None);
         assert_eq!(keys(&fetched), ["b"]);
+    }
+
+    #[test]
+    fn what_a_spent_budget_leaves_over_waits_for_the_next_fetch() {
+        let bytes = [batch(0, -1, false, b"a"), batch(1, -1, false, b"b")].concat();
+        let mut budget = 1;
+        let fetched = read_fetched(Bytes::from(bytes), 0, None, LONGEST, &mut budget);
+        assert_eq!((keys(&fetched), fetched.next_offset, budget), (vec![Bytes::from("a")], 1, 0));
     }
 }

@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Partitions are read in windows from their ends, until a record is found or the log's start is reached: where none is
 /// wanted, all of it. A batch that can't be read is logged and passed over.
 ///
-/// Errors: `Undecided` when nothing moved for the request timeout, because a transaction is open; `Refused` with
+/// Errors: `Undecided` when nothing moved for [`Config::api_timeout`], because a transaction is open; `Refused` with
 /// UNKNOWN_TOPIC_OR_PARTITION when a topic isn't there; those of [`Admin::list_offsets`] and [`Consumer::poll`].
 pub fn last_records(
     config: &Config,
@@ -142,7 +142,7 @@ impl<W: Fn(&Record) -> bool> Tail<'_, W> {
                 Err(error) => return Err(error),
             };
             let (after, partition) = (moved.elapsed(), partition.to_string());
-            if after >= self.config.request_timeout {
+            if after >= self.config.api_timeout {
                 return Err(failure.unwrap_or(Error::Undecided { partition, offset, after }));
             }
         }
@@ -181,6 +181,12 @@ impl<W: Fn(&Record) -> bool> Tail<'_, W> {
                 if let Some(search) = find(searches, &partition) {
                     search.log_start = log_start;
                     search.until = search.until.min(high_watermark);
+                }
+            }
+            Polled::Truncated { partition, end, .. } => {
+                self.consumer.seek(&partition, end);
+                if let Some(search) = find(searches, &partition) {
+                    search.until = search.until.min(end);
                 }
             }
             Polled::Refused { error, .. } => return Err(error),

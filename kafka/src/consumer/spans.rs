@@ -118,6 +118,8 @@ impl<T: FnMut(&TopicPartition, Record) -> Reading> Reader<T> {
                 self.consumer.seek(&partition, if offset < log_start { log_start } else { i64::MAX });
                 self.leave_finished(&partition);
             }
+            // what stands there now is read, too
+            Polled::Truncated { partition, end, .. } => self.consumer.seek(&partition, end),
             Polled::Refused { error, .. } => return Err(error),
             Polled::UnknownTopic { partition } => {
                 let (code, detail) = (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, partition.to_string());

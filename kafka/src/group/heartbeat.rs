@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use kafka_protocol::messages::{GroupId, HeartbeatRequest, HeartbeatResponse};
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
+use kafka_protocol::messages::{GroupId, HeartbeatRequest, HeartbeatResponse, LeaveGroupRequest, LeaveGroupResponse};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
+use crate::admin::first_error;
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
@@ -39,6 +41,14 @@ struct State {
     /// The topics as they were before that join.
     topics: Topics,
     rejoin_needed: bool,
+    /// When the member's thread called last.
+    called_at: Instant,
+}
+
+impl State {
+    fn outside() -> State {
+        State { membership: None, kept: false, topics: Topics::new(), rejoin_needed: true, called_at: Instant::now() }
+    }
 }
 
 /// A member's membership in a group.
@@ -50,8 +60,7 @@ pub(crate) struct Membership {
 
 impl Shared {
     pub(crate) fn new(on_rebalance: Option<OnRebalance>) -> Arc<Shared> {
-        let state = State { membership: None, kept: false, topics: Topics::new(), rejoin_needed: true };
-        Arc::new(Shared { state: Mutex::new(state), on_rebalance })
+        Arc::new(Shared { state: Mutex::new(State::outside()), on_rebalance })
     }
 
     pub(crate) fn membership(&self) -> Option<Membership> {
@@ -66,12 +75,23 @@ impl Shared {
 
     /// From now on a member of this generation, joined when the topics were like this.
     pub(crate) fn joined(&self, membership: Membership, topics: Topics) {
-        *self.lock() = State { membership: Some(membership), kept: true, topics, rejoin_needed: false };
+        *self.lock() =
+            State { membership: Some(membership), kept: true, topics, rejoin_needed: false, called_at: Instant::now() };
     }
 
     /// From now on no member.
     pub(crate) fn left(&self) {
-        *self.lock() = State { membership: None, kept: false, topics: Topics::new(), rejoin_needed: true };
+        *self.lock() = State::outside();
+    }
+
+    /// The member's thread lives.
+    pub(crate) fn called(&self) {
+        self.lock().called_at = Instant::now();
+    }
+
+    /// For how long it has not called.
+    fn silent_for(&self) -> Duration {
+        self.lock().called_at.elapsed()
     }
 
     fn divided_other_topics(&self, topics: &Topics) -> bool {
@@ -116,6 +136,7 @@ pub(crate) struct Settings {
     pub(crate) topics: Vec<Arc<str>>,
     pub(crate) interval: Duration,
     pub(crate) session_timeout: Duration,
+    pub(crate) max_poll_interval: Duration,
     pub(crate) thread_name: String,
 }
 
@@ -157,7 +178,7 @@ impl Drop for Heartbeat {
 /// A heartbeat that is not answered within the session is worth nothing.
 fn patient(settings: &Settings) -> Config {
     let mut config = settings.config.clone();
-    config.request_timeout = config.request_timeout.min(settings.session_timeout);
+    config.api_timeout = config.api_timeout.min(settings.session_timeout);
     config.connect_timeout = config.connect_timeout.min(settings.session_timeout);
     config
 }
@@ -176,6 +197,9 @@ impl Beat {
     fn run(mut self) {
         while self.stop.sleep(self.settings.interval).is_ok() {
             match self.shared.kept_membership() {
+                Some(membership) if self.shared.silent_for() >= self.settings.max_poll_interval => {
+                    self.leave(membership);
+                }
                 Some(membership) => {
                     self.beat(&membership);
                     self.look_at_topics(&membership);
@@ -206,6 +230,19 @@ impl Beat {
         }
     }
 
+    /// The member's thread hangs; should it ever come back, it has to join again.
+    fn leave(&mut self, membership: Membership) {
+        let group = &self.settings.group_id;
+        log::warn!(
+            "group {group}: left, for its member has called nothing for {:?} (max_poll_interval)",
+            self.settings.max_poll_interval
+        );
+        self.shared.need_rejoin(&membership, true);
+        if let Err(error) = leave(&mut self.cluster, group, membership.member_id) {
+            log::debug!("group {group}: leaving: {error}");
+        }
+    }
+
     /// Any member may see the change; the rejoin of the group's leader makes the others join again. Whatever goes wrong
     /// here is tried again at the next time.
     fn look_at_topics(&mut self, membership: &Membership) {
@@ -229,16 +266,35 @@ impl Beat {
             .with_group_id(GroupId(StrBytes::from_string(group.clone())))
             .with_generation_id(membership.generation)
             .with_member_id(membership.member_id.clone());
-        let mut backoff = Backoff::new(&self.stop, self.settings.interval);
+        let mut backoff = Backoff::new(&self.stop, self.settings.interval, self.settings.interval);
         let code = |answer: &HeartbeatResponse| ErrorCode(answer.error_code);
         let coordinator = CoordinatorKey::Group(group);
         self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, code).map(drop)
     }
 }
 
+/// Takes the member out of the group.
+pub(crate) fn leave(cluster: &mut Cluster, group: &str, member_id: StrBytes) -> Result<()> {
+    let member = MemberIdentity::default().with_member_id(member_id);
+    let group_id = GroupId(StrBytes::from_string(group.to_owned()));
+    let request = LeaveGroupRequest::default().with_group_id(group_id).with_members(vec![member]);
+    let (coordinator, mut backoff) = (CoordinatorKey::Group(group.to_owned()), cluster.backoff());
+    cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, leave_error).map(drop)
+}
+
+fn leave_error(answer: &LeaveGroupResponse) -> ErrorCode {
+    let members = answer.members.iter().map(|member| member.error_code);
+    first_error(std::iter::once(answer.error_code).chain(members))
+}
+
 /// The topics as they are now.
 pub(crate) fn look_up(cluster: &mut Cluster, topics: &[Arc<str>], deadline: Instant) -> Result<Topics> {
     cluster.refresh(topics, deadline)?;
+    Ok(seen(cluster, topics))
+}
+
+/// The topics as they were seen last.
+pub(crate) fn seen(cluster: &Cluster, topics: &[Arc<str>]) -> Topics {
     let seen = |topic: &Arc<str>| cluster.seen_topic(topic).map(|seen| (seen.id, seen.partitions.len()));
-    Ok(topics.iter().map(seen).collect())
+    topics.iter().map(seen).collect()
 }

@@ -13,20 +13,27 @@ const SHORT_PAUSES: u32 = 8;
 /// The longest pause: a broker that restarts is found again soon after it is back.
 const LONG_PAUSE: Duration = Duration::from_millis(100);
 
-/// The patience of one call: a deadline and the pauses until then.
+/// The patience of one call: a deadline, the limit of each attempt, and the pauses between them.
 pub(crate) struct Backoff {
     interrupt: Interrupt,
     deadline: Instant,
+    attempt_limit: Duration,
     pauses: u32,
 }
 
 impl Backoff {
-    pub(crate) fn new(interrupt: &Interrupt, limit: Duration) -> Backoff {
-        Backoff { interrupt: interrupt.clone(), deadline: after(limit), pauses: 0 }
+    pub(crate) fn new(interrupt: &Interrupt, limit: Duration, attempt_limit: Duration) -> Backoff {
+        Backoff { interrupt: interrupt.clone(), deadline: after(limit), attempt_limit, pauses: 0 }
     }
 
-    pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
+    /// The end of an attempt that begins now: a silent broker must leave time to ask another one.
+    pub(crate) fn attempt(&self) -> Instant {
+        self.deadline.min(after(self.attempt_limit))
+    }
+
+    /// As long as this one, for requests that are answered late by design.
+    pub(crate) fn with_attempts_of(&self, attempt_limit: Duration) -> Backoff {
+        Backoff { interrupt: self.interrupt.clone(), attempt_limit, ..*self }
     }
 
     /// Pauses if `error` may pass and there is time left; otherwise gives it back.

@@ -12,6 +12,7 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{MetadataResponse, MetadataResponseTopic};
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse, MetadataRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -67,6 +68,8 @@ pub(crate) struct Cluster {
     coordinators: HashMap<CoordinatorKey, String>,
     /// Who told the last of these addresses.
     told_by: Option<String>,
+    /// Which of a name's addresses is tried first, counted on from those that failed.
+    turns: HashMap<String, usize>,
 }
 
 impl Cluster {
@@ -80,6 +83,7 @@ impl Cluster {
             topics: HashMap::new(),
             coordinators: HashMap::new(),
             told_by: None,
+            turns: HashMap::new(),
         }
     }
 
@@ -87,30 +91,27 @@ impl Cluster {
         &self.config
     }
 
-    pub(crate) fn interrupt(&self) -> &Interrupt {
-        &self.interrupt
-    }
-
     /// The patience of one call.
     pub(crate) fn backoff(&self) -> Backoff {
-        self.backoff_for(self.config.request_timeout)
+        self.backoff_for(self.config.api_timeout)
     }
 
     /// The same for a call that may take so long.
     pub(crate) fn backoff_for(&self, limit: Duration) -> Backoff {
-        Backoff::new(&self.interrupt, limit)
+        Backoff::new(&self.interrupt, limit, self.config.request_timeout)
     }
 
     // ---- connections
 
     /// An open connection to this address, made now where there is none or the broker has cut it.
-    pub(crate) fn connection(&mut self, address: &str) -> Result<&mut Connection> {
+    pub(crate) fn connection(&mut self, address: &str, deadline: Instant) -> Result<&mut Connection> {
         self.interrupt.check()?;
         if self.connections.get_mut(address).is_some_and(Connection::is_stale) {
             self.connections.remove(address);
         }
         if !self.connections.contains_key(address) {
-            let made = Connection::open(address, &self.config, &self.interrupt);
+            let turn = self.turns.entry(address.to_owned()).or_default();
+            let made = Connection::open(address, turn, &self.config, &self.interrupt, deadline);
             let made = made.map_err(|error| self.not_connected(address, error))?;
             self.connections.insert(address.to_owned(), made);
         }
@@ -136,7 +137,7 @@ impl Cluster {
         deadline: Instant,
         retry: Retry,
     ) -> Result<R::Response> {
-        let connection = self.connection(address)?;
+        let connection = self.connection(address, deadline)?;
         let reused = connection.is_reused();
         match connection.call(request, deadline) {
             Err(error) => {
@@ -153,7 +154,7 @@ impl Cluster {
 
     /// Sends without waiting for the answer, which [`receive`](Cluster::receive) reads.
     pub(crate) fn send<R: Request>(&mut self, address: &str, request: &R, deadline: Instant) -> Result<Sent<R>> {
-        let sent = self.connection(address)?.send(request, deadline);
+        let sent = self.connection(address, deadline)?.send(request, deadline);
         sent.inspect_err(|_| self.drop_connection(address))
     }
 
@@ -170,6 +171,19 @@ impl Cluster {
     /// Whether [`receive`](Cluster::receive) would not have to wait: for an answer's beginning, or to learn that none will come.
     pub(crate) fn has_input(&mut self, address: &str) -> bool {
         self.connections.get_mut(address).is_none_or(Connection::has_input)
+    }
+
+    /// Waits until one of these connections, all of which were found without input, may have some: poll(2). The interrupt shuts them
+    /// down, which is input, too.
+    pub(crate) fn wait_for_input<'a>(&self, addresses: impl Iterator<Item = &'a String>, until: Instant) -> Result<()> {
+        let sockets = addresses.filter_map(|address| self.connections.get(address)).map(Connection::socket);
+        let mut polled: Vec<PollFd<'_>> = sockets.map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+        let left = until.saturating_duration_since(Instant::now());
+        // what the system does not take as a limit is as good as none
+        let limit = Timespec::try_from(left).ok();
+        // a signal ends it early, as an error: the caller looks again
+        let _ = poll(&mut polled, limit.as_ref());
+        self.interrupt.check()
     }
 
     pub(crate) fn drop_connection(&mut self, address: &str) {
@@ -293,7 +307,7 @@ impl Cluster {
         refusal: impl Fn(&R::Response) -> F,
     ) -> Result<R::Response> {
         loop {
-            match self.ask_coordinator(coordinator, request, retry, backoff.deadline(), &refusal) {
+            match self.ask_coordinator(coordinator, request, retry, backoff.attempt(), &refusal) {
                 Ok(answer) => return Ok(answer),
                 Err(Attempt::Unknown(error)) if retry == Retry::Once => return Err(error),
                 Err(Attempt::Unknown(error) | Attempt::NotDone(error)) => {
@@ -315,7 +329,7 @@ impl Cluster {
         refusal: impl Fn(&R::Response) -> F,
     ) -> std::result::Result<R::Response, Attempt> {
         let address = self.coordinator(coordinator, deadline).map_err(Attempt::NotDone)?;
-        self.connection(&address).map_err(Attempt::NotDone)?;
+        self.connection(&address, deadline).map_err(Attempt::NotDone)?;
         let answer = self.call(&address, request, deadline, retry).map_err(Attempt::Unknown)?;
         let Refusal { code, about } = refusal(&answer).into();
         if code == ErrorCode::NONE {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::marker::PhantomData;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -19,6 +20,9 @@ use crate::net::sasl::Sasl;
 use crate::net::stream::Stream;
 use crate::wire::layout;
 use crate::wire::protocol::Request;
+
+/// A throttle of so long is told as a warning.
+const TOLD_THROTTLE: Duration = Duration::from_secs(1);
 
 /// An open connection whose broker has told the versions it speaks. After an error it must be dropped: the next
 /// bytes on it may belong to an answer that nobody waits for.
@@ -37,6 +41,8 @@ pub(crate) struct Connection {
     awaited: usize,
     /// When the broker takes no more requests on it (KIP-368).
     ends: Option<Instant>,
+    /// Until when the broker reads nothing from it, for a quota's sake (KIP-219).
+    throttled_until: Option<Instant>,
 }
 
 /// A request that was sent and whose answer has not been read yet.
@@ -53,16 +59,40 @@ impl<R> Sent<R> {
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
+
+    /// Its answer is waited for so much longer.
+    pub(crate) fn put_off(&mut self, time: Duration) {
+        self.deadline += time;
+    }
 }
 
 impl Connection {
     /// Connects, asks for the broker's versions and shows who we are, within the connect timeout.
-    pub(crate) fn open(address: &str, config: &Config, wakes: &Interrupt) -> Result<Connection> {
+    ///
+    /// A name may have several addresses: `turn` says with which one to begin, and is left at the one to begin with next time.
+    pub(crate) fn open(
+        address: &str,
+        turn: &mut usize,
+        config: &Config,
+        wakes: &Interrupt,
+        deadline: Instant,
+    ) -> Result<Connection> {
+        let deadline = deadline.min(after(config.connect_timeout));
+        // an address that takes connections and then is silent must not be the first one again
+        Connection::try_open(address, turn, config, wakes, deadline).inspect_err(|_| *turn = turn.wrapping_add(1))
+    }
+
+    fn try_open(
+        address: &str,
+        turn: &mut usize,
+        config: &Config,
+        wakes: &Interrupt,
+        deadline: Instant,
+    ) -> Result<Connection> {
         let started = Instant::now();
-        let deadline = after(config.connect_timeout);
         wakes.check()?;
         let Security { tls, sasl } = &config.security;
-        let stream = Stream::open(address, tls.as_ref(), deadline, wakes)
+        let stream = Stream::open(address, turn, tls.as_ref(), deadline, wakes)
             .map_err(|source| connect_error(wakes, address, tls.is_some(), source, started.elapsed()))?;
         let mut connection = Connection {
             stream,
@@ -75,6 +105,7 @@ impl Connection {
             answered: false,
             awaited: 0,
             ends: None,
+            throttled_until: None,
         };
         connection.learn_versions(deadline)?;
         if let Some(sasl) = sasl {
@@ -146,6 +177,11 @@ impl Connection {
         self.awaited == 0 && (self.ends.is_some_and(|ends| ends <= Instant::now()) || self.stream.has_input())
     }
 
+    /// For waiting until [`has_input`](Connection::has_input).
+    pub(crate) fn socket(&self) -> &TcpStream {
+        self.stream.socket()
+    }
+
     /// Whether an answer has begun to arrive, or the broker has cut it.
     pub(crate) fn has_input(&mut self) -> bool {
         self.stream.has_input()
@@ -159,13 +195,16 @@ impl Connection {
         self.receive(sent)
     }
 
-    /// Sends a request without waiting for the answer. Several may be under way; a broker answers in their order.
+    /// Sends a request without waiting for the answer. Several may be under way; a broker answers in their order. While it throttles
+    /// this connection it reads nothing: that time is added to the deadline.
     pub(crate) fn send<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<Sent<R>> {
         let version = self.version::<R>()?;
         let correlation_id = self.next_correlation_id;
         self.next_correlation_id = correlation_id.wrapping_add(1);
         let frame = self.encode(request, version, correlation_id)?;
         let at = Instant::now();
+        let deadline =
+            deadline + self.throttled_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(at));
         let written = self.stream.write_all(&frame, deadline);
         written.map_err(|source| self.io_error::<R>(source, at))?;
         self.awaited += 1;
@@ -177,7 +216,18 @@ impl Connection {
         let frame = self.read_frame(&sent)?;
         self.answered = true;
         self.awaited -= 1;
-        self.decode(frame, &sent)
+        let answer = self.decode(frame, &sent)?;
+        self.note_throttle(R::API, R::throttle_millis(&answer));
+        Ok(answer)
+    }
+
+    fn note_throttle(&mut self, api: &str, millis: i32) {
+        let Some(throttle) = u64::try_from(millis).ok().filter(|millis| *millis > 0).map(Duration::from_millis) else {
+            return;
+        };
+        self.throttled_until = Some(after(throttle));
+        let level = if throttle < TOLD_THROTTLE { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, "{} holds this client back for {throttle:?} after {api}: a quota is exceeded", self.broker);
     }
 
     /// The highest version both sides speak.

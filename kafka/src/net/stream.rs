@@ -22,11 +22,17 @@ pub(crate) struct Stream {
 impl Stream {
     /// Opens a stream to `host:port`, shakes hands if it is to be guarded, and has the interrupt shut it down.
     ///
-    /// Each address of the name is tried in turn. Errors are the last one's; `TimedOut` when the deadline passes; a
-    /// `rustls::Error` within when there is no trust.
-    pub(crate) fn open(address: &str, tls: Option<&Tls>, deadline: Instant, wakes: &Interrupt) -> io::Result<Stream> {
+    /// Each address of the name is tried once, beginning with the one whose `turn` it is; `turn` is left at the one that took the
+    /// connection. Errors are the last one's; `TimedOut` when the deadline passes; a `rustls::Error` within when there is no trust.
+    pub(crate) fn open(
+        address: &str,
+        turn: &mut usize,
+        tls: Option<&Tls>,
+        deadline: Instant,
+        wakes: &Interrupt,
+    ) -> io::Result<Stream> {
         let begun = tls.map(|tls| tls.begin(address)).transpose().map_err(io::Error::other)?;
-        let socket = connect_any(&resolve(address, deadline)?, deadline)?;
+        let socket = connect_any(&resolve(address, deadline)?, turn, deadline)?;
         // Requests are written whole; waiting for more to fill a packet would only add delay.
         socket.set_nodelay(true)?;
         let registration = wakes.register(&socket);
@@ -42,6 +48,10 @@ impl Stream {
             tls.complete_io(&mut Limited { socket: &self.socket, deadline })?;
         }
         Ok(())
+    }
+
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.socket
     }
 
     /// Writes all of it, or fails with `TimedOut` at the deadline.
@@ -143,14 +153,15 @@ fn as_timeout(error: io::Error) -> io::Error {
 }
 
 /// One that swallows what it is sent must leave time for the others: each has its share of what is left.
-fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+fn connect_any(addresses: &[SocketAddr], turn: &mut usize, deadline: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for (tried, address) in addresses.iter().enumerate() {
+    for tried in 0..addresses.len() {
         let share = left(deadline)? / (addresses.len() - tried) as u32;
-        match TcpStream::connect_timeout(address, share) {
+        match TcpStream::connect_timeout(&addresses[*turn % addresses.len()], share) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
+        *turn = turn.wrapping_add(1);
     }
     Err(last)
 }
@@ -184,7 +195,13 @@ mod tests {
         assert!(waiting.len() < 8, "its queue is never full");
         let listens = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = listens.local_addr().unwrap();
-        let found = connect_any(&[address, there], Instant::now() + Duration::from_secs(10)).unwrap();
+        let mut turn = 0;
+        let mut connect = |limit| connect_any(&[address, there], &mut turn, Instant::now() + limit).unwrap();
+        let found = connect(Duration::from_secs(10));
         assert_eq!(found.peer_addr().unwrap(), there);
+        // half of so little would not be enough to try the other one first
+        let found = connect(Duration::from_millis(300));
+        assert_eq!(found.peer_addr().unwrap(), there);
+        assert_eq!(turn, 1);
     }
 }

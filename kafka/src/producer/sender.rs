@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TransactionalId};
 
-use crate::config::{Config, after, millis};
+use crate::config::millis;
 use crate::error::{Error, ErrorCode, Result};
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, topic_name};
@@ -19,8 +19,6 @@ use crate::record::ProducerRecord;
 use crate::wire::batch::{Writer, encode, estimated_size};
 use crate::wire::protocol::Request;
 
-/// Brokers take batches of 1,048,588 bytes unless told otherwise (`message.max.bytes`); this stays below with room for the header.
-const BATCH_BYTES: usize = 900 << 10;
 /// What is sent at once before the answers are read. Brokers take requests of 100 MiB (`socket.request.max.bytes`).
 const ROUND_BYTES: usize = 8 << 20;
 
@@ -47,10 +45,11 @@ impl Sequences {
 
 /// Sorts records by partition and into batches, keeping their order. `spread` chooses the partition of records without a key.
 ///
-/// Errors: `Refused` for a topic that can't be found within the request timeout, `Invalid` for a partition that does not
+/// Errors: `Refused` for a topic that can't be found within the call's limit, `Invalid` for a partition that does not
 /// exist, those of the connection.
 pub(crate) fn split(cluster: &mut Cluster, records: Vec<ProducerRecord>, spread: u32) -> Result<Queues> {
     let mut backoff = cluster.backoff();
+    let batch_size = cluster.config().batch_size;
     let mut sorted: BTreeMap<Arc<str>, Vec<Queue>> = BTreeMap::new();
     let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as i64);
     for mut record in records {
@@ -60,15 +59,15 @@ pub(crate) fn split(cluster: &mut Cluster, records: Vec<ProducerRecord>, spread:
             sorted.insert(record.topic.clone(), (0..partitions).map(|_| Queue::default()).collect());
         }
         let Some(queues) = sorted.get_mut(&record.topic) else { continue };
-        let partition = partition(&record, queues.len() as i32, spread);
+        let partition = partition(cluster, &record, queues.len() as i32, spread);
         if usize::try_from(partition).is_ok_and(|number| number >= queues.len()) {
             // it may have been added since the topic was seen
-            cluster.refresh(std::slice::from_ref(&record.topic), backoff.deadline())?;
+            cluster.refresh(std::slice::from_ref(&record.topic), backoff.attempt())?;
             let partitions = partition_count(cluster, &record.topic, &mut backoff)?;
             queues.resize_with(partitions.max(queues.len()), Queue::default);
         }
         let queue = usize::try_from(partition).ok().and_then(|number| queues.get_mut(number));
-        queue.ok_or_else(|| no_such_partition(&record, partition))?.push(record);
+        queue.ok_or_else(|| no_such_partition(&record, partition))?.push(record, batch_size);
     }
     Ok(flatten(sorted))
 }
@@ -82,10 +81,10 @@ struct Queue {
 
 impl Queue {
     /// A record that is too large for any batch gets one of its own, for the broker to refuse.
-    fn push(&mut self, record: ProducerRecord) {
+    fn push(&mut self, record: ProducerRecord, batch_size: usize) {
         let size = estimated_size(&record);
         match self.batches.back_mut() {
-            Some(open) if self.open_bytes + size <= BATCH_BYTES => {
+            Some(open) if self.open_bytes + size <= batch_size => {
                 open.push(record);
                 self.open_bytes += size;
             }
@@ -99,19 +98,26 @@ impl Queue {
 
 fn partition_count(cluster: &mut Cluster, topic: &Arc<str>, backoff: &mut Backoff) -> Result<usize> {
     loop {
-        match cluster.topic(topic, backoff.deadline()) {
+        match cluster.topic(topic, backoff.attempt()) {
             Ok(found) => return Ok(found.partitions.len()),
             Err(error) => backoff.pause(error)?,
         }
     }
 }
 
-fn partition(record: &ProducerRecord, partitions: i32, spread: u32) -> i32 {
+fn partition(cluster: &Cluster, record: &ProducerRecord, partitions: i32, spread: u32) -> i32 {
     match (record.partition, &record.key) {
         (Some(given), _) => given,
         (None, Some(key)) => partition_for_key(key, partitions),
-        (None, None) => (spread % partitions.max(1) as u32) as i32,
+        (None, None) => led_partition(cluster, &record.topic, partitions, spread),
     }
+}
+
+/// One of those that have a leader, as far as any has; the next one the next time.
+fn led_partition(cluster: &Cluster, topic: &str, partitions: i32, spread: u32) -> i32 {
+    let first = (spread % partitions.max(1) as u32) as i32;
+    let in_turn = (first..partitions).chain(0..first);
+    in_turn.into_iter().find(|partition| cluster.leader(topic, *partition).is_ok()).unwrap_or(first)
 }
 
 fn no_such_partition(record: &ProducerRecord, partition: i32) -> Error {
@@ -144,13 +150,17 @@ pub(crate) struct Delivery<'a> {
     pub(crate) sequences: &'a mut Sequences,
     pub(crate) writer: Writer,
     pub(crate) transactional_id: Option<TransactionalId>,
+    /// What is not on its way yet.
+    pub(crate) queues: Queues,
+    /// How long records are sent again.
+    pub(crate) limit: Duration,
 }
 
 /// An encoded batch on its way.
 struct Outgoing {
     place: PartitionKey,
     bytes: Bytes,
-    records: i32,
+    records: Vec<ProducerRecord>,
     /// It was sent before, and that it was not written then is not certain.
     doubtful: bool,
 }
@@ -170,58 +180,72 @@ struct Left {
 impl Delivery<'_> {
     /// Writes all of it, a partition's batches one after the other: at most one is under way, so a refused one leaves
     /// no hole in the sequence numbers.
-    pub(crate) fn run(&mut self, mut queues: Queues) -> std::result::Result<(), Undelivered> {
-        while !queues.is_empty() {
-            let round = self.next_round(&mut queues);
+    pub(crate) fn run(&mut self) -> std::result::Result<(), Undelivered> {
+        while !self.queues.is_empty() {
+            let round = self.next_round();
             self.deliver(round)?;
         }
         Ok(())
     }
 
-    fn next_round(&self, queues: &mut Queues) -> Vec<Outgoing> {
-        let mut round = Vec::with_capacity(queues.len());
+    fn next_round(&mut self) -> Vec<Outgoing> {
+        let mut round = Vec::with_capacity(self.queues.len());
         let mut size = 0;
-        for (place, queue) in queues.iter_mut() {
+        for (place, queue) in &mut self.queues {
             if size >= ROUND_BYTES {
                 break;
             }
             if let Some(records) = queue.pop_front() {
-                let batch = self.encode(place, &records);
+                let writer = Writer { base_sequence: self.sequences.next(place), ..self.writer };
+                let batch = Outgoing::new(place.clone(), records, &writer);
                 size += batch.bytes.len();
                 round.push(batch);
             }
         }
-        queues.retain(|_, queue| !queue.is_empty());
+        self.queues.retain(|_, queue| !queue.is_empty());
         round
-    }
-
-    fn encode(&self, place: &PartitionKey, records: &[ProducerRecord]) -> Outgoing {
-        let writer = Writer { base_sequence: self.sequences.next(place), ..self.writer };
-        let (place, count) = (place.clone(), records.len() as i32);
-        Outgoing { place, bytes: encode(records, &writer), records: count, doubtful: false }
     }
 
     /// A broker that is silent ends an attempt, not the delivery: by then another one may lead its partitions.
     fn deliver(&mut self, mut round: Vec<Outgoing>) -> std::result::Result<(), Undelivered> {
-        let Config { request_timeout, delivery_timeout, .. } = *self.cluster.config();
-        let in_all = if self.writer.transactional { request_timeout } else { delivery_timeout };
-        let mut backoff = self.cluster.backoff_for(in_all);
+        let mut backoff = self.cluster.backoff_for(self.limit);
         loop {
-            let left = self.attempt(round, backoff.deadline());
+            let left = self.attempt(round, &backoff);
             let doubtful = left.batches.iter().any(|batch| batch.doubtful);
             let end = |error| if doubtful { Undelivered::Unknown(error) } else { Undelivered::Refused(error) };
             if let Some(error) = left.lasting {
                 return Err(end(error));
             }
-            let Some(error) = left.passing else {
-                return Ok(());
-            };
-            backoff.pause(error).map_err(end)?;
+            match left.passing {
+                Some(error) => backoff.pause(error).map_err(end)?,
+                None if left.batches.is_empty() => return Ok(()),
+                // what was halved goes at once
+                None => {}
+            }
             round = left.batches;
             if left.leaders_lost {
-                self.look_up_leaders(&round, backoff.deadline().min(after(request_timeout)));
+                self.look_up_leaders(&round, backoff.attempt());
+                round.retain_mut(|batch| !self.moved(batch));
             }
         }
+    }
+
+    /// Records without a key are not bound to a partition that has no leader; those of a transaction stay, for it knows its partitions.
+    fn moved(&mut self, batch: &mut Outgoing) -> bool {
+        let (topic, partition) = &batch.place;
+        let bound = |record: &ProducerRecord| record.partition.is_some() || record.key.is_some();
+        let stays = batch.doubtful || self.writer.transactional || batch.records.iter().any(bound);
+        if stays || self.cluster.leader(topic, *partition).is_ok() {
+            return false;
+        }
+        let partitions = self.cluster.seen_topic(topic).map_or(0, |seen| seen.partitions.len() as i32);
+        let other = led_partition(self.cluster, topic, partitions, *partition as u32 + 1);
+        let moves = self.cluster.leader(topic, other).is_ok();
+        if moves {
+            let records = std::mem::take(&mut batch.records);
+            self.queues.entry((topic.clone(), other)).or_default().push_back(records);
+        }
+        moves
     }
 
     /// Whatever goes wrong here shows again at the next attempt.
@@ -233,14 +257,12 @@ impl Delivery<'_> {
     }
 
     /// Sends each batch once and reads the answers.
-    fn attempt(&mut self, round: Vec<Outgoing>, deadline: Instant) -> Left {
+    fn attempt(&mut self, round: Vec<Outgoing>, backoff: &Backoff) -> Left {
         let mut left = Left::default();
         let mut sent = Vec::new();
-        let limit = self.cluster.config().request_timeout;
         for (leader, batches) in self.by_leader(round, &mut left) {
             // from now on: connecting to the one before may have taken long
-            let deadline = deadline.min(after(limit));
-            if let Some(request) = self.send(&leader, &batches, deadline, &mut left) {
+            if let Some(request) = self.send(&leader, &batches, backoff.attempt(), &mut left) {
                 sent.push((leader, request, batches));
             } else {
                 left.batches.extend(batches);
@@ -275,7 +297,7 @@ impl Delivery<'_> {
         deadline: Instant,
         left: &mut Left,
     ) -> Option<Sent<ProduceRequest>> {
-        if let Err(error) = self.cluster.connection(leader) {
+        if let Err(error) = self.cluster.connection(leader, deadline) {
             left.note(error);
             return None;
         }
@@ -301,11 +323,11 @@ impl Delivery<'_> {
             .with_topic_data(topics.into_iter().map(topic).collect())
     }
 
-    /// Without transactions a lost answer is cured by sending the batch again. In a transaction it ends the epoch: the
-    /// lost batch may still arrive, and then must not find a transaction of the same epoch open.
+    /// A lost answer is cured by sending the batch again, which its sequence number makes harmless. A batch that stays lost ends the
+    /// epoch: it may still arrive, and then must not find a transaction of the same epoch open.
     fn lost(&self, error: Error, batches: Vec<Outgoing>, left: &mut Left) {
         left.batches.extend(batches.into_iter().map(|batch| Outgoing { doubtful: true, ..batch }));
-        if self.writer.transactional { left.lasting = Some(error) } else { left.note(error) }
+        left.note(error);
     }
 
     fn settle(&mut self, leader: &str, answer: ProduceResponse, batches: Vec<Outgoing>, left: &mut Left) {
@@ -337,12 +359,32 @@ impl Delivery<'_> {
         // An attempt whose answer was lost had written it already, more than five batches ago.
         let known = code == ErrorCode::DUPLICATE_SEQUENCE_NUMBER && batch.doubtful;
         if code == ErrorCode::NONE || known {
-            self.sequences.advance(&batch.place, batch.records);
+            self.sequences.advance(&batch.place, batch.records.len() as i32);
             return;
+        }
+        if code == ErrorCode::MESSAGE_TOO_LARGE && batch.records.len() > 1 && !batch.doubtful {
+            return left.batches.push(self.halved(batch));
         }
         batch.doubtful |= may_be_written(code, answer.base_offset);
         let error = refused(leader, &batch.place, code, answer);
         left.keep(batch, error);
+    }
+}
+
+impl Delivery<'_> {
+    /// The first half of a batch, which takes its place; the second half goes next.
+    fn halved(&mut self, Outgoing { place, mut records, .. }: Outgoing) -> Outgoing {
+        let rest = records.split_off(records.len() / 2);
+        self.queues.entry(place.clone()).or_default().push_front(rest);
+        let writer = Writer { base_sequence: self.sequences.next(&place), ..self.writer };
+        Outgoing::new(place, records, &writer)
+    }
+}
+
+impl Outgoing {
+    fn new(place: PartitionKey, records: Vec<ProducerRecord>, writer: &Writer) -> Outgoing {
+        let bytes = encode(&records, writer);
+        Outgoing { place, bytes, records, doubtful: false }
     }
 }
 

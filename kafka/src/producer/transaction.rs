@@ -15,7 +15,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use crate::admin::first_error;
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, ErrorCode, ErrorKind, Result};
 use crate::net::cluster::{CoordinatorKey, Refusal, Retry, topic_name};
 use crate::producer::sender::{PartitionKey, Queues};
 use crate::producer::{Producer, ProducerIdentity};
@@ -100,6 +100,7 @@ impl<'p> Transaction<'p> {
         let request = self.partitions_request(&new)?;
         // Adding a partition twice is the same as once.
         self.call(&self.transaction(), &request, Retry::Idempotent, add_partitions_refusal)?;
+        self.producer.is_open = true;
         self.partitions.extend(new);
         Ok(())
     }
@@ -130,6 +131,7 @@ impl<'p> Transaction<'p> {
         let request = self.group_request(group)?;
         let code = |answer: &AddOffsetsToTxnResponse| ErrorCode(answer.error_code);
         self.call(&self.transaction(), &request, Retry::Idempotent, code)?;
+        self.producer.is_open = true;
         self.groups.insert(group.to_owned());
         Ok(())
     }
@@ -198,6 +200,9 @@ impl<'p> Transaction<'p> {
                 .with_committed(committed);
             let code = |answer: &EndTxnResponse| ErrorCode(answer.error_code);
             let done = self.call(&self.transaction(), &request, Retry::Once, code);
+            // a fenced one was not ended by this
+            let fenced = matches!(&done, Err(Error::Refused { code, .. }) if code.kind() == ErrorKind::Fenced);
+            self.producer.is_open &= fenced;
             // Any error of an end leaves its fate open, a refusal too: the one before may have been executed.
             done.inspect_err(|_| self.producer.state = None)?;
         }

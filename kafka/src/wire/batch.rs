@@ -15,6 +15,8 @@ use crate::wire::primitive::{Malformed, Reader, put_varint, put_varlong, varlong
 pub(crate) const PREFIX: usize = 8 + 4;
 /// A batch's header, its prefix included.
 const HEADER: usize = 61;
+/// Where the format's version is.
+const MAGIC: usize = 16;
 /// Where the checksum's own bytes end and the summed ones start: the attributes.
 const SUMMED_FROM: usize = 21;
 
@@ -111,6 +113,8 @@ pub(crate) struct RawBatch {
     /// The last offset that belongs to it; it may have fewer records than offsets, after compaction.
     pub(crate) last_offset: i64,
     pub(crate) producer_id: i64,
+    /// Which of the partition's leaders has written it.
+    pub(crate) leader_epoch: i32,
     attributes: i16,
     first_timestamp: i64,
     last_timestamp: i64,
@@ -168,7 +172,7 @@ pub(crate) fn next_batch(bytes: &mut Bytes, longest: usize) -> Next {
 }
 
 fn read_header(batch: &Bytes) -> Result<RawBatch, String> {
-    let magic = batch.get(16).copied().unwrap_or(0);
+    let magic = batch.get(MAGIC).copied().unwrap_or(0);
     if magic != 2 {
         return Err(format!("message format version {magic} is not supported"));
     }
@@ -185,7 +189,8 @@ fn read_header(batch: &Bytes) -> Result<RawBatch, String> {
 }
 
 fn read_fields(mut reader: Reader<'_>, batch: &Bytes) -> Result<RawBatch, Malformed> {
-    let base_offset = Reader::new(batch).i64()?;
+    let mut prefix = Reader::new(batch);
+    let (base_offset, _length, leader_epoch) = (prefix.i64()?, prefix.i32()?, prefix.i32()?);
     let attributes = reader.i16()?;
     let last_delta = reader.i32()?;
     let (first_timestamp, last_timestamp) = (reader.i64()?, reader.i64()?);
@@ -197,10 +202,24 @@ fn read_fields(mut reader: Reader<'_>, batch: &Bytes) -> Result<RawBatch, Malfor
         return Err("its offsets are negative");
     }
     let bytes = batch.clone();
-    Ok(RawBatch { base_offset, last_offset, producer_id, attributes, first_timestamp, last_timestamp, count, bytes })
+    Ok(RawBatch {
+        base_offset,
+        last_offset,
+        producer_id,
+        leader_epoch,
+        attributes,
+        first_timestamp,
+        last_timestamp,
+        count,
+        bytes,
+    })
 }
 
 fn claimed_last_offset(batch: &[u8], base_offset: i64) -> i64 {
+    if batch.get(MAGIC).is_some_and(|magic| *magic < 2) {
+        // formats 0 and 1 have the offset of one message, of several compressed ones the last's
+        return base_offset;
+    }
     let delta = batch.get(SUMMED_FROM + 2..).and_then(|rest| Reader::new(rest).i32().ok());
     base_offset.saturating_add(delta.unwrap_or(0).max(0).into())
 }
@@ -223,8 +242,9 @@ impl RawBatch {
         Ok(matches!((reader.i16(), reader.i16()), (Ok(_), Ok(0))))
     }
 
-    /// Appends the records at `from` and later. If one of them can't be read, none is appended.
-    pub(crate) fn decode(&self, from: i64, into: &mut Vec<Record>) -> Result<(), Corrupt> {
+    /// Appends the records at `from` and later, and returns how many bytes all records take when uncompressed. If one of them can't be
+    /// read, none is appended.
+    pub(crate) fn decode(&self, from: i64, into: &mut Vec<Record>) -> Result<usize, Corrupt> {
         let kept = into.len();
         self.try_decode(from, into).map_err(|cause| {
             into.truncate(kept);
@@ -232,7 +252,7 @@ impl RawBatch {
         })
     }
 
-    fn try_decode(&self, from: i64, into: &mut Vec<Record>) -> Result<(), String> {
+    fn try_decode(&self, from: i64, into: &mut Vec<Record>) -> Result<usize, String> {
         let body = decompress(self.attributes, self.bytes.slice(HEADER..))?;
         let mut reader = Reader::new(&body);
         // A record takes 7 bytes at least, whatever the header claims.
@@ -243,7 +263,7 @@ impl RawBatch {
                 into.push(record);
             }
         }
-        Ok(())
+        Ok(body.len())
     }
 
     fn read_record(&self, reader: &mut Reader<'_>, body: &Bytes) -> Result<Record, Malformed> {

@@ -22,16 +22,33 @@ pub(crate) trait Request: Encodable + HeaderVersion {
     const VERSIONS: (i16, i16);
     /// The layout of the answer, the same in all versions spoken.
     const SHAPE: &'static [Shape];
+
+    /// How long the broker will read nothing from this connection, in milliseconds (KIP-219).
+    fn throttle_millis(answer: &Self::Response) -> i32;
+}
+
+macro_rules! throttle {
+    ($answer:ident) => {
+        $answer.throttle_time_ms
+    };
+    ($answer:ident never) => {{
+        let _ = $answer;
+        0
+    }};
 }
 
 macro_rules! requests {
-    ($($api:ident: $request:ident -> $response:ident, $low:literal..=$high:literal, $shape:expr;)*) => {
+    ($($api:ident: $request:ident -> $response:ident, $low:literal..=$high:literal, $shape:expr $(, $never:ident)?;)*) => {
         $(impl Request for m::$request {
             type Response = m::$response;
             const KEY: ApiKey = ApiKey::$api;
             const API: &'static str = stringify!($api);
             const VERSIONS: (i16, i16) = ($low, $high);
             const SHAPE: &'static [Shape] = &$shape;
+
+            fn throttle_millis(answer: &Self::Response) -> i32 {
+                throttle!(answer $($never)?)
+            }
         })*
     };
 }
@@ -47,10 +64,10 @@ requests! {
     ApiVersions: ApiVersionsRequest -> ApiVersionsResponse, 2..=2,
         [Fixed(2), OldArray(&[Fixed(6)]), Fixed(4)];
     // From 1 on the mechanism's messages travel in SaslAuthenticate (KIP-152).
-    SaslHandshake: SaslHandshakeRequest -> SaslHandshakeResponse, 1..=1, [Fixed(2), OldArray(&[OldString])];
+    SaslHandshake: SaslHandshakeRequest -> SaslHandshakeResponse, 1..=1, [Fixed(2), OldArray(&[OldString])], never;
     // A session's lifetime since 1 (KIP-368).
     SaslAuthenticate: SaslAuthenticateRequest -> SaslAuthenticateResponse, 2..=2,
-        [Fixed(2), Compact, Compact, Fixed(8), END];
+        [Fixed(2), Compact, Compact, Fixed(8), END], never;
     // Topic ids in the answer since 10, in the request since 12 (KIP-516).
     Metadata: MetadataRequest -> MetadataResponse, 12..=12,
         [Fixed(4), Array(&[Fixed(4), Compact, Fixed(4), Compact, END]), Compact, Fixed(4),

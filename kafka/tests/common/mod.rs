@@ -298,6 +298,7 @@ fn settings(folder: &Path, number: usize, port: u16, controllers: &[u16], behind
          transaction.state.log.num.partitions=2\n\
          transaction.state.log.replication.factor={copies}\n\
          transaction.state.log.min.isr={needed}\n\
+         transaction.abort.timed.out.transaction.cleanup.interval.ms=200\n\
          broker.session.timeout.ms=4000\n\
          broker.heartbeat.interval.ms=500\n\
          group.initial.rebalance.delay.ms=0\n\
