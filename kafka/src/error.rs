@@ -58,7 +58,8 @@ impl ErrorCode {
     pub(crate) const MEMBER_ID_REQUIRED: ErrorCode = ErrorCode(79);
 
     /// Who has to act on this code. INVALID_PRODUCER_EPOCH (47) and PRODUCER_FENCED (90) are the same news from
-    /// different APIs; which one a fenced producer gets depends on the request it sends next.
+    /// different APIs; which one a fenced producer gets depends on the request it sends next. Both also follow a transaction that took longer
+    /// than its time: [`Error::kind`] is `Fenced` only where `initialise` was told so.
     pub fn kind(self) -> ErrorKind {
         known(self).map_or(ErrorKind::Fatal, |known| known.kind)
     }

@@ -165,7 +165,12 @@ fn a_member_that_hangs_leaves_its_partitions_to_the_others(broker: &Broker) {
     let partitions = broker.topic("hanging", 2);
     let topic = &*partitions[0].topic;
     let group = unique("hanging");
-    let hanging = GroupConfig { max_poll_interval: Duration::from_secs(1), ..settings(&group, &[topic]) };
+    let hanging = GroupConfig {
+        max_poll_interval: Duration::from_secs(1),
+        // or the others would take its place after this
+        rebalance_timeout: Duration::from_secs(1_800),
+        ..settings(&group, &[topic])
+    };
     let mut hanging = Group::new(broker.config(), Interrupt::new(), hanging);
     hanging.join().unwrap();
     // it calls nothing more, and its heartbeats would go on for ever

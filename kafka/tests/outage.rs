@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::proxy::{FETCH, Loss};
+use common::proxy::{FETCH, Loss, PRODUCE};
 use common::{Broker, Line, record, records, unique, value_of, wait_until};
 use kafka::{
     Admin, Config, Consumer, Error, ErrorKind, FetchConfig, Group, GroupConfig, GroupOffset, Interrupt, Isolation,
@@ -49,7 +49,7 @@ fn a_client_that_a_quota_holds_back_waits_and_commits(broker: &Broker) {
         ["--alter", "--entity-type", "clients", "--entity-name", &client, "--add-config", "producer_byte_rate=60000"];
     broker.tool("kafka.admin.ConfigCommand", &quota, "");
     let limit = Duration::from_secs(2);
-    let config = Config { request_timeout: limit, ..Config::new(vec![broker.address()], client) };
+    let config = Config { request_timeout: limit, ..broker.proxied(&client) };
     let mut producer = Producer::transactional(config, Interrupt::new(), unique("quota"), Duration::from_secs(300));
     producer.initialise().unwrap();
     let since = Instant::now();
@@ -59,6 +59,9 @@ fn a_client_that_a_quota_holds_back_waits_and_commits(broker: &Broker) {
     transaction.send(vec![record(topic, "k", "end")]).unwrap();
     transaction.commit().unwrap();
     assert!(since.elapsed() > limit, "the broker did not hold it back: {:?}", since.elapsed());
+    // two batches and the end: nothing was given up and sent again
+    let sent = broker.proxy.take_calls(&client).into_iter().filter(|api| *api == PRODUCE).count();
+    assert_eq!(sent, 3);
     assert_eq!(broker.committed_values(&partitions, "end").len(), 1_201);
 }
 

@@ -177,7 +177,7 @@ pub fn published(rows: usize) {
 /// A Kafka transaction of the relay was not committed, or who knows.
 pub fn transaction_failed(error: &Error) {
     let outcome = match error {
-        Error::Kafka(error) if error.kind() == kafka::ErrorKind::Fenced => "fenced",
+        Error::Kafka(error) if error.code().is_some_and(|code| code.kind() == kafka::ErrorKind::Fenced) => "fenced",
         Error::Kafka(error @ kafka::Error::Refused { .. }) if error.kind() == kafka::ErrorKind::Fatal => "aborted",
         Error::Kafka(_) => "unknown",
         // the commit was not asked for: the next epoch aborts it

@@ -231,11 +231,11 @@ impl Relay {
     fn turn(&mut self) -> Result<Turn> {
         if self.leadership.is_none() {
             self.leadership = self.candidate.stand(&format!("{}-leader-ping", self.service.name()))?;
+            if self.leadership.is_none() {
+                return Ok(Turn::Standby);
+            }
             self.producer = new_producer(&self.kafka, &self.interrupt, &self.transactional_id);
             self.recovered = false;
-        }
-        if self.leadership.is_none() {
-            return Ok(Turn::Standby);
         }
         if !self.recovered {
             self.recover()?;
