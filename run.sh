@@ -20,7 +20,7 @@ usage() {
 ./run.sh demo                     plays every outcome of an order against the running system, which is started if need be
 ./run.sh bench [SECTION...] [--seconds S] [--connections C] [--rows N]
                                   measures release binaries on servers of its own, and the machine's limits beside them:
-                                  levels, limits, relay, consumers, recovery, overload, growth, or all of them, about
+                                  levels, limits, relay, consumers, recovery, restarts, overload, growth, or all, about
                                   20 minutes;
                                   results, raw samples and plots go to bench/ in cargo's target folder
 ./run.sh chaos [--orders N] [--faults M] [--seed S] [--instances K] [--brokers 3] [--minutes T] [--spare-broker]

@@ -66,6 +66,8 @@ mod recovery;
 mod relay;
 #[path = "bench/report.rs"]
 mod report;
+#[path = "bench/restarts.rs"]
+mod restarts;
 #[path = "bench/stage.rs"]
 mod stage;
 #[path = "bench/targets.rs"]
@@ -85,12 +87,13 @@ use report::Report;
 type Section = fn(&Options, &mut Report) -> Result<(), String>;
 
 /// In the order of a whole run.
-const SECTIONS: [(&str, Section); 7] = [
+const SECTIONS: [(&str, Section); 8] = [
     ("levels", levels::run),
     ("limits", limits::run),
     ("relay", relay::run),
     ("consumers", consumers::run),
     ("recovery", recovery::run),
+    ("restarts", restarts::run),
     ("overload", overload::run),
     ("growth", growth::run),
 ];

@@ -45,9 +45,9 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::get`].
-    pub fn post(&mut self, path: &str, json: &str) -> io::Result<WireAnswer> {
+    pub fn post(&mut self, path: &str, headers: &[(&str, &str)], json: &str) -> io::Result<WireAnswer> {
         self.request.clear();
-        wire::write_post(&mut self.request, path, &[], json)?;
+        wire::write_post(&mut self.request, path, headers, json)?;
         self.call()
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use harness::wire::WireAnswer;
 use indicatif::{ProgressBar, ProgressStyle};
 use uuid::Uuid;
 
@@ -11,6 +12,9 @@ use crate::http::Connection;
 
 /// One order in so many must fail on a side: payment (unknown user) and stock (empty item) in turn.
 const FAILING: usize = 10;
+/// So long a client asks again.
+const REPEATED_FOR: Duration = Duration::from_secs(30);
+const REPEAT_PAUSE: Duration = Duration::from_millis(5);
 /// How often the progress bar moves.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -43,6 +47,8 @@ pub struct Load {
     pub connections: usize,
     /// Who orders what.
     pub names: Names,
+    /// Each order has a key and is asked for again, of the next instance, until one accepts it.
+    pub repeats: bool,
 }
 
 /// An accepted order.
@@ -127,15 +133,13 @@ impl Load {
     /// # Errors
     /// A connection that breaks.
     pub fn run(&self, title: &str, pace: Pace, time: Duration) -> Result<Done, String> {
-        let connections: Vec<Connection> = (0..self.connections)
-            .map(|number| Connection::open(self.ports[number % self.ports.len()]))
-            .collect::<io::Result<_>>()
-            .map_err(broken)?;
+        let clients: Vec<Client<'_>> =
+            (0..self.connections).map(|number| self.client(number)).collect::<io::Result<_>>().map_err(broken)?;
         let course = Course { pace, time, began: Instant::now(), next: AtomicUsize::new(0) };
         let mut done = Done { began: course.began, placed: vec![], refused: 0 };
         std::thread::scope(|scope| {
-            let work = |connection| scope.spawn(|| course.work(connection, self.names));
-            let threads: Vec<_> = connections.into_iter().map(work).collect();
+            let work = |client| scope.spawn(|| course.work(client, self.names));
+            let threads: Vec<_> = clients.into_iter().map(work).collect();
             let count = || course.next.load(Ordering::Relaxed);
             show_progress(title, (course.began, time), count, || threads.iter().all(|thread| thread.is_finished()));
             for thread in threads {
@@ -146,6 +150,46 @@ impl Load {
             Ok(done)
         })
     }
+
+    fn client(&self, number: usize) -> io::Result<Client<'_>> {
+        let turn = number % self.ports.len();
+        Ok(Client { load: self, turn, connection: Connection::open(self.ports[turn])? })
+    }
+}
+
+/// A connection, and where to go on without it.
+struct Client<'a> {
+    load: &'a Load,
+    turn: usize,
+    connection: Connection,
+}
+
+impl Client<'_> {
+    /// The accepted order's id; none if it was refused.
+    fn place(&mut self, order: &Asked) -> io::Result<Option<Uuid>> {
+        let accepted = |answer: &WireAnswer| answer.order_id.filter(|_| answer.status == 202);
+        if !self.load.repeats {
+            return Ok(accepted(&self.connection.post("/orders", &[], &order.json())?));
+        }
+        let key = Uuid::now_v7().to_string();
+        let end = Instant::now() + REPEATED_FOR;
+        loop {
+            let answer = self.connection.post("/orders", &[("Idempotency-Key", &key)], &order.json());
+            if let Some(order_id) = answer.as_ref().ok().and_then(accepted) {
+                return Ok(Some(order_id));
+            }
+            self.turn = (self.turn + 1) % self.load.ports.len();
+            match Connection::open(self.load.ports[self.turn]) {
+                Ok(connection) => self.connection = connection,
+                Err(error) if Instant::now() > end => return Err(error),
+                // both are away for a moment
+                Err(_) => std::thread::sleep(REPEAT_PAUSE),
+            }
+            if Instant::now() > end {
+                return Ok(None);
+            }
+        }
+    }
 }
 
 /// As an error of ours.
@@ -154,14 +198,13 @@ pub fn broken(error: io::Error) -> String {
 }
 
 impl Course {
-    fn work(&self, mut connection: Connection, names: Names) -> io::Result<(Vec<Placed>, usize)> {
+    fn work(&self, mut client: Client<'_>, names: Names) -> io::Result<(Vec<Placed>, usize)> {
         let (mut placed, mut refused) = (vec![], 0);
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(start) = self.start(number) else { return Ok((placed, refused)) };
             let order = names.order(number);
-            let answer = connection.post("/orders", &order.json())?;
-            match answer.order_id.filter(|_| answer.status == 202) {
+            match client.place(&order)? {
                 Some(order_id) => {
                     placed.push(Placed { order_id, start, answered: Instant::now(), must_fail: order.must_fail });
                 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 const USAGE: &str = "bench [SECTION...] [--seconds S] [--connections C] [--rows N]
-  SECTION          levels, limits, relay, consumers, recovery, overload or growth; none named: all
+  SECTION          levels, limits, relay, consumers, recovery, restarts, overload or growth; none named: all
   --seconds S      length of each measured stretch; default 15
   --connections C  keep-alive connections of the load, a thread each; default 256
   --rows N         rows that wait in the relay's outbox, half as many as wait for a consumer; default 100000";

@@ -1,5 +1,7 @@
 //! The installation of one section: databases, topics and processes of its own, on the private servers of `run.sh`.
 
+use std::time::Duration;
+
 use harness::{Instance, Service, World};
 
 use crate::books::Books;
@@ -90,9 +92,23 @@ impl Stage {
         self.instances.push(self.world.launch(service, &[]));
     }
 
+    /// Stops one instance after another, as an operator does, and starts it again on its port; waits between two.
+    ///
+    /// # Panics
+    /// When one does not stop, or does not start.
+    pub fn restart_each(&mut self, pause: Duration) {
+        for instance in &mut self.instances {
+            instance.stop();
+            let (variable, port) =
+                (format!("{}_PORT", instance.service().name().to_uppercase()), instance.port().to_string());
+            *instance = self.world.start_with(instance.service(), &[(&variable, &port)]);
+            std::thread::sleep(pause);
+        }
+    }
+
     /// A load on all instances of the order service.
     pub fn load(&self, connections: usize) -> Load {
-        Load { ports: self.order_ports(), connections, names: self.names }
+        Load { ports: self.order_ports(), connections, names: self.names, repeats: false }
     }
 
     /// Where the instances of the order service listen.

@@ -15,7 +15,7 @@ enum Bound {
 use Bound::{AtLeast, AtMost};
 
 /// What is wanted of a figure.
-const TARGETS: [(Key, Bound); 28] = [
+const TARGETS: [(Key, Bound); 31] = [
     (("levels", "saturation", "settled/s"), AtLeast(2_500.0)),
     (("levels", "100/s", "POST to settled, p50"), AtMost(12.0)),
     (("levels", "100/s", "POST to settled, p99"), AtMost(40.0)),
@@ -34,6 +34,9 @@ const TARGETS: [(Key, Bound); 28] = [
     (("recovery", "payment away", "not accepted"), AtMost(0.0)),
     (("recovery", "payment away", "FAILED by DEADLINE"), AtMost(0.0)),
     (("recovery", "payment away", "until goodput is back"), AtMost(10.0)),
+    (("restarts", "one after another", SETTLED_P99), AtMost(250.0)),
+    (("restarts", "one after another", "POST to settled, max"), AtMost(500.0)),
+    (("restarts", "one after another", "not accepted"), AtMost(0.0)),
     (overload("1 times", SETTLED_P99), AtMost(HALF_OF_DEADLINE)),
     (overload("2 times", SETTLED_P99), AtMost(HALF_OF_DEADLINE)),
     (overload("4 times", SETTLED_P99), AtMost(HALF_OF_DEADLINE)),
