@@ -387,13 +387,7 @@ impl Admin {
         spec: OffsetSpec,
         isolation: Isolation,
     ) -> Result<Vec<ListedOffset>> {
-        let mut backoff = self.cluster.backoff();
-        loop {
-            match list_offsets(&mut self.cluster, partitions, spec, isolation, &backoff) {
-                Ok(offsets) => return Ok(offsets),
-                Err(error) => backoff.pause(error)?,
-            }
-        }
+        list_offsets(&mut self.cluster, partitions, spec, isolation)
     }
 
     /// Finds the coordinators of a group and of a transactional id, which makes Kafka create the topics that they live in.
@@ -514,13 +508,22 @@ impl Admin {
         partitions: &[(String, i32)],
         require_stable: bool,
     ) -> Result<Vec<CommittedOffset>> {
-        let mut backoff = self.cluster.backoff();
-        let coordinator = CoordinatorKey::Group(group.to_owned());
-        let request = offset_fetch_request(group, partitions, require_stable);
-        let answer =
-            self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, fetch_error)?;
-        Ok(committed(answer))
+        committed_offsets(&mut self.cluster, group, partitions, require_stable)
     }
+}
+
+/// As [`Admin::committed_offsets`].
+pub(crate) fn committed_offsets(
+    cluster: &mut Cluster,
+    group: &str,
+    partitions: &[(String, i32)],
+    require_stable: bool,
+) -> Result<Vec<CommittedOffset>> {
+    let mut backoff = cluster.backoff();
+    let coordinator = CoordinatorKey::Group(group.to_owned());
+    let request = offset_fetch_request(group, partitions, require_stable);
+    let answer = cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, fetch_error)?;
+    Ok(committed(answer))
 }
 
 fn creatable(topic: &NewTopic) -> CreatableTopic {
@@ -552,8 +555,24 @@ fn outcome(name: &str, result: Option<&CreatableTopicResult>, broker: &str) -> R
     }
 }
 
-/// Asks each leader once. A refusal drops what was known of the topic, so the next try looks it up again.
+/// As [`Admin::list_offsets`].
 pub(crate) fn list_offsets(
+    cluster: &mut Cluster,
+    partitions: &[(String, i32)],
+    spec: OffsetSpec,
+    isolation: Isolation,
+) -> Result<Vec<ListedOffset>> {
+    let mut backoff = cluster.backoff();
+    loop {
+        match try_list_offsets(cluster, partitions, spec, isolation, &backoff) {
+            Ok(offsets) => return Ok(offsets),
+            Err(error) => backoff.pause(error)?,
+        }
+    }
+}
+
+/// Asks each leader once. A refusal drops what was known of the topic, so the next try looks it up again.
+pub(crate) fn try_list_offsets(
     cluster: &mut Cluster,
     partitions: &[(String, i32)],
     spec: OffsetSpec,

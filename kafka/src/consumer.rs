@@ -14,11 +14,13 @@ use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use uuid::Uuid;
 
-use crate::admin::{OffsetSpec, list_offsets};
+use crate::admin::{OffsetSpec, try_list_offsets};
 use crate::config::{Config, after, millis};
 use crate::consumer::fetch_response::read_fetched;
 use crate::error::codes::Refresh;
 use crate::error::{Error, ErrorCode, Result};
+use crate::group::Assignment;
+use crate::group::wake::Wake;
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::cluster::Cluster;
@@ -102,6 +104,11 @@ pub enum Polled {
         /// Up to here the log is as it was read.
         end: i64,
     },
+    /// A member was given these partitions by its group; only [`GroupConsumer::poll`](crate::GroupConsumer::poll) gives this.
+    Assigned {
+        /// What it was given.
+        assignment: Assignment,
+    },
     /// The topic of this id is gone: deleted, and maybe made anew under another id. Told by every poll until another assignment.
     UnknownTopic {
         /// Where.
@@ -128,6 +135,16 @@ pub enum Polled {
         /// What is wrong with it.
         cause: String,
     },
+}
+
+impl Polled {
+    /// The records, where it holds any.
+    pub fn records(&self) -> &[Record] {
+        match self {
+            Polled::Records { records, .. } => records,
+            _ => &[],
+        }
+    }
 }
 
 /// Reads assigned partitions, each from a position of its own.
@@ -160,6 +177,8 @@ pub struct Consumer {
     left_at: Instant,
     /// What records may still take in the current poll, in bytes.
     budget: usize,
+    /// Ends a poll early.
+    wake: Option<Arc<Wake>>,
 }
 
 struct Assigned {
@@ -195,7 +214,23 @@ impl Consumer {
             out_of_range: Vec::new(),
             left_at: Instant::now(),
             budget: 0,
+            wake: None,
         }
+    }
+
+    /// One whose polls end early when they are woken.
+    pub(crate) fn woken(config: Config, interrupt: Interrupt, fetch: FetchConfig, wake: Arc<Wake>) -> Consumer {
+        Consumer { wake: Some(wake), ..Consumer::new(config, interrupt, fetch) }
+    }
+
+    pub(crate) fn isolation(&self) -> Isolation {
+        self.config.isolation
+    }
+
+    /// A poll that waits so long.
+    pub(crate) fn poll_for(&mut self, max_wait: Duration) -> Result<Vec<Polled>> {
+        self.config.max_wait = max_wait;
+        self.poll()
     }
 
     /// Replaces the assignment: exactly these partitions, each from the offset given, none of them paused.
@@ -307,9 +342,10 @@ impl Consumer {
         self.interrupt.sleep(self.config.max_wait.min(IDLE_PAUSE))
     }
 
-    /// Waits until a fetch is answered or at its end, and gives all that are. A lone one is not waited for: reading it will.
+    /// Waits until a fetch is answered or at its end, and gives all that are; none when it is woken. A lone one is not waited for,
+    /// unless somebody may wake: reading it will.
     fn answered(&mut self) -> Result<Vec<(String, Asked)>> {
-        while self.asked.len() > 1 {
+        while self.asked.len() > usize::from(self.wake.is_none()) {
             let (fetches, now) = (&mut self.fetches, Instant::now());
             let ended = |leader: &String, asked: &mut Asked| fetches.has_input(leader) || asked.sent.deadline() <= now;
             let answered: Vec<_> = self.asked.extract_if(.., ended).collect();
@@ -317,7 +353,11 @@ impl Consumer {
                 return Ok(answered);
             }
             let first_end = self.asked.values().map(|asked| asked.sent.deadline()).min().unwrap_or(now);
-            self.fetches.wait_for_input(self.asked.keys(), first_end)?;
+            let wake = self.wake.as_ref().map(|wake| wake.socket());
+            self.fetches.wait_for_input(self.asked.keys(), wake, first_end)?;
+            if self.wake.as_ref().is_some_and(|wake| wake.take()) {
+                return Ok(Vec::new());
+            }
         }
         Ok(std::mem::take(&mut self.asked).into_iter().collect())
     }
@@ -568,7 +608,7 @@ impl Consumer {
 
     fn offset(&mut self, of: &TopicPartition, spec: OffsetSpec, backoff: &Backoff) -> Result<i64> {
         let place = (of.topic.to_string(), of.partition);
-        let listed = list_offsets(&mut self.cluster, &[place], spec, Isolation::ReadUncommitted, backoff)?;
+        let listed = try_list_offsets(&mut self.cluster, &[place], spec, Isolation::ReadUncommitted, backoff)?;
         Ok(listed.first().map_or(-1, |found| found.offset))
     }
 }

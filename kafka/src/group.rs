@@ -2,7 +2,9 @@
 //! 4 both speak and their tools show.
 
 pub(crate) mod assignor;
+pub(crate) mod consumer;
 pub(crate) mod heartbeat;
+pub(crate) mod wake;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use crate::group::assignor::{
     encode_subscription,
 };
 use crate::group::heartbeat::{Heartbeat, Membership, OnRebalance, Settings, Shared, leave, look_up, seen};
+use crate::group::wake::Wake;
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, CoordinatorKey, Retry, topic_name};
@@ -101,8 +104,18 @@ pub struct Group {
 
 impl Group {
     /// Not a member yet, and without any I/O.
-    pub fn new(config: Config, interrupt: Interrupt, mut group: GroupConfig) -> Group {
-        let shared = Shared::new(group.on_rebalance.take());
+    pub fn new(config: Config, interrupt: Interrupt, group: GroupConfig) -> Group {
+        Group::woken(config, interrupt, group, None)
+    }
+
+    /// One that wakes a consumer when a rejoin becomes necessary.
+    pub(crate) fn woken(
+        config: Config,
+        interrupt: Interrupt,
+        mut group: GroupConfig,
+        wake: Option<Arc<Wake>>,
+    ) -> Group {
+        let shared = Shared::new(group.on_rebalance.take(), wake);
         let cluster = Cluster::new(config, interrupt);
         Group { cluster, config: group, shared, member_id: StrBytes::default(), heartbeat: None }
     }
@@ -323,7 +336,11 @@ impl Group {
         leave(&mut cluster, &self.config.group_id, member_id)
     }
 
-    fn group_id(&self) -> GroupId {
+    pub(crate) fn cluster(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
+    pub(crate) fn group_id(&self) -> GroupId {
         GroupId(StrBytes::from_string(self.config.group_id.clone()))
     }
 

@@ -12,7 +12,8 @@
 //! | read partitions, read-committed or not | [`Consumer`] |
 //! | find the last records of partitions | [`last_records`] |
 //! | read partitions from one offset to another | [`read_spans`] |
-//! | share partitions with other members | [`Group`], then [`Consumer::assign`] |
+//! | read topics, shared with other members | [`GroupConsumer`] |
+//! | be a member and nothing more | [`Group`] |
 //!
 //! The files, from the outside in:
 //!
@@ -21,7 +22,7 @@
 //! | `admin` | topics, offsets, groups, settings, from outside |
 //! | `producer`, `producer/transaction` | identities and transactions; `producer/sender` sends the batches, `producer/partitioner` chooses where to |
 //! | `consumer` | long polls; `consumer/fetch_response` reads one partition's answer, `consumer/last_records` reads backwards, `consumer/spans` from one offset to another |
-//! | `group` | membership; `group/heartbeat`, `group/assignor` |
+//! | `group` | membership; `group/consumer` reads as a member, `group/heartbeat` keeps it one, `group/wake` ends its waits, `group/assignor` divides |
 //! | `net` | `cluster` (leaders, coordinators, reconnecting), `connection` (frames, versions, deadlines), `stream` (the socket), `tls` and `sasl` (whom we trust, who we are), `backoff` |
 //! | `wire` | `protocol` (versions spoken and why), `layout` (no answer makes the codec reserve more than it holds), `batch` and `compression` (records v2), `primitive` |
 //! | `error`, `error/codes` | what can go wrong, over Kafka's own codes |
@@ -48,6 +49,7 @@ pub use consumer::last_records::last_records;
 pub use consumer::spans::{Reading, Span, read_spans};
 pub use consumer::{Consumer, FetchConfig, Polled};
 pub use error::{Error, ErrorCode, ErrorKind, Result};
+pub use group::consumer::{GroupConsumer, Positions};
 pub use group::{Assignment, Group, GroupConfig};
 pub use interrupt::Interrupt;
 pub use kafka_protocol::protocol::StrBytes;

@@ -7,14 +7,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Broker, unique, wait_until};
-use kafka::{Assignment, ErrorCode, ErrorKind, Group, GroupConfig, Interrupt, TopicPartition};
+use common::{Broker, record, unique, value_of, wait_until};
+use kafka::{
+    Assignment, ErrorCode, ErrorKind, FetchConfig, Group, GroupConfig, GroupConsumer, Interrupt, Polled, Positions,
+    Producer, TopicPartition,
+};
 
 on_both_lines! {
     two_members_share_the_partitions_and_hand_over_when_one_leaves
     the_partitions_of_a_member_that_dies_go_to_the_others
     a_member_that_is_slow_to_rejoin_keeps_its_place_by_its_heartbeats
     a_member_that_hangs_leaves_its_partitions_to_the_others
+    a_group_consumer_goes_on_where_its_group_has_committed
+    a_group_consumer_goes_on_behind_what_is_gone
+    a_group_consumer_that_waits_for_records_hears_of_a_rebalance_at_once
     committed_offsets_are_shown_by_kafkas_tool
     a_commit_of_a_former_generation_is_refused_and_asks_for_a_rejoin
     a_member_leaves_at_once_even_after_an_interrupt
@@ -186,6 +192,87 @@ fn a_member_that_hangs_leaves_its_partitions_to_the_others(broker: &Broker) {
     assert_eq!((one.partitions.len(), two.partitions.len()), (1, 1));
     drop(hanging.leave());
     drop(other.leave());
+}
+
+fn group_consumer(broker: &Broker, group: &str, topic: &str, positions: Positions) -> GroupConsumer {
+    let settings = settings(group, &[topic]);
+    GroupConsumer::new(broker.config(), Interrupt::new(), settings, FetchConfig::default(), positions).unwrap()
+}
+
+/// Polls until so many values are there; every partition's are in order.
+fn values(consumer: &mut GroupConsumer, count: usize) -> Vec<String> {
+    let mut seen = Vec::new();
+    wait_until(&format!("{count} values"), || {
+        let polled = consumer.poll(Duration::from_secs(1)).unwrap();
+        seen.extend(polled.iter().flat_map(Polled::records).map(value_of));
+        seen.len() >= count
+    });
+    seen
+}
+
+fn a_group_consumer_goes_on_where_its_group_has_committed(broker: &Broker) {
+    let partitions = broker.topic("reading", 1);
+    let topic = &*partitions[0].topic;
+    let group = unique("reading");
+    let mut producer = Producer::idempotent(broker.config(), Interrupt::new());
+    let mut send = |value: &str| producer.send(vec![record(topic, "k", value)]).unwrap();
+    send("a");
+    send("b");
+    let mut first = group_consumer(broker, &group, topic, Positions::CommittedOrEarliest);
+    assert_eq!(values(&mut first, 2), ["a", "b"]);
+    first.commit().unwrap();
+    send("c");
+    assert_eq!(values(&mut first, 1), ["c"]);
+    // given, and not committed
+    first.leave().unwrap();
+    let mut second = group_consumer(broker, &group, topic, Positions::CommittedOrEarliest);
+    assert_eq!(values(&mut second, 1), ["c"]);
+    second.commit().unwrap();
+    second.leave().unwrap();
+    let mut latest = group_consumer(broker, &unique("late"), topic, Positions::CommittedOrLatest);
+    wait_until("an assignment", || latest.assignment().is_some() || latest.poll(Duration::ZERO).unwrap().is_empty());
+    send("d");
+    assert_eq!(values(&mut latest, 1), ["d"]);
+    latest.leave().unwrap();
+}
+
+/// What is deleted before it was read: on from what is left, by the policy.
+fn a_group_consumer_goes_on_behind_what_is_gone(broker: &Broker) {
+    let partitions = broker.topic("gone", 1);
+    let topic = &*partitions[0].topic;
+    let mut producer = Producer::idempotent(broker.config(), Interrupt::new());
+    producer.send((0..5).map(|number| record(topic, "k", &number.to_string())).collect()).unwrap();
+    let mut consumer = group_consumer(broker, &unique("gone"), topic, Positions::CommittedOrEarliest);
+    assert_eq!(values(&mut consumer, 5).len(), 5);
+    consumer.seek(&partitions[0], 0);
+    let file = broker.folder().join(unique("deleted"));
+    let deleted = format!(r#"{{"partitions":[{{"topic":"{topic}","partition":0,"offset":3}}],"version":1}}"#);
+    std::fs::write(&file, deleted).unwrap();
+    broker.tool("org.apache.kafka.tools.DeleteRecordsCommand", &["--offset-json-file", file.to_str().unwrap()], "");
+    assert_eq!(values(&mut consumer, 2), ["3", "4"]);
+    consumer.leave().unwrap();
+}
+
+/// Its long poll would take a minute.
+fn a_group_consumer_that_waits_for_records_hears_of_a_rebalance_at_once(broker: &Broker) {
+    let partitions = broker.topic("waiting", 2);
+    let topic = &*partitions[0].topic;
+    let group = unique("waiting");
+    let mut waiting = group_consumer(broker, &group, topic, Positions::CommittedOrEarliest);
+    assert_eq!(waiting.poll(Duration::ZERO).unwrap().len(), 1, "assigned");
+    let mut other = member(broker, &group, &[topic]);
+    let since = Instant::now();
+    thread::scope(|scope| {
+        let joining = scope.spawn(|| other.join().unwrap());
+        let polled = waiting.poll(Duration::from_secs(60)).unwrap();
+        assert!(polled.is_empty(), "{polled:?}");
+        let polled = waiting.poll(Duration::from_secs(60)).unwrap();
+        assert!(matches!(polled[..], [Polled::Assigned { .. }]), "{polled:?}");
+        assert_eq!(joining.join().unwrap().partitions.len(), 1);
+    });
+    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
+    drop(other.leave());
+    drop(waiting.leave());
 }
 
 fn committed_offsets_are_shown_by_kafkas_tool(broker: &Broker) {

@@ -263,7 +263,6 @@ fn member(broker: &Broker, client: &str, topic: &str, session_timeout: Duration)
     let settings = GroupConfig {
         session_timeout,
         rebalance_timeout: Duration::from_secs(20),
-        // a heartbeat is given up after it too: a refusal that comes later is lost
         heartbeat_interval: Duration::from_secs(1),
         ..GroupConfig::new(unique("refused-member"), vec![topic.to_string()])
     };

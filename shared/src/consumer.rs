@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
-use kafka::{FetchConfig, Group, GroupConfig, Interrupt, Isolation, Polled, Record, TopicPartition};
+use kafka::{FetchConfig, GroupConfig, GroupConsumer, Interrupt, Isolation, Polled, Positions, Record, TopicPartition};
 
 use crate::backoff;
 use crate::config::Config;
@@ -29,12 +29,14 @@ use crate::wake::Waker;
 
 /// How often a message that fails by its own fault is tried.
 pub const ATTEMPTS: u32 = 5;
-/// A long poll's end; also the longest time until a rebalance is noticed.
+/// A long poll's end.
 const MAX_WAIT: Duration = Duration::from_millis(500);
 /// How often Kafka is told of our offsets, for lag tools, and offsets are moved past what holds no records.
 const COMMIT_OFFSETS: Duration = Duration::from_secs(1);
 /// Without a heartbeat for so long a member's partitions go to others: longer than a collection pause of the broker.
 pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// A heartbeat tells of a rebalance, and until then the partitions of a member that has left are nobody's.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
 /// Longer than a batch's statement limit: a member in the middle of a batch is waited for.
 const REBALANCE_TIMEOUT: Duration = Duration::from_secs(45);
 /// A member that is out of its group for longer is not in the middle of a rebalance.
@@ -53,11 +55,11 @@ pub struct Consumed {
 
 /// One consumer thread's state.
 pub struct Consumer {
-    group: Group,
-    fetcher: kafka::Consumer,
+    reader: GroupConsumer,
     effects: Effects,
     rebalance: Receiver<()>,
-    joined: bool,
+    /// The offsets of what the group has given us are read.
+    begun: bool,
     progress: Progress,
     /// How often the database had gone back when the offsets were read.
     setbacks: u64,
@@ -77,16 +79,15 @@ impl Consumer {
         waker: Waker,
     ) -> Result<Consumer> {
         let kafka = config.kafka(name);
-        let fetch = FetchConfig { max_wait: MAX_WAIT, isolation: Isolation::ReadCommitted, ..FetchConfig::default() };
+        let fetch = FetchConfig { isolation: Isolation::ReadCommitted, ..FetchConfig::default() };
         let (nudge, rebalance) = bounded(1);
         let connection = Connection::new(Connector::new(&config.database_url, name, Limits::WORK)?);
         let effects = Effects::new(config.topic_prefix.clone(), connection, handler, waker);
         Ok(Consumer {
-            group: Group::new(kafka.clone(), interrupt.clone(), group_config(config, name, nudge)),
-            fetcher: kafka::Consumer::new(kafka, interrupt, fetch),
+            reader: GroupConsumer::new(kafka, interrupt, group_config(config, name, nudge), fetch, Positions::Own)?,
             effects,
             rebalance,
-            joined: false,
+            begun: false,
             progress: Progress::default(),
             setbacks: offsets::setbacks(),
             offsets_told: Instant::now(),
@@ -131,15 +132,19 @@ impl Consumer {
     /// # Errors
     /// Kafka's, and the database's while offsets are read; failures of handling stay with their partition instead.
     pub fn consume_once(&mut self) -> Result<Consumed> {
-        if !self.joined || self.group.rejoin_needed() || self.setbacks != offsets::setbacks() {
+        if self.reader.rejoin_needed() {
             // every rebalance takes all members out for a moment: that is no reason to call all of them not ready
             health::out_of_group(OUT_OF_GROUP_LIMIT);
             health::beat_before(JOIN_LIMIT);
-            self.join()?;
-            health::in_group();
+            // before others are given what was ours, and know of it
+            self.tell_offsets();
+            self.begun = false;
+            self.progress = Progress::default();
+        } else if !self.begun || self.setbacks != offsets::setbacks() {
+            self.begin()?;
         }
         for partition in self.progress.end_pauses() {
-            self.fetcher.resume(&partition);
+            self.reader.resume(&partition);
         }
         for partition in self.progress.end_refusals() {
             log::info!("{partition} goes on");
@@ -147,8 +152,12 @@ impl Consumer {
         let mut consumed = Consumed::default();
         let mut slices = Vec::new();
         // from here on nothing may leave early: what was polled and not handled would be passed over
-        for polled in self.fetcher.poll()? {
-            slices.extend(self.sort(polled, &mut consumed));
+        for polled in self.reader.poll(MAX_WAIT)? {
+            match polled {
+                // it comes alone
+                Polled::Assigned { .. } => self.begin()?,
+                polled => slices.extend(self.sort(polled, &mut consumed)),
+            }
         }
         for batch in batches(slices) {
             self.handle_batch(batch, &mut consumed);
@@ -163,17 +172,16 @@ impl Consumer {
         Ok(consumed)
     }
 
-    fn join(&mut self) -> Result<()> {
-        self.tell_offsets();
-        self.joined = false;
-        // before others are given what was ours, and know of it
-        self.progress = Progress::default();
-        let assignment = self.group.join()?;
+    /// Reads what the group has given us from where the database says.
+    fn begin(&mut self) -> Result<()> {
+        let Some(assignment) = self.reader.assignment().cloned() else { return Ok(()) };
+        self.begun = false;
         self.setbacks = offsets::setbacks();
         let offsets = self.effects.read_offsets(&assignment.partitions)?;
-        self.fetcher.assign(&offsets);
+        self.reader.assign(&offsets);
         self.progress = Progress::new(offsets);
-        self.joined = true;
+        self.begun = true;
+        health::in_group();
         let names: Vec<String> = assignment.partitions.iter().map(TopicPartition::to_string).collect();
         log::info!("joined the group, generation {}, partitions: {}", assignment.generation, names.join(" "));
         Ok(())
@@ -181,7 +189,7 @@ impl Consumer {
 
     fn leave(&mut self) {
         self.tell_offsets();
-        if let Err(error) = self.group.leave() {
+        if let Err(error) = self.reader.leave() {
             log::debug!("leaving the group: {error}");
         }
     }
@@ -224,9 +232,9 @@ impl Consumer {
                 self.put_off(&partition, &error.into(), consumed);
                 self.progress.refused(&partition);
             }
+            Polled::Assigned { .. } => {}
             Polled::UnknownTopic { partition } => {
                 log::error!("topic {} is gone or was made anew: joining the group again", partition.topic);
-                self.joined = false;
             }
         }
         None
@@ -302,7 +310,7 @@ impl Consumer {
         metrics::retried(error.blame());
         if error.blame() == Blame::Nobody {
             log::debug!("{partition}: {error}");
-            self.joined = false;
+            self.begun = false;
             return self.postpone(partition, 1, None, consumed);
         }
         let attempt = 1 + self.progress.attempts(partition, None);
@@ -318,8 +326,8 @@ impl Consumer {
     /// Pauses the partition; what was fetched beyond its offset is fetched again.
     fn postpone(&mut self, partition: &TopicPartition, attempts: u32, culprit: Option<i64>, consumed: &mut Consumed) {
         let Some(next) = self.progress.postpone(partition, attempts, culprit) else { return };
-        self.fetcher.seek(partition, next);
-        self.fetcher.pause(partition);
+        self.reader.seek(partition, next);
+        self.reader.pause(partition);
         consumed.postponed += 1;
     }
 
@@ -346,7 +354,7 @@ impl Consumer {
             Ok(()) => {
                 waits::goes_on(&partition);
                 self.progress.moved(&partition, to);
-                self.fetcher.seek(&partition, to);
+                self.reader.seek(&partition, to);
             }
             Err(error) => self.put_off(&partition, &error, consumed),
         }
@@ -355,22 +363,22 @@ impl Consumer {
     /// Nothing that was polled is left to handle here, so what the reader is beyond holds no records. Without this, the
     /// end of an aborted transaction would look like a gap once Kafka has removed it.
     fn pass_over(&mut self) {
-        let steps = self.progress.passed_over(|partition| self.fetcher.position(partition));
-        if steps.is_empty() || !self.joined {
+        let steps = self.progress.passed_over(|partition| self.reader.position(partition));
+        if steps.is_empty() || !self.begun {
             return;
         }
         match self.effects.pass_over(&steps) {
             Ok(()) => steps.iter().for_each(|step| self.progress.moved(&step.partition, step.to)),
             Err(error) => {
                 log::debug!("the offsets stay before what holds no records: {error}");
-                self.joined &= error.blame() != Blame::Nobody;
+                self.begun &= error.blame() != Blame::Nobody;
             }
         }
     }
 
     /// Tells Kafka where we are. Only lag tools read it, so a failure is no more than worth a line.
     fn tell_offsets(&mut self) {
-        if !self.joined {
+        if !self.begun {
             return;
         }
         self.offsets_told = Instant::now();
@@ -378,7 +386,7 @@ impl Consumer {
         if news.is_empty() {
             return;
         }
-        match self.group.commit_offsets(&news) {
+        match self.reader.commit_offsets(&news) {
             Ok(()) => self.progress.told(),
             Err(error) => log::debug!("Kafka was not told our offsets: {error}"),
         }
@@ -390,7 +398,7 @@ fn group_config(config: &Config, name: &str, nudge: crossbeam_channel::Sender<()
     GroupConfig {
         session_timeout: SESSION_TIMEOUT,
         rebalance_timeout: REBALANCE_TIMEOUT,
-        heartbeat_interval: SESSION_TIMEOUT / 4,
+        heartbeat_interval: HEARTBEAT_INTERVAL,
         thread_name: format!("{name}-heartbeat"),
         on_rebalance: Some(Box::new(move || _ = nudge.try_send(()))),
         ..GroupConfig::new(config.group(), topics::names(prefix, &config.service.reads()))

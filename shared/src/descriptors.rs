@@ -18,6 +18,8 @@ const A_BROKER_CONNECTION: usize = 2;
 const BROKER_CONNECTIONS_OF_RELAY: usize = 3;
 /// To the partitions' leader, to the group's coordinator, and for heartbeats.
 const BROKER_CONNECTIONS_OF_CONSUMER: usize = 3;
+/// What ends a consumer's waiting for records: a pair of sockets.
+const WAKE_OF_CONSUMER: usize = 2;
 /// To the partitions' leader, for metadata, and to the partitions' leader for records: a consumer of order's while it looks for
 /// orders that the database has lost.
 const BROKER_CONNECTIONS_OF_RECOVERY: usize = 3;
@@ -49,7 +51,9 @@ fn reserve(config: &Config) -> usize {
     let of_recovery = if config.service == Service::Order { BROKER_CONNECTIONS_OF_RECOVERY } else { 0 };
     let of_consumer = BROKER_CONNECTIONS_OF_CONSUMER + of_recovery;
     let to_each_broker = BROKER_CONNECTIONS_OF_RELAY + of_consumer * config.consumers + BROKER_CONNECTIONS_OF_MONITOR;
-    OWN + A_SESSION * sessions + A_BROKER_CONNECTION * to_each_broker * config.brokers.len()
+    OWN + WAKE_OF_CONSUMER * config.consumers
+        + A_SESSION * sessions
+        + A_BROKER_CONNECTION * to_each_broker * config.brokers.len()
 }
 
 fn connections(available: usize, reserve: usize) -> usize {
@@ -82,11 +86,11 @@ mod tests {
     #[test]
     fn the_service_s_own_connections_are_reserved_before_any_client_gets_one() {
         let config = Config::from_lookup(Service::Order, |_| None).unwrap();
-        assert_eq!(reserve(&config), 76);
+        assert_eq!(reserve(&config), 78);
         let busier = Config { http_workers: 8, consumers: 3, ..config };
-        assert_eq!(reserve(&busier), 76 + 4 * 4 + 2 * 4 + 2 * 6 * 2);
+        assert_eq!(reserve(&busier), 78 + 4 * 4 + 2 * 4 + 2 * 6 * 2 + 2 * 2);
         let payment = Config::from_lookup(Service::Payment, |_| None).unwrap();
-        assert_eq!(reserve(&payment), 70);
+        assert_eq!(reserve(&payment), 72);
     }
 
     #[test]

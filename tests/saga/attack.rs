@@ -248,7 +248,7 @@ fn with_all_descriptors_used_up_database_and_broker_are_still_reached_again() {
     let broker = Broker::start();
     let world = World::with("attack_descriptors", &[("KAFKA_BROKERS", &broker.direct())]);
     // what one broker's service needs for itself, and two clients: with fewer it says so, and holds nothing back
-    let order = world.start_with_descriptors((78, 78), Service::Order, &[("KAFKA_BROKERS", &broker.proxied())]);
+    let order = world.start_with_descriptors((80, 80), Service::Order, &[("KAFKA_BROKERS", &broker.proxied())]);
     let others = [world.start(Service::Payment), world.start(Service::Stock)];
     let target = Target::of(world, order, others);
     let crowd = Crowd::around(&target);

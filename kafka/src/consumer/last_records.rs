@@ -190,6 +190,8 @@ impl<W: Fn(&Record) -> bool> Tail<'_, W> {
                 }
             }
             Polled::Refused { error, .. } => return Err(error),
+            // without a group
+            Polled::Assigned { .. } => {}
             Polled::UnknownTopic { partition } => return Err(unknown(&partition.to_string())),
         }
         Ok(())

@@ -121,6 +121,8 @@ impl<T: FnMut(&TopicPartition, Record) -> Reading> Reader<T> {
             // what stands there now is read, too
             Polled::Truncated { partition, end, .. } => self.consumer.seek(&partition, end),
             Polled::Refused { error, .. } => return Err(error),
+            // without a group
+            Polled::Assigned { .. } => {}
             Polled::UnknownTopic { partition } => {
                 let (code, detail) = (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, partition.to_string());
                 return Err(Error::Refused { code, api: "Fetch", broker: "any broker".into(), detail });

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::admin::first_error;
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
+use crate::group::wake::Wake;
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, CoordinatorKey, Retry};
@@ -31,6 +32,7 @@ pub(crate) type OnRebalance = Box<dyn Fn() + Send + Sync>;
 pub(crate) struct Shared {
     state: Mutex<State>,
     on_rebalance: Option<OnRebalance>,
+    wake: Option<Arc<Wake>>,
 }
 
 struct State {
@@ -59,8 +61,8 @@ pub(crate) struct Membership {
 }
 
 impl Shared {
-    pub(crate) fn new(on_rebalance: Option<OnRebalance>) -> Arc<Shared> {
-        Arc::new(Shared { state: Mutex::new(State::outside()), on_rebalance })
+    pub(crate) fn new(on_rebalance: Option<OnRebalance>, wake: Option<Arc<Wake>>) -> Arc<Shared> {
+        Arc::new(Shared { state: Mutex::new(State::outside()), on_rebalance, wake })
     }
 
     pub(crate) fn membership(&self) -> Option<Membership> {
@@ -112,7 +114,13 @@ impl Shared {
         state.kept &= !lost;
         let told = std::mem::replace(&mut state.rejoin_needed, true);
         drop(state);
-        if let (false, Some(hook)) = (told, &self.on_rebalance) {
+        if told {
+            return;
+        }
+        if let Some(wake) = &self.wake {
+            wake.wake();
+        }
+        if let Some(hook) = &self.on_rebalance {
             hook();
         }
     }
@@ -250,7 +258,8 @@ impl Beat {
             return;
         }
         self.looked = Instant::now();
-        match look_up(&mut self.cluster, &self.settings.topics, self.looked + self.settings.interval) {
+        let deadline = self.looked + self.limit();
+        match look_up(&mut self.cluster, &self.settings.topics, deadline) {
             Ok(topics) if self.shared.divided_other_topics(&topics) => {
                 log::info!("group {}: its topics have changed", self.settings.group_id);
                 self.shared.need_rejoin(membership, false);
@@ -260,13 +269,19 @@ impl Beat {
         }
     }
 
+    /// What one call may take: several must fit into a session.
+    fn limit(&self) -> Duration {
+        self.settings.session_timeout / 4
+    }
+
     fn send(&mut self, membership: &Membership) -> Result<()> {
         let group = self.settings.group_id.clone();
         let request = HeartbeatRequest::default()
             .with_group_id(GroupId(StrBytes::from_string(group.clone())))
             .with_generation_id(membership.generation)
             .with_member_id(membership.member_id.clone());
-        let mut backoff = Backoff::new(&self.stop, self.settings.interval, self.settings.interval);
+        let limit = self.limit();
+        let mut backoff = Backoff::new(&self.stop, limit, limit);
         let code = |answer: &HeartbeatResponse| ErrorCode(answer.error_code);
         let coordinator = CoordinatorKey::Group(group);
         self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, code).map(drop)

@@ -5,6 +5,7 @@
 //! again, so a cluster that comes back under other addresses is found.
 
 use std::collections::{HashMap, HashSet};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -173,11 +174,17 @@ impl Cluster {
         self.connections.get_mut(address).is_none_or(Connection::has_input)
     }
 
-    /// Waits until one of these connections, all of which were found without input, may have some: poll(2). The interrupt shuts them
-    /// down, which is input, too.
-    pub(crate) fn wait_for_input<'a>(&self, addresses: impl Iterator<Item = &'a String>, until: Instant) -> Result<()> {
+    /// Waits until one of these connections, all of which were found without input, may have some, or `wake` has: poll(2). The
+    /// interrupt shuts them down, which is input, too.
+    pub(crate) fn wait_for_input<'a>(
+        &self,
+        addresses: impl Iterator<Item = &'a String>,
+        wake: Option<&UnixStream>,
+        until: Instant,
+    ) -> Result<()> {
         let sockets = addresses.filter_map(|address| self.connections.get(address)).map(Connection::socket);
         let mut polled: Vec<PollFd<'_>> = sockets.map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+        polled.extend(wake.map(|wake| PollFd::new(wake, PollFlags::IN)));
         let left = until.saturating_duration_since(Instant::now());
         // what the system does not take as a limit is as good as none
         let limit = Timespec::try_from(left).ok();

@@ -1,0 +1,211 @@
+//! Reading topics as a member of a group: membership, positions and fetches in one.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::admin::{OffsetSpec, committed_offsets, list_offsets};
+use crate::config::Config;
+use crate::consumer::{Consumer, FetchConfig, Polled};
+use crate::error::{Error, Result};
+use crate::group::wake::Wake;
+use crate::group::{Assignment, Group, GroupConfig};
+use crate::interrupt::Interrupt;
+use crate::record::TopicPartition;
+
+/// From where a member reads a partition that it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Positions {
+    /// From the offset that the group has committed, or, where there is none or the log no longer holds it, from the first that is kept
+    /// (`auto.offset.reset=earliest`).
+    CommittedOrEarliest,
+    /// The same, or from the log's end (`latest`).
+    CommittedOrLatest,
+    /// The caller keeps them: after each [`Polled::Assigned`] it says where to begin, by [`GroupConsumer::assign`], and what lies outside of
+    /// the log is its to decide.
+    Own,
+}
+
+/// Reads topics as a member of a group, and shares their partitions with the other members.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use kafka::{Config, FetchConfig, GroupConfig, GroupConsumer, Interrupt, Positions};
+///
+/// # fn main() -> kafka::Result<()> {
+/// let config = Config::new(vec!["localhost:9092".into()], "reader");
+/// let group = GroupConfig::new("readers", vec!["orders".into()]);
+/// let positions = Positions::CommittedOrEarliest;
+/// let mut consumer = GroupConsumer::new(config, Interrupt::new(), group, FetchConfig::default(), positions)?;
+/// loop {
+///     for polled in consumer.poll(Duration::from_secs(1))? {
+///         for record in polled.records() {
+///             println!("{record:?}");
+///         }
+///     }
+///     consumer.commit()?;
+/// }
+/// # }
+/// ```
+pub struct GroupConsumer {
+    group: Group,
+    consumer: Consumer,
+    positions: Positions,
+    assignment: Option<Assignment>,
+}
+
+impl GroupConsumer {
+    /// Not a member yet, and without any connection.
+    ///
+    /// Errors: `Invalid` when the system has no descriptors left.
+    pub fn new(
+        config: Config,
+        interrupt: Interrupt,
+        group: GroupConfig,
+        fetch: FetchConfig,
+        positions: Positions,
+    ) -> Result<GroupConsumer> {
+        let no_wake = |cause: io::Error| Error::Invalid(format!("no sockets to be woken by: {cause}"));
+        let wake = Arc::new(Wake::new().map_err(no_wake)?);
+        let group = Group::woken(config.clone(), interrupt.clone(), group, Some(wake.clone()));
+        let consumer = Consumer::woken(config, interrupt, fetch, wake);
+        Ok(GroupConsumer { group, consumer, positions, assignment: None })
+    }
+
+    /// Joins the group where that is needed and then gives [`Polled::Assigned`] alone: what was given before and is not committed will
+    /// be read again, by whoever has it now. Else waits for records, `timeout` at most, and ends early when the group changes.
+    ///
+    /// Where a position lies outside of the log, or behind what an election took back, reading goes on as [`Positions`] say, and a line
+    /// is logged; with [`Positions::Own`] it is told instead.
+    ///
+    /// Errors: those of [`Group::join`], of [`Admin::committed_offsets`](crate::Admin::committed_offsets) and of [`Consumer::poll`]; poll again
+    /// where they are retriable.
+    pub fn poll(&mut self, timeout: Duration) -> Result<Vec<Polled>> {
+        if self.rejoin_needed() {
+            return self.join().map(|assignment| vec![Polled::Assigned { assignment }]);
+        }
+        let polled = self.consumer.poll_for(timeout)?;
+        if polled.iter().any(|polled| matches!(polled, Polled::UnknownTopic { .. })) {
+            self.assignment = None;
+        }
+        if self.positions == Positions::Own {
+            return Ok(polled);
+        }
+        Ok(polled.into_iter().filter_map(|polled| self.go_on(polled)).collect())
+    }
+
+    fn go_on(&mut self, polled: Polled) -> Option<Polled> {
+        match polled {
+            Polled::OutOfRange { partition, offset, log_start, high_watermark } => {
+                let reset = if self.positions == Positions::CommittedOrLatest { high_watermark } else { log_start };
+                log::warn!(
+                    "{partition}: offset {offset} is not in the log ({log_start} to {high_watermark}): on from {reset}"
+                );
+                self.consumer.seek(&partition, reset);
+                None
+            }
+            Polled::Truncated { partition, offset, end } => {
+                log::warn!("{partition}: {end} to {offset} were taken back by an election: on from {end}");
+                self.consumer.seek(&partition, end);
+                None
+            }
+            Polled::UnknownTopic { partition } => {
+                log::warn!("{partition} is gone or was made anew: joining the group again");
+                None
+            }
+            other => Some(other),
+        }
+    }
+
+    fn join(&mut self) -> Result<Assignment> {
+        self.assignment = None;
+        let assignment = self.group.join()?;
+        let offsets = match self.positions {
+            Positions::Own => Vec::new(),
+            _ => self.committed(&assignment.partitions)?,
+        };
+        self.consumer.assign(&offsets);
+        self.assignment = Some(assignment.clone());
+        Ok(assignment)
+    }
+
+    /// The committed offset of each, or the end of the log that [`Positions`] name.
+    fn committed(&mut self, partitions: &[TopicPartition]) -> Result<Vec<(TopicPartition, i64)>> {
+        let places: Vec<_> = partitions.iter().map(|place| (place.topic.to_string(), place.partition)).collect();
+        let spec = match self.positions {
+            Positions::CommittedOrLatest => OffsetSpec::Latest,
+            _ => OffsetSpec::Earliest,
+        };
+        let group_id = self.group.group_id().0.to_string();
+        let isolation = self.consumer.isolation();
+        let cluster = self.group.cluster();
+        let committed = committed_offsets(cluster, &group_id, &places, true)?;
+        let ends = list_offsets(cluster, &places, spec, isolation)?;
+        let offset = |partition: &TopicPartition| {
+            let told = |topic: &str, number: i32| topic == &*partition.topic && number == partition.partition;
+            let found = committed.iter().find(|found| found.offset >= 0 && told(&found.topic, found.partition));
+            let end = || ends.iter().find(|end| told(&end.topic, end.partition)).map_or(0, |end| end.offset);
+            found.map_or_else(end, |found| found.offset)
+        };
+        Ok(partitions.iter().map(|partition| (partition.clone(), offset(partition))).collect())
+    }
+
+    /// Whether the next [`poll`](GroupConsumer::poll) joins the group (again) instead of reading. Whoever keeps offsets elsewhere can commit what
+    /// is done before it.
+    pub fn rejoin_needed(&self) -> bool {
+        self.group.rejoin_needed() || self.assignment.is_none()
+    }
+
+    /// What it was given last; `None` before the first time, and when it has to join again.
+    pub fn assignment(&self) -> Option<&Assignment> {
+        self.assignment.as_ref()
+    }
+
+    /// Reads these partitions of the assignment, each from its offset, with [`Positions::Own`].
+    pub fn assign(&mut self, offsets: &[(TopicPartition, i64)]) {
+        self.consumer.assign(offsets);
+    }
+
+    /// As [`Consumer::seek`].
+    pub fn seek(&mut self, partition: &TopicPartition, offset: i64) {
+        self.consumer.seek(partition, offset);
+    }
+
+    /// As [`Consumer::pause`].
+    pub fn pause(&mut self, partition: &TopicPartition) {
+        self.consumer.pause(partition);
+    }
+
+    /// As [`Consumer::resume`].
+    pub fn resume(&mut self, partition: &TopicPartition) {
+        self.consumer.resume(partition);
+    }
+
+    /// As [`Consumer::position`].
+    pub fn position(&self, partition: &TopicPartition) -> Option<i64> {
+        self.consumer.position(partition)
+    }
+
+    /// Commits the positions of all its partitions: behind everything that polls have given.
+    ///
+    /// Errors: as [`Group::commit_offsets`]. When the group has changed meanwhile, what was not committed is read again by others.
+    pub fn commit(&mut self) -> Result<()> {
+        let partitions = self.assignment.iter().flat_map(|assignment| &assignment.partitions);
+        let position = |partition: &TopicPartition| {
+            self.consumer.position(partition).map(|offset| (partition.clone(), offset, String::new()))
+        };
+        let offsets: Vec<_> = partitions.filter_map(position).collect();
+        if offsets.is_empty() { Ok(()) } else { self.commit_offsets(&offsets) }
+    }
+
+    /// As [`Group::commit_offsets`].
+    pub fn commit_offsets(&mut self, offsets: &[(TopicPartition, i64, String)]) -> Result<()> {
+        self.group.commit_offsets(offsets)
+    }
+
+    /// As [`Group::leave`].
+    pub fn leave(&mut self) -> Result<()> {
+        self.assignment = None;
+        self.group.leave()
+    }
+}
