@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use crate::db::{Connector, Query, Session};
 use crate::error::{Error, Result};
+use crate::event::Service;
 use crate::shutdown::{self, Stop};
 use crate::{health, metrics};
 
 /// A third of the session's `idle_session_timeout`: two pings may be late before the server ends the session.
 const PING: Duration = Duration::from_secs(1);
+
+/// The notification of a leader that stops.
+pub const UNLED: &str = "unled";
 
 /// Stands for leader; keeps its session between tries.
 pub struct Candidate {
@@ -72,6 +76,15 @@ impl Leadership {
             Some(session) => work(session),
             None => Err(lost()),
         }
+    }
+
+    /// Gives the lead to whoever stands next, and tells those who wait for it.
+    ///
+    /// # Errors
+    /// As [`Leadership::with`]: they find out by themselves.
+    pub fn resign(self, service: Service) -> Result<()> {
+        let sql = format!("select pg_advisory_unlock(lock_class(), 2); notify {}, '{UNLED}'", service.outbox());
+        self.with(|session| session.batch_execute(&sql))
     }
 
     /// Whether the session lives, and so the lock is held: asked of the server.

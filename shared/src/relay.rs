@@ -145,6 +145,9 @@ impl Relay {
         if let Err(error) = self.delete_published() {
             log::debug!("published rows are left to the next leader: {error}");
         }
+        if let Some(Err(error)) = self.leadership.take().map(|leadership| leadership.resign(self.service)) {
+            log::debug!("the next leader was not told: {error}");
+        }
         ended
     }
 

@@ -1,11 +1,13 @@
 //! Waking the relay: at once from the committing thread where this instance leads, else by NOTIFY, sent after the
-//! commit in a transaction of its own (inside one it would serialise the commits of the whole server).
+//! commit in a transaction of its own (inside one it would serialise the commits of the whole server). A leader that stops wakes
+//! those who stand next.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
+use postgres::Notification;
 use postgres::fallible_iterator::FallibleIterator;
 
 use crate::backoff;
@@ -13,6 +15,7 @@ use crate::db::{Connector, Session};
 use crate::error::Result;
 use crate::event::Service;
 use crate::health;
+use crate::leader::UNLED;
 use crate::pool::Connection;
 use crate::shutdown::Shutdown;
 
@@ -92,9 +95,10 @@ impl Wakeups {
         *attempt = 0;
         while !shutdown.is_set() {
             health::beat();
-            let heard = session.client().notifications().timeout_iter(SLICE).next()?.is_some();
+            let heard = session.client().notifications().timeout_iter(SLICE).next()?;
             // a follower has nothing to do for a commit
-            if heard && self.leads.load(Ordering::Relaxed) {
+            let wanted = |told: Notification| told.payload() == UNLED || self.leads.load(Ordering::Relaxed);
+            if heard.is_some_and(wanted) {
                 let _ = self.feed.try_send(());
             }
         }
