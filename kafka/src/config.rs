@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::error::{Error, Result};
 use crate::net::sasl::Sasl;
 use crate::net::tls::Tls;
 
@@ -55,6 +56,29 @@ pub(crate) fn millis(limit: Duration) -> i32 {
 }
 
 impl Config {
+    /// What can't work is refused before anything is sent.
+    pub(crate) fn check(&self) -> Result<()> {
+        let wrong = |why: String| Err(Error::Invalid(why));
+        if self.brokers.is_empty() {
+            return wrong("Config::brokers is empty: name at least one broker, host:port".into());
+        }
+        let portless =
+            |address: &&String| !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        if let Some(address) = self.brokers.iter().find(portless) {
+            return wrong(format!("Config::brokers: {address:?} is not host:port, as in localhost:9092"));
+        }
+        let limits = [
+            ("connect_timeout", self.connect_timeout),
+            ("request_timeout", self.request_timeout),
+            ("api_timeout", self.api_timeout),
+            ("delivery_timeout", self.delivery_timeout),
+        ];
+        match limits.iter().find(|(_, limit)| limit.is_zero()) {
+            Some((name, _)) => wrong(format!("Config::{name} is zero: no broker answers in no time")),
+            None => Ok(()),
+        }
+    }
+
     /// Settings for these brokers: not guarded, 5 s to connect, 15 s a request, a minute a call, 2 min to deliver, topics looked at
     /// again after 5 min, batches of 900 KiB, frames up to 64 MiB.
     pub fn new(brokers: Vec<String>, client_id: impl Into<String>) -> Config {
@@ -72,5 +96,23 @@ impl Config {
             // The Java consumer asks for 50 MiB a fetch at most (fetch.max.bytes); this leaves room above it.
             max_frame_bytes: 64 << 20,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_can_not_work_are_refused_in_words() {
+        let config = || Config::new(vec!["localhost:9092".into(), "[::1]:9093".into()], "test");
+        config().check().unwrap();
+        let told = |config: Config| config.check().unwrap_err().to_string();
+        let empty = told(Config { brokers: Vec::new(), ..config() });
+        assert_eq!(empty, "Config::brokers is empty: name at least one broker, host:port");
+        let portless = told(Config { brokers: vec!["kafka".into()], ..config() });
+        assert_eq!(portless, "Config::brokers: \"kafka\" is not host:port, as in localhost:9092");
+        let hasty = told(Config { api_timeout: Duration::ZERO, ..config() });
+        assert_eq!(hasty, "Config::api_timeout is zero: no broker answers in no time");
     }
 }

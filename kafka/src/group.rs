@@ -78,6 +78,23 @@ impl GroupConfig {
             on_rebalance: None,
         }
     }
+
+    /// What can't work is refused before anything is sent.
+    fn check(&self) -> Result<()> {
+        let wrong = |why: &str| Err(Error::Invalid(why.to_owned()));
+        if self.heartbeat_interval.is_zero() {
+            return wrong("GroupConfig::heartbeat_interval is zero: heartbeats need a pause between them");
+        }
+        if self.session_timeout.is_zero() || self.rebalance_timeout.is_zero() || self.max_poll_interval.is_zero() {
+            return wrong(
+                "GroupConfig: session_timeout, rebalance_timeout and max_poll_interval must be more than zero",
+            );
+        }
+        if self.topics.is_empty() {
+            return wrong("GroupConfig::topics is empty: there is nothing to share");
+        }
+        Ok(())
+    }
 }
 
 /// What a member was given.
@@ -128,6 +145,7 @@ impl Group {
     /// [`Config::api_timeout`] together; `Interrupted`.
     pub fn join(&mut self) -> Result<Assignment> {
         self.shared.called();
+        self.config.check()?;
         let mut backoff =
             self.cluster.backoff_for(self.config.rebalance_timeout.saturating_add(self.cluster.config().api_timeout));
         loop {

@@ -59,3 +59,4 @@ pub use producer::partitioner::partition_for_key;
 pub use producer::transaction::{GroupOffset, Transaction};
 pub use producer::{Producer, ProducerIdentity};
 pub use record::{Header, Isolation, ProducerRecord, Record, TopicPartition};
+pub use uuid::Uuid;

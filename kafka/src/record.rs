@@ -59,6 +59,41 @@ pub struct ProducerRecord {
     pub partition: Option<i32>,
 }
 
+impl ProducerRecord {
+    /// A record without a key, for any partition, created when it is sent.
+    ///
+    /// ```
+    /// use kafka::ProducerRecord;
+    /// let record = ProducerRecord::new("orders", "two teas").with_key("order 7").with_header("source", "shop");
+    /// ```
+    pub fn new(topic: impl Into<Arc<str>>, value: impl Into<Bytes>) -> ProducerRecord {
+        ProducerRecord {
+            topic: topic.into(),
+            key: None,
+            value: Some(value.into()),
+            headers: Vec::new(),
+            timestamp: None,
+            partition: None,
+        }
+    }
+
+    /// With this key, which also says the partition.
+    pub fn with_key(self, key: impl Into<Bytes>) -> ProducerRecord {
+        ProducerRecord { key: Some(key.into()), ..self }
+    }
+
+    /// For this partition, whatever the key.
+    pub fn with_partition(self, partition: i32) -> ProducerRecord {
+        ProducerRecord { partition: Some(partition), ..self }
+    }
+
+    /// With one header more.
+    pub fn with_header(mut self, key: impl Into<String>, value: impl Into<Bytes>) -> ProducerRecord {
+        self.headers.push((StrBytes::from_string(key.into()), Some(value.into())));
+        self
+    }
+}
+
 /// Which records a reader sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {

@@ -200,6 +200,7 @@ impl Cluster {
     /// Asks whichever broker answers: those connected first, then the others known, then the bootstrap addresses.
     /// Only for requests that may be sent twice.
     pub(crate) fn call_any<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<(String, R::Response)> {
+        self.config.check()?;
         let (mut causes, mut refused) = (Vec::new(), None);
         let addresses = self.addresses();
         for (asked, address) in addresses.iter().enumerate() {
