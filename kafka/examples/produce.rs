@@ -7,5 +7,7 @@ fn main() -> Result<()> {
     let broker = arguments.next().unwrap_or_else(|| "localhost:9092".to_owned());
     let topic = arguments.next().unwrap_or_else(|| "orders".to_owned());
     let mut producer = Producer::idempotent(Config::new(vec![broker], "example"), Interrupt::new());
-    producer.send(vec![ProducerRecord::new(topic, "two teas").with_key("order 7")])
+    let written = producer.send([ProducerRecord::new(topic, "two teas").with_key("order 7")])?;
+    println!("{written:?}");
+    Ok(())
 }

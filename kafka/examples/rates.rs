@@ -35,7 +35,7 @@ fn write(config: &Config, topic: &str, batch: usize, records: usize) -> Result<(
     for first in (0..records).step_by(batch) {
         let begun = Instant::now();
         let mut transaction = producer.begin()?;
-        transaction.send((first..first + batch).map(|n| record(topic, n)).collect())?;
+        transaction.send((first..first + batch).map(|n| record(topic, n)).collect::<Vec<_>>())?;
         transaction.commit()?;
         times.push(begun.elapsed());
     }

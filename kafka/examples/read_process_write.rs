@@ -49,7 +49,7 @@ fn main() -> Result<()> {
                 metadata: "",
             };
             let mut transaction = producer.begin()?;
-            transaction.send(records.into_iter().map(copy).collect())?;
+            transaction.send(records.into_iter().map(copy).collect::<Vec<_>>())?;
             transaction.commit_offset(&offset)?;
             transaction.commit()?;
         }

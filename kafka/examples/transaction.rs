@@ -14,6 +14,7 @@ fn main() -> Result<()> {
         Producer::transactional(config, Interrupt::new(), "example-transaction", Duration::from_secs(60));
     producer.initialise()?;
     let mut transaction = producer.begin()?;
-    transaction.send(topics.iter().map(|topic| ProducerRecord::new(topic.as_str(), "both or none")).collect())?;
+    transaction
+        .send(topics.iter().map(|topic| ProducerRecord::new(topic.as_str(), "both or none")).collect::<Vec<_>>())?;
     transaction.commit()
 }

@@ -63,7 +63,7 @@ impl Config {
             return wrong("Config::brokers is empty: name at least one broker, host:port".into());
         }
         let portless =
-            |address: &&String| !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            |address: &&String| address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err());
         if let Some(address) = self.brokers.iter().find(portless) {
             return wrong(format!("Config::brokers: {address:?} is not host:port, as in localhost:9092"));
         }

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorCode, ErrorKind, Result};
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, CoordinatorKey, Retry};
-use crate::producer::sender::{Delivery, Queues, Sequences, Undelivered, split};
+use crate::producer::sender::{Delivery, Queues, Sequences, Undelivered, Written, split};
 use crate::producer::transaction::Transaction;
 use crate::record::ProducerRecord;
 use crate::wire::batch::Writer;
@@ -173,12 +173,13 @@ impl Producer {
     }
 
     /// Writes records outside of transactions, each once, as long as this call succeeds: a lost answer is cured by
-    /// sending the same batch again, which the broker knows by its sequence number.
+    /// sending the same batch again, which the broker knows by its sequence number. Returns where each of them is, in their order.
     ///
     /// After an error some of the records may be written; sending them again may write those twice. Errors: `Refused`
     /// (MESSAGE_TOO_LARGE, …), `Invalid` for a partition that does not exist or a transactional producer, what can't be retried or lasted
     /// for [`Config::delivery_timeout`].
-    pub fn send(&mut self, records: Vec<ProducerRecord>) -> Result<()> {
+    pub fn send(&mut self, records: impl AsRef<[ProducerRecord]>) -> Result<Vec<Written>> {
+        let records = records.as_ref();
         if self.transactional.is_some() {
             return Err(Error::Invalid("a transactional producer sends in a transaction".to_owned()));
         }
@@ -186,38 +187,33 @@ impl Producer {
             self.initialise()?;
         }
         let queues = self.split(records)?;
-        self.deliver(queues)
+        self.deliver(queues, records.len())
     }
 
     /// Sorts records by partition. Nothing is sent but metadata requests.
-    pub(crate) fn split(&mut self, records: Vec<ProducerRecord>) -> Result<Queues> {
+    pub(crate) fn split<'r>(&mut self, records: &'r [ProducerRecord]) -> Result<Queues<'r>> {
         self.sends = self.sends.wrapping_add(1);
         split(&mut self.cluster, records, self.sends)
     }
 
     /// Writes sorted records under the current identity. When it is left open what became of them, or the epoch is at
     /// its end, the producer is not initialised afterwards.
-    pub(crate) fn deliver(&mut self, queues: Queues) -> Result<()> {
+    pub(crate) fn deliver(&mut self, queues: Queues<'_>, count: usize) -> Result<Vec<Written>> {
         let transactional_id = self.transactional_id();
         let whole = self.cluster.config().delivery_timeout;
         let limit = self.transactional.as_ref().map_or(whole, |settings| whole.min(settings.timeout));
         let state = self.state.as_mut().ok_or(Error::NotInitialised)?;
-        let mut delivery = Delivery {
-            writer: state.writer(transactional_id.is_some()),
-            cluster: &mut self.cluster,
-            sequences: &mut state.sequences,
-            transactional_id,
-            queues,
-            limit,
-        };
-        let delivered = delivery.run();
-        delivered.map_err(|undelivered| match undelivered {
-            Undelivered::Refused(error) => error,
-            Undelivered::Unknown(error) => {
+        let writer = state.writer(transactional_id.is_some());
+        let mut delivery =
+            Delivery::new(&mut self.cluster, &mut state.sequences, writer, transactional_id, (queues, count), limit);
+        match delivery.run() {
+            Ok(()) => Ok(delivery.written),
+            Err(Undelivered::Refused(error)) => Err(error),
+            Err(Undelivered::Unknown(error)) => {
                 self.state = None;
-                error
+                Err(error)
             }
-        })
+        }
     }
 
     /// Gives up the identity after an error of a coordinator's request, where the error leaves no other way.

@@ -45,7 +45,7 @@ fn a_frozen_leader_costs_a_producer_without_transactions_nothing_but_time() {
             timestamp: None,
             ..record(&partitions[0].topic, "k", &format!("round {round}"))
         };
-        producer.send((0..PARTITIONS).map(to).collect()).unwrap();
+        producer.send((0..PARTITIONS).map(to).collect::<Vec<_>>()).unwrap();
     };
     send(0);
     // each of them leads a partition
@@ -176,7 +176,7 @@ fn an_unclean_election_is_told() {
     let partition = brokers[2].partitions(&name).remove(0);
     let mut producer = Producer::idempotent(config.clone(), Interrupt::new());
     let mut send = |values: std::ops::Range<i32>, of: &str| {
-        producer.send(values.map(|number| record(&name, "k", &format!("{of} {number}"))).collect()).unwrap();
+        producer.send(values.map(|number| record(&name, "k", &format!("{of} {number}"))).collect::<Vec<_>>()).unwrap();
     };
     let fetch = FetchConfig { max_wait: Duration::from_millis(200), ..FetchConfig::default() };
     let mut reader = Consumer::new(config, Interrupt::new(), fetch);
@@ -349,7 +349,7 @@ fn write_until_stopped(progress: &Progress, config: &Config, topic: &str) -> i64
         }
     }
     wait_until("the end", || {
-        producer.initialise().is_ok() && transact(&mut producer, |last| last.send(to_all(topic, END))).is_ok()
+        producer.initialise().is_ok() && transact(&mut producer, |last| last.send(to_all(topic, END)).map(drop)).is_ok()
     });
     turns
 }

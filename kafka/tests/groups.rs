@@ -241,7 +241,7 @@ fn a_group_consumer_goes_on_behind_what_is_gone(broker: &Broker) {
     let partitions = broker.topic("gone", 1);
     let topic = &*partitions[0].topic;
     let mut producer = Producer::idempotent(broker.config(), Interrupt::new());
-    producer.send((0..5).map(|number| record(topic, "k", &number.to_string())).collect()).unwrap();
+    producer.send((0..5).map(|number| record(topic, "k", &number.to_string())).collect::<Vec<_>>()).unwrap();
     let mut consumer = group_consumer(broker, &unique("gone"), topic, Positions::CommittedOrEarliest);
     assert_eq!(values(&mut consumer, 5).len(), 5);
     consumer.seek(&partitions[0], 0);

@@ -46,7 +46,7 @@ fn partitions_that_are_added_are_written_to(broker: &Broker) {
     // by their keys: within the age of what is known
     let keys: Vec<String> = (0..40).map(|number| format!("key-{number}")).collect();
     wait_until("each partition to get some", || {
-        curious.send(keys.iter().map(|key| record(&topic, key, "keyed")).collect()).unwrap();
+        curious.send(keys.iter().map(|key| record(&topic, key, "keyed")).collect::<Vec<_>>()).unwrap();
         let ends = broker.admin().list_offsets(
             &(0..4).map(|number| (topic.to_string(), number)).collect::<Vec<_>>(),
             OffsetSpec::Latest,
@@ -150,7 +150,7 @@ fn our_records_are_read_by_the_java_consumer(broker: &Broker) {
             headers: headers.clone(),
             ..record(topic, &format!("key-{n}"), &format!("{value} {n}"))
         };
-        transaction.send((0..20).map(one).collect()).unwrap();
+        transaction.send((0..20).map(one).collect::<Vec<_>>()).unwrap();
         if kept { transaction.commit().unwrap() } else { transaction.abort().unwrap() }
     }
     let printing = ["print.key=true", "print.headers=true", "print.partition=true", "print.timestamp=true"];
@@ -194,7 +194,7 @@ fn a_backlog_far_larger_than_a_fetch_is_read_whole_and_in_order(broker: &Broker)
     let mut producer = Producer::idempotent(broker.config(), Interrupt::new());
     for call in 0..60 {
         let one = |n: i32| ProducerRecord { partition: Some(n % 3), ..record(topic, "k", &format!("{n} {padding}")) };
-        producer.send((call * 500..(call + 1) * 500).map(one).collect()).unwrap();
+        producer.send((call * 500..(call + 1) * 500).map(one).collect::<Vec<_>>()).unwrap();
     }
     // About 10 MB, in answers of some 200 KB that end in the middle of a batch.
     let fetch = FetchConfig { max_bytes: 200_000, max_partition_bytes: 70_000, ..FetchConfig::default() };

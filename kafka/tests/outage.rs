@@ -55,7 +55,9 @@ fn a_client_that_a_quota_holds_back_waits_and_commits(broker: &Broker) {
     let since = Instant::now();
     let mut transaction = producer.begin().unwrap();
     let topic = &partitions[0].topic;
-    transaction.send((0..1_200).map(|number| record(topic, "k", &format!("{number:0>1000}"))).collect()).unwrap();
+    transaction
+        .send((0..1_200).map(|number| record(topic, "k", &format!("{number:0>1000}"))).collect::<Vec<_>>())
+        .unwrap();
     transaction.send(vec![record(topic, "k", "end")]).unwrap();
     transaction.commit().unwrap();
     assert!(since.elapsed() > limit, "the broker did not hold it back: {:?}", since.elapsed());
@@ -186,7 +188,7 @@ fn a_lost_fetch_answer_loses_no_record(broker: &Broker) {
     let mut reader = Consumer::new(broker.impatient(&client), Interrupt::new(), FetchConfig::default());
     reader.assign(&[(partitions[0].clone(), 0)]);
     let mut producer = Producer::idempotent(broker.config(), Interrupt::new());
-    producer.send((0..10).map(|n| record(&partitions[0].topic, "k", &n.to_string())).collect()).unwrap();
+    producer.send((0..10).map(|n| record(&partitions[0].topic, "k", &n.to_string())).collect::<Vec<_>>()).unwrap();
     for loss in [Loss::Cut, Loss::Silence] {
         broker.proxy.lose_answer(&client, FETCH, loss);
         let lost = reader.poll().unwrap_err();

@@ -138,7 +138,7 @@ fn round(guarded: &Guarded, config: Config) {
     let mut transaction = producer.begin().unwrap();
     // more than a TLS record, and than rustls buffers
     let large = "x".repeat(300_000);
-    transaction.send((0..3).map(|n| record(topic, &format!("k{n}"), &large)).collect()).unwrap();
+    transaction.send((0..3).map(|n| record(topic, &format!("k{n}"), &large)).collect::<Vec<_>>()).unwrap();
     transaction.commit().unwrap();
     let mut group = Group::new(
         config.clone(),

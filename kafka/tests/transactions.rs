@@ -8,7 +8,7 @@ use common::proxy::{END_TXN, Loss, PRODUCE, TXN_OFFSET_COMMIT};
 use common::{Broker, record, records, unique, value_of, wait_until};
 use kafka::{
     Bytes, CommittedOffset, Config, Error, ErrorCode, ErrorKind, GroupOffset, Interrupt, Isolation, OffsetSpec,
-    Producer, ProducerRecord, Reading, Record, Span, StrBytes, TopicPartition, last_records, read_spans,
+    Producer, ProducerRecord, Reading, Record, Span, StrBytes, TopicPartition, Written, last_records, read_spans,
 };
 
 on_both_lines! {
@@ -61,10 +61,11 @@ fn what_is_committed_is_seen_and_what_is_aborted_never(broker: &Broker) {
     let mut producer = producer(broker.config());
     for round in 0..5 {
         let mut aborted = producer.begin().unwrap();
-        aborted.send((0..20).map(|n| record(topic, &format!("k{n}"), "aborted")).collect()).unwrap();
+        aborted.send((0..20).map(|n| record(topic, &format!("k{n}"), "aborted")).collect::<Vec<_>>()).unwrap();
         aborted.abort().unwrap();
         let mut kept = producer.begin().unwrap();
-        kept.send((0..20).map(|n| record(topic, &format!("k{n}"), &format!("{round}/{n}"))).collect()).unwrap();
+        kept.send((0..20).map(|n| record(topic, &format!("k{n}"), &format!("{round}/{n}"))).collect::<Vec<_>>())
+            .unwrap();
         kept.commit().unwrap();
     }
     commit(&mut producer, topic, "last");
@@ -211,7 +212,8 @@ fn a_batch_that_is_too_large_for_its_topic_is_halved_until_it_fits(broker: &Brok
     let values = |from: usize| (from..from + 100).map(|number| format!("{number:0>1000}")).collect::<Vec<_>>();
     let all = |from| values(from).iter().map(|value| record(topic, "k", value)).collect::<Vec<_>>();
     let mut single = Producer::idempotent(broker.config(), Interrupt::new());
-    single.send(all(0)).unwrap();
+    let written = single.send(all(0)).unwrap();
+    assert_eq!(written, (0..100).map(|offset| Written { partition: 0, offset: Some(offset) }).collect::<Vec<_>>());
     let mut producer = producer(broker.config());
     let mut transaction = producer.begin().unwrap();
     transaction.send(all(100)).unwrap();
@@ -233,7 +235,9 @@ fn the_size_of_batches_is_a_setting(broker: &Broker) {
     let client = unique("client");
     let config = Config { batch_size: 7_300, ..broker.proxied(&client) };
     let mut producer = Producer::idempotent(config, Interrupt::new());
-    producer.send((0..70).map(|number| record(&small[0].topic, "k", &format!("{number:0>1000}"))).collect()).unwrap();
+    producer
+        .send((0..70).map(|number| record(&small[0].topic, "k", &format!("{number:0>1000}"))).collect::<Vec<_>>())
+        .unwrap();
     let sent = broker.proxy.take_calls(&client).into_iter().filter(|api| *api == PRODUCE).count();
     assert_eq!(sent, 10);
 }
@@ -261,7 +265,7 @@ fn a_position_is_read_back_exactly_with_its_transaction(broker: &Broker) {
     assert_eq!((found().offset, found().metadata.as_str()), (-1, ""));
     for turn in 1..=100 {
         let mut transaction = producer.begin().unwrap();
-        transaction.send((0..50).map(|n| record(topic, &format!("{n}"), "v")).collect()).unwrap();
+        transaction.send((0..50).map(|n| record(topic, &format!("{n}"), "v")).collect::<Vec<_>>()).unwrap();
         transaction.commit_offset(&at(&group, topic, turn, &format!("turn {turn}"))).unwrap();
         transaction.commit().unwrap();
         // Right after the commit and over a warm connection, where an unstable read is mostly the one before.
@@ -369,7 +373,7 @@ fn a_send_larger_than_a_batch_arrives_whole_and_in_order(broker: &Broker) {
     let padding = "x".repeat(10_000);
     let sent = (0..500)
         .map(|n| kafka::ProducerRecord { partition: Some(n % 2), ..record(topic, "k", &format!("{n} {padding}")) });
-    transaction.send(sent.collect()).unwrap();
+    transaction.send(sent.collect::<Vec<_>>()).unwrap();
     transaction.commit().unwrap();
     for partition in &partitions {
         let last = format!("{} {padding}", 498 + partition.partition);
@@ -446,15 +450,17 @@ fn the_last_marked_record_of_each_partition_is_found(broker: &Broker) {
     for turn in 0..3 {
         let mut transaction = producer.begin().unwrap();
         let records = (turn..3).flat_map(|place| [to(topic, place, "first"), to(topic, place, &format!("{turn}"))]);
-        transaction.send_marked(records.collect(), &mark(&format!("turn {turn}"))).unwrap();
+        transaction.send_marked(records.collect::<Vec<_>>(), &mark(&format!("turn {turn}"))).unwrap();
         transaction.commit().unwrap();
     }
     // behind them: an aborted transaction, and more than one look takes of records without a mark
     let mut aborted = producer.begin().unwrap();
-    aborted.send_marked((0..4).map(|place| to(topic, place, "aborted")).collect(), &mark("aborted")).unwrap();
+    aborted.send_marked((0..4).map(|place| to(topic, place, "aborted")).collect::<Vec<_>>(), &mark("aborted")).unwrap();
     aborted.abort().unwrap();
     let mut other = Producer::idempotent(broker.config(), Interrupt::new());
-    (0..300).for_each(|n| other.send(vec![to(topic, 0, &format!("foreign {n}")), to(topic, 3, "foreign")]).unwrap());
+    for n in 0..300 {
+        other.send([to(topic, 0, &format!("foreign {n}")), to(topic, 3, "foreign")]).unwrap();
+    }
     let expected = [(0, "0", "turn 0"), (1, "1", "turn 1"), (2, "2", "turn 2")];
     let expected = expected.map(|(place, value, mark)| (place, value.to_owned(), mark.to_owned()));
     assert_eq!(marked(&config, topic, Isolation::ReadUncommitted).unwrap(), expected);
@@ -510,7 +516,7 @@ fn spans_are_read_from_one_offset_to_another_and_only_what_is_committed(broker: 
     for (values, is_kept) in [(&["a", "b"][..], true), (&["aborted"], false), (&["d"], true), (&["e", "f", "g"], true)]
     {
         let mut transaction = producer.begin().unwrap();
-        transaction.send(values.iter().map(|value| to(topic, 0, value)).collect()).unwrap();
+        transaction.send(values.iter().map(|value| to(topic, 0, value)).collect::<Vec<_>>()).unwrap();
         if is_kept { transaction.commit().unwrap() } else { transaction.abort().unwrap() }
     }
     let config = broker.config();

@@ -338,7 +338,7 @@ impl Relay {
         let mark = next.position.to_header();
         let mut transaction = self.producer.begin()?;
         let ended = beside.run(format!("{}-relay-beside", service.name()), |deleted| {
-            if let Err(error) = transaction.send_marked(records, &mark) {
+            if let Err(error) = transaction.send_marked(&records, &mark) {
                 // an answer, not a lost one: the transaction may be ended plainly
                 if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
                     let Row { id, order_id, .. } = &rows[0];

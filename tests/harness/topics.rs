@@ -151,7 +151,7 @@ impl World {
     /// After one it may be written or not.
     pub fn try_produce(&self, message: &Message) -> Result<(), kafka::Error> {
         let mut producer = Producer::idempotent(self.kafka(), Interrupt::new());
-        producer.send(vec![message.to_record(self.prefix())])
+        producer.send([message.to_record(self.prefix())]).map(drop)
     }
 
     /// Writes one of the saga's events, under a message id of its own.

@@ -54,7 +54,7 @@ fn a_transaction_of_somebody_else_that_hides_records_is_told() {
         headers: vec![],
         timestamp: None,
     };
-    open.send((0..3).map(hidden).collect()).unwrap();
+    open.send((0..3).map(hidden).collect::<Vec<_>>()).unwrap();
     let placed = order.api().place("ann", "tea", 300, 2);
     until("it to be told", || {
         let ready = payment.api().get("/readyz");

@@ -99,7 +99,7 @@ impl Aborted {
 mod tests {
     use super::*;
     use crate::record::ProducerRecord;
-    use crate::wire::batch::{Writer, encode};
+    use crate::wire::batch::{Writer, batch_of};
     use kafka_protocol::messages::ProducerId;
 
     const LONGEST: usize = 1 << 20;
@@ -119,7 +119,8 @@ mod tests {
             timestamp: Some(0),
             partition: None,
         };
-        let mut bytes = encode(&[record], &Writer { producer_id, epoch: 0, base_sequence: 0, transactional }).to_vec();
+        let mut bytes =
+            batch_of(&[record], &Writer { producer_id, epoch: 0, base_sequence: 0, transactional }).to_vec();
         // The base offset is not part of the checksum: the broker sets it.
         bytes[..8].copy_from_slice(&offset.to_be_bytes());
         bytes

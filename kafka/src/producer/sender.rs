@@ -16,7 +16,7 @@ use crate::net::cluster::{Cluster, topic_name};
 use crate::net::connection::Sent;
 use crate::producer::partitioner::partition_for_key;
 use crate::record::ProducerRecord;
-use crate::wire::batch::{Writer, encode, estimated_size};
+use crate::wire::batch::{Entry, Writer, encode, estimated_size};
 use crate::wire::protocol::Request;
 
 /// What is sent at once before the answers are read. Brokers take requests of 100 MiB (`socket.request.max.bytes`).
@@ -25,7 +25,16 @@ const ROUND_BYTES: usize = 8 << 20;
 /// A partition by its topic's name.
 pub(crate) type PartitionKey = (Arc<str>, i32);
 /// Records by partition, each partition's in batches.
-pub(crate) type Queues = BTreeMap<PartitionKey, VecDeque<Vec<ProducerRecord>>>;
+pub(crate) type Queues<'r> = BTreeMap<PartitionKey, VecDeque<Vec<Entry<'r>>>>;
+
+/// Where a record was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The partition's number.
+    pub partition: i32,
+    /// Its offset; `None` where the broker knows that it was written and no longer where, after a lost answer.
+    pub offset: Option<i64>,
+}
 
 /// The next sequence number of each partition under one epoch.
 #[derive(Debug, Default)]
@@ -47,19 +56,17 @@ impl Sequences {
 ///
 /// Errors: `Refused` for a topic that can't be found within the call's limit, `Invalid` for a partition that does not
 /// exist, those of the connection.
-pub(crate) fn split(cluster: &mut Cluster, records: Vec<ProducerRecord>, spread: u32) -> Result<Queues> {
+pub(crate) fn split<'r>(cluster: &mut Cluster, records: &'r [ProducerRecord], spread: u32) -> Result<Queues<'r>> {
     let mut backoff = cluster.backoff();
     let batch_size = cluster.config().batch_size;
-    let mut sorted: BTreeMap<Arc<str>, Vec<Queue>> = BTreeMap::new();
-    let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as i64);
-    for mut record in records {
-        record.timestamp.get_or_insert(now);
+    let mut sorted: BTreeMap<Arc<str>, Vec<Queue<'_>>> = BTreeMap::new();
+    for (index, record) in records.iter().enumerate() {
         if !sorted.contains_key(&record.topic) {
             let partitions = partition_count(cluster, &record.topic, &mut backoff)?;
             sorted.insert(record.topic.clone(), (0..partitions).map(|_| Queue::default()).collect());
         }
         let Some(queues) = sorted.get_mut(&record.topic) else { continue };
-        let partition = partition(cluster, &record, queues.len() as i32, spread);
+        let partition = partition(cluster, record, queues.len() as i32, spread);
         if usize::try_from(partition).is_ok_and(|number| number >= queues.len()) {
             // it may have been added since the topic was seen
             cluster.refresh(std::slice::from_ref(&record.topic), backoff.attempt())?;
@@ -67,29 +74,31 @@ pub(crate) fn split(cluster: &mut Cluster, records: Vec<ProducerRecord>, spread:
             queues.resize_with(partitions.max(queues.len()), Queue::default);
         }
         let queue = usize::try_from(partition).ok().and_then(|number| queues.get_mut(number));
-        queue.ok_or_else(|| no_such_partition(&record, partition))?.push(record, batch_size);
+        queue
+            .ok_or_else(|| no_such_partition(record, partition))?
+            .push(Entry { index, record, mark: None }, batch_size);
     }
     Ok(flatten(sorted))
 }
 
 /// One partition's batches, the last one still open.
 #[derive(Default)]
-struct Queue {
-    batches: VecDeque<Vec<ProducerRecord>>,
+struct Queue<'r> {
+    batches: VecDeque<Vec<Entry<'r>>>,
     open_bytes: usize,
 }
 
-impl Queue {
+impl<'r> Queue<'r> {
     /// A record that is too large for any batch gets one of its own, for the broker to refuse.
-    fn push(&mut self, record: ProducerRecord, batch_size: usize) {
-        let size = estimated_size(&record);
+    fn push(&mut self, entry: Entry<'r>, batch_size: usize) {
+        let size = estimated_size(&entry);
         match self.batches.back_mut() {
             Some(open) if self.open_bytes + size <= batch_size => {
-                open.push(record);
+                open.push(entry);
                 self.open_bytes += size;
             }
             _ => {
-                self.batches.push_back(vec![record]);
+                self.batches.push_back(vec![entry]);
                 self.open_bytes = size;
             }
         }
@@ -124,7 +133,7 @@ fn no_such_partition(record: &ProducerRecord, partition: i32) -> Error {
     Error::Invalid(format!("topic {} has no partition {partition}", record.topic))
 }
 
-fn flatten(sorted: BTreeMap<Arc<str>, Vec<Queue>>) -> Queues {
+fn flatten(sorted: BTreeMap<Arc<str>, Vec<Queue<'_>>>) -> Queues<'_> {
     let mut queues = Queues::new();
     for (topic, partitions) in sorted {
         for (partition, queue) in partitions.into_iter().enumerate() {
@@ -145,30 +154,34 @@ pub(crate) enum Undelivered {
 }
 
 /// What it takes to write under one identity.
-pub(crate) struct Delivery<'a> {
+pub(crate) struct Delivery<'a, 'r> {
     pub(crate) cluster: &'a mut Cluster,
     pub(crate) sequences: &'a mut Sequences,
     pub(crate) writer: Writer,
     pub(crate) transactional_id: Option<TransactionalId>,
     /// What is not on its way yet.
-    pub(crate) queues: Queues,
+    pub(crate) queues: Queues<'r>,
     /// How long records are sent again.
     pub(crate) limit: Duration,
+    /// Where each record is, as far as it is written.
+    pub(crate) written: Vec<Written>,
+    /// The time of records that have none, in milliseconds since 1970.
+    now: i64,
 }
 
 /// An encoded batch on its way.
-struct Outgoing {
+struct Outgoing<'r> {
     place: PartitionKey,
     bytes: Bytes,
-    records: Vec<ProducerRecord>,
+    entries: Vec<Entry<'r>>,
     /// It was sent before, and that it was not written then is not certain.
     doubtful: bool,
 }
 
 /// What one attempt left undone.
 #[derive(Default)]
-struct Left {
-    batches: Vec<Outgoing>,
+struct Left<'r> {
+    batches: Vec<Outgoing<'r>>,
     /// The last error that may pass.
     passing: Option<Error>,
     /// The first error that will not.
@@ -177,7 +190,21 @@ struct Left {
     leaders_lost: bool,
 }
 
-impl Delivery<'_> {
+impl<'a, 'r> Delivery<'a, 'r> {
+    /// Of `count` records, none of which is written yet.
+    pub(crate) fn new(
+        cluster: &'a mut Cluster,
+        sequences: &'a mut Sequences,
+        writer: Writer,
+        transactional_id: Option<TransactionalId>,
+        (queues, count): (Queues<'r>, usize),
+        limit: Duration,
+    ) -> Delivery<'a, 'r> {
+        let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as i64);
+        let written = vec![Written { partition: -1, offset: None }; count];
+        Delivery { cluster, sequences, writer, transactional_id, queues, limit, written, now }
+    }
+
     /// Writes all of it, a partition's batches one after the other: at most one is under way, so a refused one leaves
     /// no hole in the sequence numbers.
     pub(crate) fn run(&mut self) -> std::result::Result<(), Undelivered> {
@@ -188,16 +215,16 @@ impl Delivery<'_> {
         Ok(())
     }
 
-    fn next_round(&mut self) -> Vec<Outgoing> {
+    fn next_round(&mut self) -> Vec<Outgoing<'r>> {
         let mut round = Vec::with_capacity(self.queues.len());
         let mut size = 0;
         for (place, queue) in &mut self.queues {
             if size >= ROUND_BYTES {
                 break;
             }
-            if let Some(records) = queue.pop_front() {
+            if let Some(entries) = queue.pop_front() {
                 let writer = Writer { base_sequence: self.sequences.next(place), ..self.writer };
-                let batch = Outgoing::new(place.clone(), records, &writer);
+                let batch = Outgoing::new(place.clone(), entries, self.now, &writer);
                 size += batch.bytes.len();
                 round.push(batch);
             }
@@ -207,7 +234,7 @@ impl Delivery<'_> {
     }
 
     /// A broker that is silent ends an attempt, not the delivery: by then another one may lead its partitions.
-    fn deliver(&mut self, mut round: Vec<Outgoing>) -> std::result::Result<(), Undelivered> {
+    fn deliver(&mut self, mut round: Vec<Outgoing<'r>>) -> std::result::Result<(), Undelivered> {
         let mut backoff = self.cluster.backoff_for(self.limit);
         loop {
             let left = self.attempt(round, &backoff);
@@ -231,10 +258,10 @@ impl Delivery<'_> {
     }
 
     /// Records without a key are not bound to a partition that has no leader; those of a transaction stay, for it knows its partitions.
-    fn moved(&mut self, batch: &mut Outgoing) -> bool {
+    fn moved(&mut self, batch: &mut Outgoing<'r>) -> bool {
         let (topic, partition) = &batch.place;
-        let bound = |record: &ProducerRecord| record.partition.is_some() || record.key.is_some();
-        let stays = batch.doubtful || self.writer.transactional || batch.records.iter().any(bound);
+        let bound = |entry: &Entry<'_>| entry.record.partition.is_some() || entry.record.key.is_some();
+        let stays = batch.doubtful || self.writer.transactional || batch.entries.iter().any(bound);
         if stays || self.cluster.leader(topic, *partition).is_ok() {
             return false;
         }
@@ -242,14 +269,14 @@ impl Delivery<'_> {
         let other = led_partition(self.cluster, topic, partitions, *partition as u32 + 1);
         let moves = self.cluster.leader(topic, other).is_ok();
         if moves {
-            let records = std::mem::take(&mut batch.records);
-            self.queues.entry((topic.clone(), other)).or_default().push_back(records);
+            let entries = std::mem::take(&mut batch.entries);
+            self.queues.entry((topic.clone(), other)).or_default().push_back(entries);
         }
         moves
     }
 
     /// Whatever goes wrong here shows again at the next attempt.
-    fn look_up_leaders(&mut self, round: &[Outgoing], deadline: Instant) {
+    fn look_up_leaders(&mut self, round: &[Outgoing<'_>], deadline: Instant) {
         let topics: Vec<Arc<str>> = round.iter().map(|batch| batch.place.0.clone()).collect();
         if let Err(error) = self.cluster.refresh(&topics, deadline) {
             log::debug!("metadata: {error}");
@@ -257,7 +284,7 @@ impl Delivery<'_> {
     }
 
     /// Sends each batch once and reads the answers.
-    fn attempt(&mut self, round: Vec<Outgoing>, backoff: &Backoff) -> Left {
+    fn attempt(&mut self, round: Vec<Outgoing<'r>>, backoff: &Backoff) -> Left<'r> {
         let mut left = Left::default();
         let mut sent = Vec::new();
         for (leader, batches) in self.by_leader(round, &mut left) {
@@ -277,8 +304,8 @@ impl Delivery<'_> {
         left
     }
 
-    fn by_leader(&self, round: Vec<Outgoing>, left: &mut Left) -> BTreeMap<String, Vec<Outgoing>> {
-        let mut by_leader: BTreeMap<String, Vec<Outgoing>> = BTreeMap::new();
+    fn by_leader(&self, round: Vec<Outgoing<'r>>, left: &mut Left<'r>) -> BTreeMap<String, Vec<Outgoing<'r>>> {
+        let mut by_leader: BTreeMap<String, Vec<Outgoing<'r>>> = BTreeMap::new();
         for batch in round {
             match self.cluster.leader(&batch.place.0, batch.place.1) {
                 Ok(leader) => by_leader.entry(leader).or_default().push(batch),
@@ -293,9 +320,9 @@ impl Delivery<'_> {
     fn send(
         &mut self,
         leader: &str,
-        batches: &[Outgoing],
+        batches: &[Outgoing<'r>],
         deadline: Instant,
-        left: &mut Left,
+        left: &mut Left<'r>,
     ) -> Option<Sent<ProduceRequest>> {
         if let Err(error) = self.cluster.connection(leader, deadline) {
             left.note(error);
@@ -306,7 +333,7 @@ impl Delivery<'_> {
         self.cluster.send(leader, &request, deadline).map_err(|error| left.note(error)).ok()
     }
 
-    fn request(&self, batches: &[Outgoing]) -> ProduceRequest {
+    fn request(&self, batches: &[Outgoing<'_>]) -> ProduceRequest {
         let mut topics: BTreeMap<&str, Vec<PartitionProduceData>> = BTreeMap::new();
         for batch in batches {
             let data =
@@ -325,12 +352,12 @@ impl Delivery<'_> {
 
     /// A lost answer is cured by sending the batch again, which its sequence number makes harmless. A batch that stays lost ends the
     /// epoch: it may still arrive, and then must not find a transaction of the same epoch open.
-    fn lost(&self, error: Error, batches: Vec<Outgoing>, left: &mut Left) {
+    fn lost(&self, error: Error, batches: Vec<Outgoing<'r>>, left: &mut Left<'r>) {
         left.batches.extend(batches.into_iter().map(|batch| Outgoing { doubtful: true, ..batch }));
         left.note(error);
     }
 
-    fn settle(&mut self, leader: &str, answer: ProduceResponse, batches: Vec<Outgoing>, left: &mut Left) {
+    fn settle(&mut self, leader: &str, answer: ProduceResponse, batches: Vec<Outgoing<'r>>, left: &mut Left<'r>) {
         let mut answers: HashMap<(String, i32), PartitionProduceResponse> = HashMap::new();
         for topic in answer.responses {
             for partition in topic.partition_responses {
@@ -347,8 +374,8 @@ impl Delivery<'_> {
         &mut self,
         leader: &str,
         answer: Option<PartitionProduceResponse>,
-        mut batch: Outgoing,
-        left: &mut Left,
+        mut batch: Outgoing<'r>,
+        left: &mut Left<'r>,
     ) {
         let Some(answer) = answer else {
             let cause = format!("it leaves out {}-{}", batch.place.0, batch.place.1);
@@ -359,10 +386,14 @@ impl Delivery<'_> {
         // An attempt whose answer was lost had written it already, more than five batches ago.
         let known = code == ErrorCode::DUPLICATE_SEQUENCE_NUMBER && batch.doubtful;
         if code == ErrorCode::NONE || known {
-            self.sequences.advance(&batch.place, batch.records.len() as i32);
+            self.sequences.advance(&batch.place, batch.entries.len() as i32);
+            let (partition, base) = (batch.place.1, Some(answer.base_offset).filter(|base| *base >= 0));
+            for (delta, entry) in (0..).zip(&batch.entries) {
+                self.written[entry.index] = Written { partition, offset: base.map(|base| base + delta) };
+            }
             return;
         }
-        if code == ErrorCode::MESSAGE_TOO_LARGE && batch.records.len() > 1 && !batch.doubtful {
+        if code == ErrorCode::MESSAGE_TOO_LARGE && batch.entries.len() > 1 && !batch.doubtful {
             return left.batches.push(self.halved(batch));
         }
         batch.doubtful |= may_be_written(code, answer.base_offset);
@@ -371,25 +402,25 @@ impl Delivery<'_> {
     }
 }
 
-impl Delivery<'_> {
+impl<'r> Delivery<'_, 'r> {
     /// The first half of a batch, which takes its place; the second half goes next.
-    fn halved(&mut self, Outgoing { place, mut records, .. }: Outgoing) -> Outgoing {
-        let rest = records.split_off(records.len() / 2);
+    fn halved(&mut self, Outgoing { place, mut entries, .. }: Outgoing<'r>) -> Outgoing<'r> {
+        let rest = entries.split_off(entries.len() / 2);
         self.queues.entry(place.clone()).or_default().push_front(rest);
         let writer = Writer { base_sequence: self.sequences.next(&place), ..self.writer };
-        Outgoing::new(place, records, &writer)
+        Outgoing::new(place, entries, self.now, &writer)
     }
 }
 
-impl Outgoing {
-    fn new(place: PartitionKey, records: Vec<ProducerRecord>, writer: &Writer) -> Outgoing {
-        let bytes = encode(&records, writer);
-        Outgoing { place, bytes, records, doubtful: false }
+impl<'r> Outgoing<'r> {
+    fn new(place: PartitionKey, entries: Vec<Entry<'r>>, now: i64, writer: &Writer) -> Outgoing<'r> {
+        let bytes = encode(&entries, now, writer);
+        Outgoing { place, bytes, entries, doubtful: false }
     }
 }
 
-impl Left {
-    fn keep(&mut self, batch: Outgoing, error: Error) {
+impl<'r> Left<'r> {
+    fn keep(&mut self, batch: Outgoing<'r>, error: Error) {
         self.batches.push(batch);
         self.note(error);
     }

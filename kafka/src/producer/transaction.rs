@@ -1,6 +1,6 @@
 //! One transaction of a transactional producer (KIP-98, transaction version 1).
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
@@ -17,7 +17,7 @@ use kafka_protocol::protocol::StrBytes;
 use crate::admin::first_error;
 use crate::error::{Error, ErrorCode, ErrorKind, Result};
 use crate::net::cluster::{CoordinatorKey, Refusal, Retry, topic_name};
-use crate::producer::sender::{PartitionKey, Queues};
+use crate::producer::sender::{PartitionKey, Queues, Written};
 use crate::producer::{Producer, ProducerIdentity};
 use crate::record::{Header, ProducerRecord};
 use crate::wire::protocol::Request;
@@ -59,40 +59,40 @@ impl<'p> Transaction<'p> {
         Transaction { producer, partitions, groups, begun: false, failed: false, ended: false }
     }
 
-    /// Writes records into the transaction and waits until all in-sync replicas have them.
+    /// Writes records into the transaction and waits until all in-sync replicas have them. Returns where each of them is, in their order.
     ///
     /// After an error the transaction can't be committed. If a broker has plainly refused something (`Refused` with MESSAGE_TOO_LARGE, …)
     /// it can be aborted and the producer goes on; after everything else (`Timeout`, `Io`, kind `Fenced`, …) the producer is not initialised.
     /// `Invalid`: a partition that does not exist.
-    pub fn send(&mut self, records: Vec<ProducerRecord>) -> Result<()> {
-        let sent = self.try_send(records, None);
+    pub fn send(&mut self, records: impl AsRef<[ProducerRecord]>) -> Result<Vec<Written>> {
+        let sent = self.try_send(records.as_ref(), None);
         self.note(sent)
     }
 
     /// Writes records as [`send`](Transaction::send) does, with the same errors, and adds a header to the last one of
     /// each partition: whoever reads a partition backwards ([`last_records`](crate::last_records)) meets it first.
-    pub fn send_marked(&mut self, records: Vec<ProducerRecord>, mark: &Header) -> Result<()> {
-        let sent = self.try_send(records, Some(mark));
+    pub fn send_marked(&mut self, records: impl AsRef<[ProducerRecord]>, mark: &Header) -> Result<Vec<Written>> {
+        let sent = self.try_send(records.as_ref(), Some(mark));
         self.note(sent)
     }
 
-    fn try_send(&mut self, records: Vec<ProducerRecord>, mark: Option<&Header>) -> Result<()> {
+    fn try_send(&mut self, records: &[ProducerRecord], mark: Option<&Header>) -> Result<Vec<Written>> {
         self.initialised()?;
         let mut queues = self.producer.split(records)?;
         if let Some(mark) = mark {
             mark_last(&mut queues, mark);
         }
         self.add_partitions(&queues)?;
-        self.producer.deliver(queues)
+        self.producer.deliver(queues, records.len())
     }
 
-    fn new_partitions(&self, queues: &Queues) -> Vec<PartitionKey> {
+    fn new_partitions(&self, queues: &Queues<'_>) -> Vec<PartitionKey> {
         queues.keys().filter(|place| !self.partitions.contains(*place)).cloned().collect()
     }
 
     /// AddPartitionsToTxn for those that are not in the transaction yet. It is the first request of a transaction, so
     /// CONCURRENT_TRANSACTIONS, while the markers of the one before are being written, mostly comes here.
-    fn add_partitions(&mut self, queues: &Queues) -> Result<()> {
+    fn add_partitions(&mut self, queues: &Queues<'_>) -> Result<()> {
         let new = self.new_partitions(queues);
         if new.is_empty() {
             return Ok(());
@@ -231,7 +231,7 @@ impl<'p> Transaction<'p> {
         answered.map(drop).map_err(|error| self.producer.forget_identity_unless_refused(error))
     }
 
-    fn note(&mut self, done: Result<()>) -> Result<()> {
+    fn note<T>(&mut self, done: Result<T>) -> Result<T> {
         self.failed |= done.is_err();
         done
     }
@@ -256,13 +256,12 @@ impl Drop for Transaction<'_> {
 }
 
 /// A partition's batches are in the order of its records.
-fn mark_last(queues: &mut Queues, mark: &Header) {
-    let last = |batches: &mut VecDeque<Vec<ProducerRecord>>| {
-        if let Some(record) = batches.back_mut().and_then(|batch| batch.last_mut()) {
-            record.headers.push(mark.clone());
+fn mark_last<'r>(queues: &mut Queues<'r>, mark: &'r Header) {
+    for batches in queues.values_mut() {
+        if let Some(last) = batches.back_mut().and_then(|batch| batch.last_mut()) {
+            last.mark = Some(mark);
         }
-    };
-    queues.values_mut().for_each(last);
+    }
 }
 
 fn group_id(group: &str) -> GroupId {

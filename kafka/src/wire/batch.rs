@@ -33,15 +33,25 @@ pub(crate) struct Writer {
     pub(crate) transactional: bool,
 }
 
-/// One batch, uncompressed. `records` holds at least one record.
-pub(crate) fn encode(records: &[ProducerRecord], writer: &Writer) -> Bytes {
-    let first = records.iter().filter_map(|record| record.timestamp).min().unwrap_or(0);
-    let last = records.iter().filter_map(|record| record.timestamp).max().unwrap_or(0);
-    let size: usize = records.iter().map(estimated_size).sum();
+/// A record on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry<'r> {
+    /// Its place among what was sent with it.
+    pub(crate) index: usize,
+    pub(crate) record: &'r ProducerRecord,
+    /// A header more.
+    pub(crate) mark: Option<&'r Header>,
+}
+
+/// One batch, uncompressed, of at least one record. Records without a time get `now`, in milliseconds since 1970.
+pub(crate) fn encode(entries: &[Entry<'_>], now: i64, writer: &Writer) -> Bytes {
+    let times = || entries.iter().map(|entry| entry.record.timestamp.unwrap_or(now));
+    let (first, last) = (times().min().unwrap_or(now), times().max().unwrap_or(now));
+    let size: usize = entries.iter().map(estimated_size).sum();
     let mut batch = BytesMut::with_capacity(HEADER + size);
-    put_header(&mut batch, records.len() as i32, first, last, writer);
-    for (offset, record) in records.iter().enumerate() {
-        put_record(&mut batch, record, offset as i32, first);
+    put_header(&mut batch, entries.len() as i32, first, last, writer);
+    for (offset, (entry, time)) in entries.iter().zip(times()).enumerate() {
+        put_record(&mut batch, entry, offset as i32, time.wrapping_sub(first));
     }
     let length = (batch.len() - PREFIX) as i32;
     batch[8..PREFIX].copy_from_slice(&length.to_be_bytes());
@@ -66,17 +76,17 @@ fn put_header(batch: &mut BytesMut, count: i32, first: i64, last: i64, writer: &
     batch.put_i32(count);
 }
 
-fn put_record(batch: &mut BytesMut, record: &ProducerRecord, offset: i32, first_timestamp: i64) {
-    let age = record.timestamp.unwrap_or(first_timestamp).wrapping_sub(first_timestamp);
-    let length = 1 + varlong_size(age) + varlong_size(offset.into()) + content_size(record);
+fn put_record(batch: &mut BytesMut, entry: &Entry<'_>, offset: i32, age: i64) {
+    let length = 1 + varlong_size(age) + varlong_size(offset.into()) + content_size(entry);
+    let record = entry.record;
     put_varint(batch, length as i32);
     batch.put_i8(0); // attributes: none are defined
     put_varlong(batch, age);
     put_varint(batch, offset);
     put_bytes(batch, record.key.as_deref());
     put_bytes(batch, record.value.as_deref());
-    put_varint(batch, record.headers.len() as i32);
-    for (key, value) in &record.headers {
+    put_varint(batch, entry.headers().count() as i32);
+    for (key, value) in entry.headers() {
         put_bytes(batch, Some(key.as_bytes()));
         put_bytes(batch, value.as_deref());
     }
@@ -87,13 +97,18 @@ fn put_bytes(batch: &mut BytesMut, bytes: Option<&[u8]>) {
     batch.put_slice(bytes.unwrap_or_default());
 }
 
+impl Entry<'_> {
+    fn headers(&self) -> impl Iterator<Item = &Header> {
+        self.record.headers.iter().chain(self.mark)
+    }
+}
+
 /// Key, value and headers of a record as written.
-fn content_size(record: &ProducerRecord) -> usize {
-    let headers =
-        record.headers.iter().map(|(key, value)| bytes_size(Some(key.as_bytes())) + bytes_size(value.as_deref()));
-    bytes_size(record.key.as_deref())
-        + bytes_size(record.value.as_deref())
-        + varlong_size(record.headers.len() as i64)
+fn content_size(entry: &Entry<'_>) -> usize {
+    let headers = entry.headers().map(|(key, value)| bytes_size(Some(key.as_bytes())) + bytes_size(value.as_deref()));
+    bytes_size(entry.record.key.as_deref())
+        + bytes_size(entry.record.value.as_deref())
+        + varlong_size(entry.headers().count() as i64)
         + headers.sum::<usize>()
 }
 
@@ -102,8 +117,16 @@ fn bytes_size(bytes: Option<&[u8]>) -> usize {
 }
 
 /// At least what a record takes in a batch, in bytes: its content, and its length, attributes and deltas at their longest.
-pub(crate) fn estimated_size(record: &ProducerRecord) -> usize {
-    content_size(record) + 5 + 1 + 10 + 5
+pub(crate) fn estimated_size(entry: &Entry<'_>) -> usize {
+    content_size(entry) + 5 + 1 + 10 + 5
+}
+
+/// A batch of these records, for tests.
+#[cfg(test)]
+pub(crate) fn batch_of(records: &[ProducerRecord], writer: &Writer) -> Bytes {
+    let entry = |(index, record)| Entry { index, record, mark: None };
+    let entries: Vec<_> = records.iter().enumerate().map(entry).collect();
+    encode(&entries, 0, writer)
 }
 
 /// A batch as it lies in a fetched answer, its header read, its records not yet.
@@ -332,7 +355,7 @@ mod tests {
 
     fn batch(values: &[&str]) -> Bytes {
         let records: Vec<_> = values.iter().map(|value| record(value)).collect();
-        encode(&records, &WRITER)
+        batch_of(&records, &WRITER)
     }
 
     /// The checksum made right again after a change.
@@ -445,8 +468,8 @@ mod tests {
                 timestamp: Some(timestamp),
                 partition: None,
             }).collect();
-            let encoded = encode(&sent, &WRITER);
-            let estimate: usize = sent.iter().map(estimated_size).sum();
+            let encoded = batch_of(&sent, &WRITER);
+            let estimate: usize = sent.iter().map(|record| estimated_size(&Entry { index: 0, record, mark: None })).sum();
             prop_assert!(encoded.len() <= HEADER + estimate);
             let Next::Batch(raw) = next_batch(&mut encoded.clone(), LONGEST) else { panic!("no batch") };
             let mut read = Vec::new();

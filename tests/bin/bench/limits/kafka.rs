@@ -35,7 +35,7 @@ pub fn own_transactions(stage: &Stage, options: &Options, report: &mut Report) -
     producer.initialise().map_err(said)?;
     let mut transact = || {
         let mut transaction = producer.begin()?;
-        transaction.send(records.clone())?;
+        transaction.send(&records)?;
         transaction.commit()
     };
     (0..WARM_UP).try_for_each(|_| transact()).map_err(said)?;
