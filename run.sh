@@ -1304,6 +1304,7 @@ proof() { # [--seed S]
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
   stage "attacks" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga attack
   stage "page" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga page:: -- --include-ignored
+  stage "beside Java's client" limited "$TEST_LIMIT" cargo test --locked -p kafka --test cluster -- --ignored --nocapture
   stage "pooler" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga pgbouncer -- --include-ignored
   say "Pictures of the page: $(target_dir)/page"
   upgrade

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -9,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::{Broker, Line, record, records, unique, value_of, wait_until};
 use kafka::{
-    Admin, Config, Consumer, FetchConfig, Group, GroupConfig, GroupOffset, Interrupt, NewTopic, Polled, Producer,
-    ProducerRecord, TopicPartition, Transaction,
+    Admin, Config, Consumer, FetchConfig, Group, GroupConfig, GroupOffset, Interrupt, Isolation, NewTopic, OffsetSpec,
+    Polled, Producer, ProducerRecord, TopicPartition, Transaction,
 };
 
 const PARTITIONS: i32 = 3;
@@ -212,6 +213,82 @@ fn an_unclean_election_is_told() {
     assert_eq!(seen, (5..25).map(|number| format!("second {number}")).collect::<Vec<_>>());
     brokers[0].resume();
     wait_until("all replicas to be in sync", || all_in_sync(&brokers[0]));
+}
+
+/// How many records were read more than once, and how many of `0..count` not at all.
+fn twice_and_never(config: &Config, topic: &str, count: usize) -> (usize, usize) {
+    let mut admin = Admin::new(config.clone(), Interrupt::new());
+    let topic_id = admin.describe_topics(&[topic.to_owned()]).unwrap()[0].id;
+    let place = |partition| TopicPartition { topic: topic.into(), topic_id, partition };
+    let places: Vec<_> = (0..PARTITIONS).map(|partition| (topic.to_owned(), partition)).collect();
+    let ends = admin.list_offsets(&places, OffsetSpec::Latest, Isolation::ReadUncommitted).unwrap();
+    let mut reader = Consumer::new(config.clone(), Interrupt::new(), FetchConfig::default());
+    reader.assign(&(0..PARTITIONS).map(|partition| (place(partition), 0)).collect::<Vec<_>>());
+    let mut seen = vec![0; count];
+    let mut read = 0;
+    let all: i64 = ends.iter().map(|end| end.offset).sum();
+    wait_until("all records", || {
+        for record in reader.poll().unwrap_or_default().iter().flat_map(Polled::records) {
+            read += 1;
+            if let Some(seen) = value_of(record).parse().ok().and_then(|number: usize| seen.get_mut(number)) {
+                *seen += 1;
+            }
+        }
+        read >= all
+    });
+    (seen.iter().filter(|times| **times > 1).count(), seen.iter().filter(|times| **times == 0).count())
+}
+
+/// Each broker is frozen for longer than a request may take; Java's producer, idempotent by default, meets the same.
+#[test]
+#[ignore = "minutes: ./run.sh proof"]
+fn brokers_frozen_in_turn_cost_no_more_than_java_s_own_client() {
+    const FROZEN: Duration = Duration::from_secs(25);
+    const PAUSE: Duration = Duration::from_secs(5);
+    let brokers = cluster();
+    let config = Config::new(brokers.iter().map(Broker::address).collect(), "test");
+    let (ours, theirs) = (topic(&config)[0].topic.to_string(), topic(&config)[0].topic.to_string());
+    let servers = config.brokers.join(",");
+    let arguments = ["--bootstrap-server", &servers, "--topic", &theirs, "--throughput", "20", "--acks", "-1"];
+    let (mut java, output) = brokers[0].start_tool("org.apache.kafka.tools.VerifiableProducer", &arguments);
+    let stop = AtomicBool::new(false);
+    let (sent, failed) = thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            let mut producer = Producer::idempotent(config.clone(), Interrupt::new());
+            let (mut sent, mut failed) = (0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                match producer.send([ProducerRecord::new(ours.as_str(), sent.to_string())]) {
+                    Ok(_) => sent += 1,
+                    Err(error) => {
+                        println!("record {sent}: {error}");
+                        failed += 1;
+                    }
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+            (sent, failed)
+        });
+        for broker in brokers.iter() {
+            thread::sleep(PAUSE);
+            broker.signal("-STOP");
+            thread::sleep(FROZEN);
+            broker.signal("-CONT");
+            wait_until("all replicas to be in sync", || all_in_sync(broker));
+        }
+        stop.store(true, Ordering::Relaxed);
+        sending.join().unwrap()
+    });
+    assert!(Command::new("kill").arg(java.id().to_string()).status().unwrap().success());
+    java.wait().unwrap();
+    let told = std::fs::read_to_string(output).unwrap();
+    let lines = |name: &str| told.lines().filter(|line| line.contains(&format!("\"{name}\""))).count();
+    let (java_sent, java_failed) = (lines("producer_send_success"), lines("producer_send_error"));
+    let (twice, never) = twice_and_never(&config, &ours, sent);
+    let (java_twice, java_never) = twice_and_never(&config, &theirs, java_sent);
+    println!("ours:   {sent} sent, {failed} failed, {twice} twice, {never} lost");
+    println!("Java's: {java_sent} sent, {java_failed} failed, {java_twice} twice, {java_never} lost");
+    assert_eq!((failed, twice, never), (0, 0, 0));
+    assert!(sent > 0 && java_sent > 0);
 }
 
 fn hurt_each(hurt: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)) {

@@ -256,6 +256,14 @@ impl Broker {
         seen
     }
 
+    /// Starts one of Kafka's own tools that runs until it is told to stop; it writes to this file.
+    pub fn start_tool(&self, class: &str, arguments: &[&str]) -> (Child, PathBuf) {
+        let output = self.folder.join(unique("output"));
+        let mut tool = self.line.java();
+        tool.arg(class).args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
+        (tool.stdout(fs::File::create(&output).unwrap()).spawn().unwrap(), output)
+    }
+
     /// Runs one of Kafka's own tools and returns what it printed.
     pub fn tool(&self, class: &str, arguments: &[&str], input: &str) -> String {
         let mut tool = self.line.java();
