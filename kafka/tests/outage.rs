@@ -48,7 +48,7 @@ fn a_client_that_a_quota_holds_back_waits_and_commits(broker: &Broker) {
     let quota =
         ["--alter", "--entity-type", "clients", "--entity-name", &client, "--add-config", "producer_byte_rate=60000"];
     broker.tool("kafka.admin.ConfigCommand", &quota, "");
-    let limit = Duration::from_secs(2);
+    let limit = Duration::from_secs(5);
     let config = Config { request_timeout: limit, ..broker.proxied(&client) };
     let mut producer = Producer::transactional(config, Interrupt::new(), unique("quota"), Duration::from_secs(300));
     producer.initialise().unwrap();

@@ -188,7 +188,7 @@ fn a_transaction_that_ran_out_of_time_is_no_fencing(broker: &Broker) {
     let partitions = broker.topic("late", 1);
     let topic = &partitions[0].topic;
     let mut producer =
-        Producer::transactional(broker.config(), Interrupt::new(), unique("late"), Duration::from_secs(1));
+        Producer::transactional(broker.config(), Interrupt::new(), unique("late"), Duration::from_secs(5));
     producer.initialise().unwrap();
     let mut late = producer.begin().unwrap();
     late.send(vec![record(topic, "k", "too late")]).unwrap();
