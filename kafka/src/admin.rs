@@ -160,9 +160,12 @@ impl Admin {
 
     /// Creates topics and waits until the metadata shows every one of them with a leader for each partition.
     ///
-    /// Returns what became of each, in the order given. Errors: `Refused` by the first topic that could be neither
-    /// created nor found (INVALID_REPLICATION_FACTOR, INVALID_CONFIG, …), after the others were created; `NoLeader` when the
-    /// leaders are not there within the call's limit; those of the connection.
+    /// Returns what became of each, in the order given.
+    ///
+    /// # Errors
+    /// `Refused` by the first topic that could be neither created nor found (INVALID_REPLICATION_FACTOR,
+    /// INVALID_CONFIG, …), after the others were created; `NoLeader` when the leaders are not there within the call's
+    /// limit; those of the connection.
     pub fn create_topics(&mut self, topics: &[NewTopic]) -> Result<Vec<(String, Created)>> {
         let mut backoff = self.cluster.backoff();
         let created = self.request_topics(topics, false, &mut backoff)?;
@@ -234,7 +237,9 @@ impl Admin {
 
     /// Describes these topics; those that do not exist are left out.
     ///
-    /// Errors: those of the connection, retried for [`Config::api_timeout`]; `Refused` for a name that is invalid or may not be seen.
+    /// # Errors
+    /// Those of the connection, retried for [`Config::api_timeout`]; `Refused` for a name that is invalid or may not be
+    /// seen.
     pub fn describe_topics(&mut self, names: &[String]) -> Result<Vec<TopicDescription>> {
         let mut backoff = self.cluster.backoff();
         let wanted: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
@@ -258,9 +263,11 @@ impl Admin {
         })
     }
 
-    /// The values in force of one setting (`cleanup.policy`, `max.message.bytes`, …) for each of these topics, in their order.
+    /// The values in force of one setting (`cleanup.policy`, `max.message.bytes`, …) for each of these topics, in their
+    /// order.
     ///
-    /// Errors: `Refused` (UNKNOWN_TOPIC_OR_PARTITION, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried for
+    /// # Errors
+    /// `Refused` (UNKNOWN_TOPIC_OR_PARTITION, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried for
     /// [`Config::api_timeout`].
     pub fn topic_config(&mut self, names: &[String], key: &str) -> Result<Vec<String>> {
         let mut backoff = self.cluster.backoff();
@@ -303,7 +310,8 @@ impl Admin {
 
     /// The brokers of the cluster by their ids, as last seen by this client; asked for where none was seen yet.
     ///
-    /// Errors: those of the connection, retried for [`Config::api_timeout`].
+    /// # Errors
+    /// Those of the connection, retried for [`Config::api_timeout`].
     pub fn brokers(&mut self) -> Result<Vec<BrokerDescription>> {
         if self.cluster.brokers().is_empty() {
             let mut backoff = self.cluster.backoff();
@@ -315,10 +323,11 @@ impl Admin {
         Ok(brokers.map(|(id, address)| BrokerDescription { id, address }).collect())
     }
 
-    /// The values in force of these settings of a broker, each with its name, asked at its own address. Left out are those that it
-    /// does not know.
+    /// The values in force of these settings of a broker, each with its name, asked at its own address. Left out are
+    /// those that it does not know.
     ///
-    /// Errors: `Refused` (CLUSTER_AUTHORIZATION_FAILED, …); `Unreachable` and others of the connection, retried for
+    /// # Errors
+    /// `Refused` (CLUSTER_AUTHORIZATION_FAILED, …); `Unreachable` and others of the connection, retried for
     /// [`Config::api_timeout`].
     pub fn broker_config(&mut self, broker: &BrokerDescription, keys: &[&str]) -> Result<Vec<(String, String)>> {
         let mut backoff = self.cluster.backoff();
@@ -348,7 +357,9 @@ impl Admin {
 
     /// Deletes these topics; those that do not exist count as deleted. The broker removes their data a little later.
     ///
-    /// Errors: `Refused` (TOPIC_DELETION_DISABLED, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried for [`Config::api_timeout`].
+    /// # Errors
+    /// `Refused` (TOPIC_DELETION_DISABLED, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried for
+    /// [`Config::api_timeout`].
     pub fn delete_topics(&mut self, names: &[String]) -> Result<()> {
         let mut backoff = self.cluster.backoff();
         let state = |name: &String| DeleteTopicState::default().with_name(Some(topic_name(name)));
@@ -379,8 +390,11 @@ impl Admin {
 
     /// An offset of each of these partitions, in no particular order.
     ///
-    /// `isolation` matters for [`OffsetSpec::Latest`] only. Errors: `Refused` (UNKNOWN_TOPIC_OR_PARTITION, …), `NoLeader`
-    /// and those of the connection, retried for [`Config::api_timeout`].
+    /// `isolation` matters for [`OffsetSpec::Latest`] only.
+    ///
+    /// # Errors
+    /// `Refused` (UNKNOWN_TOPIC_OR_PARTITION, …), `NoLeader` and those of the connection, retried for
+    /// [`Config::api_timeout`].
     pub fn list_offsets(
         &mut self,
         partitions: &[(String, i32)],
@@ -390,9 +404,11 @@ impl Admin {
         list_offsets(&mut self.cluster, partitions, spec, isolation)
     }
 
-    /// Finds the coordinators of a group and of a transactional id, which makes Kafka create the topics that they live in.
+    /// Finds the coordinators of a group and of a transactional id, which makes Kafka create the topics that they live
+    /// in.
     ///
-    /// Errors: `Refused` with COORDINATOR_NOT_AVAILABLE when there is none within the call's limit, with
+    /// # Errors
+    /// `Refused` with COORDINATOR_NOT_AVAILABLE when there is none within the call's limit, with
     /// GROUP_AUTHORIZATION_FAILED or TRANSACTIONAL_ID_AUTHORIZATION_FAILED at once; those of the connection.
     pub fn find_coordinators(&mut self, group: &str, transactional_id: &str) -> Result<()> {
         let mut backoff = self.cluster.backoff();
@@ -416,7 +432,8 @@ impl Admin {
 
     /// What this client's user may do with these topics; those that it may not see, or that do not exist, are left out.
     ///
-    /// Errors: those of the connection, retried for [`Config::api_timeout`].
+    /// # Errors
+    /// Those of the connection, retried for [`Config::api_timeout`].
     pub fn topic_operations(&mut self, names: &[String]) -> Result<Vec<(String, Operations)>> {
         let mut backoff = self.cluster.backoff();
         let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
@@ -434,10 +451,11 @@ impl Admin {
         Ok(seen.filter_map(operations).collect())
     }
 
-    /// The members of a group, whether its clients divide it among themselves (KIP-62) or the broker does (KIP-848); none
-    /// where there is no such group.
+    /// The members of a group, whether its clients divide it among themselves (KIP-62) or the broker does (KIP-848);
+    /// none where there is no such group.
     ///
-    /// Errors: `Refused` (GROUP_AUTHORIZATION_FAILED, …); those of the connection, retried for [`Config::api_timeout`].
+    /// # Errors
+    /// `Refused` (GROUP_AUTHORIZATION_FAILED, …); those of the connection, retried for [`Config::api_timeout`].
     pub fn group_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
         let members = self.classic_members(group)?;
         if members.is_empty() { self.consumer_members(group) } else { Ok(members) }
@@ -499,9 +517,12 @@ impl Admin {
 
     /// What `group` has committed for each of these partitions.
     ///
-    /// With `require_stable` an offset that an undecided transaction may still change is waited for (KIP-447): without it, one read
-    /// right after a successful commit is often the one before. Errors: `Refused` (GROUP_AUTHORIZATION_FAILED, …; UNSTABLE_OFFSET_COMMIT
-    /// and coordinator errors only when they last for the whole of the call's limit), those of the connection.
+    /// With `require_stable` an offset that an undecided transaction may still change is waited for (KIP-447): without
+    /// it, one read right after a successful commit is often the one before.
+    ///
+    /// # Errors
+    /// `Refused` (GROUP_AUTHORIZATION_FAILED, …; UNSTABLE_OFFSET_COMMIT and coordinator errors only when they last for
+    /// the whole of the call's limit), those of the connection.
     pub fn committed_offsets(
         &mut self,
         group: &str,

@@ -289,9 +289,14 @@ impl Consumer {
 
     /// A long poll at every broker that leads an unpaused partition, until one of them answers.
     ///
-    /// Returns what was found, possibly nothing. Positions have moved past all the records returned. Without anything to ask for, or when
-    /// a broker refuses, it returns after a short pause. A broker that is away is logged and left out while another one gives answers. Errors: `Io`, `Timeout`, `NoBroker` of a broker that is away (poll again), `Refused`
-    /// for the rights of a look at the topics, `Frame` and `Decode` for what isn't Kafka, `Interrupted`. An error loses no records: it is returned only when no broker has given any.
+    /// Returns what was found, possibly nothing. Positions have moved past all the records returned. Without anything
+    /// to ask for, or when a broker refuses, it returns after a short pause. A broker that is away is logged and left
+    /// out while another one gives answers.
+    ///
+    /// # Errors
+    /// `Io`, `Timeout`, `NoBroker` of a broker that is away (poll again), `Refused` for the rights of a look at the
+    /// topics, `Frame` and `Decode` for what isn't Kafka, `Interrupted`. An error loses no records: it is returned only
+    /// when no broker has given any.
     pub fn poll(&mut self) -> Result<Vec<Polled>> {
         // while nobody waited, no answer was late
         let away = self.left_at.elapsed();

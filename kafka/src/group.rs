@@ -137,12 +137,14 @@ impl Group {
         Group { cluster, config: group, shared, member_id: StrBytes::default(), heartbeat: None }
     }
 
-    /// Joins the group, or joins it again, and waits for the share of the partitions. Until it returns, nothing of the former
-    /// share may be worked on. Starts the heartbeat thread at the first time.
+    /// Joins the group, or joins it again, and waits for the share of the partitions. Until it returns, nothing of the
+    /// former share may be worked on. Starts the heartbeat thread at the first time.
     ///
-    /// Takes up to the rebalance timeout of the slowest member. Errors: `Refused` (INCONSISTENT_GROUP_PROTOCOL,
-    /// INVALID_SESSION_TIMEOUT, GROUP_AUTHORIZATION_FAILED, …), those of the connection, retried for rebalance timeout and
-    /// [`Config::api_timeout`] together; `Interrupted`.
+    /// Takes up to the rebalance timeout of the slowest member.
+    ///
+    /// # Errors
+    /// `Refused` (INCONSISTENT_GROUP_PROTOCOL, INVALID_SESSION_TIMEOUT, GROUP_AUTHORIZATION_FAILED, …), those of the
+    /// connection, retried for rebalance timeout and [`Config::api_timeout`] together; `Interrupted`.
     pub fn join(&mut self) -> Result<Assignment> {
         self.shared.called();
         self.config.check()?;
@@ -306,8 +308,10 @@ impl Group {
 
     /// Commits the next offsets to be read, each with a text that is kept beside it.
     ///
-    /// Errors: `Refused` with UNKNOWN_MEMBER_ID, ILLEGAL_GENERATION or REBALANCE_IN_PROGRESS when the membership is over or
-    /// about to change: then [`rejoin_needed`](Group::rejoin_needed) is set; other refusals; those of the connection, retried for [`Config::api_timeout`].
+    /// # Errors
+    /// `Refused` with UNKNOWN_MEMBER_ID, ILLEGAL_GENERATION or REBALANCE_IN_PROGRESS when the membership is over or
+    /// about to change: then [`rejoin_needed`](Group::rejoin_needed) is set; other refusals; those of the connection,
+    /// retried for [`Config::api_timeout`].
     pub fn commit_offsets(&mut self, offsets: &[(TopicPartition, i64, String)]) -> Result<()> {
         self.shared.called();
         let Some(membership) = self.shared.membership() else {
@@ -327,10 +331,14 @@ impl Group {
         done.map(drop)
     }
 
-    /// Stops the heartbeat thread, waits for its end, and leaves the group, so that the others get the partitions at once.
+    /// Stops the heartbeat thread, waits for its end, and leaves the group, so that the others get the partitions at
+    /// once.
     ///
-    /// Works after an interrupt too: it has a connection of its own, and takes a few seconds at most. Not to be a member is no error. Errors: those of the
-    /// connection; the broker then drops the member after its session timeout.
+    /// Works after an interrupt too: it has a connection of its own, and takes a few seconds at most. Not to be a
+    /// member is no error.
+    ///
+    /// # Errors
+    /// Those of the connection; the broker then drops the member after its session timeout.
     pub fn leave(&mut self) -> Result<()> {
         if let Some(mut heartbeat) = self.heartbeat.take() {
             heartbeat.stop();

@@ -89,12 +89,15 @@ impl Producer {
         }
     }
 
-    /// Gets an identity (InitProducerId, KIP-98). The first time, a transactional id is taken over: what a predecessor with the same id
-    /// left open is aborted, which is waited for, and the predecessor is fenced. Later the producer shows the identity it had (KIP-360):
-    /// what it left open itself is aborted, and one that another has taken over from meanwhile gets an error of kind `Fenced`, now and for good.
+    /// Gets an identity (InitProducerId, KIP-98). The first time, a transactional id is taken over: what a predecessor
+    /// with the same id left open is aborted, which is waited for, and the predecessor is fenced. Later the producer
+    /// shows the identity it had (KIP-360): what it left open itself is aborted, and one that another has taken over
+    /// from meanwhile gets an error of kind `Fenced`, now and for good.
     ///
-    /// Errors: `Refused` (PRODUCER_FENCED; INVALID_TRANSACTION_TIMEOUT, TRANSACTIONAL_ID_AUTHORIZATION_FAILED, …; CONCURRENT_TRANSACTIONS and
-    /// coordinator errors only when they last for [`Config::api_timeout`]), those of the connection, likewise retried.
+    /// # Errors
+    /// `Refused` (PRODUCER_FENCED; INVALID_TRANSACTION_TIMEOUT, TRANSACTIONAL_ID_AUTHORIZATION_FAILED, …;
+    /// CONCURRENT_TRANSACTIONS and coordinator errors only when they last for [`Config::api_timeout`]), those of the
+    /// connection, likewise retried.
     pub fn initialise(&mut self) -> Result<ProducerIdentity> {
         self.state = None;
         // after a failure topics may be others than they were, with fewer partitions
@@ -163,7 +166,9 @@ impl Producer {
 
     /// Begins a transaction. Nothing is sent until the first record or offset.
     ///
-    /// Errors: `NotInitialised`, also after every call that left open what the broker has done; `Invalid` for an idempotent producer.
+    /// # Errors
+    /// `NotInitialised`, also after every call that left open what the broker has done; `Invalid` for an idempotent
+    /// producer.
     pub fn begin(&mut self) -> Result<Transaction<'_>> {
         if self.transactional.is_none() {
             return Err(Error::Invalid("this producer has no transactional id".to_owned()));
@@ -173,11 +178,14 @@ impl Producer {
     }
 
     /// Writes records outside of transactions, each once, as long as this call succeeds: a lost answer is cured by
-    /// sending the same batch again, which the broker knows by its sequence number. Returns where each of them is, in their order.
+    /// sending the same batch again, which the broker knows by its sequence number. Returns where each of them is, in
+    /// their order.
     ///
-    /// After an error some of the records may be written; sending them again may write those twice. Errors: `Refused`
-    /// (MESSAGE_TOO_LARGE, …), `Invalid` for a partition that does not exist or a transactional producer, what can't be retried or lasted
-    /// for [`Config::delivery_timeout`].
+    /// After an error some of the records may be written; sending them again may write those twice.
+    ///
+    /// # Errors
+    /// `Refused` (MESSAGE_TOO_LARGE, …), `Invalid` for a partition that does not exist or a transactional producer,
+    /// what can't be retried or lasted for [`Config::delivery_timeout`].
     pub fn send(&mut self, records: impl AsRef<[ProducerRecord]>) -> Result<Vec<Written>> {
         let records = records.as_ref();
         if self.transactional.is_some() {

@@ -17,16 +17,18 @@ const WIDER: i64 = 8;
 /// Before a broker that did not answer is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Finds in every partition of `topics` the last record that `is_wanted` among those that are committed or outside of any
-/// transaction. A partition without one is left out.
+/// Finds in every partition of `topics` the last record that `is_wanted` among those that are committed or outside of
+/// any transaction. A partition without one is left out.
 ///
-/// `ends` says where partitions end. [`Isolation::ReadUncommitted`]: behind all that was written before this call; where a
-/// transaction is open there, its end is waited for. [`Isolation::ReadCommitted`]: before the first open transaction.
+/// `ends` says where partitions end. [`Isolation::ReadUncommitted`]: behind all that was written before this call;
+/// where a transaction is open there, its end is waited for. [`Isolation::ReadCommitted`]: before the first open
+/// transaction.
 ///
 /// Partitions are read in windows from their ends, until a record is found or the log's start is reached: where none is
 /// wanted, all of it. A batch that can't be read is logged and passed over.
 ///
-/// Errors: `Undecided` when nothing moved for [`Config::api_timeout`], because a transaction is open; `Refused` with
+/// # Errors
+/// `Undecided` when nothing moved for [`Config::api_timeout`], because a transaction is open; `Refused` with
 /// UNKNOWN_TOPIC_OR_PARTITION when a topic isn't there; those of [`Admin::list_offsets`] and [`Consumer::poll`].
 pub fn last_records(
     config: &Config,

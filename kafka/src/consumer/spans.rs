@@ -35,13 +35,14 @@ pub enum Reading {
     Enough,
 }
 
-/// Hands the committed records of these spans to `take`, each span's in offset order. Spans of one partition are read one
-/// after another, in the order given.
+/// Hands the committed records of these spans to `take`, each span's in offset order. Spans of one partition are read
+/// one after another, in the order given.
 ///
 /// A batch that can't be read is logged and passed over; so is what Kafka has removed.
 ///
-/// Errors: `Timeout` when not all is read within `limit`; `Refused` with UNKNOWN_TOPIC_OR_PARTITION when a topic is gone;
-/// those of [`Consumer::poll`] that do not pass.
+/// # Errors
+/// `Timeout` when not all is read within `limit`; `Refused` with UNKNOWN_TOPIC_OR_PARTITION when a topic is gone; those
+/// of [`Consumer::poll`] that do not pass.
 pub fn read_spans(
     config: &Config,
     interrupt: &Interrupt,

@@ -57,7 +57,8 @@ pub struct GroupConsumer {
 impl GroupConsumer {
     /// Not a member yet, and without any connection.
     ///
-    /// Errors: `Invalid` when the system has no descriptors left.
+    /// # Errors
+    /// `Invalid` when the system has no descriptors left.
     pub fn new(
         config: Config,
         interrupt: Interrupt,
@@ -72,14 +73,16 @@ impl GroupConsumer {
         Ok(GroupConsumer { group, consumer, positions, assignment: None })
     }
 
-    /// Joins the group where that is needed and then gives [`Polled::Assigned`] alone: what was given before and is not committed will
-    /// be read again, by whoever has it now. Else waits for records, `timeout` at most, and ends early when the group changes.
+    /// Joins the group where that is needed and then gives [`Polled::Assigned`] alone: what was given before and is not
+    /// committed will be read again, by whoever has it now. Else waits for records, `timeout` at most, and ends early
+    /// when the group changes.
     ///
-    /// Where a position lies outside of the log, or behind what an election took back, reading goes on as [`Positions`] say, and a line
-    /// is logged; with [`Positions::Own`] it is told instead.
+    /// Where a position lies outside of the log, or behind what an election took back, reading goes on as [`Positions`]
+    /// say, and a line is logged; with [`Positions::Own`] it is told instead.
     ///
-    /// Errors: those of [`Group::join`], of [`Admin::committed_offsets`](crate::Admin::committed_offsets) and of [`Consumer::poll`]; poll again
-    /// where they are retriable.
+    /// # Errors
+    /// Those of [`Group::join`], of [`Admin::committed_offsets`](crate::Admin::committed_offsets) and of
+    /// [`Consumer::poll`]; poll again where they are retriable.
     pub fn poll(&mut self, timeout: Duration) -> Result<Vec<Polled>> {
         if self.rejoin_needed() {
             return self.join().map(|assignment| vec![Polled::Assigned { assignment }]);
@@ -188,7 +191,9 @@ impl GroupConsumer {
 
     /// Commits the positions of all its partitions: behind everything that polls have given.
     ///
-    /// Errors: as [`Group::commit_offsets`]. When the group has changed meanwhile, what was not committed is read again by others.
+    /// # Errors
+    /// As [`Group::commit_offsets`]. When the group has changed meanwhile, what was not committed is read again by
+    /// others.
     pub fn commit(&mut self) -> Result<()> {
         let partitions = self.assignment.iter().flat_map(|assignment| &assignment.partitions);
         let position = |partition: &TopicPartition| {

@@ -172,9 +172,10 @@ impl<'p> Transaction<'p> {
 
     /// Makes all of it visible. Returns once the broker has decided so; readers may see it a few milliseconds later.
     ///
-    /// Errors: `TransactionFailed` when a part had failed, kind `Fenced` when another producer took over. After an error the producer is not initialised and it is
-    /// unknown whether the transaction was committed (also when fenced): a position committed with
-    /// [`commit_offset`](Transaction::commit_offset) tells, read after `initialise`.
+    /// # Errors
+    /// `TransactionFailed` when a part had failed, kind `Fenced` when another producer took over. After an error the
+    /// producer is not initialised and it is unknown whether the transaction was committed (also when fenced): a
+    /// position committed with [`commit_offset`](Transaction::commit_offset) tells, read after `initialise`.
     pub fn commit(mut self) -> Result<()> {
         if self.failed {
             return Err(Error::TransactionFailed);
@@ -184,8 +185,10 @@ impl<'p> Transaction<'p> {
 
     /// Drops all of it. The same producer can begin the next one.
     ///
-    /// Errors: `NotInitialised` when an earlier error has left open what the broker did (then `initialise` aborts it); kind `Fenced`; those of the
-    /// connection. After an error the producer is not initialised, and nothing of the transaction will be visible.
+    /// # Errors
+    /// `NotInitialised` when an earlier error has left open what the broker did (then `initialise` aborts it); kind
+    /// `Fenced`; those of the connection. After an error the producer is not initialised, and nothing of the
+    /// transaction will be visible.
     pub fn abort(mut self) -> Result<()> {
         self.end(false)
     }
