@@ -50,6 +50,7 @@ pub struct NewTopic {
 
 /// What became of a topic to be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Created {
     /// It was created by this call.
     Created,
@@ -59,6 +60,7 @@ pub enum Created {
 
 /// A topic as the metadata shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TopicDescription {
     /// Its name.
     pub name: String,
@@ -92,6 +94,7 @@ pub struct BrokerDescription {
 
 /// An offset of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListedOffset {
     /// The topic.
     pub topic: String,
@@ -118,6 +121,7 @@ pub struct CommittedOffset {
 
 /// A member of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GroupMember {
     /// What the client calls itself (`client.id`).
     pub client_id: String,

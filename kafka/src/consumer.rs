@@ -66,7 +66,7 @@ impl Default for FetchConfig {
     }
 }
 
-/// What a poll found in one partition.
+/// What a poll found in one partition. Each of these is for the reader to decide on, so a new one is to be a compiler's error.
 #[derive(Debug)]
 pub enum Polled {
     /// Records, possibly none: then only the position has moved, past control batches or aborted transactions.

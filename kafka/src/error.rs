@@ -16,6 +16,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// What a caller should do about an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ErrorKind {
     /// May pass: the same work can be done again later. A producer that is no longer initialised has to be
     /// initialised first, a group member whose place was lost has to join again.

@@ -99,6 +99,7 @@ impl GroupConfig {
 
 /// What a member was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Assignment {
     /// Which division of the partitions this is: it rises with each rebalance.
     pub generation: i32,

@@ -15,6 +15,7 @@ use crate::record::TopicPartition;
 
 /// From where a member reads a partition that it is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Positions {
     /// From the offset that the group has committed, or, where there is none or the log no longer holds it, from the first that is kept
     /// (`auto.offset.reset=earliest`).

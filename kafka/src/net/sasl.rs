@@ -7,6 +7,7 @@ use ring::{digest, hmac, pbkdf2};
 
 /// How a client proves who it is (Kafka's `sasl.mechanism`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Mechanism {
     /// The password itself: over TLS only, unless nobody listens.
     Plain,
