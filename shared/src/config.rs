@@ -225,8 +225,9 @@ impl Config {
     pub fn kafka(&self, client_id: &str) -> kafka::Config {
         kafka::Config {
             security: self.kafka_security.clone(),
-            // a call must end well within `heartbeat_limit`
-            api_timeout: Duration::from_secs(30),
+            // a silent broker is replaced within ten seconds or so, and several calls must end within `heartbeat_limit`
+            request_timeout: Duration::from_secs(8),
+            api_timeout: Duration::from_secs(20),
             ..kafka::Config::new(self.brokers.clone(), client_id)
         }
     }

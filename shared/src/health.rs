@@ -42,7 +42,7 @@ fn clock() -> u64 {
 pub struct Watched(Arc<Pulse>);
 
 /// Has the calling thread watched: it must turn within `interval` from now on. That is longer than any of its calls may take
-/// (a statement or a call of Kafka 30 s), or it says so ([`beat_before`]).
+/// (a statement 30 s, a call of Kafka 20 s), or it says so ([`beat_before`]).
 pub fn watch(thread: &str, interval: Duration) -> Watched {
     let pulse = Arc::new(Pulse {
         thread: thread.to_string(),

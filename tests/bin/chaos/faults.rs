@@ -22,8 +22,8 @@ use crate::stage::{Member, Stage};
 /// Longer than every session limit of the services in PostgreSQL (5 s), at times also than that of the consumer group
 /// (10 s), so that a frozen one loses what it holds.
 const FREEZE_MILLIS: std::ops::Range<u64> = 6_000..12_000;
-/// Longer than a client waits for the answer to one request (15 s).
-const BROKER_FREEZE_MILLIS: std::ops::Range<u64> = 16_000..22_000;
+/// Longer than the services wait for the answer to one request (8 s).
+const BROKER_FREEZE_MILLIS: std::ops::Range<u64> = 12_000..20_000;
 /// Shorter and longer than the services' limits for a database call.
 const OUTAGE_MILLIS: std::ops::Range<u64> = 300..7_000;
 /// So much is lost: a standby in trouble is behind by about a second.
