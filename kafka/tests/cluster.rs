@@ -244,7 +244,12 @@ fn brokers_frozen_in_turn_cost_no_more_than_java_s_own_client() {
     let config = Config::new(brokers.iter().map(Broker::address).collect(), "test");
     let (ours, theirs) = (topic(&config)[0].topic.to_string(), topic(&config)[0].topic.to_string());
     let servers = config.brokers.join(",");
-    let arguments = ["--bootstrap-server", &servers, "--topic", &theirs, "--throughput", "20", "--acks", "-1"];
+    // the tool's own default is none, and with it no idempotence
+    let settings = brokers[0].folder().join(unique("java"));
+    std::fs::write(&settings, "retries=2147483647\nenable.idempotence=true\n").unwrap();
+    let settings = settings.to_str().unwrap();
+    let to = ["--bootstrap-server", &servers, "--topic", &theirs, "--throughput", "20", "--acks", "-1"];
+    let arguments = [&to[..], &["--command-config", settings]].concat();
     let (mut java, output) = brokers[0].start_tool("org.apache.kafka.tools.VerifiableProducer", &arguments);
     let stop = AtomicBool::new(false);
     let (sent, failed) = thread::scope(|scope| {
