@@ -155,7 +155,7 @@ impl Consumer {
         for polled in self.reader.poll(MAX_WAIT)? {
             match polled {
                 // it comes alone
-                Polled::Assigned { .. } => self.begin()?,
+                Polled::Assigned { .. } => return self.begin().map(|()| consumed),
                 polled => slices.extend(self.sort(polled, &mut consumed)),
             }
         }

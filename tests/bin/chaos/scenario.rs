@@ -24,6 +24,9 @@ const DEADLINE: &str = "6s";
 /// How long the flood lasts: what is accepted at its begin would meet its deadline before its end.
 const FLOOD: Duration = Duration::from_secs(8);
 
+/// So long a session's calls are held at a time: shorter than PostgreSQL lets it be idle (5 s).
+const HELD: Duration = Duration::from_secs(2);
+
 /// A situation.
 pub struct Scenario {
     /// The mechanism it is about, as `SABOTAGE` names it.
@@ -181,10 +184,21 @@ fn thawed_consumer(play: &mut Play) {
     let frozen = play.world.start_with(Service::Payment, &[("PAYMENT_DATABASE_URL", &url)]);
     let own = format!("{}payment-", play.world.prefix());
     until("a share of the requests", || last_join(&frozen).is_some_and(|line| line.contains(&own)));
-    proxy.hold_requests();
     // until its own share gets one, and no longer: it must be frozen before PostgreSQL ends its idle sessions, or else it
-    // would wait for new ones behind the proxy, and end itself when it is thawed
+    // would wait for new ones behind the proxy, and end itself when it is thawed; where another of its calls is caught, once more
+    let mut held: Option<Instant> = None;
     until("its transaction to begin", || {
+        match held {
+            Some(since) if since.elapsed() > HELD => {
+                proxy.resume();
+                held = None;
+            }
+            Some(_) => {}
+            None => {
+                proxy.hold_requests();
+                held = Some(Instant::now());
+            }
+        }
         play.place(order.api(), "fast");
         proxy.keeps(b"START TRANSACTION")
     });
