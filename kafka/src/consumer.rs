@@ -250,9 +250,8 @@ impl Consumer {
     /// The next poll reads this partition from `offset` on. Nothing happens if it isn't assigned.
     pub fn seek(&mut self, partition: &TopicPartition, offset: i64) {
         let Some(assigned) = self.find(partition) else { return };
-        // where it leads to, others may have written
-        assigned.leader_epoch = assigned.leader_epoch.filter(|_| assigned.position == offset);
-        assigned.position = offset;
+        // who wrote what lies before it is not known
+        (assigned.position, assigned.leader_epoch) = (offset, None);
         let key = key(partition);
         self.give_up(|asked| asked.from.get(&key).is_some_and(|from| *from != offset));
     }
@@ -327,7 +326,7 @@ impl Consumer {
         }
         failure = self.find_ranges(&mut polled).err().or(failure);
         // to ask again at once would bring the same
-        let told = |polled: &Polled| matches!(polled, Polled::UnknownTopic { .. } | Polled::Refused { .. });
+        let told = |polled: &Polled| !matches!(polled, Polled::Records { .. });
         let in_vain = idle || self.refused || failure.is_some() || !polled.is_empty();
         if in_vain && polled.iter().all(told) && !(failure.is_some() && others) {
             self.pause_in_vain()?;
@@ -549,8 +548,9 @@ impl Consumer {
     fn read_partition(&mut self, leader: &str, assigned: &mut Assigned, data: PartitionData) -> Option<Polled> {
         match ErrorCode(data.error_code) {
             ErrorCode::NONE if data.diverging_epoch.end_offset >= 0 => {
-                let (partition, end) = (assigned.partition.clone(), data.diverging_epoch.end_offset);
-                Some(Polled::Truncated { partition, offset: assigned.position, end })
+                // the leader's own log of that time may be longer than what was read
+                let end = data.diverging_epoch.end_offset.min(assigned.position);
+                Some(Polled::Truncated { partition: assigned.partition.clone(), offset: assigned.position, end })
             }
             ErrorCode::NONE => self.read_batches(assigned, data),
             ErrorCode::OFFSET_OUT_OF_RANGE => {

@@ -54,9 +54,13 @@ impl ErrorCode {
     pub const CLUSTER_AUTHORIZATION_FAILED: ErrorCode = ErrorCode(31);
     pub(crate) const TOPIC_ALREADY_EXISTS: ErrorCode = ErrorCode(36);
     pub(crate) const DUPLICATE_SEQUENCE_NUMBER: ErrorCode = ErrorCode(46);
+    pub(crate) const INVALID_TXN_STATE: ErrorCode = ErrorCode(48);
+    pub(crate) const INVALID_PRODUCER_ID_MAPPING: ErrorCode = ErrorCode(49);
     pub(crate) const OPERATION_NOT_ATTEMPTED: ErrorCode = ErrorCode(55);
     pub(crate) const GROUP_ID_NOT_FOUND: ErrorCode = ErrorCode(69);
     pub(crate) const MEMBER_ID_REQUIRED: ErrorCode = ErrorCode(79);
+    /// Another producer has taken over the transactional id, or the transaction ran out of time.
+    pub const PRODUCER_FENCED: ErrorCode = ErrorCode(90);
 
     /// Who has to act on this code. INVALID_PRODUCER_EPOCH (47) and PRODUCER_FENCED (90) are the same news from
     /// different APIs; which one a fenced producer gets depends on the request it sends next. Both also follow a transaction that took longer

@@ -147,8 +147,14 @@ impl Group {
     /// `Refused` (INCONSISTENT_GROUP_PROTOCOL, INVALID_SESSION_TIMEOUT, GROUP_AUTHORIZATION_FAILED, …), those of the
     /// connection, retried for rebalance timeout and [`Config::api_timeout`] together; `Interrupted`.
     pub fn join(&mut self) -> Result<Assignment> {
-        self.shared.called();
         self.config.check()?;
+        self.shared.calls(true);
+        let joined = self.join_in_time();
+        self.shared.calls(false);
+        joined
+    }
+
+    fn join_in_time(&mut self) -> Result<Assignment> {
         let mut backoff =
             self.cluster.backoff_for(self.config.rebalance_timeout.saturating_add(self.cluster.config().api_timeout));
         loop {
@@ -157,6 +163,14 @@ impl Group {
                 Err(error) => self.before_next_try(error, &mut backoff)?,
             }
         }
+    }
+
+    /// Does it; meanwhile the member's thread lives.
+    pub(crate) fn in_call<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.shared.calls(true);
+        let done = call();
+        self.shared.calls(false);
+        done
     }
 
     /// What the group has decided meanwhile makes a new attempt necessary; some answers name what must change for it.
@@ -185,7 +199,12 @@ impl Group {
             topics = seen(&self.cluster, &subscribed(&self.config));
         }
         let share = self.send_sync(joined.generation_id, assignments, &mut patient)?;
+        let given: usize = share.values().map(Vec::len).sum();
         let partitions = self.with_topic_ids(share, backoff)?;
+        if partitions.len() < given {
+            // the broker that was asked does not know all of it yet: to be divided again
+            topics = seen(&self.cluster, &subscribed(&self.config));
+        }
         let membership = Membership { generation: joined.generation_id, member_id: joined.member_id };
         self.shared.joined(membership, topics);
         self.start_heartbeat()?;
@@ -303,7 +322,7 @@ impl Group {
     /// Whether [`join`](Group::join) has to be called (again): the group changes, or the membership was lost. To ask costs nothing, and is
     /// what a thread does that lives, see [`GroupConfig::max_poll_interval`].
     pub fn rejoin_needed(&self) -> bool {
-        self.shared.called();
+        self.shared.calls(false);
         self.shared.rejoin_needed()
     }
 
@@ -314,7 +333,7 @@ impl Group {
     /// about to change: then [`rejoin_needed`](Group::rejoin_needed) is set; other refusals; those of the connection,
     /// retried for [`Config::api_timeout`].
     pub fn commit_offsets(&mut self, offsets: &[(TopicPartition, i64, String)]) -> Result<()> {
-        self.shared.called();
+        self.shared.calls(false);
         let Some(membership) = self.shared.membership() else {
             return Err(Error::Invalid("not a member of the group".to_owned()));
         };

@@ -6,7 +6,9 @@ pub(crate) mod transaction;
 
 use std::time::Duration;
 
-use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId};
+use kafka_protocol::messages::{
+    EndTxnRequest, EndTxnResponse, InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId,
+};
 use kafka_protocol::protocol::StrBytes;
 
 use crate::config::{Config, millis};
@@ -32,8 +34,10 @@ pub struct Producer {
     pub(crate) state: Option<State>,
     /// Its last identity, also after it was given up.
     last_identity: Option<ProducerIdentity>,
-    /// A transaction was begun under it for certain, and its end was never asked for.
-    pub(crate) is_open: bool,
+    /// What the coordinator has open under it.
+    pub(crate) open: Open,
+    /// A batch sent under it may still arrive.
+    is_astray: bool,
     /// Goes up with every send, so that records without a key are spread.
     sends: u32,
 }
@@ -41,6 +45,17 @@ pub struct Producer {
 struct Transactional {
     id: String,
     timeout: Duration,
+}
+
+/// Whether a transaction is open under an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Open {
+    /// None was begun, or its end was confirmed.
+    No,
+    /// One was begun for certain, and its end was certainly not executed.
+    Yes,
+    /// An answer that would tell is lost.
+    Maybe,
 }
 
 /// What an initialised producer knows about itself.
@@ -57,6 +72,9 @@ pub struct ProducerIdentity {
     /// The epoch. Each `initialise` of a transactional id raises it, which fences the ones before.
     pub epoch: i16,
 }
+
+/// Takes over, or where there are no transactions, asks for a new one.
+const NO_IDENTITY: ProducerIdentity = ProducerIdentity { id: -1, epoch: -1 };
 
 impl Producer {
     /// A transactional producer, without any I/O yet: call [`initialise`](Producer::initialise) first.
@@ -84,7 +102,8 @@ impl Producer {
             transactional,
             state: None,
             last_identity: None,
-            is_open: false,
+            open: Open::No,
+            is_astray: false,
             sends: 0,
         }
     }
@@ -110,7 +129,7 @@ impl Producer {
         let identity = ProducerIdentity { id: answer.producer_id.0, epoch: answer.producer_epoch };
         self.state = Some(State { identity, sequences: Sequences::default() });
         self.last_identity = Some(identity);
-        self.is_open = false;
+        (self.open, self.is_astray) = (Open::No, false);
         Ok(identity)
     }
 
@@ -119,25 +138,71 @@ impl Producer {
         coordinator: &CoordinatorKey,
         backoff: &mut Backoff,
     ) -> Result<InitProducerIdResponse> {
-        let request = self.init_request();
-        let mut call = |request| {
-            let code = |answer: &InitProducerIdResponse| ErrorCode(answer.error_code);
-            // Doing it twice is the same as once where the own identity is shown; else it raises the epoch twice, which harms nobody.
-            self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff, code)
-        };
-        let answered = call(request.clone());
-        let fenced = matches!(&answered, Err(error) if error.kind() == ErrorKind::Fenced);
-        if !(fenced && self.is_open) {
-            return answered;
+        let Some(known) = self.last_identity else { return self.init_as(coordinator, NO_IDENTITY, backoff) };
+        let mut fenced = None;
+        if self.is_astray {
+            // what may still arrive must meet a later epoch in its partition: an abort by InitProducerId writes one, EndTxn does not
+            match self.init_as(coordinator, known, backoff) {
+                Err(error) if error.kind() == ErrorKind::Fenced => fenced = Some(error),
+                answered => return answered,
+            }
+        } else if self.open == Open::No || self.abort_as(coordinator, known, backoff)? {
+            return self.init_as(coordinator, known, backoff);
         }
-        // Kafka 3 ends an open transaction, by this request or for its age, under the next epoch, and then no longer knows the
+        // Kafka 3 ends an open transaction, for InitProducerId or for its age, under the next epoch, and then no longer knows the
         // one before. Whoever took over from an open transaction has got one that is higher still.
-        let epoch = request.producer_epoch;
-        call(request.with_producer_epoch(epoch.saturating_add(1)))
+        let next = ProducerIdentity { epoch: known.epoch.saturating_add(1), ..known };
+        if self.open == Open::Yes && self.abort_as(coordinator, next, backoff)? {
+            return self.init_as(coordinator, next, backoff);
+        }
+        let (code, api, broker) = (ErrorCode::PRODUCER_FENCED, InitProducerIdRequest::API, coordinator.to_string());
+        Err(fenced.unwrap_or(Error::Refused { code, api, broker, detail: "another has taken over".into() }))
+    }
+
+    fn init_as(
+        &mut self,
+        coordinator: &CoordinatorKey,
+        identity: ProducerIdentity,
+        backoff: &mut Backoff,
+    ) -> Result<InitProducerIdResponse> {
+        let request = self.init_request(identity);
+        let code = |answer: &InitProducerIdResponse| ErrorCode(answer.error_code);
+        // Doing it twice is the same as once where the own identity is shown; else it raises the epoch twice, which harms nobody.
+        self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff, code)
+    }
+
+    /// Aborts what is open under this identity; false: the coordinator has another one by now. Unlike InitProducerId this compares the
+    /// epoch before it does anything, so it can't disturb a successor.
+    fn abort_as(
+        &mut self,
+        coordinator: &CoordinatorKey,
+        identity: ProducerIdentity,
+        backoff: &mut Backoff,
+    ) -> Result<bool> {
+        let request = EndTxnRequest::default()
+            .with_transactional_id(self.transactional_id().unwrap_or_default())
+            .with_producer_id(ProducerId(identity.id))
+            .with_producer_epoch(identity.epoch)
+            .with_committed(false);
+        let code = |answer: &EndTxnResponse| ErrorCode(answer.error_code);
+        match self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff, code) {
+            Ok(_) => Ok(true),
+            // nothing is open: it was never begun, or has been committed; what became of the id is for InitProducerId to say
+            Err(error)
+                if matches!(
+                    error.code(),
+                    Some(ErrorCode::INVALID_TXN_STATE | ErrorCode::INVALID_PRODUCER_ID_MAPPING)
+                ) =>
+            {
+                Ok(true)
+            }
+            Err(error) if error.code().is_some_and(|code| code.kind() == ErrorKind::Fenced) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn init_anywhere(&mut self, backoff: &mut Backoff) -> Result<InitProducerIdResponse> {
-        let request = self.init_request();
+        let request = self.init_request(NO_IDENTITY);
         loop {
             let answered = self.cluster.call_any(&request, backoff.attempt());
             match answered.and_then(|(broker, answer)| init_answer(broker, answer)) {
@@ -147,11 +212,8 @@ impl Producer {
         }
     }
 
-    fn init_request(&self) -> InitProducerIdRequest {
+    fn init_request(&self, ProducerIdentity { id, epoch }: ProducerIdentity) -> InitProducerIdRequest {
         let timeout = self.transactional.as_ref().map_or(Duration::ZERO, |settings| settings.timeout);
-        // without transactions nobody fences, and a new id is as good as the old one
-        let known = self.last_identity.filter(|_| self.transactional.is_some());
-        let ProducerIdentity { id, epoch } = known.unwrap_or(ProducerIdentity { id: -1, epoch: -1 });
         InitProducerIdRequest::default()
             .with_transactional_id(self.transactional_id())
             .with_transaction_timeout_ms(millis(timeout))
@@ -219,6 +281,7 @@ impl Producer {
             Err(Undelivered::Refused(error)) => Err(error),
             Err(Undelivered::Unknown(error)) => {
                 self.state = None;
+                self.is_astray = true;
                 Err(error)
             }
         }

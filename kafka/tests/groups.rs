@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{Broker, record, unique, value_of, wait_until};
 use kafka::{
-    Assignment, ErrorCode, ErrorKind, FetchConfig, Group, GroupConfig, GroupConsumer, Interrupt, Polled, Positions,
-    Producer, TopicPartition,
+    Admin, Assignment, Config, ErrorCode, ErrorKind, FetchConfig, Group, GroupConfig, GroupConsumer, Interrupt, Polled,
+    Positions, Producer, TopicPartition,
 };
 
 on_both_lines! {
@@ -393,6 +393,7 @@ fn the_settings_of_a_topic_and_of_a_broker_are_told(broker: &Broker) {
     assert_eq!(brokers.iter().map(|broker| &broker.address).collect::<Vec<_>>(), [&broker.config().brokers[0]]);
     let values = admin.broker_config(&brokers[0], &["group.max.session.timeout.ms", "no.such.setting"]).unwrap();
     assert_eq!(values, [("group.max.session.timeout.ms".to_owned(), "1800000".to_owned())]);
-    let missing = admin.topic_config(&[unique("missing")], "cleanup.policy").unwrap_err();
+    let hasty = Config { api_timeout: Duration::from_secs(3), ..broker.config() };
+    let missing = Admin::new(hasty, Interrupt::new()).topic_config(&[unique("missing")], "cleanup.policy").unwrap_err();
     assert!(missing.to_string().contains("UNKNOWN_TOPIC_OR_PARTITION"), "{missing}");
 }

@@ -132,6 +132,9 @@ impl Consumer {
     /// # Errors
     /// Kafka's, and the database's while offsets are read; failures of handling stay with their partition instead.
     pub fn consume_once(&mut self) -> Result<Consumed> {
+        if (!self.begun || self.setbacks != offsets::setbacks()) && !self.reader.rejoin_needed() {
+            self.begin()?;
+        }
         if self.reader.rejoin_needed() {
             // every rebalance takes all members out for a moment: that is no reason to call all of them not ready
             health::out_of_group(OUT_OF_GROUP_LIMIT);
@@ -140,8 +143,6 @@ impl Consumer {
             self.tell_offsets();
             self.begun = false;
             self.progress = Progress::default();
-        } else if !self.begun || self.setbacks != offsets::setbacks() {
-            self.begin()?;
         }
         for partition in self.progress.end_pauses() {
             self.reader.resume(&partition);
@@ -160,6 +161,8 @@ impl Consumer {
             }
         }
         for batch in batches(slices) {
+            // it also says that this thread lives, however many they are
+            self.reader.rejoin_needed();
             self.handle_batch(batch, &mut consumed);
         }
         if let Err(error) = self.effects.try_aside() {
@@ -176,6 +179,8 @@ impl Consumer {
     fn begin(&mut self) -> Result<()> {
         let Some(assignment) = self.reader.assignment().cloned() else { return Ok(()) };
         self.begun = false;
+        // what it has said of the offsets that it knew ends with it, before new ones are said
+        self.progress = Progress::default();
         self.setbacks = offsets::setbacks();
         let offsets = self.effects.read_offsets(&assignment.partitions)?;
         self.reader.assign(&offsets);
@@ -381,15 +386,14 @@ impl Consumer {
         if !self.begun {
             return;
         }
-        self.offsets_told = Instant::now();
         let news = self.progress.untold();
-        if news.is_empty() {
-            return;
+        if !news.is_empty() {
+            match self.reader.commit_offsets(&news) {
+                Ok(()) => self.progress.told(),
+                Err(error) => log::debug!("Kafka was not told our offsets: {error}"),
+            }
         }
-        match self.reader.commit_offsets(&news) {
-            Ok(()) => self.progress.told(),
-            Err(error) => log::debug!("Kafka was not told our offsets: {error}"),
-        }
+        self.offsets_told = Instant::now();
     }
 }
 

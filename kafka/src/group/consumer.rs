@@ -53,6 +53,8 @@ pub struct GroupConsumer {
     consumer: Consumer,
     positions: Positions,
     assignment: Option<Assignment>,
+    /// What it was given, while it is not known from where to read it.
+    joined: Option<Assignment>,
 }
 
 impl GroupConsumer {
@@ -71,7 +73,7 @@ impl GroupConsumer {
         let wake = Arc::new(Wake::new().map_err(no_wake)?);
         let group = Group::woken(config.clone(), interrupt.clone(), group, Some(wake.clone()));
         let consumer = Consumer::woken(config, interrupt, fetch, wake);
-        Ok(GroupConsumer { group, consumer, positions, assignment: None })
+        Ok(GroupConsumer { group, consumer, positions, assignment: None, joined: None })
     }
 
     /// Joins the group where that is needed and then gives [`Polled::Assigned`] alone: what was given before and is not
@@ -88,7 +90,7 @@ impl GroupConsumer {
         if self.rejoin_needed() {
             return self.join().map(|assignment| vec![Polled::Assigned { assignment }]);
         }
-        let polled = self.consumer.poll_for(timeout)?;
+        let polled = self.group.in_call(|| self.consumer.poll_for(timeout))?;
         if polled.iter().any(|polled| matches!(polled, Polled::UnknownTopic { .. })) {
             self.assignment = None;
         }
@@ -117,19 +119,28 @@ impl GroupConsumer {
                 log::warn!("{partition} is gone or was made anew: joining the group again");
                 None
             }
+            Polled::Corrupt { partition, base_offset, last_offset, bytes, cause } => {
+                log::error!("{partition}: the batch from {base_offset} to {last_offset} can't be read: {cause}");
+                Some(Polled::Corrupt { partition, base_offset, last_offset, bytes, cause })
+            }
             other => Some(other),
         }
     }
 
     fn join(&mut self) -> Result<Assignment> {
         self.assignment = None;
-        let assignment = self.group.join()?;
+        // what was given stays given while offsets can't be found
+        let assignment = match self.joined.take().filter(|_| !self.group.rejoin_needed()) {
+            Some(joined) => joined,
+            None => self.group.join()?,
+        };
+        self.joined = Some(assignment.clone());
         let offsets = match self.positions {
             Positions::Own => Vec::new(),
             _ => self.committed(&assignment.partitions)?,
         };
         self.consumer.assign(&offsets);
-        self.assignment = Some(assignment.clone());
+        (self.joined, self.assignment) = (None, Some(assignment.clone()));
         Ok(assignment)
     }
 
@@ -144,7 +155,11 @@ impl GroupConsumer {
         let isolation = self.consumer.isolation();
         let cluster = self.group.cluster();
         let committed = committed_offsets(cluster, &group_id, &places, true)?;
-        let ends = list_offsets(cluster, &places, spec, isolation)?;
+        let has_one = |place: &(String, i32)| {
+            committed.iter().any(|found| found.offset >= 0 && (&found.topic, found.partition) == (&place.0, place.1))
+        };
+        let places: Vec<_> = places.into_iter().filter(|place| !has_one(place)).collect();
+        let ends = if places.is_empty() { Vec::new() } else { list_offsets(cluster, &places, spec, isolation)? };
         let offset = |partition: &TopicPartition| {
             let told = |topic: &str, number: i32| topic == &*partition.topic && number == partition.partition;
             let found = committed.iter().find(|found| found.offset >= 0 && told(&found.topic, found.partition));
@@ -211,7 +226,7 @@ impl GroupConsumer {
 
     /// As [`Group::leave`].
     pub fn leave(&mut self) -> Result<()> {
-        self.assignment = None;
+        (self.assignment, self.joined) = (None, None);
         self.group.leave()
     }
 }

@@ -43,13 +43,19 @@ struct State {
     /// The topics as they were before that join.
     topics: Topics,
     rejoin_needed: bool,
-    /// When the member's thread called last.
-    called_at: Instant,
+    /// When the member's thread called last; `None`: a call is under way.
+    called_at: Option<Instant>,
 }
 
 impl State {
     fn outside() -> State {
-        State { membership: None, kept: false, topics: Topics::new(), rejoin_needed: true, called_at: Instant::now() }
+        State {
+            membership: None,
+            kept: false,
+            topics: Topics::new(),
+            rejoin_needed: true,
+            called_at: Some(Instant::now()),
+        }
     }
 }
 
@@ -78,7 +84,7 @@ impl Shared {
     /// From now on a member of this generation, joined when the topics were like this.
     pub(crate) fn joined(&self, membership: Membership, topics: Topics) {
         *self.lock() =
-            State { membership: Some(membership), kept: true, topics, rejoin_needed: false, called_at: Instant::now() };
+            State { membership: Some(membership), kept: true, topics, rejoin_needed: false, called_at: None };
     }
 
     /// From now on no member.
@@ -86,14 +92,14 @@ impl Shared {
         *self.lock() = State::outside();
     }
 
-    /// The member's thread lives.
-    pub(crate) fn called(&self) {
-        self.lock().called_at = Instant::now();
+    /// The member's thread lives: a call begins, or has ended.
+    pub(crate) fn calls(&self, begins: bool) {
+        self.lock().called_at = (!begins).then(Instant::now);
     }
 
     /// For how long it has not called.
     fn silent_for(&self) -> Duration {
-        self.lock().called_at.elapsed()
+        self.lock().called_at.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     fn divided_other_topics(&self, topics: &Topics) -> bool {

@@ -36,6 +36,11 @@ impl Backoff {
         Backoff { interrupt: self.interrupt.clone(), attempt_limit, ..*self }
     }
 
+    /// Whether there was more than one attempt.
+    pub(crate) fn has_paused(&self) -> bool {
+        self.pauses > 0
+    }
+
     /// Pauses if `error` may pass and there is time left; otherwise gives it back.
     pub(crate) fn pause(&mut self, error: Error) -> Result<()> {
         if error.passes() { self.pause_for(error) } else { Err(error) }

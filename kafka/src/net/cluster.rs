@@ -16,7 +16,7 @@ use kafka_protocol::protocol::StrBytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, after};
 use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
@@ -336,7 +336,9 @@ impl Cluster {
         deadline: Instant,
         refusal: impl Fn(&R::Response) -> F,
     ) -> std::result::Result<R::Response, Attempt> {
-        let address = self.coordinator(coordinator, deadline).map_err(Attempt::NotDone)?;
+        // to look it up takes no patience, however long the request may take
+        let look_up = deadline.min(after(self.config.request_timeout));
+        let address = self.coordinator(coordinator, look_up).map_err(Attempt::NotDone)?;
         self.connection(&address, deadline).map_err(Attempt::NotDone)?;
         let answer = self.call(&address, request, deadline, retry).map_err(Attempt::Unknown)?;
         let Refusal { code, about } = refusal(&answer).into();

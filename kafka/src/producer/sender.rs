@@ -208,9 +208,10 @@ impl<'a, 'r> Delivery<'a, 'r> {
     /// Writes all of it, a partition's batches one after the other: at most one is under way, so a refused one leaves
     /// no hole in the sequence numbers.
     pub(crate) fn run(&mut self) -> std::result::Result<(), Undelivered> {
+        let mut backoff = self.cluster.backoff_for(self.limit);
         while !self.queues.is_empty() {
             let round = self.next_round();
-            self.deliver(round)?;
+            self.deliver(round, &mut backoff)?;
         }
         Ok(())
     }
@@ -234,10 +235,9 @@ impl<'a, 'r> Delivery<'a, 'r> {
     }
 
     /// A broker that is silent ends an attempt, not the delivery: by then another one may lead its partitions.
-    fn deliver(&mut self, mut round: Vec<Outgoing<'r>>) -> std::result::Result<(), Undelivered> {
-        let mut backoff = self.cluster.backoff_for(self.limit);
+    fn deliver(&mut self, mut round: Vec<Outgoing<'r>>, backoff: &mut Backoff) -> std::result::Result<(), Undelivered> {
         loop {
-            let left = self.attempt(round, &backoff);
+            let left = self.attempt(round, backoff);
             let doubtful = left.batches.iter().any(|batch| batch.doubtful);
             let end = |error| if doubtful { Undelivered::Unknown(error) } else { Undelivered::Refused(error) };
             if let Some(error) = left.lasting {

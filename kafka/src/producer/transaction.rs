@@ -18,7 +18,7 @@ use crate::admin::first_error;
 use crate::error::{Error, ErrorCode, ErrorKind, Result};
 use crate::net::cluster::{CoordinatorKey, Refusal, Retry, topic_name};
 use crate::producer::sender::{PartitionKey, Queues, Written};
-use crate::producer::{Producer, ProducerIdentity};
+use crate::producer::{Open, Producer, ProducerIdentity};
 use crate::record::{Header, ProducerRecord};
 use crate::wire::protocol::Request;
 
@@ -36,6 +36,8 @@ pub struct Transaction<'p> {
     /// Something of it could not be written: it must not be committed.
     failed: bool,
     ended: bool,
+    /// The last call took more than one attempt.
+    repeated: bool,
 }
 
 /// An offset of a group, to be committed with a transaction.
@@ -56,7 +58,7 @@ pub struct GroupOffset<'a> {
 impl<'p> Transaction<'p> {
     pub(crate) fn new(producer: &'p mut Producer) -> Transaction<'p> {
         let (partitions, groups) = (HashSet::new(), HashSet::new());
-        Transaction { producer, partitions, groups, begun: false, failed: false, ended: false }
+        Transaction { producer, partitions, groups, begun: false, failed: false, ended: false, repeated: false }
     }
 
     /// Writes records into the transaction and waits until all in-sync replicas have them. Returns where each of them is, in their order.
@@ -100,7 +102,7 @@ impl<'p> Transaction<'p> {
         let request = self.partitions_request(&new)?;
         // Adding a partition twice is the same as once.
         self.call(&self.transaction(), &request, Retry::Idempotent, add_partitions_refusal)?;
-        self.producer.is_open = true;
+        self.producer.open = Open::Yes;
         self.partitions.extend(new);
         Ok(())
     }
@@ -131,7 +133,7 @@ impl<'p> Transaction<'p> {
         let request = self.group_request(group)?;
         let code = |answer: &AddOffsetsToTxnResponse| ErrorCode(answer.error_code);
         self.call(&self.transaction(), &request, Retry::Idempotent, code)?;
-        self.producer.is_open = true;
+        self.producer.open = Open::Yes;
         self.groups.insert(group.to_owned());
         Ok(())
     }
@@ -203,9 +205,13 @@ impl<'p> Transaction<'p> {
                 .with_committed(committed);
             let code = |answer: &EndTxnResponse| ErrorCode(answer.error_code);
             let done = self.call(&self.transaction(), &request, Retry::Once, code);
-            // a fenced one was not ended by this
+            // a fenced one was not ended by this, unless an attempt before it was executed
             let fenced = matches!(&done, Err(Error::Refused { code, .. }) if code.kind() == ErrorKind::Fenced);
-            self.producer.is_open &= fenced;
+            self.producer.open = match done {
+                Ok(()) => Open::No,
+                Err(_) if fenced && !self.repeated => Open::Yes,
+                Err(_) => Open::Maybe,
+            };
             // Any error of an end leaves its fate open, a refusal too: the one before may have been executed.
             done.inspect_err(|_| self.producer.state = None)?;
         }
@@ -230,7 +236,12 @@ impl<'p> Transaction<'p> {
     ) -> Result<()> {
         let mut backoff = self.producer.cluster.backoff();
         let answered = self.producer.cluster.call_coordinator(coordinator, request, retry, &mut backoff, refusal);
-        self.begun |= !matches!(answered, Err(Error::Refused { .. }));
+        self.repeated = backoff.has_paused();
+        let refused = matches!(answered, Err(Error::Refused { .. }));
+        self.begun |= !refused;
+        if answered.is_err() && !refused && self.producer.open == Open::No {
+            self.producer.open = Open::Maybe;
+        }
         answered.map(drop).map_err(|error| self.producer.forget_identity_unless_refused(error))
     }
 
