@@ -13,17 +13,25 @@ const SHORT_PAUSES: u32 = 8;
 /// The longest pause: a broker that restarts is found again soon after it is back.
 const LONG_PAUSE: Duration = Duration::from_millis(100);
 
+/// An attempt that the deadline ends sooner was in vain from the start.
+const SHORT_ATTEMPT: Duration = Duration::from_millis(500);
+
 /// The patience of one call: a deadline, the limit of each attempt, and the pauses between them.
 pub(crate) struct Backoff {
     interrupt: Interrupt,
     deadline: Instant,
     attempt_limit: Duration,
     pauses: u32,
+    /// When the current attempt began.
+    begun: Instant,
+    /// What the attempt before it failed with.
+    last: Option<Error>,
 }
 
 impl Backoff {
     pub(crate) fn new(interrupt: &Interrupt, limit: Duration, attempt_limit: Duration) -> Backoff {
-        Backoff { interrupt: interrupt.clone(), deadline: after(limit), attempt_limit, pauses: 0 }
+        let (interrupt, deadline) = (interrupt.clone(), after(limit));
+        Backoff { interrupt, deadline, attempt_limit, pauses: 0, begun: Instant::now(), last: None }
     }
 
     /// The end of an attempt that begins now: a silent broker must leave time to ask another one.
@@ -33,7 +41,8 @@ impl Backoff {
 
     /// As long as this one, for requests that are answered late by design.
     pub(crate) fn with_attempts_of(&self, attempt_limit: Duration) -> Backoff {
-        Backoff { interrupt: self.interrupt.clone(), attempt_limit, ..*self }
+        let (interrupt, begun) = (self.interrupt.clone(), Instant::now());
+        Backoff { interrupt, deadline: self.deadline, attempt_limit, pauses: self.pauses, begun, last: None }
     }
 
     /// Whether there was more than one attempt.
@@ -48,17 +57,38 @@ impl Backoff {
 
     /// The same for an error after which the caller does something else than before.
     pub(crate) fn pause_for(&mut self, error: Error) -> Result<()> {
-        let pause = self.next_pause();
-        if Instant::now() + pause >= self.deadline {
-            return Err(error);
+        let (pause, now) = (self.next_pause(), Instant::now());
+        if now + pause >= self.deadline {
+            // a last attempt that the deadline cut short says less than the one before it
+            let cut_short = now >= self.deadline && now - self.begun < SHORT_ATTEMPT;
+            return Err(self.last.take().filter(|_| cut_short).unwrap_or(error));
         }
         log::trace!("again in {pause:?}: {error}");
         self.pauses += 1;
-        self.interrupt.sleep(pause)
+        self.last = Some(error);
+        let slept = self.interrupt.sleep(pause);
+        self.begun = Instant::now();
+        slept
     }
 
     fn next_pause(&self) -> Duration {
         let doublings = self.pauses.saturating_sub(SHORT_PAUSES).min(10);
         (SHORT_PAUSE * 2u32.pow(doublings)).min(LONG_PAUSE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_the_deadline_cuts_short_does_not_hide_what_was_said_before() {
+        let mut backoff = Backoff::new(&Interrupt::new(), Duration::from_millis(200), Duration::from_secs(1));
+        let error = |causes: &str| Error::NoBroker { causes: vec![causes.to_owned()] };
+        backoff.pause(error("its address leads nowhere")).unwrap();
+        let interrupt = Interrupt::new();
+        interrupt.sleep(backoff.deadline.saturating_duration_since(Instant::now())).unwrap();
+        let told = backoff.pause(error("no answer within 4 µs")).unwrap_err();
+        assert_eq!(told.to_string(), "no broker usable: its address leads nowhere");
     }
 }
