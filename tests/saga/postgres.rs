@@ -157,9 +157,12 @@ fn an_address_that_leads_to_a_standby_for_a_while_is_refused_for_as_long() {
     proxy.lead_to(&servers.standby());
     proxy.drop_connections();
     wait_for_reason(&order_service, "is a standby, where nothing can be written");
-    let refused = order_service.api().post("/orders", &order());
-    assert_eq!(refused.status, 503, "{}", refused.text);
-    assert!(refused.text.contains("is a standby"), "{}", refused.text);
+    // the first may go to a session that broke without a word: nobody knows what became of that one
+    until("an answer that names the cause", || {
+        let refused = order_service.api().post("/orders", &order());
+        assert_eq!(refused.status, 503, "{}", refused.text);
+        refused.text.contains("is a standby")
+    });
     let (code, said) = world.ask(Service::Order, &["--check"], &[("ORDER_DATABASE_URL", &url)]);
     assert!(code == 1 && said.contains("is a standby"), "{said}");
     proxy.lead_to(&servers.primary());
