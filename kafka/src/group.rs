@@ -148,10 +148,8 @@ impl Group {
     /// connection, retried for rebalance timeout and [`Config::api_timeout`] together; `Interrupted`.
     pub fn join(&mut self) -> Result<Assignment> {
         self.config.check()?;
-        self.shared.calls(true);
-        let joined = self.join_in_time();
-        self.shared.calls(false);
-        joined
+        let shared = self.shared.clone();
+        shared.in_call(|| self.join_in_time())
     }
 
     fn join_in_time(&mut self) -> Result<Assignment> {
@@ -163,14 +161,6 @@ impl Group {
                 Err(error) => self.before_next_try(error, &mut backoff)?,
             }
         }
-    }
-
-    /// Does it; meanwhile the member's thread lives.
-    pub(crate) fn in_call<T>(&self, call: impl FnOnce() -> T) -> T {
-        self.shared.calls(true);
-        let done = call();
-        self.shared.calls(false);
-        done
     }
 
     /// What the group has decided meanwhile makes a new attempt necessary; some answers name what must change for it.
@@ -322,7 +312,7 @@ impl Group {
     /// Whether [`join`](Group::join) has to be called (again): the group changes, or the membership was lost. To ask costs nothing, and is
     /// what a thread does that lives, see [`GroupConfig::max_poll_interval`].
     pub fn rejoin_needed(&self) -> bool {
-        self.shared.calls(false);
+        self.shared.called();
         self.shared.rejoin_needed()
     }
 
@@ -333,7 +323,7 @@ impl Group {
     /// about to change: then [`rejoin_needed`](Group::rejoin_needed) is set; other refusals; those of the connection,
     /// retried for [`Config::api_timeout`].
     pub fn commit_offsets(&mut self, offsets: &[(TopicPartition, i64, String)]) -> Result<()> {
-        self.shared.calls(false);
+        self.shared.called();
         let Some(membership) = self.shared.membership() else {
             return Err(Error::Invalid("not a member of the group".to_owned()));
         };
@@ -382,11 +372,7 @@ impl Group {
         leave(&mut cluster, &self.config.group_id, member_id)
     }
 
-    pub(crate) fn cluster(&mut self) -> &mut Cluster {
-        &mut self.cluster
-    }
-
-    pub(crate) fn group_id(&self) -> GroupId {
+    fn group_id(&self) -> GroupId {
         GroupId(StrBytes::from_string(self.config.group_id.clone()))
     }
 

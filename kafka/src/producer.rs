@@ -179,11 +179,7 @@ impl Producer {
         identity: ProducerIdentity,
         backoff: &mut Backoff,
     ) -> Result<bool> {
-        let request = EndTxnRequest::default()
-            .with_transactional_id(self.transactional_id().unwrap_or_default())
-            .with_producer_id(ProducerId(identity.id))
-            .with_producer_epoch(identity.epoch)
-            .with_committed(false);
+        let request = self.end_request(identity, false);
         let code = |answer: &EndTxnResponse| ErrorCode(answer.error_code);
         match self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff, code) {
             Ok(_) => Ok(true),
@@ -199,6 +195,14 @@ impl Producer {
             Err(error) if error.code().is_some_and(|code| code.kind() == ErrorKind::Fenced) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    pub(crate) fn end_request(&self, identity: ProducerIdentity, committed: bool) -> EndTxnRequest {
+        EndTxnRequest::default()
+            .with_transactional_id(self.transactional_id().unwrap_or_default())
+            .with_producer_id(ProducerId(identity.id))
+            .with_producer_epoch(identity.epoch)
+            .with_committed(committed)
     }
 
     fn init_anywhere(&mut self, backoff: &mut Backoff) -> Result<InitProducerIdResponse> {

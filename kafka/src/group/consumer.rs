@@ -1,5 +1,6 @@
 //! Reading topics as a member of a group: membership, positions and fetches in one.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +91,7 @@ impl GroupConsumer {
         if self.rejoin_needed() {
             return self.join().map(|assignment| vec![Polled::Assigned { assignment }]);
         }
-        let polled = self.group.in_call(|| self.consumer.poll_for(timeout))?;
+        let polled = self.group.shared.in_call(|| self.consumer.poll_for(timeout))?;
         if polled.iter().any(|polled| matches!(polled, Polled::UnknownTopic { .. })) {
             self.assignment = None;
         }
@@ -146,26 +147,25 @@ impl GroupConsumer {
 
     /// The committed offset of each, or the end of the log that [`Positions`] name.
     fn committed(&mut self, partitions: &[TopicPartition]) -> Result<Vec<(TopicPartition, i64)>> {
-        let places: Vec<_> = partitions.iter().map(|place| (place.topic.to_string(), place.partition)).collect();
+        let mut places: Vec<_> = partitions.iter().map(|place| (place.topic.to_string(), place.partition)).collect();
         let spec = match self.positions {
             Positions::CommittedOrLatest => OffsetSpec::Latest,
             _ => OffsetSpec::Earliest,
         };
-        let group_id = self.group.group_id().0.to_string();
         let isolation = self.consumer.isolation();
-        let cluster = self.group.cluster();
-        let committed = committed_offsets(cluster, &group_id, &places, true)?;
-        let has_one = |place: &(String, i32)| {
-            committed.iter().any(|found| found.offset >= 0 && (&found.topic, found.partition) == (&place.0, place.1))
-        };
-        let places: Vec<_> = places.into_iter().filter(|place| !has_one(place)).collect();
-        let ends = if places.is_empty() { Vec::new() } else { list_offsets(cluster, &places, spec, isolation)? };
-        let offset = |partition: &TopicPartition| {
-            let told = |topic: &str, number: i32| topic == &*partition.topic && number == partition.partition;
-            let found = committed.iter().find(|found| found.offset >= 0 && told(&found.topic, found.partition));
-            let end = || ends.iter().find(|end| told(&end.topic, end.partition)).map_or(0, |end| end.offset);
-            found.map_or_else(end, |found| found.offset)
-        };
+        let Group { cluster, config, .. } = &mut self.group;
+        let mut offsets: HashMap<(String, i32), i64> = committed_offsets(cluster, &config.group_id, &places, true)?
+            .into_iter()
+            .filter(|found| found.offset >= 0)
+            .map(|found| ((found.topic, found.partition), found.offset))
+            .collect();
+        places.retain(|place| !offsets.contains_key(place));
+        if !places.is_empty() {
+            let ends = list_offsets(cluster, &places, spec, isolation)?;
+            offsets.extend(ends.into_iter().map(|end| ((end.topic, end.partition), end.offset)));
+        }
+        let offset =
+            |place: &TopicPartition| offsets.get(&(place.topic.to_string(), place.partition)).copied().unwrap_or(0);
         Ok(partitions.iter().map(|partition| (partition.clone(), offset(partition))).collect())
     }
 

@@ -92,9 +92,17 @@ impl Shared {
         *self.lock() = State::outside();
     }
 
-    /// The member's thread lives: a call begins, or has ended.
-    pub(crate) fn calls(&self, begins: bool) {
-        self.lock().called_at = (!begins).then(Instant::now);
+    /// The member's thread lives.
+    pub(crate) fn called(&self) {
+        self.lock().called_at = Some(Instant::now());
+    }
+
+    /// Does it; meanwhile the member's thread lives, however long it takes.
+    pub(crate) fn in_call<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.lock().called_at = None;
+        let done = call();
+        self.called();
+        done
     }
 
     /// For how long it has not called.

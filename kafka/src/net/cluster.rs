@@ -113,6 +113,10 @@ impl Cluster {
         if !self.connections.contains_key(address) {
             let turn = self.turns.entry(address.to_owned()).or_default();
             let made = Connection::open(address, turn, &self.config, &self.interrupt, deadline);
+            if made.is_err() {
+                // an address that takes connections and then is silent must not be the first one again
+                *turn = turn.wrapping_add(1);
+            }
             let made = made.map_err(|error| self.not_connected(address, error))?;
             self.connections.insert(address.to_owned(), made);
         }

@@ -69,7 +69,7 @@ impl<R> Sent<R> {
 impl Connection {
     /// Connects, asks for the broker's versions and shows who we are, within the connect timeout.
     ///
-    /// A name may have several addresses: `turn` says with which one to begin, and is left at the one to begin with next time.
+    /// A name may have several addresses: `turn` says with which one to begin, and is left at the one that took the connection.
     pub(crate) fn open(
         address: &str,
         turn: &mut usize,
@@ -77,19 +77,7 @@ impl Connection {
         wakes: &Interrupt,
         deadline: Instant,
     ) -> Result<Connection> {
-        let deadline = deadline.min(after(config.connect_timeout));
-        // an address that takes connections and then is silent must not be the first one again
-        Connection::try_open(address, turn, config, wakes, deadline).inspect_err(|_| *turn = turn.wrapping_add(1))
-    }
-
-    fn try_open(
-        address: &str,
-        turn: &mut usize,
-        config: &Config,
-        wakes: &Interrupt,
-        deadline: Instant,
-    ) -> Result<Connection> {
-        let started = Instant::now();
+        let (started, deadline) = (Instant::now(), deadline.min(after(config.connect_timeout)));
         wakes.check()?;
         let Security { tls, sasl } = &config.security;
         let stream = Stream::open(address, turn, tls.as_ref(), deadline, wakes)

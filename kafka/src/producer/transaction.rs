@@ -9,8 +9,7 @@ use kafka_protocol::messages::txn_offset_commit_request::{
 };
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse,
-    EndTxnRequest, EndTxnResponse, GroupId, ProducerId, TransactionalId, TxnOffsetCommitRequest,
-    TxnOffsetCommitResponse,
+    EndTxnResponse, GroupId, ProducerId, TransactionalId, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -64,7 +63,7 @@ impl<'p> Transaction<'p> {
     /// Writes records into the transaction and waits until all in-sync replicas have them. Returns where each of them is, in their order.
     ///
     /// After an error the transaction can't be committed. If a broker has plainly refused something (`Refused` with MESSAGE_TOO_LARGE, …)
-    /// it can be aborted and the producer goes on; after everything else (`Timeout`, `Io`, kind `Fenced`, …) the producer is not initialised.
+    /// it can be aborted and the producer goes on; after everything else (`Timeout`, `Io`, an epoch that is over, …) the producer is not initialised.
     /// `Invalid`: a partition that does not exist.
     pub fn send(&mut self, records: impl AsRef<[ProducerRecord]>) -> Result<Vec<Written>> {
         let sent = self.try_send(records.as_ref(), None);
@@ -175,9 +174,10 @@ impl<'p> Transaction<'p> {
     /// Makes all of it visible. Returns once the broker has decided so; readers may see it a few milliseconds later.
     ///
     /// # Errors
-    /// `TransactionFailed` when a part had failed, kind `Fenced` when another producer took over. After an error the
-    /// producer is not initialised and it is unknown whether the transaction was committed (also when fenced): a
-    /// position committed with [`commit_offset`](Transaction::commit_offset) tells, read after `initialise`.
+    /// `TransactionFailed` when a part had failed; that the epoch is over (whether another producer took over, `initialise`
+    /// tells); those of the connection. After an error the producer is not initialised and it is unknown whether the
+    /// transaction was committed (also when the epoch is over): a position committed with
+    /// [`commit_offset`](Transaction::commit_offset) tells, read after `initialise`.
     pub fn commit(mut self) -> Result<()> {
         if self.failed {
             return Err(Error::TransactionFailed);
@@ -188,21 +188,17 @@ impl<'p> Transaction<'p> {
     /// Drops all of it. The same producer can begin the next one.
     ///
     /// # Errors
-    /// `NotInitialised` when an earlier error has left open what the broker did (then `initialise` aborts it); kind
-    /// `Fenced`; those of the connection. After an error the producer is not initialised, and nothing of the
+    /// `NotInitialised` when an earlier error has left open what the broker did (then `initialise` aborts it); that the
+    /// epoch is over; those of the connection. After an error the producer is not initialised, and nothing of the
     /// transaction will be visible.
     pub fn abort(mut self) -> Result<()> {
         self.end(false)
     }
 
     fn end(&mut self, committed: bool) -> Result<()> {
-        let (id, identity) = self.initialised()?;
+        let (_, identity) = self.initialised()?;
         if self.begun {
-            let request = EndTxnRequest::default()
-                .with_transactional_id(id)
-                .with_producer_id(ProducerId(identity.id))
-                .with_producer_epoch(identity.epoch)
-                .with_committed(committed);
+            let request = self.producer.end_request(identity, committed);
             let code = |answer: &EndTxnResponse| ErrorCode(answer.error_code);
             let done = self.call(&self.transaction(), &request, Retry::Once, code);
             // a fenced one was not ended by this, unless an attempt before it was executed
