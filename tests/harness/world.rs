@@ -209,6 +209,16 @@ impl World {
         instance
     }
 
+    /// Stops an instance as an operator does, and starts it again on its port.
+    ///
+    /// # Panics
+    /// When it does not stop in order, and as [`World::start`].
+    pub fn restart(&self, instance: &mut Instance) {
+        assert_eq!(instance.stop().code(), Some(0), "{}", instance.log());
+        let variable = format!("{}_PORT", instance.service().name().to_uppercase());
+        *instance = self.start_with(instance.service(), &[(&variable, &instance.port().to_string())]);
+    }
+
     /// One instance of each service: order, payment, stock.
     ///
     /// # Panics

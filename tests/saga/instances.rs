@@ -105,13 +105,6 @@ pub(crate) fn trade(ports: &[u16], client: usize, stop: &AtomicBool, done: &Atom
     number
 }
 
-/// Stops an instance as an operator does, and starts it again on its port.
-fn restart(world: &World, instance: &mut Instance) {
-    assert_eq!(instance.stop().code(), Some(0), "{}", instance.log());
-    let (variable, port) = (format!("{}_PORT", instance.service().name().to_uppercase()), instance.port().to_string());
-    *instance = world.start_with(instance.service(), &[(&variable, &port)]);
-}
-
 #[test]
 fn a_rolling_restart_of_all_instances_under_load_loses_and_repeats_nothing() {
     let world = World::new("rolling");
@@ -132,7 +125,7 @@ fn a_rolling_restart_of_all_instances_under_load_loses_and_repeats_nothing() {
         for instance in &mut instances {
             let before = done.load(Ordering::Relaxed);
             until("orders between two restarts", || done.load(Ordering::Relaxed) >= before + 5);
-            restart(&world, instance);
+            world.restart(instance);
         }
         stop.store(true, Ordering::Relaxed);
         clients.into_iter().map(|client| client.join().expect("a client")).sum()

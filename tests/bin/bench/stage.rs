@@ -98,10 +98,7 @@ impl Stage {
     /// When one does not stop, or does not start.
     pub fn restart_each(&mut self, pause: Duration) {
         for instance in &mut self.instances {
-            instance.stop();
-            let (variable, port) =
-                (format!("{}_PORT", instance.service().name().to_uppercase()), instance.port().to_string());
-            *instance = self.world.start_with(instance.service(), &[(&variable, &port)]);
+            self.world.restart(instance);
             std::thread::sleep(pause);
         }
     }
