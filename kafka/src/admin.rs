@@ -3,20 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kafka_protocol::messages::consumer_group_describe_response::Member;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::describe_groups_response::DescribedGroupMember;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponse;
 use kafka_protocol::messages::{
     BrokerId, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeConfigsRequest, DescribeGroupsRequest, DescribeGroupsResponse, GroupId, ListOffsetsRequest,
-    ListOffsetsResponse, OffsetFetchRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, DescribeGroupsResponse, ListOffsetsRequest, MetadataRequest,
+    OffsetFetchRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -26,7 +22,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::group::assignor::decode_assignment;
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
-use crate::net::cluster::{Cluster, CoordinatorKey, Retry, metadata_request, topic_name};
+use crate::net::cluster::{Cluster, CoordinatorKey, Retry, by_topic, group_id, metadata_request, topic_name};
 use crate::record::Isolation;
 use crate::wire::protocol::Request;
 
@@ -173,7 +169,15 @@ impl Admin {
     pub fn create_topics(&mut self, topics: &[NewTopic]) -> Result<Vec<(String, Created)>> {
         let mut backoff = self.cluster.backoff();
         let created = self.request_topics(topics, false, &mut backoff)?;
-        self.wait_for_leaders(topics, &mut backoff)?;
+        let names: Vec<Arc<str>> = topics.iter().map(|topic| topic.name.as_str().into()).collect();
+        backoff.retry(|backoff| {
+            self.cluster.refresh(&names, backoff.attempt())?;
+            for name in &names {
+                let partitions = self.cluster.seen_topic(name).map_or(1, |topic| topic.partitions.len());
+                (0..partitions as i32).try_for_each(|partition| self.cluster.leader(name, partition).map(drop))?;
+            }
+            Ok(())
+        })?;
         Ok(created)
     }
 
@@ -195,48 +199,24 @@ impl Admin {
             .with_topics(topics.iter().map(creatable).collect())
             .with_timeout_ms(millis(self.cluster.config().request_timeout))
             .with_validate_only(validate_only);
-        loop {
-            match self.try_create(&request, topics, backoff) {
-                Ok(created) => return Ok(created),
-                Err(error) => backoff.pause(error)?,
+        backoff.retry(|backoff| {
+            let (broker, answer) = self.cluster.call_any(&request, backoff.attempt())?;
+            let mut created = Vec::with_capacity(topics.len());
+            for NewTopic { name, .. } in topics {
+                let result = answer.topics.iter().find(|result| result.name.0 == **name);
+                let result = result.ok_or_else(|| left_out::<CreateTopicsRequest>(&broker, name))?;
+                let outcome = if ErrorCode(result.error_code) == ErrorCode::TOPIC_ALREADY_EXISTS {
+                    Created::AlreadyExists
+                } else {
+                    let words = result.error_message.as_deref().unwrap_or_default();
+                    let detail = || format!("topic {name}: {words}");
+                    Error::check::<CreateTopicsRequest>(result.error_code, &broker, detail)?;
+                    Created::Created
+                };
+                created.push((name.clone(), outcome));
             }
-        }
-    }
-
-    fn try_create(
-        &mut self,
-        request: &CreateTopicsRequest,
-        topics: &[NewTopic],
-        backoff: &Backoff,
-    ) -> Result<Vec<(String, Created)>> {
-        let (broker, answer) = self.cluster.call_any(request, backoff.attempt())?;
-        let mut created = Vec::with_capacity(topics.len());
-        for topic in topics {
-            let result = answer.topics.iter().find(|result| result.name.0 == *topic.name);
-            created.push((topic.name.clone(), outcome(&topic.name, result, &broker)?));
-        }
-        Ok(created)
-    }
-
-    fn wait_for_leaders(&mut self, topics: &[NewTopic], backoff: &mut Backoff) -> Result<()> {
-        let names: Vec<Arc<str>> = topics.iter().map(|topic| topic.name.as_str().into()).collect();
-        loop {
-            match self.check_leaders(&names, backoff) {
-                Ok(()) => return Ok(()),
-                Err(error) => backoff.pause(error)?,
-            }
-        }
-    }
-
-    fn check_leaders(&mut self, names: &[Arc<str>], backoff: &Backoff) -> Result<()> {
-        self.cluster.refresh(names, backoff.attempt())?;
-        for name in names {
-            let partitions = self.cluster.seen_topic(name).map_or(1, |topic| topic.partitions.len());
-            for partition in 0..partitions as i32 {
-                self.cluster.leader(name, partition)?;
-            }
-        }
-        Ok(())
+            Ok(created)
+        })
     }
 
     /// Describes these topics; those that do not exist are left out.
@@ -245,26 +225,17 @@ impl Admin {
     /// Those of the connection, retried for [`Config::api_timeout`]; `Refused` for a name that is invalid or may not be
     /// seen.
     pub fn describe_topics(&mut self, names: &[String]) -> Result<Vec<TopicDescription>> {
-        let mut backoff = self.cluster.backoff();
         let wanted: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
-        loop {
-            match self.cluster.refresh(&wanted, backoff.attempt()) {
-                Ok(()) => break,
-                Err(error) => backoff.pause(error)?,
+        self.cluster.backoff().retry(|backoff| self.cluster.refresh(&wanted, backoff.attempt()))?;
+        let mut described = Vec::new();
+        for name in names {
+            if let Some(topic) = self.cluster.seen_topic(name) {
+                let replication = topic.partitions.first().map_or(0, |partition| partition.replicas) as i16;
+                let (name, partitions) = (name.clone(), topic.partitions.len() as i32);
+                described.push(TopicDescription { name, id: topic.id, partitions, replication });
             }
         }
-        Ok(names.iter().filter_map(|name| self.description(name)).collect())
-    }
-
-    fn description(&self, name: &str) -> Option<TopicDescription> {
-        let topic = self.cluster.seen_topic(name)?;
-        let replication = topic.partitions.first().map_or(0, |partition| partition.replicas);
-        Some(TopicDescription {
-            name: name.to_owned(),
-            id: topic.id,
-            partitions: topic.partitions.len() as i32,
-            replication: replication as i16,
-        })
+        Ok(described)
     }
 
     /// The values in force of one setting (`cleanup.policy`, `max.message.bytes`, …) for each of these topics, in their
@@ -274,57 +245,12 @@ impl Admin {
     /// `Refused` (UNKNOWN_TOPIC_OR_PARTITION, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried for
     /// [`Config::api_timeout`].
     pub fn topic_config(&mut self, names: &[String], key: &str) -> Result<Vec<String>> {
-        let mut backoff = self.cluster.backoff();
-        let resource = |name: &String| {
-            DescribeConfigsResource::default()
-                .with_resource_type(TOPIC_RESOURCE)
-                .with_resource_name(StrBytes::from_string(name.clone()))
-                .with_configuration_keys(Some(vec![StrBytes::from_string(key.to_owned())]))
+        let found = self.describe_configs(TOPIC_RESOURCE, names, &[key], None)?;
+        let value = |(name, values): (&String, Vec<(String, String)>)| {
+            let value = values.into_iter().next().map(|(_, value)| value);
+            value.ok_or_else(|| left_out::<DescribeConfigsRequest>("a broker", name))
         };
-        let request = DescribeConfigsRequest::default().with_resources(names.iter().map(resource).collect());
-        loop {
-            match self.try_topic_config(&request, names, &backoff) {
-                Ok(values) => return Ok(values),
-                Err(error) => backoff.pause(error)?,
-            }
-        }
-    }
-
-    fn try_topic_config(
-        &mut self,
-        request: &DescribeConfigsRequest,
-        names: &[String],
-        backoff: &Backoff,
-    ) -> Result<Vec<String>> {
-        let (broker, answer) = self.cluster.call_any(request, backoff.attempt())?;
-        let api = DescribeConfigsRequest::API;
-        let value = |name: &String| {
-            let result = answer.results.iter().find(|result| *result.resource_name == **name);
-            let code = result.map_or(0, |result| result.error_code);
-            if code != 0 {
-                let (code, broker) = (ErrorCode(code), broker.clone());
-                return Err(Error::Refused { code, api, broker, detail: format!("topic {name}") });
-            }
-            let value = result.and_then(|result| result.configs.first()?.value.as_ref());
-            let missing = || Error::Decode { api, broker: broker.clone(), cause: format!("it leaves out {name}") };
-            value.map(|value| value.to_string()).ok_or_else(missing)
-        };
-        names.iter().map(value).collect()
-    }
-
-    /// The brokers of the cluster by their ids, as last seen by this client; asked for where none was seen yet.
-    ///
-    /// # Errors
-    /// Those of the connection, retried for [`Config::api_timeout`].
-    pub fn brokers(&mut self) -> Result<Vec<BrokerDescription>> {
-        if self.cluster.brokers().is_empty() {
-            let mut backoff = self.cluster.backoff();
-            while let Err(error) = self.cluster.refresh(&[], backoff.attempt()) {
-                backoff.pause(error)?;
-            }
-        }
-        let brokers = self.cluster.brokers().into_iter();
-        Ok(brokers.map(|(id, address)| BrokerDescription { id, address }).collect())
+        names.iter().zip(found).map(value).collect()
     }
 
     /// The values in force of these settings of a broker, each with its name, asked at its own address. Left out are
@@ -334,29 +260,59 @@ impl Admin {
     /// `Refused` (CLUSTER_AUTHORIZATION_FAILED, …); `Unreachable` and others of the connection, retried for
     /// [`Config::api_timeout`].
     pub fn broker_config(&mut self, broker: &BrokerDescription, keys: &[&str]) -> Result<Vec<(String, String)>> {
-        let mut backoff = self.cluster.backoff();
-        let resource = DescribeConfigsResource::default()
-            .with_resource_type(BROKER_RESOURCE)
-            .with_resource_name(StrBytes::from_string(broker.id.to_string()))
-            .with_configuration_keys(Some(keys.iter().map(|key| StrBytes::from_string((*key).to_owned())).collect()));
-        let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
-        let answer = loop {
-            match self.cluster.call(&broker.address, &request, backoff.attempt(), Retry::Idempotent) {
-                Ok(answer) => break answer,
-                Err(error) => backoff.pause(error)?,
-            }
+        let ids = [broker.id.to_string()];
+        let mut found = self.describe_configs(BROKER_RESOURCE, &ids, keys, Some(&broker.address))?;
+        Ok(found.pop().unwrap_or_default())
+    }
+
+    /// The known ones of these settings for each of the resources, asked at this address or anywhere.
+    fn describe_configs(
+        &mut self,
+        kind: i8,
+        names: &[String],
+        keys: &[&str],
+        address: Option<&str>,
+    ) -> Result<Vec<Vec<(String, String)>>> {
+        let keys: Vec<StrBytes> = keys.iter().map(|key| StrBytes::from_string((*key).to_owned())).collect();
+        let resource = |name: &String| {
+            DescribeConfigsResource::default()
+                .with_resource_type(kind)
+                .with_resource_name(StrBytes::from_string(name.clone()))
+                .with_configuration_keys(Some(keys.clone()))
         };
-        let mut values = vec![];
-        for result in answer.results {
-            let code = ErrorCode(result.error_code);
-            if code != ErrorCode::NONE {
-                let (api, detail) = (DescribeConfigsRequest::API, format!("broker {}", broker.id));
-                return Err(Error::Refused { code, api, broker: broker.address.clone(), detail });
+        let request = DescribeConfigsRequest::default().with_resources(names.iter().map(resource).collect());
+        self.cluster.backoff().retry(|backoff| {
+            let (broker, answer) = match address {
+                None => self.cluster.call_any(&request, backoff.attempt())?,
+                Some(address) => {
+                    let answer = self.cluster.call(address, &request, backoff.attempt(), Retry::Idempotent)?;
+                    (address.to_owned(), answer)
+                }
+            };
+            let mut values = Vec::with_capacity(names.len());
+            for name in names {
+                let result = answer.results.iter().find(|result| *result.resource_name == **name);
+                let result = result.ok_or_else(|| left_out::<DescribeConfigsRequest>(&broker, name))?;
+                let what = if kind == TOPIC_RESOURCE { "topic" } else { "broker" };
+                let detail = || format!("{what} {name}");
+                Error::check::<DescribeConfigsRequest>(result.error_code, &broker, detail)?;
+                let known = result.configs.iter().filter_map(|config| Some((&config.name, config.value.as_ref()?)));
+                values.push(known.map(|(name, value)| (name.to_string(), value.to_string())).collect());
             }
-            let known = result.configs.into_iter().filter_map(|config| Some((config.name, config.value?)));
-            values.extend(known.map(|(name, value)| (name.to_string(), value.to_string())));
+            Ok(values)
+        })
+    }
+
+    /// The brokers of the cluster by their ids, as last seen by this client; asked for where none was seen yet.
+    ///
+    /// # Errors
+    /// Those of the connection, retried for [`Config::api_timeout`].
+    pub fn brokers(&mut self) -> Result<Vec<BrokerDescription>> {
+        if self.cluster.brokers().is_empty() {
+            self.cluster.backoff().retry(|backoff| self.cluster.refresh(&[], backoff.attempt()))?;
         }
-        Ok(values)
+        let brokers = self.cluster.brokers().into_iter();
+        Ok(brokers.map(|(id, address)| BrokerDescription { id, address }).collect())
     }
 
     /// Deletes these topics; those that do not exist count as deleted. The broker removes their data a little later.
@@ -365,31 +321,20 @@ impl Admin {
     /// `Refused` (TOPIC_DELETION_DISABLED, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried for
     /// [`Config::api_timeout`].
     pub fn delete_topics(&mut self, names: &[String]) -> Result<()> {
-        let mut backoff = self.cluster.backoff();
         let state = |name: &String| DeleteTopicState::default().with_name(Some(topic_name(name)));
         let request = DeleteTopicsRequest::default()
             .with_topics(names.iter().map(state).collect())
             .with_timeout_ms(millis(self.cluster.config().request_timeout));
-        loop {
-            match self.try_delete(&request, &backoff) {
-                Ok(()) => return Ok(()),
-                Err(error) => backoff.pause(error)?,
-            }
-        }
-    }
-
-    fn try_delete(&mut self, request: &DeleteTopicsRequest, backoff: &Backoff) -> Result<()> {
-        let (broker, answer) = self.cluster.call_any(request, backoff.attempt())?;
-        for topic in answer.responses {
-            match ErrorCode(topic.error_code) {
-                ErrorCode::NONE | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {}
-                code => {
-                    let detail = topic.name.map(|name| name.0.to_string()).unwrap_or_default();
-                    return Err(Error::Refused { code, api: DeleteTopicsRequest::API, broker, detail });
+        self.cluster.backoff().retry(|backoff| {
+            let (broker, answer) = self.cluster.call_any(&request, backoff.attempt())?;
+            for topic in answer.responses {
+                if ErrorCode(topic.error_code) != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION {
+                    let detail = || topic.name.map(|name| name.0.to_string()).unwrap_or_default();
+                    Error::check::<DeleteTopicsRequest>(topic.error_code, &broker, detail)?;
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// An offset of each of these partitions, in no particular order.
@@ -419,17 +364,7 @@ impl Admin {
         for coordinator in
             [CoordinatorKey::Group(group.to_owned()), CoordinatorKey::Transaction(transactional_id.to_owned())]
         {
-            let mut refused = None;
-            while let Err(error) = self.cluster.coordinator(&coordinator, backoff.attempt()) {
-                if let Error::Refused { code, api, broker, detail } = &error {
-                    refused = Some((*code, *api, broker.clone(), detail.clone()));
-                }
-                // a last try, cut short by the deadline, says less than what was said before
-                backoff.pause(error).map_err(|error| match refused.take() {
-                    Some((code, api, broker, detail)) if error.passes() => Error::Refused { code, api, broker, detail },
-                    _ => error,
-                })?;
-            }
+            backoff.retry(|backoff| self.cluster.coordinator(&coordinator, backoff.attempt()))?;
         }
         Ok(())
     }
@@ -439,20 +374,12 @@ impl Admin {
     /// # Errors
     /// Those of the connection, retried for [`Config::api_timeout`].
     pub fn topic_operations(&mut self, names: &[String]) -> Result<Vec<(String, Operations)>> {
-        let mut backoff = self.cluster.backoff();
         let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
-        let request = metadata_request(&names).with_include_topic_authorized_operations(true);
-        let answer = loop {
-            match self.cluster.call_any(&request, backoff.attempt()) {
-                Ok((_, answer)) => break answer,
-                Err(error) => backoff.pause(error)?,
-            }
-        };
+        let request: MetadataRequest = metadata_request(&names).with_include_topic_authorized_operations(true);
+        let (_, answer) = self.cluster.backoff().retry(|backoff| self.cluster.call_any(&request, backoff.attempt()))?;
         let seen = answer.topics.into_iter().filter(|topic| ErrorCode(topic.error_code) == ErrorCode::NONE);
-        let operations = |topic: MetadataResponseTopic| {
-            Some((topic.name?.to_string(), Operations(topic.topic_authorized_operations)))
-        };
-        Ok(seen.filter_map(operations).collect())
+        let named = seen.filter_map(|topic| Some((topic.name?, topic.topic_authorized_operations)));
+        Ok(named.map(|(name, operations)| (name.to_string(), Operations(operations))).collect())
     }
 
     /// The members of a group, whether its clients divide it among themselves (KIP-62) or the broker does (KIP-848);
@@ -465,58 +392,53 @@ impl Admin {
         if members.is_empty() { self.consumer_members(group) } else { Ok(members) }
     }
 
+    fn classic_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
+        let request = DescribeGroupsRequest::default().with_groups(vec![group_id(group)]);
+        let code = |answer: &DescribeGroupsResponse| first_error(answer.groups.iter().map(|group| group.error_code));
+        let answer = self.ask_coordinator(group, &request, code)?;
+        let mut members = Vec::new();
+        for member in answer.groups.into_iter().flat_map(|group| group.members) {
+            let mut partitions = Vec::new();
+            for (topic, numbers) in decode_assignment(&member.member_assignment).unwrap_or_default() {
+                partitions.extend(numbers.into_iter().map(|number| (topic.clone(), number)));
+            }
+            let (client_id, host) = (member.client_id.to_string(), member.client_host.to_string());
+            members.push(GroupMember { client_id, host, partitions });
+        }
+        Ok(members)
+    }
+
     /// One member of the newer protocol makes a group the broker's, and DescribeGroups then shows none of it.
     fn consumer_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
-        let mut backoff = self.cluster.backoff();
-        let request = ConsumerGroupDescribeRequest::default()
-            .with_group_ids(vec![GroupId(StrBytes::from_string(group.to_owned()))]);
-        let code = |answer: &ConsumerGroupDescribeResponse| {
-            answer.groups.first().map_or(ErrorCode::NONE, |group| ErrorCode(group.error_code))
-        };
-        let coordinator = CoordinatorKey::Group(group.to_owned());
-        let answer = match self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, code)
-        {
+        let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group_id(group)]);
+        let code =
+            |answer: &ConsumerGroupDescribeResponse| first_error(answer.groups.iter().map(|group| group.error_code));
+        let answer = match self.ask_coordinator(group, &request, code) {
             Err(Error::Refused { code: ErrorCode::GROUP_ID_NOT_FOUND, .. } | Error::UnsupportedVersion { .. }) => {
-                return Ok(vec![]);
+                return Ok(Vec::new());
             }
             answered => answered?,
         };
-        let members = answer.groups.into_iter().flat_map(|group| group.members);
-        let member = |member: Member| GroupMember {
-            client_id: member.client_id.to_string(),
-            host: member.client_host.to_string(),
-            partitions: member
-                .assignment
-                .topic_partitions
-                .iter()
-                .flat_map(|topic| topic.partitions.iter().map(|number| (topic.topic_name.0.to_string(), *number)))
-                .collect(),
-        };
-        Ok(members.map(member).collect())
+        let mut members = Vec::new();
+        for member in answer.groups.into_iter().flat_map(|group| group.members) {
+            let mut partitions = Vec::new();
+            for topic in member.assignment.topic_partitions {
+                partitions.extend(topic.partitions.iter().map(|number| (topic.topic_name.0.to_string(), *number)));
+            }
+            let (client_id, host) = (member.client_id.to_string(), member.client_host.to_string());
+            members.push(GroupMember { client_id, host, partitions });
+        }
+        Ok(members)
     }
 
-    fn classic_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
-        let mut backoff = self.cluster.backoff();
-        let request =
-            DescribeGroupsRequest::default().with_groups(vec![GroupId(StrBytes::from_string(group.to_owned()))]);
-        let code = |answer: &DescribeGroupsResponse| {
-            answer.groups.first().map_or(ErrorCode::NONE, |group| ErrorCode(group.error_code))
-        };
-        let coordinator = CoordinatorKey::Group(group.to_owned());
-        let answer = self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, code)?;
-        let members = answer.groups.into_iter().flat_map(|group| group.members);
-        let member = |member: DescribedGroupMember| {
-            let partitions = decode_assignment(&member.member_assignment).unwrap_or_default();
-            GroupMember {
-                client_id: member.client_id.to_string(),
-                host: member.client_host.to_string(),
-                partitions: partitions
-                    .into_iter()
-                    .flat_map(|(topic, numbers)| numbers.into_iter().map(move |number| (topic.clone(), number)))
-                    .collect(),
-            }
-        };
-        Ok(members.map(member).collect())
+    fn ask_coordinator<R: Request>(
+        &mut self,
+        group: &str,
+        request: &R,
+        code: impl Fn(&R::Response) -> ErrorCode,
+    ) -> Result<R::Response> {
+        let (mut backoff, coordinator) = (self.cluster.backoff(), CoordinatorKey::Group(group.to_owned()));
+        self.cluster.call_coordinator(&coordinator, request, Retry::Idempotent, &mut backoff, code)
     }
 
     /// What `group` has committed for each of these partitions.
@@ -537,18 +459,8 @@ impl Admin {
     }
 }
 
-/// As [`Admin::committed_offsets`].
-pub(crate) fn committed_offsets(
-    cluster: &mut Cluster,
-    group: &str,
-    partitions: &[(String, i32)],
-    require_stable: bool,
-) -> Result<Vec<CommittedOffset>> {
-    let mut backoff = cluster.backoff();
-    let coordinator = CoordinatorKey::Group(group.to_owned());
-    let request = offset_fetch_request(group, partitions, require_stable);
-    let answer = cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, fetch_error)?;
-    Ok(committed(answer))
+fn left_out<R: Request>(broker: &str, name: &str) -> Error {
+    Error::malformed::<R>(broker, format!("it leaves out {name}"))
 }
 
 fn creatable(topic: &NewTopic) -> CreatableTopic {
@@ -564,20 +476,46 @@ fn creatable(topic: &NewTopic) -> CreatableTopic {
         .with_configs(topic.configs.iter().map(config).collect())
 }
 
-fn outcome(name: &str, result: Option<&CreatableTopicResult>, broker: &str) -> Result<Created> {
-    let (api, broker) = (CreateTopicsRequest::API, broker.to_owned());
-    let Some(result) = result else {
-        return Err(Error::Decode { api, broker, cause: format!("it leaves out {name}") });
-    };
-    match ErrorCode(result.error_code) {
-        ErrorCode::NONE => Ok(Created::Created),
-        ErrorCode::TOPIC_ALREADY_EXISTS => Ok(Created::AlreadyExists),
-        code => {
-            let words = result.error_message.as_ref().map(|words| words.to_string());
-            let detail = format!("topic {name}: {}", words.unwrap_or_default());
-            Err(Error::Refused { code, api, broker, detail })
+/// As [`Admin::committed_offsets`].
+pub(crate) fn committed_offsets(
+    cluster: &mut Cluster,
+    group: &str,
+    partitions: &[(String, i32)],
+    require_stable: bool,
+) -> Result<Vec<CommittedOffset>> {
+    let topics = by_topic(partitions.iter().map(|(topic, partition)| (topic.as_str(), *partition)));
+    let topic =
+        |(name, partitions)| OffsetFetchRequestTopics::default().with_name(name).with_partition_indexes(partitions);
+    let wanted = OffsetFetchRequestGroup::default()
+        .with_group_id(group_id(group))
+        .with_topics(Some(topics.map(topic).collect()));
+    let request = OffsetFetchRequest::default().with_groups(vec![wanted]).with_require_stable(require_stable);
+    let (mut backoff, coordinator) = (cluster.backoff(), CoordinatorKey::Group(group.to_owned()));
+    let answer = cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, fetch_error)?;
+    let mut offsets = Vec::new();
+    for topic in answer.groups.into_iter().flat_map(|group| group.topics) {
+        for found in topic.partitions {
+            offsets.push(CommittedOffset {
+                topic: topic.name.0.to_string(),
+                partition: found.partition_index,
+                offset: found.committed_offset,
+                metadata: found.metadata.map(|text| text.to_string()).unwrap_or_default(),
+            });
         }
     }
+    Ok(offsets)
+}
+
+/// The group's error, or the first partition's.
+fn fetch_error(answer: &OffsetFetchResponse) -> ErrorCode {
+    let partitions = answer.groups.iter().flat_map(|group| &group.topics).flat_map(|topic| &topic.partitions);
+    let groups = answer.groups.iter().map(|group| group.error_code);
+    first_error(groups.chain(partitions.map(|partition| partition.error_code)))
+}
+
+/// The first code that isn't NONE.
+pub(crate) fn first_error(codes: impl IntoIterator<Item = i16>) -> ErrorCode {
+    codes.into_iter().map(ErrorCode).find(|code| *code != ErrorCode::NONE).unwrap_or(ErrorCode::NONE)
 }
 
 /// As [`Admin::list_offsets`].
@@ -587,16 +525,10 @@ pub(crate) fn list_offsets(
     spec: OffsetSpec,
     isolation: Isolation,
 ) -> Result<Vec<ListedOffset>> {
-    let mut backoff = cluster.backoff();
-    loop {
-        match try_list_offsets(cluster, partitions, spec, isolation, &backoff) {
-            Ok(offsets) => return Ok(offsets),
-            Err(error) => backoff.pause(error)?,
-        }
-    }
+    cluster.backoff().retry(|backoff| try_list_offsets(cluster, partitions, spec, isolation, backoff))
 }
 
-/// Asks each leader once. A refusal drops what was known of the topic, so the next try looks it up again.
+/// Asks each leader once.
 pub(crate) fn try_list_offsets(
     cluster: &mut Cluster,
     partitions: &[(String, i32)],
@@ -615,7 +547,15 @@ pub(crate) fn try_list_offsets(
     for (leader, partitions) in by_leader {
         let request = list_offsets_request(&partitions, spec, isolation);
         let answer = cluster.call(&leader, &request, backoff.attempt(), Retry::Idempotent)?;
-        read_listed(answer, &leader, &mut offsets)?;
+        for topic in answer.topics {
+            for found in topic.partitions {
+                let (topic, partition) = (topic.name.0.to_string(), found.partition_index);
+                let detail = || format!("{topic}-{partition}");
+                Error::check::<ListOffsetsRequest>(found.error_code, &leader, detail)?;
+                let (offset, timestamp) = (found.offset, found.timestamp);
+                offsets.push(ListedOffset { topic, partition, offset, timestamp });
+            }
+        }
     }
     Ok(offsets)
 }
@@ -626,79 +566,17 @@ fn list_offsets_request(partitions: &[&(String, i32)], spec: OffsetSpec, isolati
         OffsetSpec::Latest => -1,
         OffsetSpec::Timestamp(at) => at,
     };
-    let mut topics: BTreeMap<&str, Vec<ListOffsetsPartition>> = BTreeMap::new();
-    for (topic, partition) in partitions {
-        let wanted = ListOffsetsPartition::default()
-            .with_partition_index(*partition)
+    let wanted = |partition: i32| {
+        ListOffsetsPartition::default()
+            .with_partition_index(partition)
             .with_current_leader_epoch(-1)
-            .with_timestamp(timestamp);
-        topics.entry(topic).or_default().push(wanted);
-    }
-    let topic = |(name, partitions): (&str, Vec<_>)| {
-        ListOffsetsTopic::default().with_name(topic_name(name)).with_partitions(partitions)
+            .with_timestamp(timestamp)
     };
+    let topics = by_topic(partitions.iter().map(|(topic, partition)| (topic.as_str(), wanted(*partition))));
+    let topic = |(name, partitions)| ListOffsetsTopic::default().with_name(name).with_partitions(partitions);
     // The codec's default replica id is 0, a broker's; -1 is a client.
     ListOffsetsRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_isolation_level(isolation.level())
-        .with_topics(topics.into_iter().map(topic).collect())
-}
-
-fn read_listed(answer: ListOffsetsResponse, broker: &str, into: &mut Vec<ListedOffset>) -> Result<()> {
-    for topic in answer.topics {
-        for found in topic.partitions {
-            let (topic, partition) = (topic.name.0.to_string(), found.partition_index);
-            let code = ErrorCode(found.error_code);
-            if code != ErrorCode::NONE {
-                let detail = format!("{topic}-{partition}");
-                let (api, broker) = (ListOffsetsRequest::API, broker.to_owned());
-                return Err(Error::Refused { code, api, broker, detail });
-            }
-            let (offset, timestamp) = (found.offset, found.timestamp);
-            into.push(ListedOffset { topic, partition, offset, timestamp });
-        }
-    }
-    Ok(())
-}
-
-fn offset_fetch_request(group: &str, partitions: &[(String, i32)], require_stable: bool) -> OffsetFetchRequest {
-    let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
-    for (topic, partition) in partitions {
-        topics.entry(topic).or_default().push(*partition);
-    }
-    let topic = |(name, partitions): (&str, Vec<i32>)| {
-        OffsetFetchRequestTopics::default().with_name(topic_name(name)).with_partition_indexes(partitions)
-    };
-    let group = OffsetFetchRequestGroup::default()
-        .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
-        .with_topics(Some(topics.into_iter().map(topic).collect()));
-    OffsetFetchRequest::default().with_groups(vec![group]).with_require_stable(require_stable)
-}
-
-/// The group's error, or the first partition's.
-fn fetch_error(answer: &OffsetFetchResponse) -> ErrorCode {
-    let partitions = answer.groups.iter().flat_map(|group| &group.topics).flat_map(|topic| &topic.partitions);
-    let codes =
-        answer.groups.iter().map(|group| group.error_code).chain(partitions.map(|partition| partition.error_code));
-    first_error(codes)
-}
-
-/// The first code that isn't NONE.
-pub(crate) fn first_error(codes: impl IntoIterator<Item = i16>) -> ErrorCode {
-    codes.into_iter().map(ErrorCode).find(|code| *code != ErrorCode::NONE).unwrap_or(ErrorCode::NONE)
-}
-
-fn committed(answer: OffsetFetchResponse) -> Vec<CommittedOffset> {
-    let mut offsets = Vec::new();
-    for topic in answer.groups.into_iter().flat_map(|group| group.topics) {
-        for found in topic.partitions {
-            offsets.push(CommittedOffset {
-                topic: topic.name.0.to_string(),
-                partition: found.partition_index,
-                offset: found.committed_offset,
-                metadata: found.metadata.map(|text| text.to_string()).unwrap_or_default(),
-            });
-        }
-    }
-    offsets
+        .with_topics(topics.map(topic).collect())
 }

@@ -8,7 +8,7 @@ pub(crate) mod codes;
 
 use kafka_protocol::messages::InitProducerIdRequest;
 
-use crate::error::codes::{Refresh, Written, known};
+use crate::error::codes::Refresh;
 use crate::wire::protocol::Request;
 
 /// The result of every call of this crate.
@@ -33,46 +33,48 @@ pub enum ErrorKind {
 pub struct ErrorCode(pub i16);
 
 impl ErrorCode {
-    pub(crate) const NONE: ErrorCode = ErrorCode(0);
-    pub(crate) const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode(1);
-    pub(crate) const UNKNOWN_TOPIC_OR_PARTITION: ErrorCode = ErrorCode(3);
-    /// There is no coordinator at the moment, or its topic can't be made.
-    pub const COORDINATOR_NOT_AVAILABLE: ErrorCode = ErrorCode(15);
-    /// There are fewer brokers than copies are asked for.
-    pub const INVALID_REPLICATION_FACTOR: ErrorCode = ErrorCode(38);
-    pub(crate) const LEADER_NOT_AVAILABLE: ErrorCode = ErrorCode(5);
-    /// The coordinator has not ended the transaction before this one yet.
-    pub const CONCURRENT_TRANSACTIONS: ErrorCode = ErrorCode(51);
+    /// No error.
+    pub const NONE: ErrorCode = ErrorCode(0);
+    /// The offset lies outside of the log.
+    pub const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode(1);
+    /// There is no such topic or partition, or the broker has not heard of it yet.
+    pub const UNKNOWN_TOPIC_OR_PARTITION: ErrorCode = ErrorCode(3);
+    /// An election is under way.
+    pub const LEADER_NOT_AVAILABLE: ErrorCode = ErrorCode(5);
     /// The broker would not take so large a batch (`max.message.bytes`).
     pub const MESSAGE_TOO_LARGE: ErrorCode = ErrorCode(10);
-    pub(crate) const ILLEGAL_GENERATION: ErrorCode = ErrorCode(22);
-    pub(crate) const UNKNOWN_MEMBER_ID: ErrorCode = ErrorCode(25);
-    pub(crate) const REBALANCE_IN_PROGRESS: ErrorCode = ErrorCode(27);
+    /// There is no coordinator at the moment, or its topic can't be made.
+    pub const COORDINATOR_NOT_AVAILABLE: ErrorCode = ErrorCode(15);
+    /// The group has been divided anew since this member joined.
+    pub const ILLEGAL_GENERATION: ErrorCode = ErrorCode(22);
+    /// The group no longer has this member.
+    pub const UNKNOWN_MEMBER_ID: ErrorCode = ErrorCode(25);
+    /// The group is being divided anew: its members join again.
+    pub const REBALANCE_IN_PROGRESS: ErrorCode = ErrorCode(27);
     /// The user lacks a right on the topic.
     pub const TOPIC_AUTHORIZATION_FAILED: ErrorCode = ErrorCode(29);
     /// The user lacks a right on the cluster.
     pub const CLUSTER_AUTHORIZATION_FAILED: ErrorCode = ErrorCode(31);
-    pub(crate) const TOPIC_ALREADY_EXISTS: ErrorCode = ErrorCode(36);
-    pub(crate) const DUPLICATE_SEQUENCE_NUMBER: ErrorCode = ErrorCode(46);
-    pub(crate) const INVALID_TXN_STATE: ErrorCode = ErrorCode(48);
-    pub(crate) const INVALID_PRODUCER_ID_MAPPING: ErrorCode = ErrorCode(49);
-    pub(crate) const OPERATION_NOT_ATTEMPTED: ErrorCode = ErrorCode(55);
-    pub(crate) const GROUP_ID_NOT_FOUND: ErrorCode = ErrorCode(69);
-    pub(crate) const MEMBER_ID_REQUIRED: ErrorCode = ErrorCode(79);
+    /// There is a topic of this name.
+    pub const TOPIC_ALREADY_EXISTS: ErrorCode = ErrorCode(36);
+    /// There are fewer brokers than copies are asked for.
+    pub const INVALID_REPLICATION_FACTOR: ErrorCode = ErrorCode(38);
+    /// The batch was written before, more than five batches ago.
+    pub const DUPLICATE_SEQUENCE_NUMBER: ErrorCode = ErrorCode(46);
+    /// The coordinator has no transaction open, or is ending it otherwise.
+    pub const INVALID_TXN_STATE: ErrorCode = ErrorCode(48);
+    /// The coordinator no longer knows the transactional id.
+    pub const INVALID_PRODUCER_ID_MAPPING: ErrorCode = ErrorCode(49);
+    /// The coordinator has not ended the transaction before this one yet.
+    pub const CONCURRENT_TRANSACTIONS: ErrorCode = ErrorCode(51);
+    /// Another part of the same request was refused.
+    pub const OPERATION_NOT_ATTEMPTED: ErrorCode = ErrorCode(55);
+    /// There is no such group.
+    pub const GROUP_ID_NOT_FOUND: ErrorCode = ErrorCode(69);
+    /// A new member comes again with the id that it is given here (KIP-394).
+    pub const MEMBER_ID_REQUIRED: ErrorCode = ErrorCode(79);
     /// Another producer has taken over the transactional id, or the transaction ran out of time.
     pub const PRODUCER_FENCED: ErrorCode = ErrorCode(90);
-
-    /// Who has to act on this code. INVALID_PRODUCER_EPOCH (47) and PRODUCER_FENCED (90) are the same news from
-    /// different APIs; which one a fenced producer gets depends on the request it sends next. Both also follow a transaction that took longer
-    /// than its time: [`Error::kind`] is `Fenced` only where `initialise` was told so.
-    pub fn kind(self) -> ErrorKind {
-        known(self).map_or(ErrorKind::Fatal, |known| known.kind)
-    }
-
-    /// What has to happen before another try.
-    pub(crate) fn refresh(self) -> Refresh {
-        known(self).map_or(Refresh::Nothing, |known| known.refresh)
-    }
 
     /// Whether the very same request may succeed a moment later, here or at a new leader or coordinator.
     pub(crate) fn passes(self) -> bool {
@@ -88,17 +90,12 @@ impl ErrorCode {
     pub(crate) fn ends_membership(self) -> bool {
         self.refresh() == Refresh::Membership
     }
-
-    /// Whether a broker gives this code to a batch only before it writes anything.
-    pub(crate) fn refuses_before_writing(self) -> bool {
-        known(self).is_some_and(|known| known.written == Written::Not)
-    }
 }
 
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match known(*self) {
-            Some(known) => f.write_str(known.name),
+        match self.name() {
+            Some(name) => f.write_str(&name),
             None if *self == ErrorCode::NONE => f.write_str("NONE"),
             None => write!(f, "error code {}", self.0),
         }
@@ -233,6 +230,22 @@ impl Error {
             Error::UnsupportedVersion { .. } => ErrorKind::Fatal,
             Error::Security { .. } => ErrorKind::Fatal,
             Error::Interrupted | Error::Invalid(_) => ErrorKind::Fatal,
+        }
+    }
+
+    pub(crate) fn refused<R: Request>(code: ErrorCode, broker: &str, detail: impl Into<String>) -> Error {
+        Error::Refused { code, api: R::API, broker: broker.to_owned(), detail: detail.into() }
+    }
+
+    pub(crate) fn malformed<R: Request>(broker: &str, cause: impl Into<String>) -> Error {
+        Error::Decode { api: R::API, broker: broker.to_owned(), cause: cause.into() }
+    }
+
+    /// `Refused`, unless the code is NONE.
+    pub(crate) fn check<R: Request>(code: i16, broker: &str, detail: impl FnOnce() -> String) -> Result<()> {
+        match ErrorCode(code) {
+            ErrorCode::NONE => Ok(()),
+            code => Err(Error::refused::<R>(code, broker, detail())),
         }
     }
 

@@ -16,7 +16,7 @@ use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartiti
 use kafka_protocol::messages::offset_commit_response::OffsetCommitResponse;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::sync_group_response::SyncGroupResponse;
-use kafka_protocol::messages::{GroupId, JoinGroupRequest, OffsetCommitRequest, SyncGroupRequest};
+use kafka_protocol::messages::{JoinGroupRequest, OffsetCommitRequest, SyncGroupRequest};
 use kafka_protocol::protocol::StrBytes;
 
 use crate::admin::first_error;
@@ -26,11 +26,11 @@ use crate::group::assignor::{
     CONSUMER, Partitions, RANGE, assign_range, decode_assignment, decode_subscription, encode_assignment,
     encode_subscription,
 };
-use crate::group::heartbeat::{Heartbeat, Membership, OnRebalance, Settings, Shared, leave, look_up, seen};
+use crate::group::heartbeat::{Heartbeat, Membership, Shared, leave, look_up, seen};
 use crate::group::wake::Wake;
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
-use crate::net::cluster::{Cluster, CoordinatorKey, Retry, topic_name};
+use crate::net::cluster::{Cluster, CoordinatorKey, Retry, by_topic, group_id};
 use crate::record::TopicPartition;
 use crate::wire::protocol::Request;
 
@@ -41,6 +41,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 const LATE: Duration = Duration::from_secs(5);
 
 /// What a member of a group is.
+#[derive(Clone)]
 pub struct GroupConfig {
     /// The group's id.
     pub group_id: String,
@@ -60,7 +61,7 @@ pub struct GroupConfig {
     /// The name of the heartbeat thread.
     pub thread_name: String,
     /// Called by the heartbeat thread, once each time a rejoin becomes necessary. It must not block.
-    pub on_rebalance: Option<OnRebalance>,
+    pub on_rebalance: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl GroupConfig {
@@ -127,13 +128,8 @@ impl Group {
     }
 
     /// One that wakes a consumer when a rejoin becomes necessary.
-    pub(crate) fn woken(
-        config: Config,
-        interrupt: Interrupt,
-        mut group: GroupConfig,
-        wake: Option<Arc<Wake>>,
-    ) -> Group {
-        let shared = Shared::new(group.on_rebalance.take(), wake);
+    pub(crate) fn woken(config: Config, interrupt: Interrupt, group: GroupConfig, wake: Option<Arc<Wake>>) -> Group {
+        let shared = Shared::new(group.on_rebalance.clone(), wake);
         let cluster = Cluster::new(config, interrupt);
         Group { cluster, config: group, shared, member_id: StrBytes::default(), heartbeat: None }
     }
@@ -177,7 +173,7 @@ impl Group {
 
     fn try_join(&mut self, backoff: &mut Backoff) -> Result<Assignment> {
         // before the join: whatever changes from here on is noticed by the heartbeat thread
-        let mut topics = look_up(&mut self.cluster, &subscribed(&self.config), backoff.attempt())?;
+        let mut topics = look_up(&mut self.cluster, &self.config.subscribed(), backoff.attempt())?;
         // these two are answered when all members have joined, and when the group's leader has divided
         let mut patient = backoff.with_attempts_of(self.config.rebalance_timeout.saturating_add(LATE));
         let joined = self.send_join(&mut patient)?;
@@ -186,14 +182,14 @@ impl Group {
         if joined.leader == joined.member_id {
             assignments = self.divide(&joined, backoff)?;
             // another broker may have answered, with an older view: what was divided by it has to be divided again
-            topics = seen(&self.cluster, &subscribed(&self.config));
+            topics = seen(&self.cluster, &self.config.subscribed());
         }
         let share = self.send_sync(joined.generation_id, assignments, &mut patient)?;
         let given: usize = share.values().map(Vec::len).sum();
         let partitions = self.with_topic_ids(share, backoff)?;
         if partitions.len() < given {
             // the broker that was asked does not know all of it yet: to be divided again
-            topics = seen(&self.cluster, &subscribed(&self.config));
+            topics = seen(&self.cluster, &self.config.subscribed());
         }
         let membership = Membership { generation: joined.generation_id, member_id: joined.member_id };
         self.shared.joined(membership, topics);
@@ -204,7 +200,6 @@ impl Group {
 
     /// JoinGroup; a new member is first given an id and told to come again with it (KIP-394).
     fn send_join(&mut self, backoff: &mut Backoff) -> Result<JoinGroupResponse> {
-        let coordinator = self.coordinator();
         loop {
             let request = self.join_request();
             // The code is judged below: MEMBER_ID_REQUIRED brings something along.
@@ -212,7 +207,7 @@ impl Group {
                 ErrorCode::MEMBER_ID_REQUIRED => ErrorCode::NONE,
                 code => code,
             };
-            let answer = self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, backoff, code)?;
+            let answer = self.call(&request, backoff, code)?;
             if answer.error_code == 0 {
                 return Ok(answer);
             }
@@ -225,7 +220,7 @@ impl Group {
             .with_name(StrBytes::from_static_str(RANGE))
             .with_metadata(encode_subscription(&self.config.topics));
         JoinGroupRequest::default()
-            .with_group_id(self.group_id())
+            .with_group_id(group_id(&self.config.group_id))
             .with_session_timeout_ms(millis(self.config.session_timeout))
             .with_rebalance_timeout_ms(millis(self.config.rebalance_timeout))
             .with_member_id(self.member_id.clone())
@@ -261,14 +256,14 @@ impl Group {
         backoff: &mut Backoff,
     ) -> Result<Partitions> {
         let request = SyncGroupRequest::default()
-            .with_group_id(self.group_id())
+            .with_group_id(group_id(&self.config.group_id))
             .with_generation_id(generation)
             .with_member_id(self.member_id.clone())
             .with_protocol_type(Some(StrBytes::from_static_str(CONSUMER)))
             .with_protocol_name(Some(StrBytes::from_static_str(RANGE)))
             .with_assignments(assignments);
         let code = |answer: &SyncGroupResponse| ErrorCode(answer.error_code);
-        let answer = self.cluster.call_coordinator(&self.coordinator(), &request, Retry::Idempotent, backoff, code)?;
+        let answer = self.call(&request, backoff, code)?;
         decode_assignment(&answer.assignment).map_err(|cause| self.malformed(cause))
     }
 
@@ -294,16 +289,7 @@ impl Group {
         if self.heartbeat.as_ref().is_some_and(Heartbeat::runs) {
             return Ok(());
         }
-        let settings = Settings {
-            config: self.cluster.config().clone(),
-            group_id: self.config.group_id.clone(),
-            topics: subscribed(&self.config),
-            interval: self.config.heartbeat_interval,
-            session_timeout: self.config.session_timeout,
-            max_poll_interval: self.config.max_poll_interval,
-            thread_name: self.config.thread_name.clone(),
-        };
-        let started = Heartbeat::start(settings, self.shared.clone());
+        let started = Heartbeat::start(self.cluster.config().clone(), self.config.clone(), self.shared.clone());
         let thread = started.map_err(|cause| Error::Invalid(format!("no thread for heartbeats: {cause}")))?;
         self.heartbeat = Some(thread);
         Ok(())
@@ -327,14 +313,26 @@ impl Group {
         let Some(membership) = self.shared.membership() else {
             return Err(Error::Invalid("not a member of the group".to_owned()));
         };
+        let at = |partition: i32, offset: i64, metadata: &String| {
+            OffsetCommitRequestPartition::default()
+                .with_partition_index(partition)
+                .with_committed_offset(offset)
+                .with_committed_leader_epoch(-1)
+                .with_committed_metadata(Some(StrBytes::from_string(metadata.clone())))
+        };
+        let places = offsets.iter().map(|(place, offset, text)| (&*place.topic, at(place.partition, *offset, text)));
+        let topic =
+            |(name, partitions)| OffsetCommitRequestTopic::default().with_name(name).with_partitions(partitions);
         let request = OffsetCommitRequest::default()
-            .with_group_id(self.group_id())
+            .with_group_id(group_id(&self.config.group_id))
             .with_generation_id_or_member_epoch(membership.generation)
             .with_member_id(membership.member_id.clone())
-            .with_topics(offset_topics(offsets));
-        let mut backoff = self.cluster.backoff();
-        let done =
-            self.cluster.call_coordinator(&self.coordinator(), &request, Retry::Idempotent, &mut backoff, commit_error);
+            .with_topics(by_topic(places).map(topic).collect());
+        let code = |answer: &OffsetCommitResponse| {
+            let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+            first_error(partitions.map(|partition| partition.error_code))
+        };
+        let done = self.call(&request, &mut self.cluster.backoff(), code);
         if let Some(code) = done.as_ref().err().and_then(Error::code).filter(|code| code.ends_membership()) {
             self.shared.need_rejoin(&membership, code != ErrorCode::REBALANCE_IN_PROGRESS);
         }
@@ -372,47 +370,31 @@ impl Group {
         leave(&mut cluster, &self.config.group_id, member_id)
     }
 
-    fn group_id(&self) -> GroupId {
-        GroupId(StrBytes::from_string(self.config.group_id.clone()))
-    }
-
-    fn coordinator(&self) -> CoordinatorKey {
-        CoordinatorKey::Group(self.config.group_id.clone())
+    /// Asks the group's coordinator.
+    fn call<R: Request>(
+        &mut self,
+        request: &R,
+        backoff: &mut Backoff,
+        code: impl Fn(&R::Response) -> ErrorCode,
+    ) -> Result<R::Response> {
+        let coordinator = CoordinatorKey::Group(self.config.group_id.clone());
+        self.cluster.call_coordinator(&coordinator, request, Retry::Idempotent, backoff, code)
     }
 
     fn malformed(&self, cause: &str) -> Error {
-        let (api, broker) = (SyncGroupRequest::API, self.coordinator().to_string());
-        Error::Decode { api, broker, cause: format!("the consumer protocol's data: {cause}") }
+        let broker = format!("group {}", self.config.group_id);
+        Error::malformed::<SyncGroupRequest>(&broker, format!("the consumer protocol's data: {cause}"))
     }
 }
 
-fn subscribed(config: &GroupConfig) -> Vec<Arc<str>> {
-    config.topics.iter().map(|topic| topic.as_str().into()).collect()
+impl GroupConfig {
+    pub(crate) fn subscribed(&self) -> Vec<Arc<str>> {
+        self.topics.iter().map(|topic| topic.as_str().into()).collect()
+    }
 }
 
 fn sync_assignment(member: String, share: &Partitions) -> SyncGroupRequestAssignment {
     SyncGroupRequestAssignment::default()
         .with_member_id(StrBytes::from_string(member))
         .with_assignment(encode_assignment(share))
-}
-
-fn offset_topics(offsets: &[(TopicPartition, i64, String)]) -> Vec<OffsetCommitRequestTopic> {
-    let mut topics: BTreeMap<&Arc<str>, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
-    for (partition, offset, metadata) in offsets {
-        let committed = OffsetCommitRequestPartition::default()
-            .with_partition_index(partition.partition)
-            .with_committed_offset(*offset)
-            .with_committed_leader_epoch(-1)
-            .with_committed_metadata(Some(StrBytes::from_string(metadata.clone())));
-        topics.entry(&partition.topic).or_default().push(committed);
-    }
-    let topic = |(name, partitions): (&Arc<str>, Vec<_>)| {
-        OffsetCommitRequestTopic::default().with_name(topic_name(name)).with_partitions(partitions)
-    };
-    topics.into_iter().map(topic).collect()
-}
-
-fn commit_error(answer: &OffsetCommitResponse) -> ErrorCode {
-    let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
-    first_error(partitions.map(|partition| partition.error_code))
 }

@@ -57,7 +57,7 @@ pub use net::sasl::{Mechanism, Sasl};
 pub use net::tls::{Tls, roots};
 pub use producer::partitioner::partition_for_key;
 pub use producer::sender::Written;
-pub use producer::transaction::{GroupOffset, Transaction};
+pub use producer::transaction::Transaction;
 pub use producer::{Producer, ProducerIdentity};
 pub use record::{Header, Isolation, ProducerRecord, Record, TopicPartition};
 pub use uuid::Uuid;

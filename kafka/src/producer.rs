@@ -20,7 +20,6 @@ use crate::producer::sender::{Delivery, Queues, Sequences, Undelivered, Written,
 use crate::producer::transaction::Transaction;
 use crate::record::ProducerRecord;
 use crate::wire::batch::Writer;
-use crate::wire::protocol::Request;
 
 /// Writes records, acknowledged by all in-sync replicas (acks=all), each once.
 ///
@@ -155,8 +154,10 @@ impl Producer {
         if self.open == Open::Yes && self.abort_as(coordinator, next, backoff)? {
             return self.init_as(coordinator, next, backoff);
         }
-        let (code, api, broker) = (ErrorCode::PRODUCER_FENCED, InitProducerIdRequest::API, coordinator.to_string());
-        Err(fenced.unwrap_or(Error::Refused { code, api, broker, detail: "another has taken over".into() }))
+        Err(fenced.unwrap_or_else(|| {
+            let (code, broker) = (ErrorCode::PRODUCER_FENCED, coordinator.to_string());
+            Error::refused::<InitProducerIdRequest>(code, &broker, "another has taken over")
+        }))
     }
 
     fn init_as(
@@ -207,13 +208,11 @@ impl Producer {
 
     fn init_anywhere(&mut self, backoff: &mut Backoff) -> Result<InitProducerIdResponse> {
         let request = self.init_request(NO_IDENTITY);
-        loop {
-            let answered = self.cluster.call_any(&request, backoff.attempt());
-            match answered.and_then(|(broker, answer)| init_answer(broker, answer)) {
-                Ok(answer) => return Ok(answer),
-                Err(error) => backoff.pause(error)?,
-            }
-        }
+        backoff.retry(|backoff| {
+            let (broker, answer) = self.cluster.call_any(&request, backoff.attempt())?;
+            Error::check::<InitProducerIdRequest>(answer.error_code, &broker, String::new)?;
+            Ok(answer)
+        })
     }
 
     fn init_request(&self, ProducerIdentity { id, epoch }: ProducerIdentity) -> InitProducerIdRequest {
@@ -319,12 +318,5 @@ impl State {
     fn writer(&self, transactional: bool) -> Writer {
         let ProducerIdentity { id, epoch } = self.identity;
         Writer { producer_id: id, epoch, base_sequence: 0, transactional }
-    }
-}
-
-fn init_answer(broker: String, answer: InitProducerIdResponse) -> Result<InitProducerIdResponse> {
-    match ErrorCode(answer.error_code) {
-        ErrorCode::NONE => Ok(answer),
-        code => Err(Error::Refused { code, api: InitProducerIdRequest::API, broker, detail: String::new() }),
     }
 }

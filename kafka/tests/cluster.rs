@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Broker, Line, record, records, unique, value_of, wait_until};
+use common::{Broker, Line, at, record, records, unique, value_of, wait_until};
 use kafka::{
-    Admin, Config, Consumer, FetchConfig, Group, GroupConfig, GroupOffset, Interrupt, Isolation, NewTopic, OffsetSpec,
-    Polled, Producer, ProducerRecord, TopicPartition, Transaction,
+    Admin, Config, Consumer, FetchConfig, Group, GroupConfig, Interrupt, Isolation, NewTopic, OffsetSpec, Polled,
+    Producer, ProducerRecord, TopicPartition, Transaction,
 };
 
 const PARTITIONS: i32 = 3;
@@ -406,9 +406,8 @@ fn write_until_stopped(progress: &Progress, config: &Config, topic: &str) -> i64
     while !progress.stop.load(Ordering::Relaxed) {
         progress.turns.store(turns, Ordering::Relaxed);
         let fill = |transaction: &mut Transaction<'_>| {
-            let offset = GroupOffset { group: &group, topic, partition: 0, offset: turns + 1, metadata: "" };
             transaction.send(to_all(topic, &turns.to_string()))?;
-            transaction.commit_offset(&offset)
+            transaction.commit_offsets(&group, None, &at(topic, turns + 1, ""))
         };
         match transact(&mut producer, fill) {
             Ok(()) => turns += 1,

@@ -23,6 +23,7 @@ on_both_lines! {
     a_group_consumer_that_waits_for_records_hears_of_a_rebalance_at_once
     committed_offsets_are_shown_by_kafkas_tool
     a_commit_of_a_former_generation_is_refused_and_asks_for_a_rejoin
+    offsets_of_a_transaction_are_refused_from_a_member_that_has_lost_its_partitions
     a_member_leaves_at_once_even_after_an_interrupt
     an_interrupt_ends_a_join_that_waits_for_others
     members_with_different_topics_get_only_their_own
@@ -59,7 +60,7 @@ fn counting(broker: &Broker, group: &str, topic: &str, calls: &Arc<AtomicUsize>)
     let hook = move || {
         calls.fetch_add(1, Ordering::SeqCst);
     };
-    let config = GroupConfig { on_rebalance: Some(Box::new(hook)), ..settings(group, &[topic]) };
+    let config = GroupConfig { on_rebalance: Some(Arc::new(hook)), ..settings(group, &[topic]) };
     Group::new(broker.config(), Interrupt::new(), config)
 }
 
@@ -309,6 +310,38 @@ fn a_commit_of_a_former_generation_is_refused_and_asks_for_a_rejoin(broker: &Bro
     other.leave().unwrap();
     assert_eq!(stale.join().unwrap().partitions, partitions);
     drop(stale.leave());
+}
+
+fn offsets_of_a_transaction_are_refused_from_a_member_that_has_lost_its_partitions(broker: &Broker) {
+    let partitions = broker.topic("handed-over", 1);
+    let (topic, name) = (&*partitions[0].topic, unique("handed-over-group"));
+    let mut producer =
+        Producer::transactional(broker.config(), Interrupt::new(), unique("copies"), Duration::from_secs(60));
+    producer.initialise().unwrap();
+    let mut first = member(broker, &name, &[topic]);
+    let held = first.join().unwrap();
+    let mut commit = |member: &Assignment, offset| {
+        let mut transaction = producer.begin().unwrap();
+        transaction.send([record(topic, "k", "v")]).unwrap();
+        match transaction.commit_offsets(&name, Some(member), &[(partitions[0].clone(), offset, "kept".to_owned())]) {
+            Ok(()) => transaction.commit(),
+            Err(refused) => transaction.abort().and(Err(refused)),
+        }
+    };
+    commit(&held, 7).unwrap();
+    first.leave().unwrap();
+    let mut other = member(broker, &name, &[topic]);
+    let news = other.join().unwrap();
+    let refused = commit(&held, 8).unwrap_err();
+    assert_eq!(refused.code().unwrap().to_string(), "UNKNOWN_MEMBER_ID", "{refused}");
+    let mut former = news.clone();
+    former.generation -= 1;
+    assert_eq!(commit(&former, 9).unwrap_err().code().unwrap().to_string(), "ILLEGAL_GENERATION");
+    let read = || broker.admin().committed_offsets(&name, &[(topic.to_owned(), 0)], true).unwrap().remove(0);
+    assert_eq!((read().offset, read().metadata.as_str()), (7, "kept"));
+    commit(&news, 10).unwrap();
+    assert_eq!(read().offset, 10);
+    other.leave().unwrap();
 }
 
 fn a_member_leaves_at_once_even_after_an_interrupt(broker: &Broker) {

@@ -8,10 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::proxy::{FETCH, Loss, PRODUCE};
-use common::{Broker, Line, record, records, unique, value_of, wait_until};
+use common::{Broker, Line, at, record, records, unique, value_of, wait_until};
 use kafka::{
-    Admin, Config, Consumer, Error, ErrorKind, FetchConfig, Group, GroupConfig, GroupOffset, Interrupt, Isolation,
-    Producer,
+    Admin, Config, Consumer, Error, ErrorKind, FetchConfig, Group, GroupConfig, Interrupt, Isolation, Producer,
 };
 
 on_both_lines! {
@@ -211,9 +210,8 @@ fn connections_cut_while_idle_are_no_event(broker: &Broker) {
     let mut seen = 0;
     for turn in 1..=5 {
         let mut transaction = producer.begin().unwrap();
-        let offset = GroupOffset { group: "idle", topic, partition: 0, offset: turn, metadata: "" };
         transaction.send(vec![record(topic, "k", "v")]).unwrap();
-        transaction.commit_offset(&offset).unwrap();
+        transaction.commit_offsets("idle", None, &at(topic, turn, "")).unwrap();
         broker.proxy.cut_all();
         // The cut arrives at once on this machine; a moment later is "idle".
         thread::sleep(Duration::from_millis(50));

@@ -7,10 +7,10 @@ mod common;
 use std::time::Duration;
 
 use common::proxy::*;
-use common::{Broker, record, records, unique, value_of, wait_until};
+use common::{Broker, at, record, records, unique, value_of, wait_until};
 use kafka::{
-    CommittedOffset, Consumer, ErrorKind, FetchConfig, Group, GroupConfig, GroupOffset, Interrupt, Isolation,
-    OffsetSpec, Producer, TopicPartition,
+    CommittedOffset, Consumer, ErrorKind, FetchConfig, Group, GroupConfig, Interrupt, Isolation, OffsetSpec, Producer,
+    TopicPartition,
 };
 
 on_both_lines! {
@@ -94,9 +94,8 @@ impl Writer {
     fn write(&mut self, value: &str, position: i64) -> kafka::Result<()> {
         let topic = self.partitions[0].topic.clone();
         let mut transaction = self.producer.begin()?;
-        let offset = GroupOffset { group: &self.group, topic: &topic, partition: 0, offset: position, metadata: value };
         transaction.send(vec![record(&topic, "k", value)])?;
-        transaction.commit_offset(&offset)?;
+        transaction.commit_offsets(&self.group, None, &at(&topic, position, value))?;
         transaction.commit()
     }
 

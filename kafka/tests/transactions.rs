@@ -5,10 +5,10 @@ mod common;
 use std::time::Duration;
 
 use common::proxy::{END_TXN, Loss, PRODUCE, TXN_OFFSET_COMMIT};
-use common::{Broker, record, records, unique, value_of, wait_until};
+use common::{Broker, at, record, records, unique, value_of, wait_until};
 use kafka::{
-    Bytes, CommittedOffset, Config, Error, ErrorCode, ErrorKind, GroupOffset, Interrupt, Isolation, OffsetSpec,
-    Producer, ProducerRecord, Reading, Record, Span, StrBytes, TopicPartition, Written, last_records, read_spans,
+    Bytes, CommittedOffset, Config, Error, ErrorCode, ErrorKind, Interrupt, Isolation, OffsetSpec, Producer,
+    ProducerRecord, Reading, Record, Span, StrBytes, TopicPartition, Written, last_records, read_spans,
 };
 
 on_both_lines! {
@@ -45,10 +45,6 @@ fn commit(producer: &mut Producer, topic: &str, value: &str) {
     let mut transaction = producer.begin().unwrap();
     transaction.send(vec![record(topic, "k", value)]).unwrap();
     transaction.commit().unwrap();
-}
-
-fn at<'a>(group: &'a str, topic: &'a str, offset: i64, metadata: &'a str) -> GroupOffset<'a> {
-    GroupOffset { group, topic, partition: 0, offset, metadata }
 }
 
 fn committed(broker: &Broker, group: &str, topic: &str) -> CommittedOffset {
@@ -266,7 +262,7 @@ fn a_position_is_read_back_exactly_with_its_transaction(broker: &Broker) {
     for turn in 1..=100 {
         let mut transaction = producer.begin().unwrap();
         transaction.send((0..50).map(|n| record(topic, &format!("{n}"), "v")).collect::<Vec<_>>()).unwrap();
-        transaction.commit_offset(&at(&group, topic, turn, &format!("turn {turn}"))).unwrap();
+        transaction.commit_offsets(&group, None, &at(topic, turn, &format!("turn {turn}"))).unwrap();
         transaction.commit().unwrap();
         // Right after the commit and over a warm connection, where an unstable read is mostly the one before.
         let found = found();
@@ -274,7 +270,7 @@ fn a_position_is_read_back_exactly_with_its_transaction(broker: &Broker) {
     }
     let mut aborted = producer.begin().unwrap();
     aborted.send(vec![record(topic, "k", "v")]).unwrap();
-    aborted.commit_offset(&at(&group, topic, 999, "aborted")).unwrap();
+    aborted.commit_offsets(&group, None, &at(topic, 999, "aborted")).unwrap();
     aborted.abort().unwrap();
     assert_eq!(found().metadata, "turn 100");
 }
@@ -287,7 +283,7 @@ fn a_committed_transaction_whose_answer_was_lost_is_told_by_its_position(broker:
     for (turn, loss) in [(1, Loss::Silence), (2, Loss::Cut)] {
         let mut transaction = producer.begin().unwrap();
         transaction.send(vec![record(topic, "k", &format!("turn {turn}"))]).unwrap();
-        transaction.commit_offset(&at(&group, topic, turn, &format!("turn {turn}"))).unwrap();
+        transaction.commit_offsets(&group, None, &at(topic, turn, &format!("turn {turn}"))).unwrap();
         broker.proxy.lose_answer(&client, END_TXN, loss);
         let lost = transaction.commit().unwrap_err();
         assert!(broker.proxy.has_lost(&client, END_TXN));
@@ -308,7 +304,7 @@ fn an_open_transaction_whose_position_answer_was_lost_is_never_seen(broker: &Bro
     let mut transaction = producer.begin().unwrap();
     transaction.send(vec![record(topic, "k", "never")]).unwrap();
     broker.proxy.lose_answer(&client, TXN_OFFSET_COMMIT, Loss::Cut);
-    transaction.commit_offset(&at(&group, topic, 1, "never")).unwrap_err();
+    transaction.commit_offsets(&group, None, &at(topic, 1, "never")).unwrap_err();
     assert!(matches!(transaction.abort(), Err(Error::NotInitialised)));
     producer.initialise().unwrap();
     assert_eq!(committed(broker, &group, topic).offset, -1);

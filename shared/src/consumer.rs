@@ -4,6 +4,7 @@
 //! [`ATTEMPTS`] attempts and is then given up and parked. What fails by the world's fault is tried again without end.
 //! Meanwhile only the partition concerned waits.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
@@ -404,7 +405,7 @@ fn group_config(config: &Config, name: &str, nudge: crossbeam_channel::Sender<()
         rebalance_timeout: REBALANCE_TIMEOUT,
         heartbeat_interval: HEARTBEAT_INTERVAL,
         thread_name: format!("{name}-heartbeat"),
-        on_rebalance: Some(Box::new(move || _ = nudge.try_send(()))),
+        on_rebalance: Some(Arc::new(move || _ = nudge.try_send(()))),
         ..GroupConfig::new(config.group(), topics::names(prefix, &config.service.reads()))
     }
 }

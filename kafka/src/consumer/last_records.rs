@@ -1,12 +1,13 @@
 //! Partitions read backwards: the last record of a certain kind in each.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::admin::{Admin, ListedOffset, OffsetSpec};
 use crate::config::Config;
-use crate::consumer::{Consumer, FetchConfig, Polled};
-use crate::error::{Error, ErrorCode, Result};
+use crate::consumer::spans::{Reading, Span, SpanReader, unknown};
+use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::record::{Isolation, Record, TopicPartition};
 
@@ -14,8 +15,6 @@ use crate::record::{Isolation, Record, TopicPartition};
 const FIRST_WINDOW: i64 = 32;
 /// Each further window is so many times as wide: far back is reached soon, and not much is read in vain.
 const WIDER: i64 = 8;
-/// Before a broker that did not answer is asked again.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Finds in every partition of `topics` the last record that `is_wanted` among those that are committed or outside of
 /// any transaction. A partition without one is left out.
@@ -29,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// `Undecided` when nothing moved for [`Config::api_timeout`], because a transaction is open; `Refused` with
-/// UNKNOWN_TOPIC_OR_PARTITION when a topic isn't there; those of [`Admin::list_offsets`] and [`Consumer::poll`].
+/// UNKNOWN_TOPIC_OR_PARTITION when a topic isn't there; those of [`Admin::list_offsets`] and [`Consumer::poll`](crate::Consumer::poll).
 pub fn last_records(
     config: &Config,
     interrupt: &Interrupt,
@@ -38,17 +37,30 @@ pub fn last_records(
     is_wanted: impl Fn(&Record) -> bool,
 ) -> Result<Vec<(TopicPartition, Record)>> {
     let mut searches = begin(&mut Admin::new(config.clone(), interrupt.clone()), topics, ends)?;
-    let fetch = FetchConfig { isolation: Isolation::ReadCommitted, ..FetchConfig::default() };
-    let mut tail =
-        Tail { consumer: Consumer::new(config.clone(), interrupt.clone(), fetch), config, interrupt, is_wanted };
-    let mut found = Vec::new();
+    let mut reader = SpanReader::new(config, interrupt);
+    let mut found = HashMap::new();
     while !searches.is_empty() {
-        tail.read_windows(&mut searches)?;
-        let (done, open): (Vec<_>, Vec<_>) = searches.into_iter().partition(Search::is_over);
-        found.extend(done.into_iter().filter_map(|search| Some((search.partition, search.found?))));
-        searches = open.into_iter().map(Search::further_back).collect();
+        reader.assign(searches.iter().map(Search::window).collect());
+        let mut moved = Instant::now();
+        while let Some((partition, offset)) = reader.first() {
+            let (partition, after) = (partition.to_string(), moved.elapsed());
+            let late = after >= config.api_timeout;
+            match reader.poll(&mut |partition, record| {
+                if is_wanted(&record) {
+                    found.insert(partition.clone(), record);
+                }
+                Reading::On
+            }) {
+                Ok(true) => moved = Instant::now(),
+                Ok(false) if late => return Err(Error::Undecided { partition, offset, after }),
+                Err(error) if late || !error.passes() => return Err(error),
+                _ => {}
+            }
+        }
+        searches.retain(|search| search.from > search.log_start && !found.contains_key(&search.partition));
+        searches.iter_mut().for_each(Search::go_further_back);
     }
-    Ok(found)
+    Ok(found.into_iter().collect())
 }
 
 /// One partition: offsets from `from` to before `until` are looked at now, those behind were in vain.
@@ -58,23 +70,22 @@ struct Search {
     from: i64,
     until: i64,
     width: i64,
-    found: Option<Record>,
 }
 
 impl Search {
     fn new(partition: TopicPartition, log_start: i64, end: i64) -> Search {
         let from = end.saturating_sub(FIRST_WINDOW).max(log_start);
-        Search { partition, log_start, from, until: end, width: FIRST_WINDOW, found: None }
+        Search { partition, log_start, from, until: end, width: FIRST_WINDOW }
     }
 
-    fn is_over(&self) -> bool {
-        self.found.is_some() || self.from <= self.log_start
+    fn window(&self) -> Span {
+        Span { partition: self.partition.clone(), from: self.from, until: self.until }
     }
 
-    fn further_back(self) -> Search {
-        let width = self.width.saturating_mul(WIDER);
-        let until = self.from.min(self.until);
-        Search { until, from: until.saturating_sub(width).max(self.log_start), width, ..self }
+    fn go_further_back(&mut self) {
+        self.width = self.width.saturating_mul(WIDER);
+        self.until = self.from;
+        self.from = self.until.saturating_sub(self.width).max(self.log_start);
     }
 }
 
@@ -107,99 +118,4 @@ fn begin(admin: &mut Admin, topics: &[String], isolation: Isolation) -> Result<V
 fn offset_of(listed: &[ListedOffset], partition: &TopicPartition) -> Result<i64> {
     let is_its = |found: &&ListedOffset| found.topic == *partition.topic && found.partition == partition.partition;
     listed.iter().find(is_its).map(|found| found.offset).ok_or_else(|| unknown(&partition.to_string()))
-}
-
-fn unknown(what: &str) -> Error {
-    let code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
-    Error::Refused { code, api: "Metadata", broker: "any broker".to_owned(), detail: what.to_owned() }
-}
-
-struct Tail<'a, W> {
-    consumer: Consumer,
-    config: &'a Config,
-    interrupt: &'a Interrupt,
-    is_wanted: W,
-}
-
-impl<W: Fn(&Record) -> bool> Tail<'_, W> {
-    /// Looks through the window of each search.
-    fn read_windows(&mut self, searches: &mut [Search]) -> Result<()> {
-        let windows: Vec<_> = searches.iter().map(|search| (search.partition.clone(), search.from)).collect();
-        self.consumer.assign(&windows);
-        let mut moved = Instant::now();
-        while let Some((partition, offset)) = self.first_unfinished(searches) {
-            let failure = match self.consumer.poll() {
-                Ok(polled) => {
-                    if !polled.is_empty() {
-                        moved = Instant::now();
-                    }
-                    polled.into_iter().try_for_each(|polled| self.take(polled, searches))?;
-                    None
-                }
-                // a broker that is away for a moment; what was read before is kept
-                Err(error) if error.passes() => {
-                    self.interrupt.sleep(PAUSE)?;
-                    Some(error)
-                }
-                Err(error) => return Err(error),
-            };
-            let (after, partition) = (moved.elapsed(), partition.to_string());
-            if after >= self.config.api_timeout {
-                return Err(failure.unwrap_or(Error::Undecided { partition, offset, after }));
-            }
-        }
-        Ok(())
-    }
-
-    /// Pauses what is read to the end of its window; a place that is not, and how far it is.
-    fn first_unfinished(&mut self, searches: &[Search]) -> Option<(TopicPartition, i64)> {
-        let mut first = None;
-        for search in searches {
-            match self.consumer.position(&search.partition) {
-                Some(offset) if offset < search.until => first = first.or(Some((search.partition.clone(), offset))),
-                _ => self.consumer.pause(&search.partition),
-            }
-        }
-        first
-    }
-
-    fn take(&mut self, polled: Polled, searches: &mut [Search]) -> Result<()> {
-        match polled {
-            Polled::Records { partition, records, .. } => {
-                let Some(search) = find(searches, &partition) else { return Ok(()) };
-                let seen = |record: &Record| record.offset < search.until && (self.is_wanted)(record);
-                if let Some(record) = records.into_iter().rfind(seen) {
-                    search.found = Some(record);
-                }
-            }
-            Polled::Corrupt { partition, last_offset, cause, .. } => {
-                log::error!("{partition}: what ends at offset {last_offset} can't be read and is passed over: {cause}");
-                let position = self.consumer.position(&partition).unwrap_or(0);
-                self.consumer.seek(&partition, last_offset.max(position).saturating_add(1));
-            }
-            // the log was cut meanwhile, at its beginning or its end
-            Polled::OutOfRange { partition, offset, log_start, high_watermark } => {
-                self.consumer.seek(&partition, offset.clamp(log_start, high_watermark.max(log_start)));
-                if let Some(search) = find(searches, &partition) {
-                    search.log_start = log_start;
-                    search.until = search.until.min(high_watermark);
-                }
-            }
-            Polled::Truncated { partition, end, .. } => {
-                self.consumer.seek(&partition, end);
-                if let Some(search) = find(searches, &partition) {
-                    search.until = search.until.min(end);
-                }
-            }
-            Polled::Refused { error, .. } => return Err(error),
-            // without a group
-            Polled::Assigned { .. } => {}
-            Polled::UnknownTopic { partition } => return Err(unknown(&partition.to_string())),
-        }
-        Ok(())
-    }
-}
-
-fn find<'s>(searches: &'s mut [Search], partition: &TopicPartition) -> Option<&'s mut Search> {
-    searches.iter_mut().find(|search| search.partition == *partition)
 }

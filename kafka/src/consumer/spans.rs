@@ -1,8 +1,9 @@
 //! Partitions read forwards, from one offset to another.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
+
+use kafka_protocol::messages::FetchRequest;
 
 use crate::config::Config;
 use crate::consumer::{Consumer, FetchConfig, Polled};
@@ -48,130 +49,151 @@ pub fn read_spans(
     interrupt: &Interrupt,
     spans: Vec<Span>,
     limit: Duration,
-    take: impl FnMut(&TopicPartition, Record) -> Reading,
+    mut take: impl FnMut(&TopicPartition, Record) -> Reading,
 ) -> Result<()> {
-    let fetch = FetchConfig { isolation: Isolation::ReadCommitted, ..FetchConfig::default() };
-    let consumer = Consumer::new(config.clone(), interrupt.clone(), fetch);
-    let mut waiting: HashMap<TopicPartition, VecDeque<Span>> = HashMap::new();
-    for span in spans {
-        waiting.entry(span.partition.clone()).or_default().push_back(span);
+    let (begun, mut reader) = (Instant::now(), SpanReader::new(config, interrupt));
+    reader.assign(spans);
+    while let Some((partition, _)) = reader.first() {
+        let after = begun.elapsed();
+        if after >= limit {
+            return Err(Error::Timeout { api: "Fetch", broker: partition.to_string(), after });
+        }
+        if let Err(error) = reader.poll(&mut take)
+            && !error.passes()
+        {
+            return Err(error);
+        }
     }
-    let mut reader = Reader { consumer, waiting, take };
-    reader.start();
-    reader.read(interrupt, limit)
+    Ok(())
 }
 
-struct Reader<T> {
+/// Reads spans, poll by poll.
+pub(crate) struct SpanReader {
     consumer: Consumer,
+    interrupt: Interrupt,
     /// The span that is read now comes first.
     waiting: HashMap<TopicPartition, VecDeque<Span>>,
-    take: T,
 }
 
-impl<T: FnMut(&TopicPartition, Record) -> Reading> Reader<T> {
-    fn start(&mut self) {
-        let first =
-            |(partition, spans): (&TopicPartition, &VecDeque<Span>)| Some((partition.clone(), spans.front()?.from));
-        let places: Vec<_> = self.waiting.iter().filter_map(first).collect();
+impl SpanReader {
+    pub(crate) fn new(config: &Config, interrupt: &Interrupt) -> SpanReader {
+        let fetch = FetchConfig { isolation: Isolation::ReadCommitted, ..FetchConfig::default() };
+        let consumer = Consumer::new(config.clone(), interrupt.clone(), fetch);
+        SpanReader { consumer, interrupt: interrupt.clone(), waiting: HashMap::new() }
+    }
+
+    /// From now on these.
+    pub(crate) fn assign(&mut self, spans: Vec<Span>) {
+        self.waiting.clear();
+        for span in spans {
+            self.waiting.entry(span.partition.clone()).or_default().push_back(span);
+        }
+        let firsts = self.waiting.values().filter_map(|spans| spans.front());
+        let places: Vec<_> = firsts.map(|span| (span.partition.clone(), span.from)).collect();
         self.consumer.assign(&places);
         places.iter().for_each(|(partition, _)| self.leave_finished(partition));
     }
 
-    fn read(&mut self, interrupt: &Interrupt, limit: Duration) -> Result<()> {
-        let begun = Instant::now();
-        while let Some(partition) = self.waiting.keys().next() {
-            let (after, broker) = (begun.elapsed(), partition.to_string());
-            if after >= limit {
-                return Err(Error::Timeout { api: "Fetch", broker, after });
-            }
-            match self.consumer.poll() {
-                Ok(polled) => {
-                    for polled in polled {
-                        if self.handle(polled)?.is_break() {
-                            return Ok(());
-                        }
-                    }
-                }
-                // a broker that is away for a moment; what was read before is kept
-                Err(error) if error.passes() => interrupt.sleep(PAUSE)?,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    /// A partition that is not read to its end, and how far it is; none when all are.
+    pub(crate) fn first(&self) -> Option<(&TopicPartition, i64)> {
+        let partition = self.waiting.keys().next()?;
+        Some((partition, self.consumer.position(partition).unwrap_or(0)))
     }
 
-    fn handle(&mut self, polled: Polled) -> Result<ControlFlow<()>> {
-        match polled {
+    /// One poll; true if anything was found.
+    ///
+    /// # Errors
+    /// Those of [`Consumer::poll`], those that pass after a pause: a broker is away for a moment, and what was read
+    /// before is kept.
+    pub(crate) fn poll(&mut self, take: &mut impl FnMut(&TopicPartition, Record) -> Reading) -> Result<bool> {
+        let polled = match self.consumer.poll() {
+            Err(error) if error.passes() => {
+                self.interrupt.sleep(PAUSE)?;
+                return Err(error);
+            }
+            polled => polled?,
+        };
+        let found = !polled.is_empty();
+        for polled in polled {
+            self.handle(polled, take)?;
+        }
+        Ok(found)
+    }
+
+    fn handle(&mut self, polled: Polled, take: &mut impl FnMut(&TopicPartition, Record) -> Reading) -> Result<()> {
+        let partition = match polled {
             Polled::Records { partition, records, .. } => {
-                if self.hand_over(&partition, records) == Reading::Enough {
-                    return Ok(ControlFlow::Break(()));
-                }
-                self.leave_finished(&partition);
+                self.hand_over(&partition, records, take);
+                partition
             }
             Polled::Corrupt { partition, last_offset, cause, .. } => {
                 log::error!("{partition}: what ends at offset {last_offset} can't be read and is passed over: {cause}");
                 let position = self.consumer.position(&partition).unwrap_or(0);
                 self.consumer.seek(&partition, last_offset.max(position).saturating_add(1));
-                self.leave_finished(&partition);
+                partition
             }
             Polled::OutOfRange { partition, offset, log_start, .. } => {
                 // cut at its beginning: what is left follows; cut at its end: nothing does
                 self.consumer.seek(&partition, if offset < log_start { log_start } else { i64::MAX });
-                self.leave_finished(&partition);
+                partition
             }
-            // what stands there now is read, too
-            Polled::Truncated { partition, end, .. } => self.consumer.seek(&partition, end),
+            // what was behind it has been taken back
+            Polled::Truncated { partition, .. } => {
+                self.consumer.seek(&partition, i64::MAX);
+                partition
+            }
             Polled::Refused { error, .. } => return Err(error),
             // without a group
-            Polled::Assigned { .. } => {}
-            Polled::UnknownTopic { partition } => {
-                let (code, detail) = (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, partition.to_string());
-                return Err(Error::Refused { code, api: "Fetch", broker: "any broker".into(), detail });
-            }
-        }
-        Ok(ControlFlow::Continue(()))
+            Polled::Assigned { .. } => return Ok(()),
+            Polled::UnknownTopic { partition } => return Err(unknown(&partition.to_string())),
+        };
+        self.leave_finished(&partition);
+        Ok(())
     }
 
     /// Records up to the end of the partition's span.
-    fn hand_over(&mut self, partition: &TopicPartition, records: Vec<Record>) -> Reading {
-        let Some(until) = self.span(partition).map(|span| span.until) else { return Reading::On };
-        for record in records.into_iter().take_while(|record| record.offset < until) {
-            match (self.take)(partition, record) {
+    fn hand_over(
+        &mut self,
+        partition: &TopicPartition,
+        records: Vec<Record>,
+        take: &mut impl FnMut(&TopicPartition, Record) -> Reading,
+    ) {
+        let Some(span) = self.waiting.get_mut(partition).and_then(|spans| spans.front_mut()) else { return };
+        for record in records.into_iter().take_while(|record| record.offset < span.until) {
+            match take(partition, record) {
                 Reading::On => {}
+                // nothing of it is left to be read
                 Reading::NextSpan => {
-                    // nothing of it is left to be read
-                    self.waiting.get_mut(partition).and_then(|spans| spans.front_mut()).into_iter().for_each(|span| {
-                        span.until = span.from;
-                    });
-                    return Reading::NextSpan;
+                    span.until = span.from;
+                    return;
                 }
-                Reading::Enough => return Reading::Enough,
+                Reading::Enough => return self.waiting.clear(),
             }
         }
-        Reading::On
-    }
-
-    fn span(&self, partition: &TopicPartition) -> Option<&Span> {
-        self.waiting.get(partition)?.front()
     }
 
     /// Goes on to the partition's next span that is not read to its end; pauses a partition that has none.
     fn leave_finished(&mut self, partition: &TopicPartition) {
-        loop {
-            let position = self.consumer.position(partition).unwrap_or(i64::MAX);
-            let Some(spans) = self.waiting.get_mut(partition) else { return };
-            if spans.front().is_some_and(|span| position < span.until) {
-                return;
+        let position = self.consumer.position(partition).unwrap_or(i64::MAX);
+        let Some(spans) = self.waiting.get_mut(partition) else { return };
+        if spans.front().is_some_and(|span| position < span.until) {
+            return;
+        }
+        spans.pop_front();
+        match spans.front() {
+            Some(next) => {
+                self.consumer.seek(partition, next.from);
+                self.leave_finished(partition);
             }
-            spans.pop_front();
-            match spans.front() {
-                Some(next) => self.consumer.seek(partition, next.from),
-                None => {
-                    self.waiting.remove(partition);
-                    self.consumer.pause(partition);
-                    return;
-                }
+            None => {
+                self.waiting.remove(partition);
+                self.consumer.pause(partition);
             }
         }
     }
+}
+
+/// There is no such topic, or none such any more.
+pub(crate) fn unknown(what: &str) -> Error {
+    Error::refused::<FetchRequest>(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "any broker", what)
 }

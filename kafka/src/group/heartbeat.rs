@@ -7,17 +7,18 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
-use kafka_protocol::messages::{GroupId, HeartbeatRequest, HeartbeatResponse, LeaveGroupRequest, LeaveGroupResponse};
+use kafka_protocol::messages::{HeartbeatRequest, HeartbeatResponse, LeaveGroupRequest, LeaveGroupResponse};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use crate::admin::first_error;
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
+use crate::group::GroupConfig;
 use crate::group::wake::Wake;
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
-use crate::net::cluster::{Cluster, CoordinatorKey, Retry};
+use crate::net::cluster::{Cluster, CoordinatorKey, Retry, group_id};
 
 /// How often the group's topics are looked up: one that was made anew, or has more partitions, must be divided again.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(10);
@@ -25,13 +26,10 @@ const TOPICS_INTERVAL: Duration = Duration::from_secs(10);
 /// Each topic's id and number of partitions, as far as it exists.
 pub(crate) type Topics = Vec<Option<(Uuid, usize)>>;
 
-/// Called when a rejoin becomes necessary.
-pub(crate) type OnRebalance = Box<dyn Fn() + Send + Sync>;
-
 /// What the member's thread and the heartbeat thread share.
 pub(crate) struct Shared {
     state: Mutex<State>,
-    on_rebalance: Option<OnRebalance>,
+    on_rebalance: Option<Arc<dyn Fn() + Send + Sync>>,
     wake: Option<Arc<Wake>>,
 }
 
@@ -67,7 +65,7 @@ pub(crate) struct Membership {
 }
 
 impl Shared {
-    pub(crate) fn new(on_rebalance: Option<OnRebalance>, wake: Option<Arc<Wake>>) -> Arc<Shared> {
+    pub(crate) fn new(on_rebalance: Option<Arc<dyn Fn() + Send + Sync>>, wake: Option<Arc<Wake>>) -> Arc<Shared> {
         Arc::new(Shared { state: Mutex::new(State::outside()), on_rebalance, wake })
     }
 
@@ -151,26 +149,18 @@ pub(crate) struct Heartbeat {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the thread needs to know.
-pub(crate) struct Settings {
-    pub(crate) config: Config,
-    pub(crate) group_id: String,
-    pub(crate) topics: Vec<Arc<str>>,
-    pub(crate) interval: Duration,
-    pub(crate) session_timeout: Duration,
-    pub(crate) max_poll_interval: Duration,
-    pub(crate) thread_name: String,
-}
-
 impl Heartbeat {
     /// Starts the thread. The member's own interrupt does not end it: a member that is being stopped stays one until
     /// it has finished what it holds and leaves.
-    pub(crate) fn start(settings: Settings, shared: Arc<Shared>) -> io::Result<Heartbeat> {
+    pub(crate) fn start(mut config: Config, group: GroupConfig, shared: Arc<Shared>) -> io::Result<Heartbeat> {
         let stop = Interrupt::new();
-        let cluster = Cluster::new(patient(&settings), stop.clone());
-        let name = settings.thread_name.clone();
+        // a heartbeat that is not answered within the session is worth nothing
+        config.api_timeout = config.api_timeout.min(group.session_timeout);
+        config.connect_timeout = config.connect_timeout.min(group.session_timeout);
+        let cluster = Cluster::new(config, stop.clone());
+        let name = group.thread_name.clone();
         let now = Instant::now();
-        let beat = Beat { cluster, settings, shared, stop: stop.clone(), answered: now, looked: now };
+        let beat = Beat { cluster, group, shared, stop: stop.clone(), answered: now, looked: now };
         let thread = thread::Builder::new().name(name).spawn(move || beat.run())?;
         Ok(Heartbeat { stop, thread: Some(thread) })
     }
@@ -197,17 +187,9 @@ impl Drop for Heartbeat {
     }
 }
 
-/// A heartbeat that is not answered within the session is worth nothing.
-fn patient(settings: &Settings) -> Config {
-    let mut config = settings.config.clone();
-    config.api_timeout = config.api_timeout.min(settings.session_timeout);
-    config.connect_timeout = config.connect_timeout.min(settings.session_timeout);
-    config
-}
-
 struct Beat {
     cluster: Cluster,
-    settings: Settings,
+    group: GroupConfig,
     shared: Arc<Shared>,
     stop: Interrupt,
     answered: Instant,
@@ -217,9 +199,9 @@ struct Beat {
 
 impl Beat {
     fn run(mut self) {
-        while self.stop.sleep(self.settings.interval).is_ok() {
+        while self.stop.sleep(self.group.heartbeat_interval).is_ok() {
             match self.shared.kept_membership() {
-                Some(membership) if self.shared.silent_for() >= self.settings.max_poll_interval => {
+                Some(membership) if self.shared.silent_for() >= self.group.max_poll_interval => {
                     self.leave(membership);
                 }
                 Some(membership) => {
@@ -239,14 +221,14 @@ impl Beat {
             Err(Error::Interrupted) => {}
             Err(error) if error.code() == Some(ErrorCode::REBALANCE_IN_PROGRESS) => {
                 self.answered = Instant::now();
-                log::debug!("group {}: {error}", self.settings.group_id);
+                log::debug!("group {}: {error}", self.group.group_id);
                 self.shared.need_rejoin(membership, false);
             }
-            Err(error) if error.passes() && self.answered.elapsed() < self.settings.session_timeout => {
-                log::warn!("group {}: heartbeat: {error}", self.settings.group_id);
+            Err(error) if error.passes() && self.answered.elapsed() < self.group.session_timeout => {
+                log::warn!("group {}: heartbeat: {error}", self.group.group_id);
             }
             Err(error) => {
-                log::warn!("group {}: membership lost: {error}", self.settings.group_id);
+                log::warn!("group {}: membership lost: {error}", self.group.group_id);
                 self.shared.need_rejoin(membership, true);
             }
         }
@@ -254,10 +236,10 @@ impl Beat {
 
     /// The member's thread hangs; should it ever come back, it has to join again.
     fn leave(&mut self, membership: Membership) {
-        let group = &self.settings.group_id;
+        let group = &self.group.group_id;
         log::warn!(
             "group {group}: left, for its member has called nothing for {:?} (max_poll_interval)",
-            self.settings.max_poll_interval
+            self.group.max_poll_interval
         );
         self.shared.need_rejoin(&membership, true);
         if let Err(error) = leave(&mut self.cluster, group, membership.member_id) {
@@ -273,31 +255,30 @@ impl Beat {
         }
         self.looked = Instant::now();
         let deadline = self.looked + self.limit();
-        match look_up(&mut self.cluster, &self.settings.topics, deadline) {
+        match look_up(&mut self.cluster, &self.group.subscribed(), deadline) {
             Ok(topics) if self.shared.divided_other_topics(&topics) => {
-                log::info!("group {}: its topics have changed", self.settings.group_id);
+                log::info!("group {}: its topics have changed", self.group.group_id);
                 self.shared.need_rejoin(membership, false);
             }
             Ok(_) => {}
-            Err(error) => log::debug!("group {}: metadata: {error}", self.settings.group_id),
+            Err(error) => log::debug!("group {}: metadata: {error}", self.group.group_id),
         }
     }
 
     /// What one call may take: several must fit into a session.
     fn limit(&self) -> Duration {
-        self.settings.session_timeout / 4
+        self.group.session_timeout / 4
     }
 
     fn send(&mut self, membership: &Membership) -> Result<()> {
-        let group = self.settings.group_id.clone();
         let request = HeartbeatRequest::default()
-            .with_group_id(GroupId(StrBytes::from_string(group.clone())))
+            .with_group_id(group_id(&self.group.group_id))
             .with_generation_id(membership.generation)
             .with_member_id(membership.member_id.clone());
         let limit = self.limit();
         let mut backoff = Backoff::new(&self.stop, limit, limit);
         let code = |answer: &HeartbeatResponse| ErrorCode(answer.error_code);
-        let coordinator = CoordinatorKey::Group(group);
+        let coordinator = CoordinatorKey::Group(self.group.group_id.clone());
         self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, code).map(drop)
     }
 }
@@ -305,8 +286,7 @@ impl Beat {
 /// Takes the member out of the group.
 pub(crate) fn leave(cluster: &mut Cluster, group: &str, member_id: StrBytes) -> Result<()> {
     let member = MemberIdentity::default().with_member_id(member_id);
-    let group_id = GroupId(StrBytes::from_string(group.to_owned()));
-    let request = LeaveGroupRequest::default().with_group_id(group_id).with_members(vec![member]);
+    let request = LeaveGroupRequest::default().with_group_id(group_id(group)).with_members(vec![member]);
     let (coordinator, mut backoff) = (CoordinatorKey::Group(group.to_owned()), cluster.backoff());
     cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, leave_error).map(drop)
 }

@@ -39,6 +39,16 @@ impl Backoff {
         self.deadline.min(after(self.attempt_limit))
     }
 
+    /// Tries until it succeeds, fails for good, or the time is over.
+    pub(crate) fn retry<T>(&mut self, mut attempt: impl FnMut(&Backoff) -> Result<T>) -> Result<T> {
+        loop {
+            match attempt(self) {
+                Ok(done) => return Ok(done),
+                Err(error) => self.pause(error)?,
+            }
+        }
+    }
+
     /// As long as this one, for requests that are answered late by design.
     pub(crate) fn with_attempts_of(&self, attempt_limit: Duration) -> Backoff {
         let (interrupt, begun) = (self.interrupt.clone(), Instant::now());

@@ -4,14 +4,16 @@
 //! that says it isn't one is looked up again, and when no known broker answers, the bootstrap addresses are tried
 //! again, so a cluster that comes back under other addresses is found.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{MetadataResponse, MetadataResponseTopic};
-use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse, MetadataRequest, TopicName};
+use kafka_protocol::messages::{
+    BrokerId, FindCoordinatorRequest, FindCoordinatorResponse, GroupId, MetadataRequest, TopicName,
+};
 use kafka_protocol::protocol::StrBytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use uuid::Uuid;
@@ -299,8 +301,7 @@ impl Cluster {
     }
 
     fn unknown_topic(&self, name: &str, code: ErrorCode) -> Error {
-        let broker = self.config.brokers.join(",");
-        Error::Refused { code, api: MetadataRequest::API, broker, detail: format!("topic {name}") }
+        Error::refused::<MetadataRequest>(code, &self.config.brokers.join(","), format!("topic {name}"))
     }
 
     // ---- coordinators
@@ -350,7 +351,7 @@ impl Cluster {
             return Ok(answer);
         }
         let detail = about.map_or_else(|| coordinator.to_string(), |about| format!("{coordinator}: {about}"));
-        Err(Attempt::NotDone(Error::Refused { code, api: R::API, broker: address, detail }))
+        Err(Attempt::NotDone(Error::refused::<R>(code, &address, detail)))
     }
 
     /// The coordinator's address, looked up where it isn't known.
@@ -359,7 +360,7 @@ impl Cluster {
             return Ok(address.clone());
         }
         let (broker, answer) = self.call_any(&coordinator_request(coordinator), deadline)?;
-        let address = coordinator_of(answer, broker.clone(), coordinator)?;
+        let address = coordinator_of(answer, &broker, coordinator)?;
         self.told_by = Some(broker);
         self.coordinators.insert(coordinator.clone(), address.clone());
         Ok(address)
@@ -413,18 +414,12 @@ fn coordinator_request(coordinator: &CoordinatorKey) -> FindCoordinatorRequest {
         .with_coordinator_keys(vec![StrBytes::from_string(key.clone())])
 }
 
-fn coordinator_of(answer: FindCoordinatorResponse, broker: String, coordinator: &CoordinatorKey) -> Result<String> {
+fn coordinator_of(answer: FindCoordinatorResponse, broker: &str, coordinator: &CoordinatorKey) -> Result<String> {
     let Some(found) = answer.coordinators.into_iter().next() else {
-        let cause = "it names no coordinator".to_owned();
-        return Err(Error::Decode { api: FindCoordinatorRequest::API, broker, cause });
+        return Err(Error::malformed::<FindCoordinatorRequest>(broker, "it names no coordinator"));
     };
-    match ErrorCode(found.error_code) {
-        ErrorCode::NONE => Ok(host_port(&found.host, found.port)),
-        code => {
-            let detail = coordinator.to_string();
-            Err(Error::Refused { code, api: FindCoordinatorRequest::API, broker, detail })
-        }
-    }
+    Error::check::<FindCoordinatorRequest>(found.error_code, broker, || coordinator.to_string())?;
+    Ok(host_port(&found.host, found.port))
 }
 
 fn topic_of(answer: &MetadataResponseTopic) -> Topic {
@@ -443,6 +438,20 @@ fn topic_of(answer: &MetadataResponseTopic) -> Topic {
 
 fn host_port(host: &str, port: i32) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// What belongs to partitions, by their topics.
+pub(crate) fn by_topic<'a, T>(parts: impl Iterator<Item = (&'a str, T)>) -> impl Iterator<Item = (TopicName, Vec<T>)> {
+    let mut topics: BTreeMap<&str, Vec<T>> = BTreeMap::new();
+    for (topic, part) in parts {
+        topics.entry(topic).or_default().push(part);
+    }
+    topics.into_iter().map(|(name, parts)| (topic_name(name), parts))
+}
+
+/// A group's id as the codec wants it.
+pub(crate) fn group_id(group: &str) -> GroupId {
+    GroupId(StrBytes::from_string(group.to_owned()))
 }
 
 /// A name as the codec wants it.

@@ -14,7 +14,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, HeaderVersion, StrBytes};
 
 use crate::config::{Config, Security, after};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::net::sasl::Sasl;
 use crate::net::stream::Stream;
@@ -105,9 +105,7 @@ impl Connection {
 
     fn learn_versions(&mut self, deadline: Instant) -> Result<()> {
         let answer: ApiVersionsResponse = self.call(&ApiVersionsRequest::default(), deadline)?;
-        if answer.error_code != 0 {
-            return Err(self.refused::<ApiVersionsRequest>(ErrorCode(answer.error_code), ""));
-        }
+        Error::check::<ApiVersionsRequest>(answer.error_code, &self.broker, String::new)?;
         let offered = answer.api_keys.iter().map(|api| (api.api_key, (api.min_version, api.max_version)));
         self.versions = offered.collect();
         Ok(())
@@ -273,15 +271,11 @@ impl Connection {
     }
 
     fn malformed<R: Request>(&self, cause: String) -> Error {
-        Error::Decode { api: R::API, broker: self.broker.clone(), cause }
+        Error::malformed::<R>(&self.broker, cause)
     }
 
     fn io_error<R: Request>(&self, source: io::Error, since: Instant) -> Error {
         io_error(&self.interrupt, R::API, &self.broker, source, since.elapsed())
-    }
-
-    fn refused<R: Request>(&self, code: ErrorCode, detail: &str) -> Error {
-        Error::Refused { code, api: R::API, broker: self.broker.clone(), detail: detail.to_owned() }
     }
 }
 

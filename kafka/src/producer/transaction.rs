@@ -1,7 +1,6 @@
 //! One transaction of a transactional producer (KIP-98, transaction version 1).
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashSet;
 
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
 use kafka_protocol::messages::txn_offset_commit_request::{
@@ -9,16 +8,17 @@ use kafka_protocol::messages::txn_offset_commit_request::{
 };
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse,
-    EndTxnResponse, GroupId, ProducerId, TransactionalId, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
+    EndTxnResponse, ProducerId, TransactionalId, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 
 use crate::admin::first_error;
 use crate::error::{Error, ErrorCode, ErrorKind, Result};
-use crate::net::cluster::{CoordinatorKey, Refusal, Retry, topic_name};
+use crate::group::Assignment;
+use crate::net::cluster::{CoordinatorKey, Refusal, Retry, by_topic, group_id};
 use crate::producer::sender::{PartitionKey, Queues, Written};
 use crate::producer::{Open, Producer, ProducerIdentity};
-use crate::record::{Header, ProducerRecord};
+use crate::record::{Header, ProducerRecord, TopicPartition};
 use crate::wire::protocol::Request;
 
 /// An open transaction: what is written in it becomes visible to read-committed readers as a whole, at
@@ -37,21 +37,6 @@ pub struct Transaction<'p> {
     ended: bool,
     /// The last call took more than one attempt.
     repeated: bool,
-}
-
-/// An offset of a group, to be committed with a transaction.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupOffset<'a> {
-    /// The group.
-    pub group: &'a str,
-    /// The topic, by its name.
-    pub topic: &'a str,
-    /// The partition's number.
-    pub partition: i32,
-    /// The offset.
-    pub offset: i64,
-    /// Kept beside it; 4,096 bytes at most by default.
-    pub metadata: &'a str,
 }
 
 impl<'p> Transaction<'p> {
@@ -87,18 +72,21 @@ impl<'p> Transaction<'p> {
         self.producer.deliver(queues, records.len())
     }
 
-    fn new_partitions(&self, queues: &Queues<'_>) -> Vec<PartitionKey> {
-        queues.keys().filter(|place| !self.partitions.contains(*place)).cloned().collect()
-    }
-
     /// AddPartitionsToTxn for those that are not in the transaction yet. It is the first request of a transaction, so
     /// CONCURRENT_TRANSACTIONS, while the markers of the one before are being written, mostly comes here.
     fn add_partitions(&mut self, queues: &Queues<'_>) -> Result<()> {
-        let new = self.new_partitions(queues);
+        let new: Vec<PartitionKey> = queues.keys().filter(|place| !self.partitions.contains(*place)).cloned().collect();
         if new.is_empty() {
             return Ok(());
         }
-        let request = self.partitions_request(&new)?;
+        let (id, identity) = self.initialised()?;
+        let topic = |(name, partitions)| AddPartitionsToTxnTopic::default().with_name(name).with_partitions(partitions);
+        let topics = by_topic(new.iter().map(|(topic, partition)| (&**topic, *partition)));
+        let request = AddPartitionsToTxnRequest::default()
+            .with_v3_and_below_transactional_id(id)
+            .with_v3_and_below_producer_id(ProducerId(identity.id))
+            .with_v3_and_below_producer_epoch(identity.epoch)
+            .with_v3_and_below_topics(topics.map(topic).collect());
         // Adding a partition twice is the same as once.
         self.call(&self.transaction(), &request, Retry::Idempotent, add_partitions_refusal)?;
         self.producer.open = Open::Yes;
@@ -106,22 +94,20 @@ impl<'p> Transaction<'p> {
         Ok(())
     }
 
-    fn partitions_request(&self, new: &[PartitionKey]) -> Result<AddPartitionsToTxnRequest> {
-        let (id, identity) = self.initialised()?;
-        Ok(AddPartitionsToTxnRequest::default()
-            .with_v3_and_below_transactional_id(id)
-            .with_v3_and_below_producer_id(ProducerId(identity.id))
-            .with_v3_and_below_producer_epoch(identity.epoch)
-            .with_v3_and_below_topics(by_topic(new)))
-    }
-
-    /// Commits an offset of a group with the transaction (AddOffsetsToTxn, TxnOffsetCommit), without being a member of
-    /// the group: it becomes readable with the records, or never.
+    /// Commits the next offsets to be read of a group with the transaction, each with a text that is kept beside it
+    /// (AddOffsetsToTxn, TxnOffsetCommit): they become readable with the records, or never. `member`: what this process was given
+    /// to read, so that one that has lost it meanwhile commits nothing (KIP-447); `None`: nobody is a member of the group.
     ///
-    /// Errors as for [`send`](Transaction::send); OFFSET_METADATA_TOO_LARGE is a plain refusal. Reading it back needs `require_stable`.
-    pub fn commit_offset(&mut self, offset: &GroupOffset<'_>) -> Result<()> {
-        let added = self.add_group(offset.group);
-        let done = added.and_then(|()| self.send_offset(offset));
+    /// Errors as for [`send`](Transaction::send); of the plain refusals ILLEGAL_GENERATION and UNKNOWN_MEMBER_ID say that
+    /// the group has given the partitions away. Reading offsets back needs `require_stable`.
+    pub fn commit_offsets(
+        &mut self,
+        group: &str,
+        member: Option<&Assignment>,
+        offsets: &[(TopicPartition, i64, String)],
+    ) -> Result<()> {
+        let added = self.add_group(group);
+        let done = added.and_then(|()| self.send_offsets(group, member, offsets));
         self.note(done)
     }
 
@@ -129,7 +115,12 @@ impl<'p> Transaction<'p> {
         if self.groups.contains(group) {
             return Ok(());
         }
-        let request = self.group_request(group)?;
+        let (id, identity) = self.initialised()?;
+        let request = AddOffsetsToTxnRequest::default()
+            .with_transactional_id(id)
+            .with_producer_id(ProducerId(identity.id))
+            .with_producer_epoch(identity.epoch)
+            .with_group_id(group_id(group));
         let code = |answer: &AddOffsetsToTxnResponse| ErrorCode(answer.error_code);
         self.call(&self.transaction(), &request, Retry::Idempotent, code)?;
         self.producer.open = Open::Yes;
@@ -137,38 +128,39 @@ impl<'p> Transaction<'p> {
         Ok(())
     }
 
-    fn group_request(&self, group: &str) -> Result<AddOffsetsToTxnRequest> {
+    fn send_offsets(
+        &mut self,
+        group: &str,
+        member: Option<&Assignment>,
+        offsets: &[(TopicPartition, i64, String)],
+    ) -> Result<()> {
         let (id, identity) = self.initialised()?;
-        Ok(AddOffsetsToTxnRequest::default()
-            .with_transactional_id(id)
-            .with_producer_id(ProducerId(identity.id))
-            .with_producer_epoch(identity.epoch)
-            .with_group_id(group_id(group)))
-    }
-
-    fn send_offset(&mut self, offset: &GroupOffset<'_>) -> Result<()> {
-        let request = self.offset_request(offset)?;
-        // Like a lost batch, a lost offset may arrive late and must not find a later transaction of this epoch open.
-        self.call(&CoordinatorKey::Group(offset.group.to_owned()), &request, Retry::Once, offset_error)
-    }
-
-    fn offset_request(&self, offset: &GroupOffset<'_>) -> Result<TxnOffsetCommitRequest> {
-        let (id, identity) = self.initialised()?;
-        let at = TxnOffsetCommitRequestPartition::default()
-            .with_partition_index(offset.partition)
-            .with_committed_offset(offset.offset)
-            .with_committed_leader_epoch(-1)
-            .with_committed_metadata(Some(StrBytes::from_string(offset.metadata.to_owned())));
+        let at = |partition: i32, offset: i64, metadata: &String| {
+            TxnOffsetCommitRequestPartition::default()
+                .with_partition_index(partition)
+                .with_committed_offset(offset)
+                .with_committed_leader_epoch(-1)
+                .with_committed_metadata(Some(StrBytes::from_string(metadata.clone())))
+        };
+        let places = offsets.iter().map(|(place, offset, text)| (&*place.topic, at(place.partition, *offset, text)));
         let topic =
-            TxnOffsetCommitRequestTopic::default().with_name(topic_name(offset.topic)).with_partitions(vec![at]);
-        // Generation -1 and no member id: not a member, so no generation is checked (KIP-447).
-        Ok(TxnOffsetCommitRequest::default()
+            |(name, partitions)| TxnOffsetCommitRequestTopic::default().with_name(name).with_partitions(partitions);
+        // Generation -1 and no member id: no generation is checked.
+        let (generation, member_id) = member.map_or((-1, ""), |member| (member.generation, &member.member_id));
+        let request = TxnOffsetCommitRequest::default()
             .with_transactional_id(id)
-            .with_group_id(group_id(offset.group))
+            .with_group_id(group_id(group))
             .with_producer_id(ProducerId(identity.id))
             .with_producer_epoch(identity.epoch)
-            .with_generation_id(-1)
-            .with_topics(vec![topic]))
+            .with_generation_id(generation)
+            .with_member_id(StrBytes::from_string(member_id.to_owned()))
+            .with_topics(by_topic(places).map(topic).collect());
+        let code = |answer: &TxnOffsetCommitResponse| {
+            let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+            first_error(partitions.map(|partition| partition.error_code))
+        };
+        // Like a lost batch, a lost offset may arrive late and must not find a later transaction of this epoch open.
+        self.call(&CoordinatorKey::Group(group.to_owned()), &request, Retry::Once, code)
     }
 
     /// Makes all of it visible. Returns once the broker has decided so; readers may see it a few milliseconds later.
@@ -177,7 +169,7 @@ impl<'p> Transaction<'p> {
     /// `TransactionFailed` when a part had failed; that the epoch is over (whether another producer took over, `initialise`
     /// tells); those of the connection. After an error the producer is not initialised and it is unknown whether the
     /// transaction was committed (also when the epoch is over): a position committed with
-    /// [`commit_offset`](Transaction::commit_offset) tells, read after `initialise`.
+    /// [`commit_offsets`](Transaction::commit_offsets) tells, read after `initialise`.
     pub fn commit(mut self) -> Result<()> {
         if self.failed {
             return Err(Error::TransactionFailed);
@@ -274,21 +266,6 @@ fn mark_last<'r>(queues: &mut Queues<'r>, mark: &'r Header) {
     }
 }
 
-fn group_id(group: &str) -> GroupId {
-    GroupId(StrBytes::from_string(group.to_owned()))
-}
-
-fn by_topic(places: &[PartitionKey]) -> Vec<AddPartitionsToTxnTopic> {
-    let mut topics: BTreeMap<&Arc<str>, Vec<i32>> = BTreeMap::new();
-    for (topic, partition) in places {
-        topics.entry(topic).or_default().push(*partition);
-    }
-    let topic = |(name, partitions): (&Arc<str>, Vec<i32>)| {
-        AddPartitionsToTxnTopic::default().with_name(topic_name(name)).with_partitions(partitions)
-    };
-    topics.into_iter().map(topic).collect()
-}
-
 /// The partition that is to blame; the others of the same request get OPERATION_NOT_ATTEMPTED.
 fn add_partitions_refusal(answer: &AddPartitionsToTxnResponse) -> Refusal {
     let mut found = Refusal::from(ErrorCode::NONE);
@@ -303,11 +280,6 @@ fn add_partitions_refusal(answer: &AddPartitionsToTxnResponse) -> Refusal {
     found
 }
 
-fn offset_error(answer: &TxnOffsetCommitResponse) -> ErrorCode {
-    let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
-    first_error(partitions.map(|partition| partition.error_code))
-}
-
 #[cfg(test)]
 mod tests {
     use kafka_protocol::messages::add_partitions_to_txn_response::{
@@ -315,6 +287,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::net::cluster::topic_name;
 
     fn refusal(codes: &[(&str, i32, i16)]) -> (i16, Option<String>) {
         let topic = |(name, number, code): &(&str, i32, i16)| {

@@ -348,6 +348,12 @@ pub fn record(topic: &str, key: &str, value: &str) -> ProducerRecord {
     }
 }
 
+/// An offset of partition 0, to be committed with its text; where it lies only the topic's name says.
+pub fn at(topic: &str, offset: i64, text: &str) -> [(TopicPartition, i64, String); 1] {
+    let partition = TopicPartition { topic: topic.into(), topic_id: kafka::Uuid::nil(), partition: 0 };
+    [(partition, offset, text.to_owned())]
+}
+
 pub fn records(polled: Vec<Polled>) -> Vec<Record> {
     let one = |polled| match polled {
         Polled::Records { records, .. } => records,
