@@ -1217,6 +1217,8 @@ run_tests() {
   ON_EXIT=end_tests
   stage "format" limited "$TOOL_LIMIT" cargo fmt --all --check
   stage "lints" limited "$BUILD_LIMIT" cargo clippy --locked --workspace --all-targets
+  stage "kafka without TLS" limited "$BUILD_LIMIT" cargo clippy --locked -p kafka --no-default-features --all-targets
+  stage "documentation" limited "$BUILD_LIMIT" cargo doc --locked --workspace --no-deps
   stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bins
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked --workspace --no-run
   stage "servers" test_servers

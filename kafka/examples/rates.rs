@@ -16,7 +16,7 @@ fn main() -> Result<()> {
     let config = Config::new(vec![broker], "rates");
     let name = format!("rates-{}", std::process::id());
     let mut admin = Admin::new(config.clone(), Interrupt::new());
-    admin.create_topics(&[NewTopic { name: name.clone(), partitions: 3, replication: None, configs: Vec::new() }])?;
+    admin.create_topics(&[NewTopic::new(&name, 3)])?;
     let id = admin.describe_topics(std::slice::from_ref(&name))?[0].id;
     for batch in [1, 10, 100, 1000] {
         write(&config, &name, batch, (RECORDS / 4).min(batch * 500))?;

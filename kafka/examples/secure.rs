@@ -12,8 +12,7 @@ fn main() -> Result<()> {
     let (username, password) = (next("the user")?, next("the password")?);
     let tls = Tls::new(Some(&authorities), None).map_err(Error::Invalid)?;
     let sasl = Sasl { mechanism: Mechanism::ScramSha512, username, password };
-    let security = Security { tls: Some(tls), sasl: Some(sasl) };
-    let config = Config { security, ..Config::new(vec![broker], "example") };
+    let config = Config::new(vec![broker], "example").with_security(Security { tls: Some(tls), sasl: Some(sasl) });
     println!("{:?}", Admin::new(config, Interrupt::new()).brokers()?);
     Ok(())
 }

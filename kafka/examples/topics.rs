@@ -7,8 +7,7 @@ fn main() -> Result<()> {
     let broker = arguments.next().unwrap_or_else(|| "localhost:9092".to_owned());
     let name = arguments.next().unwrap_or_else(|| "example".to_owned());
     let mut admin = Admin::new(Config::new(vec![broker], "example"), Interrupt::new());
-    let configs = vec![("retention.ms".to_owned(), "86400000".to_owned())];
-    admin.create_topics(&[NewTopic { name: name.clone(), partitions: 3, replication: None, configs }])?;
+    admin.create_topics(&[NewTopic::new(&name, 3).with_config("retention.ms", "86400000")])?;
     println!("{:?}", admin.describe_topics(std::slice::from_ref(&name))?);
     admin.delete_topics(&[name])
 }

@@ -44,6 +44,26 @@ pub struct NewTopic {
     pub configs: Vec<(String, String)>,
 }
 
+impl NewTopic {
+    /// A topic of so many partitions, with the broker's defaults otherwise.
+    pub fn new(name: impl Into<String>, partitions: i32) -> NewTopic {
+        NewTopic { name: name.into(), partitions, replication: None, configs: Vec::new() }
+    }
+
+    /// With so many copies of each partition.
+    #[must_use]
+    pub fn with_replication(self, copies: i16) -> NewTopic {
+        NewTopic { replication: Some(copies), ..self }
+    }
+
+    /// With this setting, as in `("cleanup.policy", "compact")`.
+    #[must_use]
+    pub fn with_config(mut self, name: impl Into<String>, value: impl Into<String>) -> NewTopic {
+        self.configs.push((name.into(), value.into()));
+        self
+    }
+}
+
 /// What became of a topic to be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

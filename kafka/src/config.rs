@@ -4,18 +4,65 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::net::sasl::Sasl;
+#[cfg(feature = "tls")]
 use crate::net::tls::Tls;
 
 /// What a connection is guarded by. Kafka's `security.protocol` by its parts: none is PLAINTEXT, both are SASL_SSL.
 #[derive(Clone, Debug, Default)]
 pub struct Security {
     /// SSL, as Kafka calls it.
+    #[cfg(feature = "tls")]
     pub tls: Option<Tls>,
     /// Who this client is.
     pub sasl: Option<Sasl>,
 }
 
-/// The settings every client object of this crate is built from.
+impl Security {
+    #[cfg(feature = "tls")]
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn is_guarded(&self) -> bool {
+        false
+    }
+}
+
+/// The setters of a settings' fields.
+macro_rules! setters {
+    ($settings:ident: $($setter:ident($field:ident: $type:ty),)*) => {
+        impl $settings {
+            $(
+                #[doc = concat!("With this [`", stringify!($field), "`](", stringify!($settings), "::", stringify!($field), ").")]
+                #[must_use]
+                pub fn $setter(self, $field: $type) -> $settings {
+                    $settings { $field, ..self }
+                }
+            )*
+        }
+    };
+}
+pub(crate) use setters;
+
+setters! { Config:
+    with_security(security: Security),
+    with_connect_timeout(connect_timeout: Duration),
+    with_request_timeout(request_timeout: Duration),
+    with_api_timeout(api_timeout: Duration),
+    with_delivery_timeout(delivery_timeout: Duration),
+    with_metadata_max_age(metadata_max_age: Duration),
+    with_batch_size(batch_size: usize),
+    with_max_frame_bytes(max_frame_bytes: usize),
+}
+
+/// The settings every client object of this crate is built from. What can't work is refused by the first call, in words.
+///
+/// ```
+/// # use std::time::Duration;
+/// use kafka::Config;
+/// let config = Config::new(vec!["localhost:9092".into()], "shop").with_api_timeout(Duration::from_secs(10));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Bootstrap addresses, each `host:port`. One that answers is enough; the others are learnt from it.

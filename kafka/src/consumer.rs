@@ -15,7 +15,7 @@ use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use uuid::Uuid;
 
 use crate::admin::{OffsetSpec, try_list_offsets};
-use crate::config::{Config, after, millis};
+use crate::config::{Config, after, millis, setters};
 use crate::consumer::fetch_response::read_fetched;
 use crate::error::codes::Refresh;
 use crate::error::{Error, ErrorCode, Result};
@@ -51,6 +51,14 @@ pub struct FetchConfig {
     pub max_partition_bytes: i32,
     /// Which records are seen.
     pub isolation: Isolation,
+}
+
+setters! { FetchConfig:
+    with_max_wait(max_wait: Duration),
+    with_min_bytes(min_bytes: i32),
+    with_max_bytes(max_bytes: i32),
+    with_max_partition_bytes(max_partition_bytes: i32),
+    with_isolation(isolation: Isolation),
 }
 
 impl Default for FetchConfig {
@@ -158,7 +166,7 @@ pub struct Consumer {
     cluster: Cluster,
     fetches: Cluster,
     /// The fetches that are not answered yet, by their broker's address.
-    asked: BTreeMap<String, Asked>,
+    asked: HashMap<String, Asked>,
     interrupt: Interrupt,
     config: FetchConfig,
     /// In the order they are asked for: those that had records go to the end, so that a full answer starves nobody.
@@ -203,7 +211,7 @@ impl Consumer {
         Consumer {
             cluster: Cluster::new(config.clone(), interrupt.clone()),
             fetches: Cluster::new(config, interrupt.clone()),
-            asked: BTreeMap::new(),
+            asked: HashMap::new(),
             interrupt,
             config: fetch,
             assigned: Vec::new(),
@@ -258,7 +266,7 @@ impl Consumer {
 
     /// Waits no longer for the answers of these fetches, which would keep their brokers from being asked anew.
     fn give_up(&mut self, which: impl Fn(&Asked) -> bool) {
-        for (leader, _) in self.asked.extract_if(.., |_, asked| which(asked)) {
+        for (leader, _) in self.asked.extract_if(|_, asked| which(asked)) {
             self.fetches.drop_connection(&leader);
         }
     }
@@ -352,7 +360,7 @@ impl Consumer {
         while self.asked.len() > usize::from(self.wake.is_none()) {
             let (fetches, now) = (&mut self.fetches, Instant::now());
             let ended = |leader: &String, asked: &mut Asked| fetches.has_input(leader) || asked.sent.deadline() <= now;
-            let answered: Vec<_> = self.asked.extract_if(.., ended).collect();
+            let answered: Vec<_> = self.asked.extract_if(ended).collect();
             if !answered.is_empty() {
                 return Ok(answered);
             }

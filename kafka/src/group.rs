@@ -20,7 +20,7 @@ use kafka_protocol::messages::{JoinGroupRequest, OffsetCommitRequest, SyncGroupR
 use kafka_protocol::protocol::StrBytes;
 
 use crate::admin::first_error;
-use crate::config::{Config, millis};
+use crate::config::{Config, millis, setters};
 use crate::error::{Error, ErrorCode, Result};
 use crate::group::assignor::{
     CONSUMER, Partitions, RANGE, assign_range, decode_assignment, decode_subscription, encode_assignment,
@@ -62,6 +62,13 @@ pub struct GroupConfig {
     pub thread_name: String,
     /// Called by the heartbeat thread, once each time a rejoin becomes necessary. It must not block.
     pub on_rebalance: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+setters! { GroupConfig:
+    with_session_timeout(session_timeout: Duration),
+    with_rebalance_timeout(rebalance_timeout: Duration),
+    with_heartbeat_interval(heartbeat_interval: Duration),
+    with_max_poll_interval(max_poll_interval: Duration),
 }
 
 impl GroupConfig {

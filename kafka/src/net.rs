@@ -6,4 +6,5 @@ pub(crate) mod connection;
 
 pub(crate) mod sasl;
 pub(crate) mod stream;
+#[cfg(feature = "tls")]
 pub(crate) mod tls;

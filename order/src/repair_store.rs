@@ -168,7 +168,7 @@ fn listed(row: &postgres::Row) -> Listed {
 /// Repairs that are counted before it is left at "many".
 const MANY: i64 = 10_000;
 
-/// The latest [`MANY`] repairs by kind, and how many are open, [`MANY`] at most.
+/// The latest `MANY` repairs by kind, and how many are open, `MANY` at most.
 ///
 /// # Errors
 /// What PostgreSQL says.

@@ -149,7 +149,7 @@ pub(crate) const UNSETTLED: &str = "(o.payment_status in ('READY', 'IN_PROGRESS'
 /// Orders looked at for one page, so that a rare status costs no scan of the whole history.
 const SCAN: i64 = 10_000;
 
-/// The orders of `status` (or all) older than `after`, newest first. At most [`SCAN`] orders are looked at: a page may
+/// The orders of `status` (or all) older than `after`, newest first. At most `SCAN` orders are looked at: a page may
 /// hold fewer than `limit` and still have a `next`.
 ///
 /// # Errors
@@ -407,7 +407,7 @@ pub fn sweep_keys(retention: Duration) -> Sweep {
     Sweep { what: "idempotency keys", retention: Some(retention), sql: sql.into() }
 }
 
-/// The latest [`SCAN`] orders, counted by status.
+/// The latest `SCAN` orders, counted by status.
 ///
 /// # Errors
 /// What PostgreSQL says.
@@ -477,7 +477,7 @@ fn overdue() -> String {
     )
 }
 
-/// Orders that are not settled although their time is over, among [`SCAN`] whose time is. `deadline`: after which one that
+/// Orders that are not settled although their time is over, among `SCAN` whose time is. `deadline`: after which one that
 /// was not published counts.
 ///
 /// # Errors
@@ -504,7 +504,7 @@ pub fn list_overdue(session: &mut Session, deadline: Duration, limit: i64, after
     Ok(Page { orders, next })
 }
 
-/// Ends the wait of orders that are [`forgotten`] `after` so long: they are marked as published, and their deadline is due.
+/// Ends the wait of orders that are `forgotten` `after` so long: they are marked as published, and their deadline is due.
 /// Answers how many they are.
 ///
 /// # Errors

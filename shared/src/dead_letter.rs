@@ -278,7 +278,7 @@ pub fn sweep(retention: Option<Duration>) -> Sweep {
 /// Dead letters that are counted before it is left at "many".
 const MANY: i64 = 10_000;
 
-/// How many nobody has handled, [`MANY`] at most.
+/// How many nobody has handled, `MANY` at most.
 ///
 /// # Errors
 /// What PostgreSQL says.

@@ -9,7 +9,7 @@
 //! | [`db`], [`postgres_tls`], [`pool`], [`schema`] | PostgreSQL sessions with limits and cached statements; their TLS; connections; migrations |
 //! | [`event`], [`envelope`], [`delivery`] | topics, types, bodies; headers and JSON; what an answer says of what it answers: the contract between the services |
 //! | [`outbox`], [`leader`], [`wake`], [`relay`], [`position`], [`beside`] | from a committed row to a committed record, once and in stored order; which of several copies of a database may publish |
-//! | [`consumer`], [`progress`], [`slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
+//! | [`consumer`], [`progress`], [`mod@slice`], [`effects`], [`offsets`], [`handler`] | from a committed record to its effect, once |
 //! | [`aside`], [`waits`] | records that wait for a row which somebody holds; partitions that wait, and for what |
 //! | [`dead_letter`], [`dead_letter_action`], [`replay`], [`replay_many`] | what could not be handled: parked, and what people do about it |
 //! | [`http`], [`dead_letter_http`], [`dead_letter_view`] | requests, answers, problems; the parked records over HTTP |

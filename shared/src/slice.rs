@@ -80,7 +80,7 @@ impl Slice {
     }
 }
 
-/// Cuts slices into transactions of [`BATCH`] records at most; each partition's order is kept.
+/// Cuts slices into transactions of `BATCH` records at most; each partition's order is kept.
 pub fn batches(slices: Vec<Slice>) -> Vec<Vec<Slice>> {
     let mut batches = Vec::new();
     let mut batch: Vec<Slice> = Vec::new();

@@ -13,11 +13,11 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Decodable, HeaderVersion, StrBytes};
 
-use crate::config::{Config, Security, after};
+use crate::config::{Config, after};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::net::sasl::Sasl;
-use crate::net::stream::Stream;
+use crate::net::stream::{Distrust, Stream};
 use crate::wire::layout;
 use crate::wire::protocol::Request;
 
@@ -79,9 +79,9 @@ impl Connection {
     ) -> Result<Connection> {
         let (started, deadline) = (Instant::now(), deadline.min(after(config.connect_timeout)));
         wakes.check()?;
-        let Security { tls, sasl } = &config.security;
-        let stream = Stream::open(address, turn, tls.as_ref(), deadline, wakes)
-            .map_err(|source| connect_error(wakes, address, tls.is_some(), source, started.elapsed()))?;
+        let security = &config.security;
+        let stream = Stream::open(address, turn, security, deadline, wakes)
+            .map_err(|source| connect_error(wakes, address, security.is_guarded(), source, started.elapsed()))?;
         let mut connection = Connection {
             stream,
             broker: address.to_owned(),
@@ -96,7 +96,7 @@ impl Connection {
             throttled_until: None,
         };
         connection.learn_versions(deadline)?;
-        if let Some(sasl) = sasl {
+        if let Some(sasl) = &security.sasl {
             connection.authenticate(sasl, deadline)?;
         }
         connection.answered = false;
@@ -297,9 +297,9 @@ fn encode_frame<R: Request>(
 /// Where the handshake of TLS fails by a certificate, the broker is not to be trusted; where it is cut off, it may not be TLS
 /// that the broker speaks there.
 fn connect_error(wakes: &Interrupt, address: &str, guarded: bool, source: io::Error, after: Duration) -> Error {
-    let distrust = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    if let Some(cause) = distrust {
-        return Error::Security { broker: address.to_owned(), cause: format!("TLS: {cause}") };
+    let distrust = source.get_ref().and_then(|inner| inner.downcast_ref::<Distrust>());
+    if let Some(Distrust(cause)) = distrust {
+        return Error::Security { broker: address.to_owned(), cause: cause.clone() };
     }
     let cut = matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
     let source = if guarded && cut { hint(source, "does it speak TLS there?") } else { source };

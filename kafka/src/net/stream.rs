@@ -6,16 +6,35 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustls::ClientConnection;
-
+use crate::config::Security;
 use crate::interrupt::{Interrupt, Registration};
-use crate::net::tls::Tls;
+
+/// What lies between a socket and what is said over it: TLS, see [`tls`](crate::net::tls).
+pub(crate) trait Guard: Send + std::fmt::Debug {
+    fn shake_hands(&mut self, socket: &mut Limited<'_>) -> io::Result<()>;
+    fn write_all(&mut self, bytes: &[u8], socket: &mut Limited<'_>) -> io::Result<()>;
+    fn read_to_end(&mut self, length: u64, into: &mut Vec<u8>, socket: &mut Limited<'_>) -> io::Result<usize>;
+    /// Whether nothing is there to be read; what has arrived may be for the guard alone.
+    fn is_idle(&mut self, socket: &mut TcpStream) -> bool;
+}
+
+/// The broker is not to be trusted: why, in words.
+#[derive(Debug)]
+pub(crate) struct Distrust(pub(crate) String);
+
+impl std::fmt::Display for Distrust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Distrust {}
 
 /// An open stream to a broker.
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: TcpStream,
-    tls: Option<Box<ClientConnection>>,
+    guard: Option<Box<dyn Guard>>,
     _registration: Registration,
 }
 
@@ -23,31 +42,28 @@ impl Stream {
     /// Opens a stream to `host:port`, shakes hands if it is to be guarded, and has the interrupt shut it down.
     ///
     /// Each address of the name is tried once, beginning with the one whose `turn` it is; `turn` is left at the one that took the
-    /// connection. Errors are the last one's; `TimedOut` when the deadline passes; a `rustls::Error` within when there is no trust.
+    /// connection. Errors are the last one's; `TimedOut` when the deadline passes; a [`Distrust`] within when there is no trust.
     pub(crate) fn open(
         address: &str,
         turn: &mut usize,
-        tls: Option<&Tls>,
+        security: &Security,
         deadline: Instant,
         wakes: &Interrupt,
     ) -> io::Result<Stream> {
-        let begun = tls.map(|tls| tls.begin(address)).transpose().map_err(io::Error::other)?;
+        #[cfg(feature = "tls")]
+        let guard = security.tls.as_ref().map(|tls| tls.begin(address)).transpose().map_err(io::Error::other)?;
+        #[cfg(not(feature = "tls"))]
+        let (guard, _) = (None::<Box<dyn Guard>>, security);
         let socket = connect_any(&resolve(address, deadline)?, turn, deadline)?;
         // Requests are written whole; waiting for more to fill a packet would only add delay.
         socket.set_nodelay(true)?;
         let registration = wakes.register(&socket);
         let registration = registration.ok_or_else(|| io::Error::other("interrupted"))?;
-        let mut stream = Stream { socket, tls: begun.map(Box::new), _registration: registration };
-        stream.shake_hands(deadline)?;
-        Ok(stream)
-    }
-
-    fn shake_hands(&mut self, deadline: Instant) -> io::Result<()> {
-        let Some(tls) = &mut self.tls else { return Ok(()) };
-        while tls.is_handshaking() {
-            tls.complete_io(&mut Limited { socket: &self.socket, deadline })?;
+        let mut stream = Stream { socket, guard, _registration: registration };
+        if let Some(guard) = &mut stream.guard {
+            guard.shake_hands(&mut Limited { socket: &stream.socket, deadline })?;
         }
-        Ok(())
+        Ok(stream)
     }
 
     pub(crate) fn socket(&self) -> &TcpStream {
@@ -57,13 +73,9 @@ impl Stream {
     /// Writes all of it, or fails with `TimedOut` at the deadline.
     pub(crate) fn write_all(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
         let mut limited = Limited { socket: &self.socket, deadline };
-        match &mut self.tls {
+        match &mut self.guard {
             None => limited.write_all(bytes),
-            Some(tls) => {
-                let mut guarded = rustls::Stream::new(&mut **tls, &mut limited);
-                guarded.write_all(bytes)?;
-                guarded.flush()
-            }
+            Some(guard) => guard.write_all(bytes, &mut limited),
         }
     }
 
@@ -71,12 +83,9 @@ impl Stream {
     pub(crate) fn read(&mut self, length: usize, deadline: Instant) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(length);
         let mut limited = Limited { socket: &self.socket, deadline };
-        match &mut self.tls {
+        match &mut self.guard {
             None => limited.take(length as u64).read_to_end(&mut bytes)?,
-            Some(tls) => {
-                let guarded = rustls::Stream::new(&mut **tls, &mut limited);
-                guarded.take(length as u64).read_to_end(&mut bytes)?
-            }
+            Some(guard) => guard.read_to_end(length as u64, &mut bytes, &mut limited)?,
         };
         if bytes.len() < length { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
     }
@@ -87,26 +96,11 @@ impl Stream {
         if self.socket.set_nonblocking(true).is_err() {
             return true;
         }
-        let idle = match &mut self.tls {
+        let idle = match &mut self.guard {
             None => self.socket.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
-            Some(tls) => is_idle(tls, &mut self.socket),
+            Some(guard) => guard.is_idle(&mut self.socket),
         };
         self.socket.set_nonblocking(false).is_err() || !idle
-    }
-}
-
-/// What has arrived may be for TLS alone: a ticket, a new key.
-fn is_idle(tls: &mut ClientConnection, socket: &mut TcpStream) -> bool {
-    loop {
-        match tls.process_new_packets() {
-            Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
-            _ => return false,
-        }
-        match tls.read_tls(socket) {
-            Ok(length) if length > 0 => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
-            _ => return false,
-        }
     }
 }
 
@@ -114,7 +108,7 @@ fn is_idle(tls: &mut ClientConnection, socket: &mut TcpStream) -> bool {
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// A socket whose each wait ends at the deadline. (A socket's own limit holds for one `read`, not for an answer.)
-struct Limited<'a> {
+pub(crate) struct Limited<'a> {
     socket: &'a TcpStream,
     deadline: Instant,
 }

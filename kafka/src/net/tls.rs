@@ -1,11 +1,15 @@
 //! TLS by rustls: whom a client trusts, and how it shows who it is.
 
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto};
+
+use crate::net::stream::{Distrust, Guard, Limited};
 
 /// Settings of TLS 1.2 and 1.3; the certificate's name is always checked against the broker's address.
 #[derive(Clone)]
@@ -43,10 +47,48 @@ impl Tls {
     }
 
     /// The client's side of a connection to this address, `host:port`; nothing is sent yet.
-    pub(crate) fn begin(&self, address: &str) -> Result<ClientConnection, String> {
+    pub(crate) fn begin(&self, address: &str) -> Result<Box<dyn Guard>, String> {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("{host} is no name of a server"))?;
-        ClientConnection::new(self.config.clone(), name).map_err(|error| error.to_string())
+        let begun = ClientConnection::new(self.config.clone(), name).map_err(|error| error.to_string())?;
+        Ok(Box::new(begun))
+    }
+}
+
+impl Guard for ClientConnection {
+    fn shake_hands(&mut self, socket: &mut Limited<'_>) -> io::Result<()> {
+        while self.is_handshaking() {
+            self.complete_io(socket).map_err(|error| {
+                let distrust = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                distrust.map(|why| io::Error::other(Distrust(format!("TLS: {why}")))).unwrap_or(error)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn write_all(&mut self, bytes: &[u8], socket: &mut Limited<'_>) -> io::Result<()> {
+        let mut guarded = rustls::Stream::new(self, socket);
+        guarded.write_all(bytes)?;
+        guarded.flush()
+    }
+
+    fn read_to_end(&mut self, length: u64, into: &mut Vec<u8>, socket: &mut Limited<'_>) -> io::Result<usize> {
+        rustls::Stream::new(self, socket).take(length).read_to_end(into)
+    }
+
+    /// A ticket or a new key is for TLS alone.
+    fn is_idle(&mut self, socket: &mut TcpStream) -> bool {
+        loop {
+            match self.process_new_packets() {
+                Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
+                _ => return false,
+            }
+            match self.read_tls(socket) {
+                Ok(length) if length > 0 => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                _ => return false,
+            }
+        }
     }
 }
 

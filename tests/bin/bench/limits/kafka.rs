@@ -58,7 +58,7 @@ pub fn own_transactions(stage: &Stage, options: &Options, report: &mut Report) -
 pub fn own_tools(stage: &Stage, report: &mut Report) -> Result<(), String> {
     let topic = format!("{}perf", stage.world.prefix());
     let mut admin = Admin::new(stage.world.kafka(), Interrupt::new());
-    let new = NewTopic { name: topic.clone(), partitions: 3, replication: Some(1), configs: vec![] };
+    let new = NewTopic::new(&topic, 3).with_replication(1);
     admin.create_topics(&[new]).map_err(said)?;
     let (server, count) = (stage.world.brokers(), RECORDS.to_string());
     let common = ["--bootstrap-server", server, "--topic", &topic, "--num-records", &count];
