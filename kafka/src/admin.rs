@@ -131,6 +131,8 @@ pub struct CommittedOffset {
     pub partition: i32,
     /// The offset, -1 where none was committed or it has expired (`offsets.retention.minutes`).
     pub offset: i64,
+    /// Which of the partition's leaders has written what lies before it, -1 where that was not said (KIP-320).
+    pub leader_epoch: i32,
     /// The text committed with it; empty where there was none.
     pub metadata: String,
 }
@@ -519,6 +521,7 @@ pub(crate) fn committed_offsets(
                 topic: topic.name.0.to_string(),
                 partition: found.partition_index,
                 offset: found.committed_offset,
+                leader_epoch: found.committed_leader_epoch,
                 metadata: found.metadata.map(|text| text.to_string()).unwrap_or_default(),
             });
         }

@@ -264,6 +264,20 @@ impl Consumer {
         self.give_up(|asked| asked.from.get(&key).is_some_and(|from| *from != offset));
     }
 
+    /// As [`seek`](Consumer::seek), to a place that was reached before, under the [`leader_epoch`](Consumer::leader_epoch) of then: if
+    /// another history of the log stands there now, the next poll tells it ([`Polled::Truncated`], KIP-320).
+    pub fn seek_in_epoch(&mut self, partition: &TopicPartition, offset: i64, leader_epoch: i32) {
+        self.seek(partition, offset);
+        if let Some(assigned) = self.find(partition) {
+            assigned.leader_epoch = Some(leader_epoch).filter(|epoch| *epoch >= 0);
+        }
+    }
+
+    /// Which of the partition's leaders has written what lies before the position, as far as it was read here.
+    pub fn leader_epoch(&self, partition: &TopicPartition) -> Option<i32> {
+        self.assigned.iter().find(|assigned| assigned.partition == *partition)?.leader_epoch
+    }
+
     /// Waits no longer for the answers of these fetches, which would keep their brokers from being asked anew.
     fn give_up(&mut self, which: impl Fn(&Asked) -> bool) {
         for (leader, _) in self.asked.extract_if(|_, asked| which(asked)) {

@@ -316,18 +316,27 @@ impl Group {
     /// about to change: then [`rejoin_needed`](Group::rejoin_needed) is set; other refusals; those of the connection,
     /// retried for [`Config::api_timeout`].
     pub fn commit_offsets(&mut self, offsets: &[(TopicPartition, i64, String)]) -> Result<()> {
+        self.commit_positions(offsets, |_| -1)
+    }
+
+    /// The same, with the epoch of the leader that wrote what lies before each.
+    pub(crate) fn commit_positions(
+        &mut self,
+        offsets: &[(TopicPartition, i64, String)],
+        leader_epoch: impl Fn(&TopicPartition) -> i32,
+    ) -> Result<()> {
         self.shared.called();
         let Some(membership) = self.shared.membership() else {
             return Err(Error::Invalid("not a member of the group".to_owned()));
         };
-        let at = |partition: i32, offset: i64, metadata: &String| {
+        let at = |(place, offset, metadata): &(TopicPartition, i64, String)| {
             OffsetCommitRequestPartition::default()
-                .with_partition_index(partition)
-                .with_committed_offset(offset)
-                .with_committed_leader_epoch(-1)
+                .with_partition_index(place.partition)
+                .with_committed_offset(*offset)
+                .with_committed_leader_epoch(leader_epoch(place))
                 .with_committed_metadata(Some(StrBytes::from_string(metadata.clone())))
         };
-        let places = offsets.iter().map(|(place, offset, text)| (&*place.topic, at(place.partition, *offset, text)));
+        let places = offsets.iter().map(|offset| (&*offset.0.topic, at(offset)));
         let topic =
             |(name, partitions)| OffsetCommitRequestTopic::default().with_name(name).with_partitions(partitions);
         let request = OffsetCommitRequest::default()

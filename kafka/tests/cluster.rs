@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::{Broker, Line, at, record, records, unique, value_of, wait_until};
 use kafka::{
-    Admin, Config, Consumer, FetchConfig, Group, GroupConfig, Interrupt, Isolation, NewTopic, OffsetSpec, Polled,
-    Producer, ProducerRecord, TopicPartition, Transaction,
+    Admin, Config, Consumer, FetchConfig, Group, GroupConfig, GroupConsumer, Interrupt, Isolation, NewTopic,
+    OffsetSpec, Polled, Positions, Producer, ProducerRecord, TopicPartition, Transaction,
 };
 
 const PARTITIONS: i32 = 3;
@@ -175,7 +175,10 @@ fn an_unclean_election_is_told() {
         producer.send(values.map(|number| record(&name, "k", &format!("{of} {number}"))).collect::<Vec<_>>()).unwrap();
     };
     let fetch = FetchConfig { max_wait: Duration::from_millis(200), ..FetchConfig::default() };
-    let mut reader = Consumer::new(config, Interrupt::new(), fetch);
+    let group = GroupConfig::new(unique("unclean"), vec![name.clone()]);
+    let positions = Positions::CommittedOrEarliest;
+    let member = || GroupConsumer::new(config.clone(), Interrupt::new(), group.clone(), fetch, positions).unwrap();
+    let mut reader = Consumer::new(config.clone(), Interrupt::new(), fetch);
     reader.assign(&[(partition.clone(), 0)]);
     let mut seen = Vec::new();
     send(0..5, "both");
@@ -185,6 +188,7 @@ fn an_unclean_election_is_told() {
         seen.extend(records(reader.poll().unwrap_or_default()).iter().map(value_of));
         seen.len() == 10
     });
+    assert_eq!(values(&mut member(), 10), seen);
     brokers[0].kill();
     brokers[1].resume();
     send(5..25, "second");
@@ -206,8 +210,23 @@ fn an_unclean_election_is_told() {
         seen.len() >= 20
     });
     assert_eq!(seen, (5..25).map(|number| format!("second {number}")).collect::<Vec<_>>());
+    // one that was away meanwhile has committed what was taken back; its offset knows under which leader
+    assert_eq!(values(&mut member(), 20), seen);
     brokers[0].resume();
     wait_until("all replicas to be in sync", || all_in_sync(&brokers[0]));
+}
+
+/// Reads so many values as a member of a group, commits and leaves.
+fn values(member: &mut GroupConsumer, count: usize) -> Vec<String> {
+    let mut seen = Vec::new();
+    wait_until("a member's values", || {
+        let polled = member.poll(Duration::from_secs(1)).unwrap_or_default();
+        seen.extend(polled.iter().flat_map(Polled::records).map(value_of));
+        seen.len() >= count
+    });
+    wait_until("a member's commit", || member.commit().is_ok());
+    member.leave().unwrap();
+    seen
 }
 
 /// How many records were read more than once, and how many of `0..count` not at all.

@@ -19,7 +19,7 @@ use crate::event::Topic;
 use crate::handler::{Cause, Handler};
 use crate::health;
 use crate::metrics;
-use crate::offsets::{self, Move};
+use crate::offsets::{self, Move, Start};
 use crate::pool::Connection;
 use crate::progress::Progress;
 use crate::shutdown::Shutdown;
@@ -183,9 +183,12 @@ impl Consumer {
         // what it has said of the offsets that it knew ends with it, before new ones are said
         self.progress = Progress::default();
         self.setbacks = offsets::setbacks();
-        let offsets = self.effects.read_offsets(&assignment.partitions)?;
-        self.reader.assign(&offsets);
-        self.progress = Progress::new(offsets);
+        let starts = self.effects.read_offsets(&assignment.partitions)?;
+        self.reader.assign(&starts.iter().map(|start| (start.partition.clone(), start.next)).collect::<Vec<_>>());
+        for Start { partition, next, leader_epoch } in &starts {
+            self.reader.seek_in_epoch(partition, *next, leader_epoch.unwrap_or(-1));
+        }
+        self.progress = Progress::new(starts);
         self.begun = true;
         health::in_group();
         let names: Vec<String> = assignment.partitions.iter().map(TopicPartition::to_string).collect();
@@ -216,6 +219,9 @@ impl Consumer {
     fn sort(&mut self, polled: Polled, consumed: &mut Consumed) -> Option<Slice> {
         match polled {
             Polled::Records { partition, records, next_offset, .. } => {
+                if let Some(leader_epoch) = self.reader.leader_epoch(&partition) {
+                    offsets::know_epoch(&partition, leader_epoch);
+                }
                 return self.slice(partition, records, next_offset);
             }
             Polled::OutOfRange { partition, offset, log_start, high_watermark } => {

@@ -17,7 +17,7 @@ use crate::event::{Channel, Event, Topic};
 use crate::handler::{self, Cause, GivenUp, Handler, Outcome};
 use crate::health;
 use crate::metrics;
-use crate::offsets::{self, Move};
+use crate::offsets::{self, Move, Start};
 use crate::outbox;
 use crate::pool::Connection;
 use crate::slice::{Input, Slice};
@@ -59,7 +59,7 @@ impl Effects {
     ///
     /// # Errors
     /// What PostgreSQL says.
-    pub fn read_offsets(&mut self, partitions: &[TopicPartition]) -> Result<Vec<(TopicPartition, i64)>> {
+    pub fn read_offsets(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Start>> {
         offsets::read(self.connection.session()?, partitions)
     }
 

@@ -25,12 +25,31 @@ pub struct Move {
     pub to: i64,
 }
 
+/// Where a consumer goes on.
+#[derive(Clone)]
+pub struct Start {
+    /// Which partition.
+    pub partition: TopicPartition,
+    /// The next offset.
+    pub next: i64,
+    /// Which of the partition's leaders has written what lies before it, if that is known.
+    pub leader_epoch: Option<i32>,
+}
+
 /// What this process's consumers have read or committed last.
 static KNOWN: Mutex<BTreeMap<TopicPartition, i64>> = Mutex::new(BTreeMap::new());
+/// Under which leaders this process's consumers have read last.
+static EPOCHS: Mutex<BTreeMap<TopicPartition, i32>> = Mutex::new(BTreeMap::new());
 static SETBACKS: AtomicU64 = AtomicU64::new(0);
 
 fn of_process() -> MutexGuard<'static, BTreeMap<TopicPartition, i64>> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A consumer of this process reads what this leader has written; what it commits from now on it has read under it, or under one
+/// before, which is as good: an election that has taken back the one has taken back the other.
+pub fn know_epoch(partition: &TopicPartition, leader_epoch: i32) {
+    EPOCHS.lock().unwrap_or_else(PoisonError::into_inner).insert(partition.clone(), leader_epoch);
 }
 
 /// A consumer of this process has read or committed this offset.
@@ -44,6 +63,7 @@ pub fn know(partition: &TopicPartition, next: i64) {
 
 /// The partition may be somebody else's from now on.
 pub fn forget(partition: &TopicPartition) {
+    EPOCHS.lock().unwrap_or_else(PoisonError::into_inner).remove(partition);
     of_process().remove(partition);
 }
 
@@ -78,7 +98,7 @@ pub fn setbacks() -> u64 {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn read(session: &mut Session, partitions: &[TopicPartition]) -> Result<Vec<(TopicPartition, i64)>> {
+pub fn read(session: &mut Session, partitions: &[TopicPartition]) -> Result<Vec<Start>> {
     let (ids, numbers) = keys(partitions.iter());
     let names: Vec<&str> = partitions.iter().map(|partition| &*partition.topic).collect();
     session.execute(
@@ -87,16 +107,18 @@ pub fn read(session: &mut Session, partitions: &[TopicPartition]) -> Result<Vec<
          order by id, partition on conflict (topic_id, partition) do nothing",
         &[&ids, &numbers, &names],
     )?;
-    Ok(partitions.iter().cloned().zip(now(session, &ids, &numbers)?).collect())
+    let places = partitions.iter().cloned().zip(now(session, &ids, &numbers)?);
+    Ok(places.map(|(partition, (next, leader_epoch))| Start { partition, next, leader_epoch }).collect())
 }
 
-fn now(query: &mut impl Query, ids: &[Uuid], numbers: &[i32]) -> Result<Vec<i64>> {
+fn now(query: &mut impl Query, ids: &[Uuid], numbers: &[i32]) -> Result<Vec<(i64, Option<i32>)>> {
     let rows = query.query(
-        "select o.next_offset from unnest($1::uuid[], $2::int[]) with ordinality as p (id, partition, place)
+        "select o.next_offset, case when o.epoch_offset = o.next_offset then o.leader_epoch end
+           from unnest($1::uuid[], $2::int[]) with ordinality as p (id, partition, place)
            join consumer_offset o on o.topic_id = p.id and o.partition = p.partition order by p.place",
         &[&ids, &numbers],
     )?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// Topic id, partition and next offset of every partition that was ever read.
@@ -118,18 +140,28 @@ pub fn advance(tx: &mut Tx<'_>, moves: &[Move]) -> Result<()> {
     let from: Vec<i64> = moves.iter().map(|m| m.from).collect();
     let to: Vec<i64> = moves.iter().map(|m| m.to).collect();
     #[cfg(sabotage)]
-    let from = if sabotage::is_off(Mechanism::OffsetCas) { now(tx, &ids, &numbers)? } else { from };
+    let from = if sabotage::is_off(Mechanism::OffsetCas) {
+        now(tx, &ids, &numbers)?.into_iter().map(|(next, _)| next).collect()
+    } else {
+        from
+    };
+    let epochs: Vec<Option<i32>> = {
+        let known = EPOCHS.lock().unwrap_or_else(PoisonError::into_inner);
+        moves.iter().map(|m| known.get(&m.partition).copied()).collect()
+    };
     let moved = tx.execute(
         "with step as (
-             select * from unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[]) as s (topic_id, partition, was, becomes)
+             select * from unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[], $5::int[])
+                        as s (topic_id, partition, was, becomes, leader_epoch)
          ), locked as (
              select o.topic_id, o.partition from consumer_offset o join step using (topic_id, partition)
               order by o.topic_id, o.partition for update of o
          )
-         update consumer_offset o set next_offset = s.becomes
+         update consumer_offset o set next_offset = s.becomes, epoch_offset = s.becomes, leader_epoch = s.leader_epoch
            from step s join locked using (topic_id, partition)
           where o.topic_id = s.topic_id and o.partition = s.partition and o.next_offset = s.was",
-        &[&ids, &numbers, &from, &to])?;
+        &[&ids, &numbers, &from, &to, &epochs],
+    )?;
     if moved as usize == moves.len() {
         Ok(())
     } else {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kafka::TopicPartition;
 
 use crate::backoff;
-use crate::offsets::{self, Move};
+use crate::offsets::{self, Move, Start};
 use crate::slice::Slice;
 use crate::waits;
 
@@ -36,13 +36,13 @@ const NOT_REFUSED_AFTER: Duration = Duration::from_secs(3);
 
 impl Progress {
     /// Partitions at the offsets that the database holds.
-    pub fn new(offsets: Vec<(TopicPartition, i64)>) -> Progress {
-        for (partition, next) in &offsets {
+    pub fn new(starts: Vec<Start>) -> Progress {
+        for Start { partition, next, .. } in &starts {
             offsets::know(partition, *next);
             waits::goes_on(partition);
         }
         let partition = |next| Partition { next, told: -1, trouble: None };
-        Progress(offsets.into_iter().map(|(name, next)| (name, partition(next))).collect())
+        Progress(starts.into_iter().map(|start| (start.partition, partition(start.next))).collect())
     }
 
     /// The next offset; none if the partition is not assigned.
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn an_attempt_is_counted_for_the_culprit_alone_and_the_worlds_for_all_that_waits() {
         let partition = TopicPartition { topic: "payment".into(), topic_id: uuid::Uuid::nil(), partition: 0 };
-        let mut progress = Progress::new(vec![(partition.clone(), 5)]);
+        let mut progress = Progress::new(vec![Start { partition: partition.clone(), next: 5, leader_epoch: None }]);
         assert_eq!(progress.attempt(&partition, 5), 1);
         progress.postpone(&partition, 2, None);
         assert_eq!((progress.attempt(&partition, 5), progress.attempt(&partition, 6)), (3, 3));

@@ -555,6 +555,39 @@ fn records_that_kafka_lost_before_they_were_read_are_parked_as_a_gap() {
     assert_eq!(replay(payment.api(), 1), unchanged("a gap holds no record that could be handled"));
 }
 
+/// A lone broker loses no election, but it leads under a new epoch after each start: what is said to have been read under the
+/// epoch before, and was written later, looks to it like another history.
+#[test]
+fn records_that_an_election_took_back_while_their_reader_was_away_are_parked_as_a_gap() {
+    let mut broker = Broker::start();
+    let brokers = broker.direct();
+    let world = World::with("poison_epoch", &[ONE_PARTITION[0], ("KAFKA_BROKERS", &brokers)]);
+    closed_payment(&world);
+    let ids = ids_on(0, 4);
+    let handle = |id: Uuid| {
+        world.produce(&payment_request(id, "ann", 7));
+        let payment = world.start(Service::Payment);
+        until("its payment", || world.payment_status(id).as_deref() == Some("COMPLETED"));
+        assert!(payment.stop().success());
+    };
+    handle(ids[0]);
+    broker.kill();
+    broker.restart();
+    handle(ids[1]);
+    handle(ids[2]);
+    let mut db = world.db(Service::Payment);
+    let claim = "update consumer_offset set leader_epoch = leader_epoch - 1
+                  where topic like '%payment' and epoch_offset = 3 and next_offset = 3";
+    assert_eq!(db.execute(claim, &[]).unwrap(), 1);
+    let payment = world.start(Service::Payment);
+    let detail = "offsets 1 to 2 were read and are no longer what Kafka has: a leader without them was elected; read again from 1";
+    assert_eq!(wait_for_parked(&world, Service::Payment, 1), [gap(3, 1, detail)]);
+    world.produce(&payment_request(ids[3], "ann", 7));
+    until("the next record", || world.payment_status(ids[3]).as_deref() == Some("COMPLETED"));
+    assert_eq!(payment.api().balance("ann"), 972, "each of the four once");
+    assert_eq!(parked(&world, Service::Payment).len(), 1);
+}
+
 #[test]
 fn a_gap_that_can_not_be_parked_yet_costs_no_record_of_other_partitions() {
     let world = World::new("poison_gap_later");

@@ -140,13 +140,17 @@ impl GroupConsumer {
             Positions::Own => Vec::new(),
             _ => self.committed(&assignment.partitions)?,
         };
-        self.consumer.assign(&offsets);
+        let places: Vec<_> = offsets.iter().map(|(place, offset, _)| (place.clone(), *offset)).collect();
+        self.consumer.assign(&places);
+        for (place, offset, leader_epoch) in offsets {
+            self.consumer.seek_in_epoch(&place, offset, leader_epoch);
+        }
         (self.joined, self.assignment) = (None, Some(assignment.clone()));
         Ok(assignment)
     }
 
-    /// The committed offset of each, or the end of the log that [`Positions`] name.
-    fn committed(&mut self, partitions: &[TopicPartition]) -> Result<Vec<(TopicPartition, i64)>> {
+    /// The committed offset of each with its leader epoch, or the end of the log that [`Positions`] name.
+    fn committed(&mut self, partitions: &[TopicPartition]) -> Result<Vec<(TopicPartition, i64, i32)>> {
         let mut places: Vec<_> = partitions.iter().map(|place| (place.topic.to_string(), place.partition)).collect();
         let spec = match self.positions {
             Positions::CommittedOrLatest => OffsetSpec::Latest,
@@ -154,19 +158,23 @@ impl GroupConsumer {
         };
         let isolation = self.consumer.isolation();
         let Group { cluster, config, .. } = &mut self.group;
-        let mut offsets: HashMap<(String, i32), i64> = committed_offsets(cluster, &config.group_id, &places, true)?
-            .into_iter()
-            .filter(|found| found.offset >= 0)
-            .map(|found| ((found.topic, found.partition), found.offset))
-            .collect();
+        let mut offsets: HashMap<(String, i32), (i64, i32)> =
+            committed_offsets(cluster, &config.group_id, &places, true)?
+                .into_iter()
+                .filter(|found| found.offset >= 0)
+                .map(|found| ((found.topic, found.partition), (found.offset, found.leader_epoch)))
+                .collect();
         places.retain(|place| !offsets.contains_key(place));
         if !places.is_empty() {
             let ends = list_offsets(cluster, &places, spec, isolation)?;
-            offsets.extend(ends.into_iter().map(|end| ((end.topic, end.partition), end.offset)));
+            offsets.extend(ends.into_iter().map(|end| ((end.topic, end.partition), (end.offset, -1))));
         }
-        let offset =
-            |place: &TopicPartition| offsets.get(&(place.topic.to_string(), place.partition)).copied().unwrap_or(0);
-        Ok(partitions.iter().map(|partition| (partition.clone(), offset(partition))).collect())
+        let found = |place: &TopicPartition| {
+            let found = offsets.get(&(place.topic.to_string(), place.partition));
+            let (offset, leader_epoch) = found.copied().unwrap_or((0, -1));
+            (place.clone(), offset, leader_epoch)
+        };
+        Ok(partitions.iter().map(found).collect())
     }
 
     /// Whether the next [`poll`](GroupConsumer::poll) joins the group (again) instead of reading. Whoever keeps offsets elsewhere can commit what
@@ -188,6 +196,16 @@ impl GroupConsumer {
     /// As [`Consumer::seek`].
     pub fn seek(&mut self, partition: &TopicPartition, offset: i64) {
         self.consumer.seek(partition, offset);
+    }
+
+    /// As [`Consumer::seek_in_epoch`].
+    pub fn seek_in_epoch(&mut self, partition: &TopicPartition, offset: i64, leader_epoch: i32) {
+        self.consumer.seek_in_epoch(partition, offset, leader_epoch);
+    }
+
+    /// As [`Consumer::leader_epoch`].
+    pub fn leader_epoch(&self, partition: &TopicPartition) -> Option<i32> {
+        self.consumer.leader_epoch(partition)
     }
 
     /// As [`Consumer::pause`].
@@ -216,7 +234,9 @@ impl GroupConsumer {
             self.consumer.position(partition).map(|offset| (partition.clone(), offset, String::new()))
         };
         let offsets: Vec<_> = partitions.filter_map(position).collect();
-        if offsets.is_empty() { Ok(()) } else { self.commit_offsets(&offsets) }
+        let consumer = &self.consumer;
+        let leader_epoch = |partition: &TopicPartition| consumer.leader_epoch(partition).unwrap_or(-1);
+        if offsets.is_empty() { Ok(()) } else { self.group.commit_positions(&offsets, leader_epoch) }
     }
 
     /// As [`Group::commit_offsets`].
