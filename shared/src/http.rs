@@ -5,7 +5,6 @@
 //! | `message` | a request as a handler sees it, and its answer |
 //! | `problem` | every error as `application/problem+json` (RFC 9457) |
 //! | `fields` | a JSON body's fields, checked by hand so that all bad ones are named |
-//! | `accept` | which of several media types a client prefers |
 //! | `params` | what stands in the path, the query and the headers |
 //! | `routes` | method and pattern to handler; 404 and 405; who may call |
 //! | `guard` | the operator's token |
@@ -26,7 +25,6 @@
 //! pipelined flood likewise (1.2 GiB in 4 s); eight bodies that stall, or eight requests pipelined behind a parked one, hold all
 //! eight workers; and a connection can't be closed from outside, neither after a 413 nor at a stop.
 
-mod accept;
 mod connection;
 mod cors;
 mod fields;

@@ -38,17 +38,14 @@ fn whoever_changes_things_needs_the_token_and_whoever_orders_or_looks_does_not()
 }
 
 #[test]
-fn after_ten_wrong_tokens_a_client_has_to_wait() {
-    let world = World::with("guard_rate", &[("ADMIN_TOKEN", TOKEN)]);
+fn wrong_tokens_are_logged_and_lock_nobody_out() {
+    let world = World::with("guard_wrong", &[("ADMIN_TOKEN", TOKEN)]);
     let payment = world.start(Service::Payment);
-    for attempt in 1..=10 {
+    for attempt in 1..=20 {
         assert_eq!(put(&payment, Some(&format!("Bearer {attempt}"))).status, 401);
     }
-    let limited = put(&payment, Some(&format!("Bearer {TOKEN}")));
-    assert_eq!(limited.status, 429);
-    let seconds: u64 = limited.header("retry-after").and_then(|value| value.parse().ok()).expect("seconds");
-    assert!((1..=61).contains(&seconds), "{seconds}");
     assert_eq!(payment.api().get("/accounts/ann").status, 404, "nothing was changed");
+    assert_eq!(put(&payment, Some(&format!("Bearer {TOKEN}"))).status, 201);
     assert!(payment.log().contains("a wrong operator's token from 127.0.0.1"));
 }
 

@@ -360,8 +360,10 @@ fn a_story_is_told_as_an_aligned_table_too() {
         })
         .collect();
     assert_eq!(lines[3..].iter().map(|line| row(line)).collect::<Vec<_>>(), expected);
-    let json = order.api().call("GET", &path, &[("Accept", "text/plain;q=0.5, application/json")], None).unwrap();
-    assert_eq!((json.header("content-type"), &json.json), (Some("application/json"), &told));
+    for accept in ["application/json", "text/html", "*/*"] {
+        let json = order.api().call("GET", &path, &[("Accept", accept)], None).unwrap();
+        assert_eq!((json.header("content-type"), &json.json), (Some("application/json"), &told), "{accept}");
+    }
 }
 
 #[test]
