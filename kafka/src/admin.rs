@@ -8,11 +8,9 @@ use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
-use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponse;
 use kafka_protocol::messages::{
-    BrokerId, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeConfigsRequest, DescribeGroupsRequest, DescribeGroupsResponse, ListOffsetsRequest, MetadataRequest,
-    OffsetFetchRequest,
+    BrokerId, ConsumerGroupDescribeRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
+    DescribeGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetFetchRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -24,7 +22,7 @@ use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, CoordinatorKey, Retry, by_topic, group_id, metadata_request, topic_name};
 use crate::record::Isolation;
-use crate::wire::protocol::Request;
+use crate::wire::protocol::{CoordinatorRequest, Request};
 
 /// Asks and changes what the cluster holds: topics, their offsets, groups' committed offsets.
 pub struct Admin {
@@ -416,8 +414,7 @@ impl Admin {
 
     fn classic_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
         let request = DescribeGroupsRequest::default().with_groups(vec![group_id(group)]);
-        let code = |answer: &DescribeGroupsResponse| first_error(answer.groups.iter().map(|group| group.error_code));
-        let answer = self.ask_coordinator(group, &request, code)?;
+        let answer = self.ask_coordinator(group, &request)?;
         let mut members = Vec::new();
         for member in answer.groups.into_iter().flat_map(|group| group.members) {
             let mut partitions = Vec::new();
@@ -433,9 +430,7 @@ impl Admin {
     /// One member of the newer protocol makes a group the broker's, and DescribeGroups then shows none of it.
     fn consumer_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
         let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group_id(group)]);
-        let code =
-            |answer: &ConsumerGroupDescribeResponse| first_error(answer.groups.iter().map(|group| group.error_code));
-        let answer = match self.ask_coordinator(group, &request, code) {
+        let answer = match self.ask_coordinator(group, &request) {
             Err(Error::Refused { code: ErrorCode::GROUP_ID_NOT_FOUND, .. } | Error::UnsupportedVersion { .. }) => {
                 return Ok(Vec::new());
             }
@@ -453,14 +448,9 @@ impl Admin {
         Ok(members)
     }
 
-    fn ask_coordinator<R: Request>(
-        &mut self,
-        group: &str,
-        request: &R,
-        code: impl Fn(&R::Response) -> ErrorCode,
-    ) -> Result<R::Response> {
+    fn ask_coordinator<R: CoordinatorRequest>(&mut self, group: &str, request: &R) -> Result<R::Response> {
         let (mut backoff, coordinator) = (self.cluster.backoff(), CoordinatorKey::Group(group.to_owned()));
-        self.cluster.call_coordinator(&coordinator, request, Retry::Idempotent, &mut backoff, code)
+        self.cluster.call_coordinator(&coordinator, request, Retry::Idempotent, &mut backoff)
     }
 
     /// What `group` has committed for each of these partitions.
@@ -513,7 +503,7 @@ pub(crate) fn committed_offsets(
         .with_topics(Some(topics.map(topic).collect()));
     let request = OffsetFetchRequest::default().with_groups(vec![wanted]).with_require_stable(require_stable);
     let (mut backoff, coordinator) = (cluster.backoff(), CoordinatorKey::Group(group.to_owned()));
-    let answer = cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, fetch_error)?;
+    let answer = cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff)?;
     let mut offsets = Vec::new();
     for topic in answer.groups.into_iter().flat_map(|group| group.topics) {
         for found in topic.partitions {
@@ -527,18 +517,6 @@ pub(crate) fn committed_offsets(
         }
     }
     Ok(offsets)
-}
-
-/// The group's error, or the first partition's.
-fn fetch_error(answer: &OffsetFetchResponse) -> ErrorCode {
-    let partitions = answer.groups.iter().flat_map(|group| &group.topics).flat_map(|topic| &topic.partitions);
-    let groups = answer.groups.iter().map(|group| group.error_code);
-    first_error(groups.chain(partitions.map(|partition| partition.error_code)))
-}
-
-/// The first code that isn't NONE.
-pub(crate) fn first_error(codes: impl IntoIterator<Item = i16>) -> ErrorCode {
-    codes.into_iter().map(ErrorCode).find(|code| *code != ErrorCode::NONE).unwrap_or(ErrorCode::NONE)
 }
 
 /// As [`Admin::list_offsets`].

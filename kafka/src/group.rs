@@ -13,13 +13,10 @@ use std::time::Duration;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::join_group_response::JoinGroupResponse;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
-use kafka_protocol::messages::offset_commit_response::OffsetCommitResponse;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
-use kafka_protocol::messages::sync_group_response::SyncGroupResponse;
 use kafka_protocol::messages::{JoinGroupRequest, OffsetCommitRequest, SyncGroupRequest};
 use kafka_protocol::protocol::StrBytes;
 
-use crate::admin::first_error;
 use crate::config::{Config, millis, setters};
 use crate::error::{Error, ErrorCode, Result};
 use crate::group::assignor::{
@@ -32,7 +29,7 @@ use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, CoordinatorKey, Retry, by_topic, group_id};
 use crate::record::TopicPartition;
-use crate::wire::protocol::Request;
+use crate::wire::protocol::CoordinatorRequest;
 
 /// How long leaving may take. It belongs to a shutdown; a member that can't leave is dropped by the broker after its session.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -209,12 +206,7 @@ impl Group {
     fn send_join(&mut self, backoff: &mut Backoff) -> Result<JoinGroupResponse> {
         loop {
             let request = self.join_request();
-            // The code is judged below: MEMBER_ID_REQUIRED brings something along.
-            let code = |answer: &JoinGroupResponse| match ErrorCode(answer.error_code) {
-                ErrorCode::MEMBER_ID_REQUIRED => ErrorCode::NONE,
-                code => code,
-            };
-            let answer = self.call(&request, backoff, code)?;
+            let answer = self.call(&request, backoff)?;
             if answer.error_code == 0 {
                 return Ok(answer);
             }
@@ -269,8 +261,7 @@ impl Group {
             .with_protocol_type(Some(StrBytes::from_static_str(CONSUMER)))
             .with_protocol_name(Some(StrBytes::from_static_str(RANGE)))
             .with_assignments(assignments);
-        let code = |answer: &SyncGroupResponse| ErrorCode(answer.error_code);
-        let answer = self.call(&request, backoff, code)?;
+        let answer = self.call(&request, backoff)?;
         decode_assignment(&answer.assignment).map_err(|cause| self.malformed(cause))
     }
 
@@ -344,11 +335,7 @@ impl Group {
             .with_generation_id_or_member_epoch(membership.generation)
             .with_member_id(membership.member_id.clone())
             .with_topics(by_topic(places).map(topic).collect());
-        let code = |answer: &OffsetCommitResponse| {
-            let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
-            first_error(partitions.map(|partition| partition.error_code))
-        };
-        let done = self.call(&request, &mut self.cluster.backoff(), code);
+        let done = self.call(&request, &mut self.cluster.backoff());
         if let Some(code) = done.as_ref().err().and_then(Error::code).filter(|code| code.ends_membership()) {
             self.shared.need_rejoin(&membership, code != ErrorCode::REBALANCE_IN_PROGRESS);
         }
@@ -387,14 +374,9 @@ impl Group {
     }
 
     /// Asks the group's coordinator.
-    fn call<R: Request>(
-        &mut self,
-        request: &R,
-        backoff: &mut Backoff,
-        code: impl Fn(&R::Response) -> ErrorCode,
-    ) -> Result<R::Response> {
+    fn call<R: CoordinatorRequest>(&mut self, request: &R, backoff: &mut Backoff) -> Result<R::Response> {
         let coordinator = CoordinatorKey::Group(self.config.group_id.clone());
-        self.cluster.call_coordinator(&coordinator, request, Retry::Idempotent, backoff, code)
+        self.cluster.call_coordinator(&coordinator, request, Retry::Idempotent, backoff)
     }
 
     fn malformed(&self, cause: &str) -> Error {

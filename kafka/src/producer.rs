@@ -7,7 +7,7 @@ pub(crate) mod transaction;
 use std::time::Duration;
 
 use kafka_protocol::messages::{
-    EndTxnRequest, EndTxnResponse, InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId,
+    EndTxnRequest, InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -167,9 +167,8 @@ impl Producer {
         backoff: &mut Backoff,
     ) -> Result<InitProducerIdResponse> {
         let request = self.init_request(identity);
-        let code = |answer: &InitProducerIdResponse| ErrorCode(answer.error_code);
         // Doing it twice is the same as once where the own identity is shown; else it raises the epoch twice, which harms nobody.
-        self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff, code)
+        self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff)
     }
 
     /// Aborts what is open under this identity; false: the coordinator has another one by now. Unlike InitProducerId this compares the
@@ -181,8 +180,7 @@ impl Producer {
         backoff: &mut Backoff,
     ) -> Result<bool> {
         let request = self.end_request(identity, false);
-        let code = |answer: &EndTxnResponse| ErrorCode(answer.error_code);
-        match self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff, code) {
+        match self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff) {
             Ok(_) => Ok(true),
             // nothing is open: it was never begun, or has been committed; what became of the id is for InitProducerId to say
             Err(error)

@@ -7,11 +7,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
-use kafka_protocol::messages::{HeartbeatRequest, HeartbeatResponse, LeaveGroupRequest, LeaveGroupResponse};
+use kafka_protocol::messages::{HeartbeatRequest, LeaveGroupRequest};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use crate::admin::first_error;
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::group::GroupConfig;
@@ -277,9 +276,8 @@ impl Beat {
             .with_member_id(membership.member_id.clone());
         let limit = self.limit();
         let mut backoff = Backoff::new(&self.stop, limit, limit);
-        let code = |answer: &HeartbeatResponse| ErrorCode(answer.error_code);
         let coordinator = CoordinatorKey::Group(self.group.group_id.clone());
-        self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, code).map(drop)
+        self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff).map(drop)
     }
 }
 
@@ -288,12 +286,7 @@ pub(crate) fn leave(cluster: &mut Cluster, group: &str, member_id: StrBytes) -> 
     let member = MemberIdentity::default().with_member_id(member_id);
     let request = LeaveGroupRequest::default().with_group_id(group_id(group)).with_members(vec![member]);
     let (coordinator, mut backoff) = (CoordinatorKey::Group(group.to_owned()), cluster.backoff());
-    cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff, leave_error).map(drop)
-}
-
-fn leave_error(answer: &LeaveGroupResponse) -> ErrorCode {
-    let members = answer.members.iter().map(|member| member.error_code);
-    first_error(std::iter::once(answer.error_code).chain(members))
+    cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff).map(drop)
 }
 
 /// The topics as they are now.

@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::connection::{Connection, Sent};
-use crate::wire::protocol::Request;
+use crate::wire::protocol::{CoordinatorRequest, Refusal, Request};
 
 /// What a topic looked like when it was last asked for.
 #[derive(Clone, Debug)]
@@ -307,20 +307,19 @@ impl Cluster {
     // ---- coordinators
 
     /// Sends a request to this coordinator until it is answered without an error that passes, or the
-    /// patience is at its end. `refusal` picks the error out of the answer.
+    /// patience is at its end.
     ///
     /// Errors: `Refused` with the first code that does not pass, or the last that would; what a lost answer gave,
     /// at once for [`Retry::Once`].
-    pub(crate) fn call_coordinator<R: Request, F: Into<Refusal>>(
+    pub(crate) fn call_coordinator<R: CoordinatorRequest>(
         &mut self,
         coordinator: &CoordinatorKey,
         request: &R,
         retry: Retry,
         backoff: &mut Backoff,
-        refusal: impl Fn(&R::Response) -> F,
     ) -> Result<R::Response> {
         loop {
-            match self.ask_coordinator(coordinator, request, retry, backoff.attempt(), &refusal) {
+            match self.ask_coordinator(coordinator, request, retry, backoff.attempt()) {
                 Ok(answer) => return Ok(answer),
                 Err(Attempt::Unknown(error)) if retry == Retry::Once => return Err(error),
                 Err(Attempt::Unknown(error) | Attempt::NotDone(error)) => {
@@ -333,20 +332,19 @@ impl Cluster {
         }
     }
 
-    fn ask_coordinator<R: Request, F: Into<Refusal>>(
+    fn ask_coordinator<R: CoordinatorRequest>(
         &mut self,
         coordinator: &CoordinatorKey,
         request: &R,
         retry: Retry,
         deadline: Instant,
-        refusal: impl Fn(&R::Response) -> F,
     ) -> std::result::Result<R::Response, Attempt> {
         // to look it up takes no patience, however long the request may take
         let look_up = deadline.min(after(self.config.request_timeout));
         let address = self.coordinator(coordinator, look_up).map_err(Attempt::NotDone)?;
         self.connection(&address, deadline).map_err(Attempt::NotDone)?;
         let answer = self.call(&address, request, deadline, retry).map_err(Attempt::Unknown)?;
-        let Refusal { code, about } = refusal(&answer).into();
+        let Refusal { code, about } = R::refusal(&answer);
         if code == ErrorCode::NONE {
             return Ok(answer);
         }
@@ -364,19 +362,6 @@ impl Cluster {
         self.told_by = Some(broker);
         self.coordinators.insert(coordinator.clone(), address.clone());
         Ok(address)
-    }
-}
-
-/// The error code in an answer.
-pub(crate) struct Refusal {
-    pub(crate) code: ErrorCode,
-    /// What of the request it is about, where the answer says so.
-    pub(crate) about: Option<String>,
-}
-
-impl From<ErrorCode> for Refusal {
-    fn from(code: ErrorCode) -> Refusal {
-        Refusal { code, about: None }
     }
 }
 

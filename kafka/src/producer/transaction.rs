@@ -7,19 +7,18 @@ use kafka_protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::{
-    AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse,
-    EndTxnResponse, ProducerId, TransactionalId, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, ProducerId, TransactionalId,
+    TxnOffsetCommitRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 
-use crate::admin::first_error;
 use crate::error::{Error, ErrorCode, ErrorKind, Result};
 use crate::group::Assignment;
-use crate::net::cluster::{CoordinatorKey, Refusal, Retry, by_topic, group_id};
+use crate::net::cluster::{CoordinatorKey, Retry, by_topic, group_id};
 use crate::producer::sender::{PartitionKey, Queues, Written};
 use crate::producer::{Open, Producer, ProducerIdentity};
 use crate::record::{Header, ProducerRecord, TopicPartition};
-use crate::wire::protocol::Request;
+use crate::wire::protocol::{CoordinatorRequest, Refusal};
 
 /// An open transaction: what is written in it becomes visible to read-committed readers as a whole, at
 /// [`commit`](Transaction::commit), or never. It borrows its producer, so there is one at a time.
@@ -88,7 +87,7 @@ impl<'p> Transaction<'p> {
             .with_v3_and_below_producer_epoch(identity.epoch)
             .with_v3_and_below_topics(topics.map(topic).collect());
         // Adding a partition twice is the same as once.
-        self.call(&self.transaction(), &request, Retry::Idempotent, add_partitions_refusal)?;
+        self.call(&self.transaction(), &request, Retry::Idempotent)?;
         self.producer.open = Open::Yes;
         self.partitions.extend(new);
         Ok(())
@@ -121,8 +120,7 @@ impl<'p> Transaction<'p> {
             .with_producer_id(ProducerId(identity.id))
             .with_producer_epoch(identity.epoch)
             .with_group_id(group_id(group));
-        let code = |answer: &AddOffsetsToTxnResponse| ErrorCode(answer.error_code);
-        self.call(&self.transaction(), &request, Retry::Idempotent, code)?;
+        self.call(&self.transaction(), &request, Retry::Idempotent)?;
         self.producer.open = Open::Yes;
         self.groups.insert(group.to_owned());
         Ok(())
@@ -155,12 +153,8 @@ impl<'p> Transaction<'p> {
             .with_generation_id(generation)
             .with_member_id(StrBytes::from_string(member_id.to_owned()))
             .with_topics(by_topic(places).map(topic).collect());
-        let code = |answer: &TxnOffsetCommitResponse| {
-            let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
-            first_error(partitions.map(|partition| partition.error_code))
-        };
         // Like a lost batch, a lost offset may arrive late and must not find a later transaction of this epoch open.
-        self.call(&CoordinatorKey::Group(group.to_owned()), &request, Retry::Once, code)
+        self.call(&CoordinatorKey::Group(group.to_owned()), &request, Retry::Once)
     }
 
     /// Makes all of it visible. Returns once the broker has decided so; readers may see it a few milliseconds later.
@@ -191,8 +185,7 @@ impl<'p> Transaction<'p> {
         let (_, identity) = self.initialised()?;
         if self.begun {
             let request = self.producer.end_request(identity, committed);
-            let code = |answer: &EndTxnResponse| ErrorCode(answer.error_code);
-            let done = self.call(&self.transaction(), &request, Retry::Once, code);
+            let done = self.call(&self.transaction(), &request, Retry::Once);
             // a fenced one was not ended by this, unless an attempt before it was executed
             let fenced = matches!(&done, Err(Error::Refused { code, .. }) if code.kind() == ErrorKind::Fenced);
             self.producer.open = match done {
@@ -215,15 +208,9 @@ impl<'p> Transaction<'p> {
     /// A plain refusal of the first request leaves the transaction not begun: the broker would answer its end with
     /// INVALID_TXN_STATE. (An attempt before it whose answer was lost may have begun one, without a record: the next transaction
     /// or the broker's time limit ends it.)
-    fn call<R: Request, F: Into<Refusal>>(
-        &mut self,
-        coordinator: &CoordinatorKey,
-        request: &R,
-        retry: Retry,
-        refusal: impl Fn(&R::Response) -> F,
-    ) -> Result<()> {
+    fn call<R: CoordinatorRequest>(&mut self, coordinator: &CoordinatorKey, request: &R, retry: Retry) -> Result<()> {
         let mut backoff = self.producer.cluster.backoff();
-        let answered = self.producer.cluster.call_coordinator(coordinator, request, retry, &mut backoff, refusal);
+        let answered = self.producer.cluster.call_coordinator(coordinator, request, retry, &mut backoff);
         self.repeated = backoff.has_paused();
         let refused = matches!(answered, Err(Error::Refused { .. }));
         self.begun |= !refused;
@@ -266,18 +253,21 @@ fn mark_last<'r>(queues: &mut Queues<'r>, mark: &'r Header) {
     }
 }
 
-/// The partition that is to blame; the others of the same request get OPERATION_NOT_ATTEMPTED.
-fn add_partitions_refusal(answer: &AddPartitionsToTxnResponse) -> Refusal {
-    let mut found = Refusal::from(ErrorCode::NONE);
-    for topic in &answer.results_by_topic_v3_and_below {
-        for partition in &topic.results_by_partition {
-            let code = ErrorCode(partition.partition_error_code);
-            if code != ErrorCode::NONE && (found.about.is_none() || found.code == ErrorCode::OPERATION_NOT_ATTEMPTED) {
-                found = Refusal { code, about: Some(format!("{}-{}", topic.name.0, partition.partition_index)) };
+impl CoordinatorRequest for AddPartitionsToTxnRequest {
+    /// The partition that is to blame; the others of the same request get OPERATION_NOT_ATTEMPTED.
+    fn refusal(answer: &AddPartitionsToTxnResponse) -> Refusal {
+        let mut found = Refusal { code: ErrorCode::NONE, about: None };
+        for topic in &answer.results_by_topic_v3_and_below {
+            for at in &topic.results_by_partition {
+                let code = ErrorCode(at.partition_error_code);
+                let first = found.about.is_none() || found.code == ErrorCode::OPERATION_NOT_ATTEMPTED;
+                if code != ErrorCode::NONE && first {
+                    found = Refusal { code, about: Some(format!("{}-{}", topic.name.0, at.partition_index)) };
+                }
             }
         }
+        found
     }
-    found
 }
 
 #[cfg(test)]
@@ -298,7 +288,7 @@ mod tests {
         };
         let topics = codes.iter().map(topic).collect();
         let answer = AddPartitionsToTxnResponse::default().with_results_by_topic_v3_and_below(topics);
-        let Refusal { code, about } = add_partitions_refusal(&answer);
+        let Refusal { code, about } = AddPartitionsToTxnRequest::refusal(&answer);
         (code.0, about)
     }
 

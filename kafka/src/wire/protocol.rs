@@ -8,6 +8,7 @@
 use kafka_protocol::messages::{self as m, ApiKey};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
 
+use crate::error::ErrorCode;
 use crate::wire::layout::Shape::{self, Array, Compact, Fixed, OldArray, OldString, Tags};
 
 /// A request this client can send, with what belongs to it. (The codec's own trait needs its broker half as well.)
@@ -25,6 +26,48 @@ pub(crate) trait Request: Encodable + HeaderVersion {
 
     /// How long the broker will read nothing from this connection, in milliseconds (KIP-219).
     fn throttle_millis(answer: &Self::Response) -> i32;
+}
+
+/// A request that a coordinator answers.
+pub(crate) trait CoordinatorRequest: Request {
+    /// The error in an answer, if there is one.
+    fn refusal(answer: &Self::Response) -> Refusal;
+}
+
+/// The first error code in an answer, and what of the request it is about, where the answer says so.
+pub(crate) struct Refusal {
+    pub(crate) code: ErrorCode,
+    pub(crate) about: Option<String>,
+}
+
+macro_rules! refusals {
+    ($($request:ident: |$answer:ident| $codes:expr;)*) => {
+        $(impl CoordinatorRequest for m::$request {
+            fn refusal($answer: &Self::Response) -> Refusal {
+                let code = $codes.into_iter().map(ErrorCode).find(|code| *code != ErrorCode::NONE);
+                Refusal { code: code.unwrap_or(ErrorCode::NONE), about: None }
+            }
+        })*
+    };
+}
+
+refusals! {
+    HeartbeatRequest: |answer| [answer.error_code];
+    SyncGroupRequest: |answer| [answer.error_code];
+    InitProducerIdRequest: |answer| [answer.error_code];
+    EndTxnRequest: |answer| [answer.error_code];
+    AddOffsetsToTxnRequest: |answer| [answer.error_code];
+    // MEMBER_ID_REQUIRED brings something along, and is looked at by who has asked.
+    JoinGroupRequest: |answer| Some(answer.error_code).filter(|code| *code != ErrorCode::MEMBER_ID_REQUIRED.0);
+    LeaveGroupRequest: |answer| [answer.error_code].into_iter().chain(answer.members.iter().map(|member| member.error_code));
+    OffsetCommitRequest: |answer| answer.topics.iter().flat_map(|topic| &topic.partitions).map(|at| at.error_code);
+    TxnOffsetCommitRequest: |answer| answer.topics.iter().flat_map(|topic| &topic.partitions).map(|at| at.error_code);
+    DescribeGroupsRequest: |answer| answer.groups.iter().map(|group| group.error_code);
+    ConsumerGroupDescribeRequest: |answer| answer.groups.iter().map(|group| group.error_code);
+    OffsetFetchRequest: |answer| answer.groups.iter().flat_map(|group| {
+        let partitions = group.topics.iter().flat_map(|topic| &topic.partitions);
+        [group.error_code].into_iter().chain(partitions.map(|at| at.error_code))
+    });
 }
 
 macro_rules! throttle {
