@@ -1,6 +1,7 @@
 //! Writes and reads records as fast as it goes: `cargo run --release -p kafka --example rates -- localhost:9092`.
 //!
-//! Makes a topic of its own and deletes it at the end.
+//! Makes a topic of its own and deletes it at the end. With `write TOPIC` or `read TOPIC` at the end of the command it does that
+//! alone, with a topic of three partitions that is there.
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +13,26 @@ use kafka::{
 const RECORDS: usize = 200_000;
 
 fn main() -> Result<()> {
-    let broker = std::env::args().nth(1).unwrap_or_else(|| "localhost:9092".to_owned());
-    let config = Config::new(vec![broker], "rates");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let config = |broker: &str| Config::new(vec![broker.to_owned()], "rates");
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => all(&config("localhost:9092")),
+        [broker] => all(&config(broker)),
+        [broker, "write", topic] => write(&config(broker), topic, 1000, RECORDS),
+        [broker, "read", topic] => read(&config(broker), topic),
+        _ => panic!("rates [BROKER [write TOPIC | read TOPIC]]"),
+    }
+}
+
+fn all(config: &Config) -> Result<()> {
     let name = format!("rates-{}", std::process::id());
     let mut admin = Admin::new(config.clone(), Interrupt::new());
     admin.create_topics(&[NewTopic::new(&name, 3)])?;
-    let id = admin.describe_topics(std::slice::from_ref(&name))?[0].id;
     for batch in [1, 10, 100, 1000] {
-        write(&config, &name, batch, (RECORDS / 4).min(batch * 500))?;
+        write(config, &name, batch, (RECORDS / 4).min(batch * 500))?;
     }
-    write(&config, &name, 1000, RECORDS)?;
-    read(&config, &name, id)?;
+    write(config, &name, 1000, RECORDS)?;
+    read(config, &name)?;
     admin.delete_topics(&[name])
 }
 
@@ -57,7 +67,8 @@ fn record(topic: &str, n: usize) -> ProducerRecord {
     }
 }
 
-fn read(config: &Config, topic: &str, topic_id: uuid::Uuid) -> Result<()> {
+fn read(config: &Config, topic: &str) -> Result<()> {
+    let topic_id = Admin::new(config.clone(), Interrupt::new()).describe_topics(&[topic.to_owned()])?[0].id;
     let mut consumer = Consumer::new(config.clone(), Interrupt::new(), FetchConfig::default());
     let from_start = |partition| (TopicPartition { topic: topic.into(), topic_id, partition }, 0);
     consumer.assign(&(0..3).map(from_start).collect::<Vec<_>>());
