@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -10,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{Broker, Line, at, record, records, unique, value_of, wait_until};
 use kafka::{
-    Admin, Config, Consumer, FetchConfig, Group, GroupConfig, GroupConsumer, Interrupt, Isolation, NewTopic,
-    OffsetSpec, Polled, Positions, Producer, ProducerRecord, TopicPartition, Transaction,
+    Admin, Config, Consumer, FetchConfig, Group, GroupConfig, GroupConsumer, Interrupt, NewTopic, Polled, Positions,
+    Producer, ProducerRecord, TopicPartition, Transaction,
 };
 
 const PARTITIONS: i32 = 3;
@@ -92,7 +91,7 @@ fn frozen_leaders_and_coordinators_cost_a_transaction_nothing_but_time() {
         broker.signal("-CONT");
         assert_eq!(read.unwrap()[0].offset, -1);
         transaction.commit().unwrap();
-        wait_until("all replicas to be in sync", || all_in_sync(broker));
+        wait_until("all replicas to be in sync", || broker.all_in_sync());
     }
     let mut producer = Producer::idempotent(config.clone(), Interrupt::new());
     producer.send(to_all(topic, END)).unwrap();
@@ -149,7 +148,7 @@ fn records_without_a_key_go_where_a_leader_is() {
     // its partition is known as led by it, then as led by nobody
     (0..3 * PARTITIONS).for_each(|number| send(&format!("without it {number}")));
     brokers[2].resume();
-    wait_until("all replicas to be in sync", || all_in_sync(&brokers[2]));
+    wait_until("all replicas to be in sync", || brokers[2].all_in_sync());
     let partitions = brokers[2].partitions(&name);
     let mut reader = brokers[2].reader(&partitions, kafka::Isolation::ReadCommitted);
     let mut seen = 0;
@@ -164,34 +163,21 @@ fn records_without_a_key_go_where_a_leader_is() {
 #[test]
 fn an_unclean_election_is_told() {
     let mut brokers = cluster();
-    let config = config(&brokers);
-    let name = unique("unclean");
-    let settings = ["--config", "min.insync.replicas=1", "--config", "unclean.leader.election.enable=true"];
-    let create = ["--create", "--topic", &name, "--replica-assignment", "1:2"];
-    brokers[2].tool("org.apache.kafka.tools.TopicCommand", &[&create[..], &settings[..]].concat(), "");
-    let partition = brokers[2].partitions(&name).remove(0);
-    let mut producer = Producer::idempotent(config.clone(), Interrupt::new());
-    let mut send = |values: std::ops::Range<i32>, of: &str| {
-        producer.send(values.map(|number| record(&name, "k", &format!("{of} {number}"))).collect::<Vec<_>>()).unwrap();
-    };
+    let partition = common::two_copies(&brokers[2]);
     let fetch = FetchConfig { max_wait: Duration::from_millis(200), ..FetchConfig::default() };
-    let group = GroupConfig::new(unique("unclean"), vec![name.clone()]);
-    let positions = Positions::CommittedOrEarliest;
+    let group = GroupConfig::new(unique("unclean"), vec![partition.topic.to_string()]);
+    let (config, positions) = (config(&brokers), Positions::CommittedOrEarliest);
     let member = || GroupConsumer::new(config.clone(), Interrupt::new(), group.clone(), fetch, positions).unwrap();
     let mut reader = Consumer::new(config.clone(), Interrupt::new(), fetch);
     reader.assign(&[(partition.clone(), 0)]);
     let mut seen = Vec::new();
-    send(0..5, "both");
-    brokers[1].kill();
-    send(5..10, "first");
-    wait_until("what the first leader has", || {
-        seen.extend(records(reader.poll().unwrap_or_default()).iter().map(value_of));
-        seen.len() == 10
+    common::elect_uncleanly(&mut brokers, &partition, || {
+        wait_until("what the first leader has", || {
+            seen.extend(records(reader.poll().unwrap_or_default()).iter().map(value_of));
+            seen.len() == 10
+        });
+        assert_eq!(values(&mut member(), 10), seen);
     });
-    assert_eq!(values(&mut member(), 10), seen);
-    brokers[0].kill();
-    brokers[1].resume();
-    send(5..25, "second");
     let mut told = None;
     wait_until("the truncation", || {
         for polled in reader.poll().unwrap_or_default() {
@@ -213,7 +199,7 @@ fn an_unclean_election_is_told() {
     // one that was away meanwhile has committed what was taken back; its offset knows under which leader
     assert_eq!(values(&mut member(), 20), seen);
     brokers[0].resume();
-    wait_until("all replicas to be in sync", || all_in_sync(&brokers[0]));
+    wait_until("all replicas to be in sync", || brokers[0].all_in_sync());
 }
 
 /// Reads so many values as a member of a group, commits and leaves.
@@ -227,87 +213,6 @@ fn values(member: &mut GroupConsumer, count: usize) -> Vec<String> {
     wait_until("a member's commit", || member.commit().is_ok());
     member.leave().unwrap();
     seen
-}
-
-/// How many records were read more than once, and how many of `0..count` not at all.
-fn twice_and_never(config: &Config, topic: &str, count: usize) -> (usize, usize) {
-    let mut admin = Admin::new(config.clone(), Interrupt::new());
-    let topic_id = admin.describe_topics(&[topic.to_owned()]).unwrap()[0].id;
-    let place = |partition| TopicPartition { topic: topic.into(), topic_id, partition };
-    let places: Vec<_> = (0..PARTITIONS).map(|partition| (topic.to_owned(), partition)).collect();
-    let ends = admin.list_offsets(&places, OffsetSpec::Latest, Isolation::ReadUncommitted).unwrap();
-    let mut reader = Consumer::new(config.clone(), Interrupt::new(), FetchConfig::default());
-    reader.assign(&(0..PARTITIONS).map(|partition| (place(partition), 0)).collect::<Vec<_>>());
-    let mut seen = vec![0; count];
-    let mut read = 0;
-    let all: i64 = ends.iter().map(|end| end.offset).sum();
-    wait_until("all records", || {
-        for record in reader.poll().unwrap_or_default().iter().flat_map(Polled::records) {
-            read += 1;
-            if let Some(seen) = value_of(record).parse().ok().and_then(|number: usize| seen.get_mut(number)) {
-                *seen += 1;
-            }
-        }
-        read >= all
-    });
-    (seen.iter().filter(|times| **times > 1).count(), seen.iter().filter(|times| **times == 0).count())
-}
-
-/// Each broker is frozen for longer than a request may take; Java's producer, idempotent by default, meets the same.
-#[test]
-#[ignore = "minutes: ./run.sh proof"]
-fn brokers_frozen_in_turn_cost_no_more_than_java_s_own_client() {
-    const FROZEN: Duration = Duration::from_secs(25);
-    const PAUSE: Duration = Duration::from_secs(5);
-    let brokers = cluster();
-    let config = Config::new(brokers.iter().map(Broker::address).collect(), "test");
-    let (ours, theirs) = (topic(&config)[0].topic.to_string(), topic(&config)[0].topic.to_string());
-    let servers = config.brokers.join(",");
-    // the tool's own default is none, and with it no idempotence
-    let settings = brokers[0].folder().join(unique("java"));
-    std::fs::write(&settings, "retries=2147483647\nenable.idempotence=true\n").unwrap();
-    let settings = settings.to_str().unwrap();
-    let to = ["--bootstrap-server", &servers, "--topic", &theirs, "--throughput", "20", "--acks", "-1"];
-    let arguments = [&to[..], &["--command-config", settings]].concat();
-    let (mut java, output) = brokers[0].start_tool("org.apache.kafka.tools.VerifiableProducer", &arguments);
-    let stop = AtomicBool::new(false);
-    let (sent, failed) = thread::scope(|scope| {
-        let sending = scope.spawn(|| {
-            let mut producer = Producer::idempotent(config.clone(), Interrupt::new());
-            let (mut sent, mut failed) = (0, 0);
-            while !stop.load(Ordering::Relaxed) {
-                match producer.send([ProducerRecord::new(ours.as_str(), sent.to_string())]) {
-                    Ok(_) => sent += 1,
-                    Err(error) => {
-                        println!("record {sent}: {error}");
-                        failed += 1;
-                    }
-                }
-                thread::sleep(Duration::from_millis(50));
-            }
-            (sent, failed)
-        });
-        for broker in brokers.iter() {
-            thread::sleep(PAUSE);
-            broker.signal("-STOP");
-            thread::sleep(FROZEN);
-            broker.signal("-CONT");
-            wait_until("all replicas to be in sync", || all_in_sync(broker));
-        }
-        stop.store(true, Ordering::Relaxed);
-        sending.join().unwrap()
-    });
-    assert!(Command::new("kill").arg(java.id().to_string()).status().unwrap().success());
-    java.wait().unwrap();
-    let told = std::fs::read_to_string(output).unwrap();
-    let lines = |name: &str| told.lines().filter(|line| line.contains(&format!("\"{name}\""))).count();
-    let (java_sent, java_failed) = (lines("producer_send_success"), lines("producer_send_error"));
-    let (twice, never) = twice_and_never(&config, &ours, sent);
-    let (java_twice, java_never) = twice_and_never(&config, &theirs, java_sent);
-    println!("ours:   {sent} sent, {failed} failed, {twice} twice, {never} lost");
-    println!("Java's: {java_sent} sent, {java_failed} failed, {java_twice} twice, {java_never} lost");
-    assert_eq!((failed, twice, never), (0, 0, 0));
-    assert!(sent > 0 && java_sent > 0);
 }
 
 fn hurt_each(hurt: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)) {
@@ -336,7 +241,7 @@ fn hurt_each(hurt: impl Fn(&mut Broker), heal: impl Fn(&mut Broker)) {
         });
         wait_until("turns without the broker", || progress.turns.load(Ordering::Relaxed) >= before + TURNS);
         heal(broker);
-        wait_until("all replicas to be in sync", || all_in_sync(broker));
+        wait_until("all replicas to be in sync", || broker.all_in_sync());
     }
     progress.stop.store(true, Ordering::Relaxed);
     let turns = writing.join().unwrap();
@@ -402,11 +307,6 @@ fn member(config: &Config, topic: &str) -> Group {
         ..GroupConfig::new(unique("cluster"), vec![topic.to_owned()])
     };
     Group::new(config.clone(), Interrupt::new(), group)
-}
-
-fn all_in_sync(broker: &Broker) -> bool {
-    let arguments = ["--describe", "--under-replicated-partitions"];
-    !broker.tool("org.apache.kafka.tools.TopicCommand", &arguments, "").contains("Isr:")
 }
 
 /// What the writer's thread and the test tell each other.

@@ -5,7 +5,7 @@ mod common;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use common::{Broker, Line, record, records, unique, value_of, wait_until};
+use common::{Broker, CONSOLE_CONSUMER, Line, record, records, unique, value_of, wait_until};
 use kafka::{
     Bytes, Consumer, FetchConfig, Interrupt, Isolation, OffsetSpec, Polled, Producer, ProducerRecord, Record, StrBytes,
     TopicPartition, partition_for_key,
@@ -88,8 +88,6 @@ fn console_producer(broker: &Broker) -> &'static str {
 
 /// The console producer gives a request up after 1.5 s, little beside other JVMs that start, and only logs what it lost.
 const PATIENT: [&str; 2] = ["--request-timeout-ms", "20000"];
-
-const CONSOLE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
 
 /// All records of these partitions, once there are `count`.
 fn read(broker: &Broker, partitions: &[TopicPartition], count: usize) -> Vec<(i32, Record)> {

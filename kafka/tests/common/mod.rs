@@ -7,15 +7,16 @@ pub mod proxy;
 mod refusal;
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use kafka::{
-    Admin, Bytes, Config, Consumer, FetchConfig, Interrupt, Isolation, NewTopic, Polled, ProducerRecord, Record,
-    TopicPartition,
+    Admin, Bytes, Config, Consumer, FetchConfig, Interrupt, Isolation, NewTopic, Polled, Producer, ProducerRecord,
+    Record, TopicPartition,
 };
 
 pub use ports::free_port;
@@ -23,6 +24,8 @@ use proxy::Proxy;
 
 /// How long a condition may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+pub const CONSOLE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
 
 /// Runs every claim against both lines, each in a module named after it.
 #[macro_export]
@@ -46,7 +49,7 @@ pub enum Line {
 
 impl Line {
     /// The folder of this line's jars.
-    fn libs(self) -> PathBuf {
+    pub fn libs(self) -> PathBuf {
         let variable = match self {
             Line::Kafka39 => "KAFKA_LIBS_39",
             Line::Kafka4 => "KAFKA_LIBS_4",
@@ -256,12 +259,30 @@ impl Broker {
         seen
     }
 
-    /// Starts one of Kafka's own tools that runs until it is told to stop; it writes to this file.
-    pub fn start_tool(&self, class: &str, arguments: &[&str]) -> (Child, PathBuf) {
-        let output = self.folder.join(unique("output"));
-        let mut tool = self.line.java();
-        tool.arg(class).args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
-        (tool.stdout(fs::File::create(&output).unwrap()).spawn().unwrap(), output)
+    /// Starts one of Kafka's own tools beside the test.
+    pub fn start_tool(&self, class: &str, arguments: &[&str]) -> Running {
+        self.start_program(self.line.java().arg(class).args(arguments))
+    }
+
+    /// Starts a program whose words are kept with the broker's files.
+    pub fn start_program(&self, program: &mut Command) -> Running {
+        let path = self.folder.join(unique("output"));
+        let output = fs::File::create(&path).unwrap();
+        program.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
+        Running { process: program.spawn().unwrap(), output: path }
+    }
+
+    /// A file for one of Kafka's own tools, by its path.
+    pub fn settings_file(&self, settings: &str) -> String {
+        let path = self.folder.join(unique("settings"));
+        fs::write(&path, settings).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Whether every copy of every partition has all that its leader has.
+    pub fn all_in_sync(&self) -> bool {
+        let arguments = ["--describe", "--under-replicated-partitions"];
+        !self.tool("org.apache.kafka.tools.TopicCommand", &arguments, "").contains("Isr:")
     }
 
     /// Runs one of Kafka's own tools and returns what it printed.
@@ -281,6 +302,72 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A program beside the test; it goes with it.
+pub struct Running {
+    process: Child,
+    output: PathBuf,
+}
+
+impl Running {
+    /// What it has written so far, its errors too.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.output).unwrap()
+    }
+
+    /// Asks it to end, and waits for that.
+    pub fn stop(mut self) -> String {
+        assert!(Command::new("kill").arg(self.process.id().to_string()).status().unwrap().success());
+        self.process.wait().unwrap();
+        self.said()
+    }
+
+    /// Whether it has ended by itself, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().unwrap()
+    }
+
+    /// The most memory it has had at once, in KiB, while it runs. Linux's own figure.
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
+        let figure = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        figure.trim().trim_end_matches(" kB").parse().ok()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = (self.process.kill(), self.process.wait());
+    }
+}
+
+/// A new partition on the first two of three brokers. Either may lead it, with all records or without.
+pub fn two_copies(broker: &Broker) -> TopicPartition {
+    let name = unique("unclean");
+    let settings = ["--config", "min.insync.replicas=1", "--config", "unclean.leader.election.enable=true"];
+    let create = ["--create", "--topic", &name, "--replica-assignment", "1:2"];
+    broker.tool("org.apache.kafka.tools.TopicCommand", &[&create[..], &settings[..]].concat(), "");
+    broker.partitions(&name).remove(0)
+}
+
+/// The second of two copies is elected, which has 5 records of the first one's 10. It gets 20 others. What reads the 10 does so in
+/// `meanwhile`. The first broker is left dead.
+pub fn elect_uncleanly(brokers: &mut [Broker], partition: &TopicPartition, meanwhile: impl FnOnce()) {
+    let config = Config::new(brokers.iter().map(Broker::address).collect(), "test");
+    let config = Config { request_timeout: Duration::from_secs(6), ..config };
+    let mut producer = Producer::idempotent(config, Interrupt::new());
+    let mut send = |values: Range<i32>, of: &str| {
+        let one = |number| record(&partition.topic, "k", &format!("{of} {number}"));
+        producer.send(values.map(one).collect::<Vec<_>>()).unwrap();
+    };
+    send(0..5, "both");
+    brokers[1].kill();
+    send(5..10, "first");
+    meanwhile();
+    brokers[0].kill();
+    brokers[1].resume();
+    send(5..25, "second");
 }
 
 fn settings(folder: &Path, number: usize, port: u16, controllers: &[u16], behind_proxy: u16, proxy: u16) -> String {
