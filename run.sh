@@ -1306,7 +1306,9 @@ proof() { # [--seed S]
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
   stage "attacks" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga attack
   stage "page" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga page:: -- --include-ignored
-  stage "beside Java's client" limited "$TEST_LIMIT" cargo test --locked -p kafka --test cluster -- --ignored --nocapture
+  stage "build rates" limited "$BUILD_LIMIT" cargo build --locked --release -p kafka --example rates
+  stage "beside Java's client" limited "$TEST_LIMIT" env RATES_BIN="$(target_dir)/release/examples/rates" \
+    cargo test --locked -p kafka --test java -- --ignored --nocapture
   stage "pooler" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga pgbouncer -- --include-ignored
   say "Pictures of the page: $(target_dir)/page"
   upgrade
