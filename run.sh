@@ -35,10 +35,11 @@ usage() {
                                   that can be turned off, and plays for each the scenario in which it is missed
 ./run.sh test [-- ARG...]         format, lints, all tests, chaos for a minute or two, and sabotage, on servers of their own; what
                                   follows -- goes to the tests, and then there is neither chaos nor sabotage
-./run.sh proof [--seed S]         what takes longer, at most 55 minutes: systemd's word on the unit and promtool's on the alert
-                                  rules, the attacks on HTTP, the page in a browser (Chromium and chromedriver), a PgBouncer,
-                                  an upgrade from an earlier version under load (it builds that, too), chaos with 10,000
-                                  orders and 50 faults on three brokers, chaos with lost tails and overload, and sabotage
+./run.sh proof [--seed S]         what takes longer, at most 60 minutes: systemd's word on the unit and promtool's on the alert
+                                  rules, the attacks on HTTP, the page in a browser (Chromium and chromedriver), the Kafka client
+                                  beside Java's, a PgBouncer, an upgrade from an earlier version under load (it builds that,
+                                  too), chaos with 10,000 orders and 50 faults on three brokers, chaos with lost tails and
+                                  overload, and sabotage
 ./run.sh help                     this text
 
 Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh
