@@ -38,9 +38,21 @@ pub struct Start {
 
 /// What this process's consumers have read or committed last.
 static KNOWN: Mutex<BTreeMap<TopicPartition, i64>> = Mutex::new(BTreeMap::new());
-/// Under which leaders this process's consumers have read last.
-static EPOCHS: Mutex<BTreeMap<TopicPartition, i32>> = Mutex::new(BTreeMap::new());
+/// What this process's consumers know besides.
+static HINTS: Mutex<BTreeMap<TopicPartition, Hint>> = Mutex::new(BTreeMap::new());
 static SETBACKS: AtomicU64 = AtomicU64::new(0);
+
+#[derive(Clone, Default)]
+struct Hint {
+    /// Under which leader the partition was read last.
+    leader_epoch: Option<i32>,
+    /// Where its row was seen last, its ctid. It need not be there any more: the row is then looked for by its key.
+    seen_at: Option<String>,
+}
+
+fn hints() -> MutexGuard<'static, BTreeMap<TopicPartition, Hint>> {
+    HINTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn of_process() -> MutexGuard<'static, BTreeMap<TopicPartition, i64>> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -49,7 +61,7 @@ fn of_process() -> MutexGuard<'static, BTreeMap<TopicPartition, i64>> {
 /// A consumer of this process reads what this leader has written; what it commits from now on it has read under it, or under one
 /// before, which is as good: an election that has taken back the one has taken back the other.
 pub fn know_epoch(partition: &TopicPartition, leader_epoch: i32) {
-    EPOCHS.lock().unwrap_or_else(PoisonError::into_inner).insert(partition.clone(), leader_epoch);
+    hints().entry(partition.clone()).or_default().leader_epoch = Some(leader_epoch);
 }
 
 /// A consumer of this process has read or committed this offset.
@@ -63,7 +75,7 @@ pub fn know(partition: &TopicPartition, next: i64) {
 
 /// The partition may be somebody else's from now on.
 pub fn forget(partition: &TopicPartition) {
-    EPOCHS.lock().unwrap_or_else(PoisonError::into_inner).remove(partition);
+    hints().remove(partition);
     of_process().remove(partition);
 }
 
@@ -130,7 +142,7 @@ pub fn all(session: &mut Session) -> Result<Vec<(Uuid, i32, i64)>> {
     Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }
 
-/// Moves the offsets by compare-and-set, locked in sorted order. The first statement of a batch: a consumer that lost
+/// Moves the offsets by compare-and-set, locked in sorted order (`sql/common`, `move_offsets`). The first statement of a batch: a consumer that lost
 /// its partition stops here.
 ///
 /// # Errors
@@ -145,24 +157,21 @@ pub fn advance(tx: &mut Tx<'_>, moves: &[Move]) -> Result<()> {
     } else {
         from
     };
-    let epochs: Vec<Option<i32>> = {
-        let known = EPOCHS.lock().unwrap_or_else(PoisonError::into_inner);
-        moves.iter().map(|m| known.get(&m.partition).copied()).collect()
+    let known: Vec<Hint> = {
+        let hints = hints();
+        moves.iter().map(|m| hints.get(&m.partition).cloned().unwrap_or_default()).collect()
     };
-    let moved = tx.execute(
-        "with step as (
-             select * from unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[], $5::int[])
-                        as s (topic_id, partition, was, becomes, leader_epoch)
-         ), locked as (
-             select o.topic_id, o.partition from consumer_offset o join step using (topic_id, partition)
-              order by o.topic_id, o.partition for update of o
-         )
-         update consumer_offset o set next_offset = s.becomes, epoch_offset = s.becomes, leader_epoch = s.leader_epoch
-           from step s join locked using (topic_id, partition)
-          where o.topic_id = s.topic_id and o.partition = s.partition and o.next_offset = s.was",
-        &[&ids, &numbers, &from, &to, &epochs],
-    )?;
-    if moved as usize == moves.len() {
+    let epochs: Vec<Option<i32>> = known.iter().map(|hint| hint.leader_epoch).collect();
+    let seen_at: Vec<Option<&str>> = known.iter().map(|hint| hint.seen_at.as_deref()).collect();
+    let rows =
+        tx.query("select move_offsets($1, $2, $3, $4, $5, $6)", &[&ids, &numbers, &from, &to, &epochs, &seen_at])?;
+    let moved: Vec<Option<String>> = rows[0].get(0);
+    if moved.iter().all(Option::is_some) {
+        // also where the transaction is rolled back afterwards: what is not there is not found there
+        let mut hints = hints();
+        for (step, seen_at) in moves.iter().zip(moved) {
+            hints.entry(step.partition.clone()).or_default().seen_at = seen_at;
+        }
         Ok(())
     } else {
         Err(Error::LostRace("another consumer moved the offsets".into()))
