@@ -569,10 +569,14 @@ impl Consumer {
 
     fn read_partition(&mut self, leader: &str, assigned: &mut Assigned, data: PartitionData) -> Option<Polled> {
         match ErrorCode(data.error_code) {
+            ErrorCode::NONE if (0..assigned.position).contains(&data.diverging_epoch.end_offset) => {
+                let (partition, end) = (assigned.partition.clone(), data.diverging_epoch.end_offset);
+                Some(Polled::Truncated { partition, offset: assigned.position, end })
+            }
+            // The leader does not know the epoch, but its log of the one before reaches as far: as for the Java client, that will do.
             ErrorCode::NONE if data.diverging_epoch.end_offset >= 0 => {
-                // the leader's own log of that time may be longer than what was read
-                let end = data.diverging_epoch.end_offset.min(assigned.position);
-                Some(Polled::Truncated { partition: assigned.partition.clone(), offset: assigned.position, end })
+                assigned.leader_epoch = None;
+                None
             }
             ErrorCode::NONE => self.read_batches(assigned, data),
             ErrorCode::OFFSET_OUT_OF_RANGE => {
