@@ -20,6 +20,7 @@ on_both_lines! {
     a_transaction_that_ran_out_of_time_is_no_fencing
     a_batch_that_is_too_large_for_its_topic_is_halved_until_it_fits
     the_size_of_batches_is_a_setting
+    the_size_that_a_topic_takes_is_remembered
     a_dropped_transaction_is_never_seen
     a_position_is_read_back_exactly_with_its_transaction
     a_committed_transaction_whose_answer_was_lost_is_told_by_its_position
@@ -226,6 +227,22 @@ fn a_batch_that_is_too_large_for_its_topic_is_halved_until_it_fits(broker: &Brok
 }
 
 /// 1,000 bytes of value, 24 at most around them and their key: seven of them are fewer than 7,500 bytes, eight are more.
+fn the_size_that_a_topic_takes_is_remembered(broker: &Broker) {
+    let small = broker.topic_with("remembered", 1, &[("max.message.bytes", "3000")]);
+    let client = unique("client");
+    let mut producer = Producer::idempotent(broker.proxied(&client), Interrupt::new());
+    let mut calls = |from: usize| {
+        let values = (from..from + 64).map(|number| format!("{number:0>100}"));
+        producer.send(values.map(|value| record(&small[0].topic, "k", &value)).collect::<Vec<_>>()).unwrap();
+        broker.proxy.take_calls(&client).into_iter().filter(|api| *api == PRODUCE).count()
+    };
+    // 64 and 32 are refused, then four times 16 are written
+    assert_eq!(calls(0), 6);
+    assert_eq!(calls(64), 4);
+    let expected: Vec<String> = (0..128).map(|number| format!("{number:0>100}")).collect();
+    assert_eq!(broker.committed_values(&small, &expected[127]), expected);
+}
+
 fn the_size_of_batches_is_a_setting(broker: &Broker) {
     let small = broker.topic_with("sized", 1, &[("max.message.bytes", "7500")]);
     let client = unique("client");

@@ -33,6 +33,8 @@ pub(crate) struct Topic {
     seen_at: Instant,
     /// By partition number.
     pub(crate) partitions: Vec<Partition>,
+    /// The most that a batch may hold, by what its brokers have refused since then.
+    batch_limit: usize,
 }
 
 /// One partition of a [`Topic`].
@@ -260,6 +262,19 @@ impl Cluster {
         self.topics.get(name)
     }
 
+    /// The most that a batch for this topic should hold: the setting, or less where that was refused. It is tried anew whenever the
+    /// topic is looked up.
+    pub(crate) fn batch_limit(&self, topic: &str) -> usize {
+        self.seen_topic(topic).map_or(usize::MAX, |topic| topic.batch_limit).min(self.config.batch_size)
+    }
+
+    /// Its brokers have refused a batch twice as large.
+    pub(crate) fn limit_batches(&mut self, topic: &str, limit: usize) {
+        if let Some(topic) = self.topics.get_mut(topic) {
+            topic.batch_limit = limit;
+        }
+    }
+
     /// The address of a partition's leader, as last seen. `NoLeader` where none was seen.
     pub(crate) fn leader(&self, topic: &str, partition: i32) -> Result<String> {
         let index = usize::try_from(partition).ok();
@@ -418,7 +433,7 @@ fn topic_of(answer: &MetadataResponseTopic) -> Topic {
             partition.replicas = seen.replica_nodes.len();
         }
     }
-    Topic { id: answer.topic_id, seen_at: Instant::now(), partitions }
+    Topic { id: answer.topic_id, seen_at: Instant::now(), partitions, batch_limit: usize::MAX }
 }
 
 fn host_port(host: &str, port: i32) -> String {

@@ -223,7 +223,12 @@ impl<'a, 'r> Delivery<'a, 'r> {
             if size >= ROUND_BYTES {
                 break;
             }
-            if let Some(entries) = queue.pop_front() {
+            if let Some(mut entries) = queue.pop_front() {
+                // a batch of before may be too large by now
+                let rest = entries.split_off(fitting(&entries, self.cluster.batch_limit(&place.0)));
+                if !rest.is_empty() {
+                    queue.push_front(rest);
+                }
                 let writer = Writer { base_sequence: self.sequences.next(place), ..self.writer };
                 let batch = Outgoing::new(place.clone(), entries, self.now, &writer);
                 size += batch.bytes.len();
@@ -403,13 +408,25 @@ impl<'a, 'r> Delivery<'a, 'r> {
 }
 
 impl<'r> Delivery<'_, 'r> {
-    /// The first half of a batch, which takes its place; the second half goes next.
+    /// The first half of a batch, which takes its place; the second half goes next. Later batches for this topic are no larger.
     fn halved(&mut self, Outgoing { place, mut entries, .. }: Outgoing<'r>) -> Outgoing<'r> {
-        let rest = entries.split_off(entries.len() / 2);
+        let half: usize = entries.iter().map(estimated_size).sum::<usize>() / 2;
+        self.cluster.limit_batches(&place.0, half);
+        let rest = entries.split_off(fitting(&entries, half));
         self.queues.entry(place.clone()).or_default().push_front(rest);
         let writer = Writer { base_sequence: self.sequences.next(&place), ..self.writer };
         Outgoing::new(place, entries, self.now, &writer)
     }
+}
+
+/// How many of these records fit into so many bytes: one at least.
+fn fitting(entries: &[Entry<'_>], bytes: usize) -> usize {
+    let mut size = 0;
+    let too_many = entries.iter().position(|entry| {
+        size += estimated_size(entry);
+        size > bytes
+    });
+    too_many.unwrap_or(entries.len()).max(1)
 }
 
 impl<'r> Outgoing<'r> {
