@@ -100,6 +100,10 @@ impl GroupConfig {
         }
         Ok(())
     }
+
+    fn subscribed(&self) -> Vec<Arc<str>> {
+        self.topics.iter().map(|topic| topic.as_str().into()).collect()
+    }
 }
 
 /// What a member was given.
@@ -382,12 +386,6 @@ impl Group {
     fn malformed(&self, cause: &str) -> Error {
         let broker = format!("group {}", self.config.group_id);
         Error::malformed::<SyncGroupRequest>(&broker, format!("the consumer protocol's data: {cause}"))
-    }
-}
-
-impl GroupConfig {
-    pub(crate) fn subscribed(&self) -> Vec<Arc<str>> {
-        self.topics.iter().map(|topic| topic.as_str().into()).collect()
     }
 }
 

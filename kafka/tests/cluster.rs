@@ -178,17 +178,7 @@ fn an_unclean_election_is_told() {
         });
         assert_eq!(values(&mut member(), 10), seen);
     });
-    let mut told = None;
-    wait_until("the truncation", || {
-        for polled in reader.poll().unwrap_or_default() {
-            match polled {
-                Polled::Truncated { offset, end, .. } => told = Some((offset, end)),
-                other => panic!("{other:?} before it was told"),
-            }
-        }
-        told.is_some()
-    });
-    assert_eq!(told, Some((10, 5)));
+    assert_eq!(common::told_truncation(&mut reader), (10, 5));
     reader.seek(&partition, 5);
     seen.clear();
     wait_until("what the second leader has", || {

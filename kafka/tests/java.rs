@@ -202,22 +202,13 @@ fn an_unclean_election_is_told_as_by_java_s_own_client_without_a_reset() {
             wait_until("what the first leader has, for Java's", || java.said().contains("first 9\n"));
         }
     });
-    let mut told = None;
-    wait_until("the truncation", || {
-        for polled in reader.poll().unwrap_or_default() {
-            match polled {
-                Polled::Truncated { offset, end, .. } => told = Some((offset, end)),
-                other => panic!("{other:?} before it was told"),
-            }
-        }
-        told.is_some()
-    });
+    let (read_to, end) = common::told_truncation(&mut reader);
     wait_until("the end of Java's without a reset", || strict.ended().is_some());
     wait_until("what the second leader has, for Java's with a reset", || lenient.said().contains("second 24\n"));
-    println!("ours: read to {}, told that only {} of it are there", told.unwrap().0, told.unwrap().1);
+    println!("ours: read to {read_to}, told that only {end} of it are there");
     println!("Java's without a reset, {}: {}", strict.ended().unwrap(), words(&strict.said()));
     println!("Java's with a reset: {}", words(&lenient.stop()));
-    assert_eq!(told, Some((10, 5)));
+    assert_eq!((read_to, end), (10, 5));
 }
 
 /// 200,000 records of 300 bytes in transactions of 1,000, and read back: each time by a process of its own, by turns, from and to

@@ -106,12 +106,7 @@ impl<'r> Queue<'r> {
 }
 
 fn partition_count(cluster: &mut Cluster, topic: &Arc<str>, backoff: &mut Backoff) -> Result<usize> {
-    loop {
-        match cluster.topic(topic, backoff.attempt()) {
-            Ok(found) => return Ok(found.partitions.len()),
-            Err(error) => backoff.pause(error)?,
-        }
-    }
+    backoff.retry(|backoff| Ok(cluster.topic(topic, backoff.attempt())?.partitions.len()))
 }
 
 fn partition(cluster: &Cluster, record: &ProducerRecord, partitions: i32, spread: u32) -> i32 {
