@@ -104,7 +104,9 @@ pub fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
                 roots.add(certificate).map_err(|error| in_file(file, &error))?;
             }
         }
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
     }
     if roots.is_empty() {
         Err("the system has no certificate authorities: name a file of them".into())
