@@ -43,8 +43,12 @@ const ENDS: [(&str, &str, &str, &str, &str, bool); 17] = [
 ];
 
 /// How a payment or reservation may change; an effect happens once, and is undone once (I3).
-const PART_CHANGES: [(&str, &str); 4] =
-    [("", "COMPLETED"), ("", "FAILED"), ("", "CANCELLED"), ("COMPLETED", "COMPENSATED")];
+const PART_CHANGES: [(&str, &str); 4] = [
+    ("", "COMPLETED"),
+    ("", "FAILED"),
+    ("", "CANCELLED"),
+    ("COMPLETED", "COMPENSATED"),
+];
 
 /// Users or items: two that exist, the first one wanted by most, and one that does not.
 const NAMES: [&str; 3] = ["hot", "other", "nobody"];
@@ -62,8 +66,20 @@ struct Part {
 
 fn after_five_attempts(order_id: Uuid) -> GivenUp {
     let (stored, published, taken_up) = (None, None, 0);
-    let delivery = Delivery { id: None, partition: 0, offset: 0, stored, published, taken_up, attempt: 5 };
-    GivenUp { order_id, traceparent: None, delivery }
+    let delivery = Delivery {
+        id: None,
+        partition: 0,
+        offset: 0,
+        stored,
+        published,
+        taken_up,
+        attempt: 5,
+    };
+    GivenUp {
+        order_id,
+        traceparent: None,
+        delivery,
+    }
 }
 
 trait Participant {
@@ -85,16 +101,27 @@ struct PaymentTables {
 impl PaymentTables {
     /// As `payment::handlers` opens the books: the events' payments, placed if need be, and the accounts they concern.
     fn open(&self, order_ids: &[Uuid], events: &[Event]) -> Payments {
-        let new = Payment { terms: None, status: PaymentStatus::New, reason: None, confirmed: vec![] };
+        let new = Payment {
+            terms: None,
+            status: PaymentStatus::New,
+            reason: None,
+            confirmed: vec![],
+        };
         let payment = |id: &Uuid| (*id, self.payments.get(id).unwrap_or(&new).clone());
         let payments: HashMap<Uuid, Payment> = order_ids.iter().map(payment).collect();
-        let known = payments.values().filter_map(|payment| payment.terms.clone().map(|(name, _)| name));
+        let known = payments
+            .values()
+            .filter_map(|payment| payment.terms.clone().map(|(name, _)| name));
         let asked = events.iter().filter_map(|event| match &event.body {
             Body::PaymentRequested { user_name, .. } => Some(user_name.clone()),
             _ => None,
         });
-        let balances = known.chain(asked).filter_map(|name| self.balances.get_key_value(&name));
-        let balances = balances.map(|(name, balance)| (name.clone(), *balance)).collect();
+        let balances = known
+            .chain(asked)
+            .filter_map(|name| self.balances.get_key_value(&name));
+        let balances = balances
+            .map(|(name, balance)| (name.clone(), *balance))
+            .collect();
         Payments::new(payments, balances)
     }
 
@@ -106,7 +133,11 @@ impl PaymentTables {
         for name in &books.changed_balances {
             self.balances.insert(name.clone(), books.balances[name]);
         }
-        let undecided = books.payments.values().filter(|payment| payment.status == PaymentStatus::New).count();
+        let undecided = books
+            .payments
+            .values()
+            .filter(|payment| payment.status == PaymentStatus::New)
+            .count();
         assert_eq!(undecided, 0, "a NEW payment would have been committed");
         books.sent
     }
@@ -127,8 +158,14 @@ impl Participant for PaymentTables {
     }
 
     fn parts(&self) -> BTreeMap<Uuid, Part> {
-        let part = |payment: &Payment| Part { terms: payment.terms.clone(), status: payment.status.name() };
-        self.payments.iter().map(|(id, payment)| (*id, part(payment))).collect()
+        let part = |payment: &Payment| Part {
+            terms: payment.terms.clone(),
+            status: payment.status.name(),
+        };
+        self.payments
+            .iter()
+            .map(|(id, payment)| (*id, part(payment)))
+            .collect()
     }
 
     fn left(&self) -> &HashMap<String, i64> {
@@ -148,27 +185,43 @@ struct StockTables {
 
 impl StockTables {
     fn open(&self, order_ids: &[Uuid], events: &[Event]) -> Reservations {
-        let new = Reservation { terms: None, status: ReservationStatus::New, reason: None, confirmed: vec![] };
+        let new = Reservation {
+            terms: None,
+            status: ReservationStatus::New,
+            reason: None,
+            confirmed: vec![],
+        };
         let reservation = |id: &Uuid| (*id, self.reservations.get(id).unwrap_or(&new).clone());
         let reservations: HashMap<Uuid, Reservation> = order_ids.iter().map(reservation).collect();
-        let known = reservations.values().filter_map(|reservation| reservation.terms.clone().map(|(name, _)| name));
+        let known = reservations
+            .values()
+            .filter_map(|reservation| reservation.terms.clone().map(|(name, _)| name));
         let asked = events.iter().filter_map(|event| match &event.body {
             Body::StockRequested { item_name, .. } => Some(item_name.clone()),
             _ => None,
         });
-        let quantities = known.chain(asked).filter_map(|name| self.quantities.get_key_value(&name));
-        let quantities = quantities.map(|(name, quantity)| (name.clone(), *quantity)).collect();
+        let quantities = known
+            .chain(asked)
+            .filter_map(|name| self.quantities.get_key_value(&name));
+        let quantities = quantities
+            .map(|(name, quantity)| (name.clone(), *quantity))
+            .collect();
         Reservations::new(reservations, quantities)
     }
 
     fn commit(&mut self, books: Reservations) -> Vec<Event> {
         for id in &books.changed_reservations {
-            self.reservations.insert(*id, books.reservations[id].clone());
+            self.reservations
+                .insert(*id, books.reservations[id].clone());
         }
         for name in &books.changed_quantities {
             self.quantities.insert(name.clone(), books.quantities[name]);
         }
-        let undecided = books.reservations.values().filter(|r| r.status == ReservationStatus::New).count();
+        let undecided = books
+            .reservations
+            .values()
+            .filter(|r| r.status == ReservationStatus::New)
+            .count();
         assert_eq!(undecided, 0, "a NEW reservation would have been committed");
         books.sent
     }
@@ -189,8 +242,14 @@ impl Participant for StockTables {
     }
 
     fn parts(&self) -> BTreeMap<Uuid, Part> {
-        let part = |r: &Reservation| Part { terms: r.terms.clone(), status: r.status.name() };
-        self.reservations.iter().map(|(id, reservation)| (*id, part(reservation))).collect()
+        let part = |r: &Reservation| Part {
+            terms: r.terms.clone(),
+            status: r.status.name(),
+        };
+        self.reservations
+            .iter()
+            .map(|(id, reservation)| (*id, part(reservation)))
+            .collect()
     }
 
     fn left(&self) -> &HashMap<String, i64> {
@@ -225,7 +284,12 @@ struct Log {
 /// A copy of one service's database.
 #[derive(Clone)]
 enum Copy {
-    Order { orders: BTreeMap<Uuid, Placed>, recorded: HashSet<Uuid>, told: BTreeSet<Uuid>, unmarked: VecDeque<Uuid> },
+    Order {
+        orders: BTreeMap<Uuid, Placed>,
+        recorded: HashSet<Uuid>,
+        told: BTreeSet<Uuid>,
+        unmarked: VecDeque<Uuid>,
+    },
     Payment(PaymentTables),
     Stock(StockTables),
 }
@@ -267,7 +331,13 @@ struct World {
 
 impl World {
     fn new(older: bool) -> World {
-        let log = |topic| (0..PARTITIONS).map(move |_| Log { topic, events: vec![], next: 0 });
+        let log = |topic| {
+            (0..PARTITIONS).map(move |_| Log {
+                topic,
+                events: vec![],
+                next: 0,
+            })
+        };
         let mut world = World {
             older,
             backups: HashMap::new(),
@@ -306,20 +376,38 @@ impl World {
     }
 
     fn put(&mut self, side: Side, name: &str, value: i64) {
-        let old = self.participant(side).left().get(name).copied().unwrap_or(0);
+        let old = self
+            .participant(side)
+            .left()
+            .get(name)
+            .copied()
+            .unwrap_or(0);
         *self.deposited.entry((side, name.into())).or_default() += value - old;
         self.participant_mut(side).put(name, value);
     }
 
     fn place(&mut self, user: &str, item: &str, amounts: (i64, i64), undecodable: Option<Side>) {
         let order_id = Uuid::now_v7();
-        let placed = Placed { saga: Saga::new(), deadline: false, struck: false, look_again: false };
+        let placed = Placed {
+            saga: Saga::new(),
+            deadline: false,
+            struck: false,
+            look_again: false,
+        };
         self.orders.insert(order_id, placed);
         self.placed.insert(order_id, undecodable);
-        let pay = Body::PaymentRequested { user_name: user.into(), price: amounts.0 };
-        let reserve = Body::StockRequested { item_name: item.into(), quantity: amounts.1 };
-        let row =
-            vec![Event::new(Side::Payment, order_id, pay, None), Event::new(Side::Stock, order_id, reserve, None)];
+        let pay = Body::PaymentRequested {
+            user_name: user.into(),
+            price: amounts.0,
+        };
+        let reserve = Body::StockRequested {
+            item_name: item.into(),
+            quantity: amounts.1,
+        };
+        let row = vec![
+            Event::new(Side::Payment, order_id, pay, None),
+            Event::new(Side::Stock, order_id, reserve, None),
+        ];
         self.append(Service::Order, vec![row]);
     }
 
@@ -330,7 +418,9 @@ impl World {
 
     /// The relay publishes its oldest row, in order; both messages of an order at once (I4, I5).
     fn publish(&mut self, service: Service) {
-        let Some(row) = self.outboxes[service as usize].pop_front() else { return };
+        let Some(row) = self.outboxes[service as usize].pop_front() else {
+            return;
+        };
         if service == Service::Order && row.len() == 2 {
             self.unmarked.push_back(row[0].order_id);
         }
@@ -340,19 +430,35 @@ impl World {
     }
 
     fn write(&mut self, event: Event) {
-        let place = self.placed.keys().position(|id| *id == event.order_id).expect("it was placed");
-        let mut partitions = self.logs.iter_mut().filter(|log| log.topic == event.topic());
-        partitions.nth(place % PARTITIONS).expect("all topics have as many").events.push(event);
+        let place = self
+            .placed
+            .keys()
+            .position(|id| *id == event.order_id)
+            .expect("it was placed");
+        let mut partitions = self
+            .logs
+            .iter_mut()
+            .filter(|log| log.topic == event.topic());
+        partitions
+            .nth(place % PARTITIONS)
+            .expect("all topics have as many")
+            .events
+            .push(event);
     }
 
     /// The relay's second half: READY becomes IN_PROGRESS, and the deadline starts if that changed anything.
     fn mark(&mut self) {
-        let Some(order_id) = self.unmarked.pop_front() else { return };
+        let Some(order_id) = self.unmarked.pop_front() else {
+            return;
+        };
         if !self.orders.contains_key(&order_id) {
             return;
         }
         let changed = self.apply(order_id, &Happening::Published);
-        self.orders.get_mut(&order_id).expect("it was placed").deadline = changed;
+        self.orders
+            .get_mut(&order_id)
+            .expect("it was placed")
+            .deadline = changed;
     }
 
     /// One happening in one transaction; whether anything came of it.
@@ -364,8 +470,13 @@ impl World {
     fn take_step(&mut self, order_id: Uuid, step: Step, happening: &Happening) -> bool {
         let order = self.orders.get_mut(&order_id).expect("it was placed");
         let changed = step.saga != order.saga || !step.ask.is_empty();
-        let settled = order.saga.is_settled() && (step.saga != order.saga || changed && !self.older);
-        assert!(!settled, "{happening:?} changed a settled order, {:?}", order.saga);
+        let settled =
+            order.saga.is_settled() && (step.saga != order.saga || changed && !self.older);
+        assert!(
+            !settled,
+            "{happening:?} changed a settled order, {:?}",
+            order.saga
+        );
         assert!(
             order.saga.reason.is_none() || order.saga.reason == step.saga.reason,
             "{happening:?}: {:?}",
@@ -373,7 +484,14 @@ impl World {
         );
         order.saga = step.saga;
         order.look_again |= !step.ask.is_empty();
-        let ask = |side: &Side| vec![Event::new(*side, order_id, Body::CompensationRequested, None)];
+        let ask = |side: &Side| {
+            vec![Event::new(
+                *side,
+                order_id,
+                Body::CompensationRequested,
+                None,
+            )]
+        };
         let rows = step.ask.iter().map(ask).collect();
         self.append(Service::Order, rows);
         changed
@@ -404,7 +522,10 @@ impl World {
             self.rebuild(event.order_id);
         }
         let changed = self.apply(event.order_id, &happening) || self.look_closer(event, &happening);
-        assert!(self.handled.insert(event.id) || !changed || self.older, "{event:?} had a second effect");
+        assert!(
+            self.handled.insert(event.id) || !changed || self.older,
+            "{event:?} had a second effect"
+        );
         if changed {
             self.recorded.insert(event.id);
         }
@@ -421,7 +542,10 @@ impl World {
         if bearing == Bearing::Late {
             return false;
         }
-        assert!(self.older, "{event:?} contradicts {saga:?}, and no database came back older");
+        assert!(
+            self.older,
+            "{event:?} contradicts {saga:?}, and no database came back older"
+        );
         match saga.repair(happening) {
             Some(step) => self.take_step(event.order_id, step, happening),
             None => {
@@ -433,17 +557,38 @@ impl World {
 
     /// An order that order's database has lost, by its requests on the topics.
     fn rebuild(&mut self, order_id: Uuid) {
-        assert!(self.older, "an order is missing, and no database came back older");
+        assert!(
+            self.older,
+            "an order is missing, and no database came back older"
+        );
         let requests = |side: Side| {
-            let logs = self.logs.iter().filter(|log| log.topic == Topic(side, Channel::Request));
-            logs.flat_map(|log| &log.events).any(|event| event.order_id == order_id)
+            let logs = self
+                .logs
+                .iter()
+                .filter(|log| log.topic == Topic(side, Channel::Request));
+            logs.flat_map(|log| &log.events)
+                .any(|event| event.order_id == order_id)
         };
-        assert!(requests(Side::Payment) && requests(Side::Stock), "it is answered, so it was published");
+        assert!(
+            requests(Side::Payment) && requests(Side::Stock),
+            "it is answered, so it was published"
+        );
         let (step, deadline) = match self.placed[&order_id] {
-            None => (Step { saga: Saga::rebuilt(), ask: vec![] }, true),
+            None => (
+                Step {
+                    saga: Saga::rebuilt(),
+                    ask: vec![],
+                },
+                true,
+            ),
             Some(_) => (Saga::withdrawn(Reason::new("LOST", Service::Order)), false),
         };
-        let placed = Placed { saga: step.saga.clone(), deadline, struck: false, look_again: false };
+        let placed = Placed {
+            saga: step.saga.clone(),
+            deadline,
+            struck: false,
+            look_again: false,
+        };
         self.orders.insert(order_id, placed);
         self.take_step(order_id, step, &Happening::Published);
     }
@@ -462,12 +607,26 @@ impl World {
         };
         let outbox = self.outboxes[service as usize].clone();
         let next = self.logs.iter().map(|log| log.next).collect();
-        self.backups.insert(service as usize, Backup { copy, outbox, deposited: self.deposited.clone(), next });
+        self.backups.insert(
+            service as usize,
+            Backup {
+                copy,
+                outbox,
+                deposited: self.deposited.clone(),
+                next,
+            },
+        );
     }
 
     /// Puts it in the database's place. What was in the outbox then is published again.
     fn restore(&mut self, service: Service) {
-        let Some(Backup { copy, outbox, deposited, next }) = self.backups.get(&(service as usize)).cloned() else {
+        let Some(Backup {
+            copy,
+            outbox,
+            deposited,
+            next,
+        }) = self.backups.get(&(service as usize)).cloned()
+        else {
             return;
         };
         self.outboxes[service as usize] = outbox;
@@ -476,17 +635,28 @@ impl World {
                 log.next = next;
             }
         }
-        let side = if service == Service::Payment { Side::Payment } else { Side::Stock };
+        let side = if service == Service::Payment {
+            Side::Payment
+        } else {
+            Side::Stock
+        };
         match copy {
-            Copy::Order { orders, recorded, told, unmarked } => {
-                (self.orders, self.recorded, self.told, self.unmarked) = (orders, recorded, told, unmarked);
+            Copy::Order {
+                orders,
+                recorded,
+                told,
+                unmarked,
+            } => {
+                (self.orders, self.recorded, self.told, self.unmarked) =
+                    (orders, recorded, told, unmarked);
                 return;
             }
             Copy::Payment(tables) => self.payment = tables,
             Copy::Stock(tables) => self.stock = tables,
         }
         self.deposited.retain(|(of, _), _| *of != side);
-        self.deposited.extend(deposited.into_iter().filter(|((of, _), _)| *of == side));
+        self.deposited
+            .extend(deposited.into_iter().filter(|((of, _), _)| *of == side));
     }
 
     fn requests(&mut self, side: Side, events: &[Event]) {
@@ -501,7 +671,10 @@ impl World {
                 true => self.participant_mut(side).give_up(batch[0].order_id),
                 false => self.decide(side, batch),
             };
-            self.append(side.service(), sent.into_iter().map(|event| vec![event]).collect());
+            self.append(
+                side.service(),
+                sent.into_iter().map(|event| vec![event]).collect(),
+            );
             self.check_changes(side, &before);
         }
     }
@@ -510,9 +683,15 @@ impl World {
         let (outcomes, sent) = self.participant_mut(side).handle(batch);
         for (event, outcome) in batch.iter().zip(&outcomes) {
             let again = !self.handled.insert(event.id);
-            assert!(!matches!(outcome, Outcome::Refused(..)), "{event:?}: {outcome:?}");
+            assert!(
+                !matches!(outcome, Outcome::Refused(..)),
+                "{event:?}: {outcome:?}"
+            );
             let is_unchanged = matches!(outcome, Outcome::Unchanged(_));
-            assert!(!again || is_unchanged || self.older, "{event:?} again: {outcome:?}");
+            assert!(
+                !again || is_unchanged || self.older,
+                "{event:?} again: {outcome:?}"
+            );
         }
         sent
     }
@@ -523,7 +702,11 @@ impl World {
         for (order_id, part) in self.participant(side).parts() {
             let was = before.get(&order_id).map_or("", |part| part.status);
             let allowed = was == part.status || PART_CHANGES.contains(&(was, part.status));
-            assert!(allowed, "{side:?} of {order_id}: {was} became {}", part.status);
+            assert!(
+                allowed,
+                "{side:?} of {order_id}: {was} became {}",
+                part.status
+            );
         }
         self.check_conserved(side);
     }
@@ -533,10 +716,18 @@ impl World {
         let parts = self.participant(side).parts();
         for (name, left) in self.participant(side).left() {
             let completed = parts.values().filter(|part| part.status == "COMPLETED");
-            let terms = completed.map(|part| part.terms.as_ref().expect("completed parts have terms"));
-            let taken: i64 = terms.filter(|(whose, _)| whose == name).map(|(_, amount)| amount).sum();
+            let terms =
+                completed.map(|part| part.terms.as_ref().expect("completed parts have terms"));
+            let taken: i64 = terms
+                .filter(|(whose, _)| whose == name)
+                .map(|(_, amount)| amount)
+                .sum();
             assert!(*left >= 0, "{side:?} {name}: {left}");
-            assert_eq!(left + taken, self.deposited[&(side, name.clone())], "{side:?} {name}");
+            assert_eq!(
+                left + taken,
+                self.deposited[&(side, name.clone())],
+                "{side:?} {name}"
+            );
         }
     }
 
@@ -561,20 +752,35 @@ impl World {
 
     /// I1 and I9.
     fn check_nothing_kept_for_nothing(&self) {
-        let published: BTreeSet<Uuid> =
-            self.logs.iter().flat_map(|log| &log.events).map(|event| event.order_id).collect();
+        let published: BTreeSet<Uuid> = self
+            .logs
+            .iter()
+            .flat_map(|log| &log.events)
+            .map(|event| event.order_id)
+            .collect();
         for order_id in &published {
-            let order = self.orders.get(order_id).unwrap_or_else(|| panic!("{order_id} was published and is lost"));
+            let order = self
+                .orders
+                .get(order_id)
+                .unwrap_or_else(|| panic!("{order_id} was published and is lost"));
             assert!(order.saga.is_settled(), "{order_id}: {:?}", order.saga);
             for side in Side::ALL {
                 let parts = self.participant(side).parts();
-                let is_kept = parts.get(order_id).is_some_and(|part| part.status == "COMPLETED");
+                let is_kept = parts
+                    .get(order_id)
+                    .is_some_and(|part| part.status == "COMPLETED");
                 let is_completed = order.saga.status() == OrderStatus::Completed;
                 let is_told = is_completed && self.told.contains(order_id);
-                assert!(is_kept == is_completed || !is_kept && is_told, "{side:?}, kept: {is_kept}, {:?}", order.saga);
+                assert!(
+                    is_kept == is_completed || !is_kept && is_told,
+                    "{side:?}, kept: {is_kept}, {:?}",
+                    order.saga
+                );
             }
         }
-        Side::ALL.into_iter().for_each(|side| self.check_conserved(side));
+        Side::ALL
+            .into_iter()
+            .for_each(|side| self.check_conserved(side));
     }
 
     /// I1, and that each order ended in one of the ways there are.
@@ -584,10 +790,19 @@ impl World {
             let saga = &order.saga;
             assert!(saga.is_settled(), "{saga:?}");
             let (payment, reservation) = (payments[order_id].status, reservations[order_id].status);
-            let end = (saga.status().name(), saga.payment.name(), saga.stock.name(), payment, reservation);
-            let way =
-                ENDS.iter().position(|way| (way.0, way.1, way.2, way.3, way.4) == end && (!way.5 || order.struck));
-            seen.insert(way.unwrap_or_else(|| panic!("{end:?}, deadline struck: {}", order.struck)));
+            let end = (
+                saga.status().name(),
+                saga.payment.name(),
+                saga.stock.name(),
+                payment,
+                reservation,
+            );
+            let way = ENDS.iter().position(|way| {
+                (way.0, way.1, way.2, way.3, way.4) == end && (!way.5 || order.struck)
+            });
+            seen.insert(
+                way.unwrap_or_else(|| panic!("{end:?}, deadline struck: {}", order.struck)),
+            );
             self.check_reason(order, payment, reservation);
         }
         self.check_messages();
@@ -611,16 +826,35 @@ impl World {
         for side in Side::ALL {
             for (order_id, part) in self.participant(side).parts() {
                 let sent = |wanted: fn(&Body) -> bool| {
-                    let mine = self.sent.iter().filter(|event| event.side == side && event.order_id == order_id);
+                    let mine = self
+                        .sent
+                        .iter()
+                        .filter(|event| event.side == side && event.order_id == order_id);
                     mine.filter(|event| wanted(&event.body)).count()
                 };
                 let answers = sent(|body| matches!(body, Body::Completed | Body::Failed { .. }));
-                assert_eq!(answers, usize::from(part.status != "CANCELLED"), "answers of {side:?}: {part:?}");
+                assert_eq!(
+                    answers,
+                    usize::from(part.status != "CANCELLED"),
+                    "answers of {side:?}: {part:?}"
+                );
                 let asked = sent(|body| matches!(body, Body::CompensationRequested));
-                assert_eq!(sent(|body| matches!(body, Body::Compensated { .. })), asked, "confirmations of {side:?}");
+                assert_eq!(
+                    sent(|body| matches!(body, Body::Compensated { .. })),
+                    asked,
+                    "confirmations of {side:?}"
+                );
                 let saga = &self.orders[&order_id].saga;
-                let view = if side == Side::Payment { saga.payment.name() } else { saga.stock.name() };
-                assert_eq!(view == "COMPENSATED", asked > 0, "{side:?} was asked {asked} times: {saga:?}");
+                let view = if side == Side::Payment {
+                    saga.payment.name()
+                } else {
+                    saga.stock.name()
+                };
+                assert_eq!(
+                    view == "COMPENSATED",
+                    asked > 0,
+                    "{side:?} was asked {asked} times: {saga:?}"
+                );
             }
         }
     }
@@ -688,27 +922,53 @@ fn turn() -> impl Strategy<Value = Turn> {
 impl World {
     fn take(&mut self, turn: &Turn) {
         match turn {
-            Turn::Place { user, item, price, quantity, undecodable } => {
-                let undecodable = undecodable.map(|payment| if payment { Side::Payment } else { Side::Stock });
+            Turn::Place {
+                user,
+                item,
+                price,
+                quantity,
+                undecodable,
+            } => {
+                let undecodable =
+                    undecodable.map(|payment| if payment { Side::Payment } else { Side::Stock });
                 self.place(NAMES[*user], NAMES[*item], (*price, *quantity), undecodable);
             }
-            Turn::Put { payment, name, value } => {
-                self.put(if *payment { Side::Payment } else { Side::Stock }, NAMES[*name], *value);
+            Turn::Put {
+                payment,
+                name,
+                value,
+            } => {
+                self.put(
+                    if *payment { Side::Payment } else { Side::Stock },
+                    NAMES[*name],
+                    *value,
+                );
             }
             Turn::Publish(service) => self.publish(SERVICES[*service]),
             Turn::BackUp(service) => self.back_up(SERVICES[*service]),
             Turn::Restore(service) => self.restore(SERVICES[*service]),
             Turn::Mark => self.mark(),
             Turn::Consume { log, count } => self.consume(*log, *count),
-            Turn::Rewind { log, back } => self.logs[*log].next = self.logs[*log].next.saturating_sub(*back),
+            Turn::Rewind { log, back } => {
+                self.logs[*log].next = self.logs[*log].next.saturating_sub(*back)
+            }
             Turn::WriteAgain { log, record } => self.write_again(*log, *record),
-            Turn::Deadline(place) => self.nth_order(*place).into_iter().for_each(|id| self.deadline(id)),
-            Turn::Unconfirmed(place) => self.nth_order(*place).into_iter().for_each(|id| self.look_again(id)),
+            Turn::Deadline(place) => self
+                .nth_order(*place)
+                .into_iter()
+                .for_each(|id| self.deadline(id)),
+            Turn::Unconfirmed(place) => self
+                .nth_order(*place)
+                .into_iter()
+                .for_each(|id| self.look_again(id)),
         }
     }
 
     fn nth_order(&self, place: usize) -> Option<Uuid> {
-        self.orders.keys().nth(place % self.orders.len().max(1)).copied()
+        self.orders
+            .keys()
+            .nth(place % self.orders.len().max(1))
+            .copied()
     }
 
     fn write_again(&mut self, log: usize, record: usize) {
@@ -720,15 +980,30 @@ impl World {
 
     /// Deadlines, as `order::deadline` handles its rows: round 0.
     fn deadline(&mut self, order_id: Uuid) {
-        if std::mem::take(&mut self.orders.get_mut(&order_id).expect("it was placed").deadline) {
+        if std::mem::take(
+            &mut self
+                .orders
+                .get_mut(&order_id)
+                .expect("it was placed")
+                .deadline,
+        ) {
             let struck = self.apply(order_id, &Happening::DeadlinePassed);
-            self.orders.get_mut(&order_id).expect("it was placed").struck |= struck;
+            self.orders
+                .get_mut(&order_id)
+                .expect("it was placed")
+                .struck |= struck;
         }
     }
 
     /// The later rounds.
     fn look_again(&mut self, order_id: Uuid) {
-        if std::mem::take(&mut self.orders.get_mut(&order_id).expect("it was placed").look_again) {
+        if std::mem::take(
+            &mut self
+                .orders
+                .get_mut(&order_id)
+                .expect("it was placed")
+                .look_again,
+        ) {
             self.apply(order_id, &Happening::Unconfirmed);
         }
     }
@@ -747,18 +1022,27 @@ fn play(turns: &[Turn], seen: &mut BTreeSet<usize>) {
         world.deadline(order_id);
         world.look_again(order_id);
     }
-    assert!(world.outboxes.iter().all(VecDeque::is_empty), "a settled order still sent something");
+    assert!(
+        world.outboxes.iter().all(VecDeque::is_empty),
+        "a settled order still sent something"
+    );
     // every topic from its beginning
-    let (payments, reservations, sent) = (world.payment.parts(), world.stock.parts(), world.sent.len());
+    let (payments, reservations, sent) =
+        (world.payment.parts(), world.stock.parts(), world.sent.len());
     world.logs.iter_mut().for_each(|log| log.next = 0);
     world.drain();
-    assert_eq!((world.payment.parts(), world.stock.parts(), world.sent.len()), (payments, reservations, sent));
+    assert_eq!(
+        (world.payment.parts(), world.stock.parts(), world.sent.len()),
+        (payments, reservations, sent)
+    );
 }
 
 /// The same while databases come back older.
 fn play_older(turns: &[Turn]) {
     let mut world = World::new(true);
-    SERVICES.into_iter().for_each(|service| world.back_up(service));
+    SERVICES
+        .into_iter()
+        .for_each(|service| world.back_up(service));
     for turn in turns {
         world.take(turn);
     }
@@ -771,10 +1055,14 @@ fn play_older(turns: &[Turn]) {
     world.drain();
     world.check_nothing_kept_for_nothing();
     // every topic from its beginning
-    let (payments, reservations, sent) = (world.payment.parts(), world.stock.parts(), world.sent.len());
+    let (payments, reservations, sent) =
+        (world.payment.parts(), world.stock.parts(), world.sent.len());
     world.logs.iter_mut().for_each(|log| log.next = 0);
     world.drain();
-    assert_eq!((world.payment.parts(), world.stock.parts(), world.sent.len()), (payments, reservations, sent));
+    assert_eq!(
+        (world.payment.parts(), world.stock.parts(), world.sent.len()),
+        (payments, reservations, sent)
+    );
 }
 
 fn turn_or_older() -> impl Strategy<Value = Turn> {
@@ -806,13 +1094,20 @@ proptest! {
 /// Else the property above would say less than it seems to.
 #[test]
 fn chance_reaches_every_way_to_end() {
-    let config = Config { cases: 1_500, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases: 1_500,
+        failure_persistence: None,
+        ..Config::default()
+    };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
     let seen = RefCell::new(BTreeSet::new());
-    let played = TestRunner::new_with_rng(config, rng).run(&prop::collection::vec(turn(), 0..250), |turns| {
-        play(&turns, &mut seen.borrow_mut());
-        Ok(())
-    });
+    let played = TestRunner::new_with_rng(config, rng).run(
+        &prop::collection::vec(turn(), 0..250),
+        |turns| {
+            play(&turns, &mut seen.borrow_mut());
+            Ok(())
+        },
+    );
     played.expect("every case holds");
     assert_eq!(seen.into_inner(), (0..ENDS.len()).collect());
 }

@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use kafka::{
-    Admin, Bytes, Config, Consumer, FetchConfig, Interrupt, NewTopic, Polled, Producer, ProducerRecord, Result,
-    TopicPartition,
+    Admin, Bytes, Config, Consumer, FetchConfig, Interrupt, NewTopic, Polled, Producer,
+    ProducerRecord, Result, TopicPartition,
 };
 
 const RECORDS: usize = 200_000;
@@ -38,14 +38,23 @@ fn all(config: &Config) -> Result<()> {
 
 fn write(config: &Config, topic: &str, batch: usize, records: usize) -> Result<()> {
     let id = format!("{topic}-writer");
-    let mut producer = Producer::transactional(config.clone(), Interrupt::new(), id, Duration::from_secs(60));
+    let mut producer = Producer::transactional(
+        config.clone(),
+        Interrupt::new(),
+        id,
+        Duration::from_secs(60),
+    );
     producer.initialise()?;
     let mut times = Vec::new();
     let since = Instant::now();
     for first in (0..records).step_by(batch) {
         let begun = Instant::now();
         let mut transaction = producer.begin()?;
-        transaction.send((first..first + batch).map(|n| record(topic, n)).collect::<Vec<_>>())?;
+        transaction.send(
+            (first..first + batch)
+                .map(|n| record(topic, n))
+                .collect::<Vec<_>>(),
+        )?;
         transaction.commit()?;
         times.push(begun.elapsed());
     }
@@ -68,9 +77,19 @@ fn record(topic: &str, n: usize) -> ProducerRecord {
 }
 
 fn read(config: &Config, topic: &str) -> Result<()> {
-    let topic_id = Admin::new(config.clone(), Interrupt::new()).describe_topics(&[topic.to_owned()])?[0].id;
+    let topic_id =
+        Admin::new(config.clone(), Interrupt::new()).describe_topics(&[topic.to_owned()])?[0].id;
     let mut consumer = Consumer::new(config.clone(), Interrupt::new(), FetchConfig::default());
-    let from_start = |partition| (TopicPartition { topic: topic.into(), topic_id, partition }, 0);
+    let from_start = |partition| {
+        (
+            TopicPartition {
+                topic: topic.into(),
+                topic_id,
+                partition,
+            },
+            0,
+        )
+    };
     consumer.assign(&(0..3).map(from_start).collect::<Vec<_>>());
     let (since, mut read) = (Instant::now(), 0);
     while read < RECORDS {
@@ -80,6 +99,9 @@ fn read(config: &Config, topic: &str) -> Result<()> {
             }
         }
     }
-    println!("read back: {:.0} records/s", read as f64 / since.elapsed().as_secs_f64());
+    println!(
+        "read back: {:.0} records/s",
+        read as f64 / since.elapsed().as_secs_f64()
+    );
     Ok(())
 }

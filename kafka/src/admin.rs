@@ -7,10 +7,13 @@ use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableT
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::{
-    BrokerId, ConsumerGroupDescribeRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetFetchRequest,
+    BrokerId, ConsumerGroupDescribeRequest, CreateTopicsRequest, DeleteTopicsRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetFetchRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -20,7 +23,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::group::assignor::decode_assignment;
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
-use crate::net::cluster::{Cluster, CoordinatorKey, Retry, by_topic, group_id, metadata_request, topic_name};
+use crate::net::cluster::{
+    Cluster, CoordinatorKey, Retry, by_topic, group_id, metadata_request, topic_name,
+};
 use crate::record::Isolation;
 use crate::wire::protocol::{CoordinatorRequest, Request};
 
@@ -45,13 +50,21 @@ pub struct NewTopic {
 impl NewTopic {
     /// A topic of so many partitions, with the broker's defaults otherwise.
     pub fn new(name: impl Into<String>, partitions: i32) -> NewTopic {
-        NewTopic { name: name.into(), partitions, replication: None, configs: Vec::new() }
+        NewTopic {
+            name: name.into(),
+            partitions,
+            replication: None,
+            configs: Vec::new(),
+        }
     }
 
     /// With so many copies of each partition.
     #[must_use]
     pub fn with_replication(self, copies: i16) -> NewTopic {
-        NewTopic { replication: Some(copies), ..self }
+        NewTopic {
+            replication: Some(copies),
+            ..self
+        }
     }
 
     /// With this setting, as in `("cleanup.policy", "compact")`.
@@ -175,7 +188,9 @@ const BROKER_RESOURCE: i8 = 4;
 impl Admin {
     /// Without any I/O yet.
     pub fn new(config: Config, interrupt: Interrupt) -> Admin {
-        Admin { cluster: Cluster::new(config, interrupt) }
+        Admin {
+            cluster: Cluster::new(config, interrupt),
+        }
     }
 
     /// Creates topics and waits until the metadata shows every one of them with a leader for each partition.
@@ -189,12 +204,19 @@ impl Admin {
     pub fn create_topics(&mut self, topics: &[NewTopic]) -> Result<Vec<(String, Created)>> {
         let mut backoff = self.cluster.backoff();
         let created = self.request_topics(topics, false, &mut backoff)?;
-        let names: Vec<Arc<str>> = topics.iter().map(|topic| topic.name.as_str().into()).collect();
+        let names: Vec<Arc<str>> = topics
+            .iter()
+            .map(|topic| topic.name.as_str().into())
+            .collect();
         backoff.retry(|backoff| {
             self.cluster.refresh(&names, backoff.attempt())?;
             for name in &names {
-                let partitions = self.cluster.seen_topic(name).map_or(1, |topic| topic.partitions.len());
-                (0..partitions as i32).try_for_each(|partition| self.cluster.leader(name, partition).map(drop))?;
+                let partitions = self
+                    .cluster
+                    .seen_topic(name)
+                    .map_or(1, |topic| topic.partitions.len());
+                (0..partitions as i32)
+                    .try_for_each(|partition| self.cluster.leader(name, partition).map(drop))?;
             }
             Ok(())
         })?;
@@ -224,7 +246,8 @@ impl Admin {
             let mut created = Vec::with_capacity(topics.len());
             for NewTopic { name, .. } in topics {
                 let result = answer.topics.iter().find(|result| result.name.0 == **name);
-                let result = result.ok_or_else(|| left_out::<CreateTopicsRequest>(&broker, name))?;
+                let result =
+                    result.ok_or_else(|| left_out::<CreateTopicsRequest>(&broker, name))?;
                 let outcome = if ErrorCode(result.error_code) == ErrorCode::TOPIC_ALREADY_EXISTS {
                     Created::AlreadyExists
                 } else {
@@ -246,13 +269,24 @@ impl Admin {
     /// seen.
     pub fn describe_topics(&mut self, names: &[String]) -> Result<Vec<TopicDescription>> {
         let wanted: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
-        self.cluster.backoff().retry(|backoff| self.cluster.refresh(&wanted, backoff.attempt()))?;
+        self.cluster
+            .backoff()
+            .retry(|backoff| self.cluster.refresh(&wanted, backoff.attempt()))?;
         let mut described = Vec::new();
         for name in names {
             if let Some(topic) = self.cluster.seen_topic(name) {
-                let replication = topic.partitions.first().map_or(0, |partition| partition.replicas) as i16;
+                let replication = topic
+                    .partitions
+                    .first()
+                    .map_or(0, |partition| partition.replicas)
+                    as i16;
                 let (name, partitions) = (name.clone(), topic.partitions.len() as i32);
-                described.push(TopicDescription { name, id: topic.id, partitions, replication });
+                described.push(TopicDescription {
+                    name,
+                    id: topic.id,
+                    partitions,
+                    replication,
+                });
             }
         }
         Ok(described)
@@ -279,9 +313,14 @@ impl Admin {
     /// # Errors
     /// `Refused` (CLUSTER_AUTHORIZATION_FAILED, …); `Unreachable` and others of the connection, retried for
     /// [`Config::api_timeout`].
-    pub fn broker_config(&mut self, broker: &BrokerDescription, keys: &[&str]) -> Result<Vec<(String, String)>> {
+    pub fn broker_config(
+        &mut self,
+        broker: &BrokerDescription,
+        keys: &[&str],
+    ) -> Result<Vec<(String, String)>> {
         let ids = [broker.id.to_string()];
-        let mut found = self.describe_configs(BROKER_RESOURCE, &ids, keys, Some(&broker.address))?;
+        let mut found =
+            self.describe_configs(BROKER_RESOURCE, &ids, keys, Some(&broker.address))?;
         Ok(found.pop().unwrap_or_default())
     }
 
@@ -293,31 +332,55 @@ impl Admin {
         keys: &[&str],
         address: Option<&str>,
     ) -> Result<Vec<Vec<(String, String)>>> {
-        let keys: Vec<StrBytes> = keys.iter().map(|key| StrBytes::from_string((*key).to_owned())).collect();
+        let keys: Vec<StrBytes> = keys
+            .iter()
+            .map(|key| StrBytes::from_string((*key).to_owned()))
+            .collect();
         let resource = |name: &String| {
             DescribeConfigsResource::default()
                 .with_resource_type(kind)
                 .with_resource_name(StrBytes::from_string(name.clone()))
                 .with_configuration_keys(Some(keys.clone()))
         };
-        let request = DescribeConfigsRequest::default().with_resources(names.iter().map(resource).collect());
+        let request =
+            DescribeConfigsRequest::default().with_resources(names.iter().map(resource).collect());
         self.cluster.backoff().retry(|backoff| {
             let (broker, answer) = match address {
                 None => self.cluster.call_any(&request, backoff.attempt())?,
                 Some(address) => {
-                    let answer = self.cluster.call(address, &request, backoff.attempt(), Retry::Idempotent)?;
+                    let answer = self.cluster.call(
+                        address,
+                        &request,
+                        backoff.attempt(),
+                        Retry::Idempotent,
+                    )?;
                     (address.to_owned(), answer)
                 }
             };
             let mut values = Vec::with_capacity(names.len());
             for name in names {
-                let result = answer.results.iter().find(|result| *result.resource_name == **name);
-                let result = result.ok_or_else(|| left_out::<DescribeConfigsRequest>(&broker, name))?;
-                let what = if kind == TOPIC_RESOURCE { "topic" } else { "broker" };
+                let result = answer
+                    .results
+                    .iter()
+                    .find(|result| *result.resource_name == **name);
+                let result =
+                    result.ok_or_else(|| left_out::<DescribeConfigsRequest>(&broker, name))?;
+                let what = if kind == TOPIC_RESOURCE {
+                    "topic"
+                } else {
+                    "broker"
+                };
                 let detail = || format!("{what} {name}");
                 Error::check::<DescribeConfigsRequest>(result.error_code, &broker, detail)?;
-                let known = result.configs.iter().filter_map(|config| Some((&config.name, config.value.as_ref()?)));
-                values.push(known.map(|(name, value)| (name.to_string(), value.to_string())).collect());
+                let known = result
+                    .configs
+                    .iter()
+                    .filter_map(|config| Some((&config.name, config.value.as_ref()?)));
+                values.push(
+                    known
+                        .map(|(name, value)| (name.to_string(), value.to_string()))
+                        .collect(),
+                );
             }
             Ok(values)
         })
@@ -329,10 +392,14 @@ impl Admin {
     /// Those of the connection, retried for [`Config::api_timeout`].
     pub fn brokers(&mut self) -> Result<Vec<BrokerDescription>> {
         if self.cluster.brokers().is_empty() {
-            self.cluster.backoff().retry(|backoff| self.cluster.refresh(&[], backoff.attempt()))?;
+            self.cluster
+                .backoff()
+                .retry(|backoff| self.cluster.refresh(&[], backoff.attempt()))?;
         }
         let brokers = self.cluster.brokers().into_iter();
-        Ok(brokers.map(|(id, address)| BrokerDescription { id, address }).collect())
+        Ok(brokers
+            .map(|(id, address)| BrokerDescription { id, address })
+            .collect())
     }
 
     /// Deletes these topics; those that do not exist count as deleted. The broker removes their data a little later.
@@ -349,7 +416,12 @@ impl Admin {
             let (broker, answer) = self.cluster.call_any(&request, backoff.attempt())?;
             for topic in answer.responses {
                 if ErrorCode(topic.error_code) != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION {
-                    let detail = || topic.name.map(|name| name.0.to_string()).unwrap_or_default();
+                    let detail = || {
+                        topic
+                            .name
+                            .map(|name| name.0.to_string())
+                            .unwrap_or_default()
+                    };
                     Error::check::<DeleteTopicsRequest>(topic.error_code, &broker, detail)?;
                 }
             }
@@ -381,9 +453,10 @@ impl Admin {
     /// GROUP_AUTHORIZATION_FAILED or TRANSACTIONAL_ID_AUTHORIZATION_FAILED at once; those of the connection.
     pub fn find_coordinators(&mut self, group: &str, transactional_id: &str) -> Result<()> {
         let mut backoff = self.cluster.backoff();
-        for coordinator in
-            [CoordinatorKey::Group(group.to_owned()), CoordinatorKey::Transaction(transactional_id.to_owned())]
-        {
+        for coordinator in [
+            CoordinatorKey::Group(group.to_owned()),
+            CoordinatorKey::Transaction(transactional_id.to_owned()),
+        ] {
             backoff.retry(|backoff| self.cluster.coordinator(&coordinator, backoff.attempt()))?;
         }
         Ok(())
@@ -395,11 +468,20 @@ impl Admin {
     /// Those of the connection, retried for [`Config::api_timeout`].
     pub fn topic_operations(&mut self, names: &[String]) -> Result<Vec<(String, Operations)>> {
         let names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
-        let request: MetadataRequest = metadata_request(&names).with_include_topic_authorized_operations(true);
-        let (_, answer) = self.cluster.backoff().retry(|backoff| self.cluster.call_any(&request, backoff.attempt()))?;
-        let seen = answer.topics.into_iter().filter(|topic| ErrorCode(topic.error_code) == ErrorCode::NONE);
+        let request: MetadataRequest =
+            metadata_request(&names).with_include_topic_authorized_operations(true);
+        let (_, answer) = self
+            .cluster
+            .backoff()
+            .retry(|backoff| self.cluster.call_any(&request, backoff.attempt()))?;
+        let seen = answer
+            .topics
+            .into_iter()
+            .filter(|topic| ErrorCode(topic.error_code) == ErrorCode::NONE);
         let named = seen.filter_map(|topic| Some((topic.name?, topic.topic_authorized_operations)));
-        Ok(named.map(|(name, operations)| (name.to_string(), Operations(operations))).collect())
+        Ok(named
+            .map(|(name, operations)| (name.to_string(), Operations(operations)))
+            .collect())
     }
 
     /// The members of a group, whether its clients divide it among themselves (KIP-62) or the broker does (KIP-848);
@@ -409,7 +491,11 @@ impl Admin {
     /// `Refused` (GROUP_AUTHORIZATION_FAILED, …); those of the connection, retried for [`Config::api_timeout`].
     pub fn group_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
         let members = self.classic_members(group)?;
-        if members.is_empty() { self.consumer_members(group) } else { Ok(members) }
+        if members.is_empty() {
+            self.consumer_members(group)
+        } else {
+            Ok(members)
+        }
     }
 
     fn classic_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
@@ -418,11 +504,16 @@ impl Admin {
         let mut members = Vec::new();
         for member in answer.groups.into_iter().flat_map(|group| group.members) {
             let mut partitions = Vec::new();
-            for (topic, numbers) in decode_assignment(&member.member_assignment).unwrap_or_default() {
+            for (topic, numbers) in decode_assignment(&member.member_assignment).unwrap_or_default()
+            {
                 partitions.extend(numbers.into_iter().map(|number| (topic.clone(), number)));
             }
             let (client_id, host) = (member.client_id.to_string(), member.client_host.to_string());
-            members.push(GroupMember { client_id, host, partitions });
+            members.push(GroupMember {
+                client_id,
+                host,
+                partitions,
+            });
         }
         Ok(members)
     }
@@ -431,7 +522,13 @@ impl Admin {
     fn consumer_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
         let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group_id(group)]);
         let answer = match self.ask_coordinator(group, &request) {
-            Err(Error::Refused { code: ErrorCode::GROUP_ID_NOT_FOUND, .. } | Error::UnsupportedVersion { .. }) => {
+            Err(
+                Error::Refused {
+                    code: ErrorCode::GROUP_ID_NOT_FOUND,
+                    ..
+                }
+                | Error::UnsupportedVersion { .. },
+            ) => {
                 return Ok(Vec::new());
             }
             answered => answered?,
@@ -440,17 +537,34 @@ impl Admin {
         for member in answer.groups.into_iter().flat_map(|group| group.members) {
             let mut partitions = Vec::new();
             for topic in member.assignment.topic_partitions {
-                partitions.extend(topic.partitions.iter().map(|number| (topic.topic_name.0.to_string(), *number)));
+                partitions.extend(
+                    topic
+                        .partitions
+                        .iter()
+                        .map(|number| (topic.topic_name.0.to_string(), *number)),
+                );
             }
             let (client_id, host) = (member.client_id.to_string(), member.client_host.to_string());
-            members.push(GroupMember { client_id, host, partitions });
+            members.push(GroupMember {
+                client_id,
+                host,
+                partitions,
+            });
         }
         Ok(members)
     }
 
-    fn ask_coordinator<R: CoordinatorRequest>(&mut self, group: &str, request: &R) -> Result<R::Response> {
-        let (mut backoff, coordinator) = (self.cluster.backoff(), CoordinatorKey::Group(group.to_owned()));
-        self.cluster.call_coordinator(&coordinator, request, Retry::Idempotent, &mut backoff)
+    fn ask_coordinator<R: CoordinatorRequest>(
+        &mut self,
+        group: &str,
+        request: &R,
+    ) -> Result<R::Response> {
+        let (mut backoff, coordinator) = (
+            self.cluster.backoff(),
+            CoordinatorKey::Group(group.to_owned()),
+        );
+        self.cluster
+            .call_coordinator(&coordinator, request, Retry::Idempotent, &mut backoff)
     }
 
     /// What `group` has committed for each of these partitions.
@@ -495,15 +609,25 @@ pub(crate) fn committed_offsets(
     partitions: &[(String, i32)],
     require_stable: bool,
 ) -> Result<Vec<CommittedOffset>> {
-    let topics = by_topic(partitions.iter().map(|(topic, partition)| (topic.as_str(), *partition)));
-    let topic =
-        |(name, partitions)| OffsetFetchRequestTopics::default().with_name(name).with_partition_indexes(partitions);
+    let topics = by_topic(
+        partitions
+            .iter()
+            .map(|(topic, partition)| (topic.as_str(), *partition)),
+    );
+    let topic = |(name, partitions)| {
+        OffsetFetchRequestTopics::default()
+            .with_name(name)
+            .with_partition_indexes(partitions)
+    };
     let wanted = OffsetFetchRequestGroup::default()
         .with_group_id(group_id(group))
         .with_topics(Some(topics.map(topic).collect()));
-    let request = OffsetFetchRequest::default().with_groups(vec![wanted]).with_require_stable(require_stable);
+    let request = OffsetFetchRequest::default()
+        .with_groups(vec![wanted])
+        .with_require_stable(require_stable);
     let (mut backoff, coordinator) = (cluster.backoff(), CoordinatorKey::Group(group.to_owned()));
-    let answer = cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff)?;
+    let answer =
+        cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff)?;
     let mut offsets = Vec::new();
     for topic in answer.groups.into_iter().flat_map(|group| group.topics) {
         for found in topic.partitions {
@@ -512,7 +636,10 @@ pub(crate) fn committed_offsets(
                 partition: found.partition_index,
                 offset: found.committed_offset,
                 leader_epoch: found.committed_leader_epoch,
-                metadata: found.metadata.map(|text| text.to_string()).unwrap_or_default(),
+                metadata: found
+                    .metadata
+                    .map(|text| text.to_string())
+                    .unwrap_or_default(),
             });
         }
     }
@@ -526,7 +653,9 @@ pub(crate) fn list_offsets(
     spec: OffsetSpec,
     isolation: Isolation,
 ) -> Result<Vec<ListedOffset>> {
-    cluster.backoff().retry(|backoff| try_list_offsets(cluster, partitions, spec, isolation, backoff))
+    cluster
+        .backoff()
+        .retry(|backoff| try_list_offsets(cluster, partitions, spec, isolation, backoff))
 }
 
 /// Asks each leader once.
@@ -537,7 +666,10 @@ pub(crate) fn try_list_offsets(
     isolation: Isolation,
     backoff: &Backoff,
 ) -> Result<Vec<ListedOffset>> {
-    let names: Vec<Arc<str>> = partitions.iter().map(|(topic, _)| topic.as_str().into()).collect();
+    let names: Vec<Arc<str>> = partitions
+        .iter()
+        .map(|(topic, _)| topic.as_str().into())
+        .collect();
     cluster.refresh(&names, backoff.attempt())?;
     let mut by_leader: BTreeMap<String, Vec<&(String, i32)>> = BTreeMap::new();
     for partition in partitions {
@@ -554,14 +686,23 @@ pub(crate) fn try_list_offsets(
                 let detail = || format!("{topic}-{partition}");
                 Error::check::<ListOffsetsRequest>(found.error_code, &leader, detail)?;
                 let (offset, timestamp) = (found.offset, found.timestamp);
-                offsets.push(ListedOffset { topic, partition, offset, timestamp });
+                offsets.push(ListedOffset {
+                    topic,
+                    partition,
+                    offset,
+                    timestamp,
+                });
             }
         }
     }
     Ok(offsets)
 }
 
-fn list_offsets_request(partitions: &[&(String, i32)], spec: OffsetSpec, isolation: Isolation) -> ListOffsetsRequest {
+fn list_offsets_request(
+    partitions: &[&(String, i32)],
+    spec: OffsetSpec,
+    isolation: Isolation,
+) -> ListOffsetsRequest {
     let timestamp = match spec {
         OffsetSpec::Earliest => -2,
         OffsetSpec::Latest => -1,
@@ -573,8 +714,16 @@ fn list_offsets_request(partitions: &[&(String, i32)], spec: OffsetSpec, isolati
             .with_current_leader_epoch(-1)
             .with_timestamp(timestamp)
     };
-    let topics = by_topic(partitions.iter().map(|(topic, partition)| (topic.as_str(), wanted(*partition))));
-    let topic = |(name, partitions)| ListOffsetsTopic::default().with_name(name).with_partitions(partitions);
+    let topics = by_topic(
+        partitions
+            .iter()
+            .map(|(topic, partition)| (topic.as_str(), wanted(*partition))),
+    );
+    let topic = |(name, partitions)| {
+        ListOffsetsTopic::default()
+            .with_name(name)
+            .with_partitions(partitions)
+    };
     // The codec's default replica id is 0, a broker's; -1 is a client.
     ListOffsetsRequest::default()
         .with_replica_id(BrokerId(-1))

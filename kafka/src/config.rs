@@ -94,7 +94,8 @@ pub struct Config {
 /// The moment so long from now. What no clock can tell is as good as never: a year.
 pub(crate) fn after(limit: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(365 * 86_400))
+    now.checked_add(limit)
+        .unwrap_or_else(|| now + Duration::from_secs(365 * 86_400))
 }
 
 /// As requests have it; longer ones are as long as they can be.
@@ -109,10 +110,15 @@ impl Config {
         if self.brokers.is_empty() {
             return wrong("Config::brokers is empty: name at least one broker, host:port".into());
         }
-        let portless =
-            |address: &&String| address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err());
+        let portless = |address: &&String| {
+            address
+                .rsplit_once(':')
+                .is_none_or(|(_, port)| port.parse::<u16>().is_err())
+        };
         if let Some(address) = self.brokers.iter().find(portless) {
-            return wrong(format!("Config::brokers: {address:?} is not host:port, as in localhost:9092"));
+            return wrong(format!(
+                "Config::brokers: {address:?} is not host:port, as in localhost:9092"
+            ));
         }
         let limits = [
             ("connect_timeout", self.connect_timeout),
@@ -121,7 +127,9 @@ impl Config {
             ("delivery_timeout", self.delivery_timeout),
         ];
         match limits.iter().find(|(_, limit)| limit.is_zero()) {
-            Some((name, _)) => wrong(format!("Config::{name} is zero: no broker answers in no time")),
+            Some((name, _)) => wrong(format!(
+                "Config::{name} is zero: no broker answers in no time"
+            )),
             None => Ok(()),
         }
     }
@@ -155,11 +163,29 @@ mod tests {
         let config = || Config::new(vec!["localhost:9092".into(), "[::1]:9093".into()], "test");
         config().check().unwrap();
         let told = |config: Config| config.check().unwrap_err().to_string();
-        let empty = told(Config { brokers: Vec::new(), ..config() });
-        assert_eq!(empty, "Config::brokers is empty: name at least one broker, host:port");
-        let portless = told(Config { brokers: vec!["kafka".into()], ..config() });
-        assert_eq!(portless, "Config::brokers: \"kafka\" is not host:port, as in localhost:9092");
-        let hasty = told(Config { api_timeout: Duration::ZERO, ..config() });
-        assert_eq!(hasty, "Config::api_timeout is zero: no broker answers in no time");
+        let empty = told(Config {
+            brokers: Vec::new(),
+            ..config()
+        });
+        assert_eq!(
+            empty,
+            "Config::brokers is empty: name at least one broker, host:port"
+        );
+        let portless = told(Config {
+            brokers: vec!["kafka".into()],
+            ..config()
+        });
+        assert_eq!(
+            portless,
+            "Config::brokers: \"kafka\" is not host:port, as in localhost:9092"
+        );
+        let hasty = told(Config {
+            api_timeout: Duration::ZERO,
+            ..config()
+        });
+        assert_eq!(
+            hasty,
+            "Config::api_timeout is zero: no broker answers in no time"
+        );
     }
 }

@@ -227,8 +227,16 @@ impl Consumer {
     }
 
     /// One whose polls end early when they are woken.
-    pub(crate) fn woken(config: Config, interrupt: Interrupt, fetch: FetchConfig, wake: Arc<Wake>) -> Consumer {
-        Consumer { wake: Some(wake), ..Consumer::new(config, interrupt, fetch) }
+    pub(crate) fn woken(
+        config: Config,
+        interrupt: Interrupt,
+        fetch: FetchConfig,
+        wake: Arc<Wake>,
+    ) -> Consumer {
+        Consumer {
+            wake: Some(wake),
+            ..Consumer::new(config, interrupt, fetch)
+        }
     }
 
     pub(crate) fn isolation(&self) -> Isolation {
@@ -257,7 +265,9 @@ impl Consumer {
 
     /// The next poll reads this partition from `offset` on. Nothing happens if it isn't assigned.
     pub fn seek(&mut self, partition: &TopicPartition, offset: i64) {
-        let Some(assigned) = self.find(partition) else { return };
+        let Some(assigned) = self.find(partition) else {
+            return;
+        };
         // who wrote what lies before it is not known
         (assigned.position, assigned.leader_epoch) = (offset, None);
         let key = key(partition);
@@ -275,7 +285,10 @@ impl Consumer {
 
     /// Which of the partition's leaders has written what lies before the position, as far as it was read here.
     pub fn leader_epoch(&self, partition: &TopicPartition) -> Option<i32> {
-        self.assigned.iter().find(|assigned| assigned.partition == *partition)?.leader_epoch
+        self.assigned
+            .iter()
+            .find(|assigned| assigned.partition == *partition)?
+            .leader_epoch
     }
 
     /// Waits no longer for the answers of these fetches, which would keep their brokers from being asked anew.
@@ -301,11 +314,16 @@ impl Consumer {
 
     /// The offset the next poll reads from; `None` if the partition isn't assigned.
     pub fn position(&self, partition: &TopicPartition) -> Option<i64> {
-        self.assigned.iter().find(|assigned| assigned.partition == *partition).map(|assigned| assigned.position)
+        self.assigned
+            .iter()
+            .find(|assigned| assigned.partition == *partition)
+            .map(|assigned| assigned.position)
     }
 
     fn find(&mut self, partition: &TopicPartition) -> Option<&mut Assigned> {
-        self.assigned.iter_mut().find(|assigned| assigned.partition == *partition)
+        self.assigned
+            .iter_mut()
+            .find(|assigned| assigned.partition == *partition)
     }
 
     /// A long poll at every broker that leads an unpaused partition, until one of them answers.
@@ -321,7 +339,9 @@ impl Consumer {
     pub fn poll(&mut self) -> Result<Vec<Polled>> {
         // while nobody waited, no answer was late
         let away = self.left_at.elapsed();
-        self.asked.values_mut().for_each(|asked| asked.sent.put_off(away));
+        self.asked
+            .values_mut()
+            .for_each(|asked| asked.sent.put_off(away));
         let polled = self.poll_once();
         self.left_at = Instant::now();
         polled
@@ -373,14 +393,22 @@ impl Consumer {
     fn answered(&mut self) -> Result<Vec<(String, Asked)>> {
         while self.asked.len() > usize::from(self.wake.is_none()) {
             let (fetches, now) = (&mut self.fetches, Instant::now());
-            let ended = |leader: &String, asked: &mut Asked| fetches.has_input(leader) || asked.sent.deadline() <= now;
+            let ended = |leader: &String, asked: &mut Asked| {
+                fetches.has_input(leader) || asked.sent.deadline() <= now
+            };
             let answered: Vec<_> = self.asked.extract_if(ended).collect();
             if !answered.is_empty() {
                 return Ok(answered);
             }
-            let first_end = self.asked.values().map(|asked| asked.sent.deadline()).min().unwrap_or(now);
+            let first_end = self
+                .asked
+                .values()
+                .map(|asked| asked.sent.deadline())
+                .min()
+                .unwrap_or(now);
             let wake = self.wake.as_ref().map(|wake| wake.socket());
-            self.fetches.wait_for_input(self.asked.keys(), wake, first_end)?;
+            self.fetches
+                .wait_for_input(self.asked.keys(), wake, first_end)?;
             if self.wake.as_ref().is_some_and(|wake| wake.take()) {
                 return Ok(Vec::new());
             }
@@ -416,7 +444,11 @@ impl Consumer {
     }
 
     fn topics(&self) -> Vec<Arc<str>> {
-        let mut topics: Vec<_> = self.assigned.iter().map(|assigned| assigned.partition.topic.clone()).collect();
+        let mut topics: Vec<_> = self
+            .assigned
+            .iter()
+            .map(|assigned| assigned.partition.topic.clone())
+            .collect();
         topics.sort();
         topics.dedup();
         topics
@@ -431,8 +463,15 @@ impl Consumer {
                 continue;
             }
             self.stale = true;
-            if assigned.missing_since.get_or_insert_with(Instant::now).elapsed() >= GONE_AFTER {
-                gone.push(Polled::UnknownTopic { partition: assigned.partition.clone() });
+            if assigned
+                .missing_since
+                .get_or_insert_with(Instant::now)
+                .elapsed()
+                >= GONE_AFTER
+            {
+                gone.push(Polled::UnknownTopic {
+                    partition: assigned.partition.clone(),
+                });
             }
         }
         gone
@@ -445,8 +484,14 @@ impl Consumer {
     fn ask(&mut self) -> Option<Error> {
         let now = Instant::now();
         self.away.retain(|_, until| *until > now);
-        let due: Vec<_> = self.by_leader().into_iter().filter(|(leader, _)| !self.asked.contains_key(leader)).collect();
-        let (away, there): (Vec<_>, Vec<_>) = due.into_iter().partition(|(leader, _)| self.away.contains_key(leader));
+        let due: Vec<_> = self
+            .by_leader()
+            .into_iter()
+            .filter(|(leader, _)| !self.asked.contains_key(leader))
+            .collect();
+        let (away, there): (Vec<_>, Vec<_>) = due
+            .into_iter()
+            .partition(|(leader, _)| self.away.contains_key(leader));
         self.stale |= !away.is_empty();
         let mut failure = None;
         for (leader, partitions) in there {
@@ -462,10 +507,16 @@ impl Consumer {
 
     fn ask_one(&mut self, leader: String, partitions: &[usize]) -> Result<()> {
         let began = Instant::now();
-        let deadline = after(self.config.max_wait.saturating_add(self.cluster.config().request_timeout));
+        let deadline = after(
+            self.config
+                .max_wait
+                .saturating_add(self.cluster.config().request_timeout),
+        );
         let request = self.request(partitions);
         let wanted = partitions.iter().map(|index| &self.assigned[*index]);
-        let from = wanted.map(|assigned| (key(&assigned.partition), assigned.position)).collect();
+        let from = wanted
+            .map(|assigned| (key(&assigned.partition), assigned.position))
+            .collect();
         match self.fetches.send(&leader, &request, deadline) {
             Ok(sent) => {
                 self.asked.insert(leader, Asked { sent, from });
@@ -487,7 +538,10 @@ impl Consumer {
             if assigned.paused || assigned.missing_since.is_some() {
                 continue;
             }
-            match self.cluster.leader(&assigned.partition.topic, assigned.partition.partition) {
+            match self
+                .cluster
+                .leader(&assigned.partition.topic, assigned.partition.partition)
+            {
                 Ok(leader) => by_leader.entry(leader).or_default().push(index),
                 Err(_) => self.stale = true,
             }
@@ -503,7 +557,11 @@ impl Consumer {
             let id = assigned.partition.topic_id;
             match topics.iter_mut().find(|topic| topic.topic_id == id) {
                 Some(topic) => topic.partitions.push(wanted),
-                None => topics.push(FetchTopic::default().with_topic_id(id).with_partitions(vec![wanted])),
+                None => topics.push(
+                    FetchTopic::default()
+                        .with_topic_id(id)
+                        .with_partitions(vec![wanted]),
+                ),
             }
         }
         FetchRequest::default()
@@ -546,32 +604,59 @@ impl Consumer {
                 answers.insert((topic.topic_id, data.partition_index), data);
             }
         }
-        let wanted =
-            |assigned: &&Assigned| !assigned.paused && from.get(&key(&assigned.partition)) == Some(&assigned.position);
-        let wanted: HashSet<_> = self.assigned.iter().filter(wanted).map(|assigned| key(&assigned.partition)).collect();
+        let wanted = |assigned: &&Assigned| {
+            !assigned.paused && from.get(&key(&assigned.partition)) == Some(&assigned.position)
+        };
+        let wanted: HashSet<_> = self
+            .assigned
+            .iter()
+            .filter(wanted)
+            .map(|assigned| key(&assigned.partition))
+            .collect();
         answers.retain(|key, _| wanted.contains(key));
         self.read_all(leader, answers, polled);
         Ok(())
     }
 
-    fn read_all(&mut self, leader: &str, mut answers: HashMap<(Uuid, i32), PartitionData>, polled: &mut Vec<Polled>) {
+    fn read_all(
+        &mut self,
+        leader: &str,
+        mut answers: HashMap<(Uuid, i32), PartitionData>,
+        polled: &mut Vec<Polled>,
+    ) {
         let (mut served, mut waiting) = (Vec::new(), Vec::new());
         for mut assigned in std::mem::take(&mut self.assigned) {
             let data = answers.remove(&key(&assigned.partition));
             let found = data.and_then(|data| self.read_partition(leader, &mut assigned, data));
             let moved = matches!(found, Some(Polled::Records { .. }));
             polled.extend(found);
-            if moved { served.push(assigned) } else { waiting.push(assigned) }
+            if moved {
+                served.push(assigned)
+            } else {
+                waiting.push(assigned)
+            }
         }
         waiting.append(&mut served);
         self.assigned = waiting;
     }
 
-    fn read_partition(&mut self, leader: &str, assigned: &mut Assigned, data: PartitionData) -> Option<Polled> {
+    fn read_partition(
+        &mut self,
+        leader: &str,
+        assigned: &mut Assigned,
+        data: PartitionData,
+    ) -> Option<Polled> {
         match ErrorCode(data.error_code) {
-            ErrorCode::NONE if (0..assigned.position).contains(&data.diverging_epoch.end_offset) => {
-                let (partition, end) = (assigned.partition.clone(), data.diverging_epoch.end_offset);
-                Some(Polled::Truncated { partition, offset: assigned.position, end })
+            ErrorCode::NONE
+                if (0..assigned.position).contains(&data.diverging_epoch.end_offset) =>
+            {
+                let (partition, end) =
+                    (assigned.partition.clone(), data.diverging_epoch.end_offset);
+                Some(Polled::Truncated {
+                    partition,
+                    offset: assigned.position,
+                    end,
+                })
             }
             // The leader does not know the epoch, but its log of the one before reaches as far: as for the Java client, that will do.
             ErrorCode::NONE if data.diverging_epoch.end_offset >= 0 => {
@@ -600,7 +685,13 @@ impl Consumer {
     fn read_batches(&mut self, assigned: &mut Assigned, data: PartitionData) -> Option<Polled> {
         let bytes = data.records.filter(|bytes| !bytes.is_empty())?;
         let longest = self.cluster.config().max_frame_bytes;
-        let fetched = read_fetched(bytes, assigned.position, data.aborted_transactions, longest, &mut self.budget);
+        let fetched = read_fetched(
+            bytes,
+            assigned.position,
+            data.aborted_transactions,
+            longest,
+            &mut self.budget,
+        );
         let partition = assigned.partition.clone();
         if fetched.next_offset > assigned.position {
             assigned.position = fetched.next_offset;
@@ -613,8 +704,19 @@ impl Consumer {
                 log_start: data.log_start_offset,
             });
         }
-        let Corrupt { base_offset, last_offset, bytes, cause } = fetched.corrupt?;
-        Some(Polled::Corrupt { partition, base_offset, last_offset, bytes, cause })
+        let Corrupt {
+            base_offset,
+            last_offset,
+            bytes,
+            cause,
+        } = fetched.corrupt?;
+        Some(Polled::Corrupt {
+            partition,
+            base_offset,
+            last_offset,
+            bytes,
+            cause,
+        })
     }
 
     /// The answer to a fetch out of range does not tell the range, so it is asked for.
@@ -631,7 +733,12 @@ impl Consumer {
                     assigned.leader_epoch = None;
                 }
             } else {
-                polled.push(Polled::OutOfRange { partition, offset, log_start, high_watermark });
+                polled.push(Polled::OutOfRange {
+                    partition,
+                    offset,
+                    log_start,
+                    high_watermark,
+                });
             }
         }
         Ok(())
@@ -639,7 +746,13 @@ impl Consumer {
 
     fn offset(&mut self, of: &TopicPartition, spec: OffsetSpec, backoff: &Backoff) -> Result<i64> {
         let place = (of.topic.to_string(), of.partition);
-        let listed = try_list_offsets(&mut self.cluster, &[place], spec, Isolation::ReadUncommitted, backoff)?;
+        let listed = try_list_offsets(
+            &mut self.cluster,
+            &[place],
+            spec,
+            Isolation::ReadUncommitted,
+            backoff,
+        )?;
         Ok(listed.first().map_or(-1, |found| found.offset))
     }
 }
@@ -649,5 +762,10 @@ fn key(partition: &TopicPartition) -> (Uuid, i32) {
 }
 
 fn refused(leader: &str, code: ErrorCode, detail: String) -> Error {
-    Error::Refused { code, api: FetchRequest::API, broker: leader.to_owned(), detail }
+    Error::Refused {
+        code,
+        api: FetchRequest::API,
+        broker: leader.to_owned(),
+        detail,
+    }
 }

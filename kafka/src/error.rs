@@ -222,7 +222,9 @@ impl Error {
                 ErrorKind::Retriable
             }
             Error::Refused { code, .. } => code.kind(),
-            Error::Io { .. } | Error::Timeout { .. } | Error::Unreachable { .. } => ErrorKind::Retriable,
+            Error::Io { .. } | Error::Timeout { .. } | Error::Unreachable { .. } => {
+                ErrorKind::Retriable
+            }
             Error::NoBroker { .. } | Error::NoLeader { .. } => ErrorKind::Retriable,
             Error::Undecided { .. } => ErrorKind::Retriable,
             Error::NotInitialised | Error::TransactionFailed => ErrorKind::Retriable,
@@ -233,16 +235,33 @@ impl Error {
         }
     }
 
-    pub(crate) fn refused<R: Request>(code: ErrorCode, broker: &str, detail: impl Into<String>) -> Error {
-        Error::Refused { code, api: R::API, broker: broker.to_owned(), detail: detail.into() }
+    pub(crate) fn refused<R: Request>(
+        code: ErrorCode,
+        broker: &str,
+        detail: impl Into<String>,
+    ) -> Error {
+        Error::Refused {
+            code,
+            api: R::API,
+            broker: broker.to_owned(),
+            detail: detail.into(),
+        }
     }
 
     pub(crate) fn malformed<R: Request>(broker: &str, cause: impl Into<String>) -> Error {
-        Error::Decode { api: R::API, broker: broker.to_owned(), cause: cause.into() }
+        Error::Decode {
+            api: R::API,
+            broker: broker.to_owned(),
+            cause: cause.into(),
+        }
     }
 
     /// `Refused`, unless the code is NONE.
-    pub(crate) fn check<R: Request>(code: i16, broker: &str, detail: impl FnOnce() -> String) -> Result<()> {
+    pub(crate) fn check<R: Request>(
+        code: i16,
+        broker: &str,
+        detail: impl FnOnce() -> String,
+    ) -> Result<()> {
         match ErrorCode(code) {
             ErrorCode::NONE => Ok(()),
             code => Err(Error::refused::<R>(code, broker, detail())),
@@ -259,12 +278,14 @@ impl Error {
 
     /// Whether the coordinator that gave this error, or gave no answer, has to be looked up again.
     pub(crate) fn loses_coordinator(&self) -> bool {
-        self.code().is_none_or(|code| code.refresh() == Refresh::Coordinator)
+        self.code()
+            .is_none_or(|code| code.refresh() == Refresh::Coordinator)
     }
 
     /// Whether leaders have to be looked up again: nobody was there, or the wrong one.
     pub(crate) fn loses_leader(&self) -> bool {
-        self.code().is_none_or(|code| code.refresh() == Refresh::Metadata)
+        self.code()
+            .is_none_or(|code| code.refresh() == Refresh::Metadata)
     }
 
     /// Whether asking again a moment later may succeed, on a new connection, at a new leader or coordinator.
@@ -280,12 +301,29 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Refused { code, api, broker, detail } => {
+            Error::Refused {
+                code,
+                api,
+                broker,
+                detail,
+            } => {
                 write!(f, "{code} from {api} at {broker}")?;
-                if detail.is_empty() { Ok(()) } else { write!(f, " ({detail})") }
+                if detail.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, " ({detail})")
+                }
             }
-            Error::Io { api, broker, source } => write!(f, "{api} at {broker}: {source}"),
-            Error::Unreachable { broker, told_by, cause } => write!(
+            Error::Io {
+                api,
+                broker,
+                source,
+            } => write!(f, "{api} at {broker}: {source}"),
+            Error::Unreachable {
+                broker,
+                told_by,
+                cause,
+            } => write!(
                 f,
                 "the broker at {told_by} tells its clients to go to {broker} (advertised.listeners), which can't be reached \
                  from here: {cause}"
@@ -294,26 +332,50 @@ impl fmt::Display for Error {
             Error::Timeout { api, broker, after } => {
                 write!(f, "{api} at {broker}: no answer within {after:?}")
             }
-            Error::Frame { broker, length, limit } => {
+            Error::Frame {
+                broker,
+                length,
+                limit,
+            } => {
                 write!(
                     f,
                     "{broker} announced a frame of {length} bytes (limit {limit}): is it a Kafka broker? One that expects TLS answers so, too"
                 )
             }
             Error::Decode { api, broker, cause } => {
-                write!(f, "the answer of {api} from {broker} can't be decoded: {cause}")
+                write!(
+                    f,
+                    "the answer of {api} from {broker} can't be decoded: {cause}"
+                )
             }
-            Error::UnsupportedVersion { api, broker, spoken, offered } => {
-                write!(f, "{broker} speaks {api} {offered:?}, this client {spoken:?}")
+            Error::UnsupportedVersion {
+                api,
+                broker,
+                spoken,
+                offered,
+            } => {
+                write!(
+                    f,
+                    "{broker} speaks {api} {offered:?}, this client {spoken:?}"
+                )
             }
             Error::NoBroker { causes } => write!(f, "no broker usable: {}", causes.join("; ")),
             Error::NoLeader { topic, partition } => write!(f, "no leader for {topic}-{partition}"),
-            Error::Undecided { partition, offset, after } => {
-                write!(f, "the transaction at offset {offset} of {partition} was not decided within {after:?}")
+            Error::Undecided {
+                partition,
+                offset,
+                after,
+            } => {
+                write!(
+                    f,
+                    "the transaction at offset {offset} of {partition} was not decided within {after:?}"
+                )
             }
             Error::Interrupted => f.write_str("interrupted"),
             Error::NotInitialised => f.write_str("the producer is not initialised"),
-            Error::TransactionFailed => f.write_str("a part of the transaction failed: it can only be aborted"),
+            Error::TransactionFailed => {
+                f.write_str("a part of the transaction failed: it can only be aborted")
+            }
             Error::Invalid(what) => f.write_str(what),
         }
     }

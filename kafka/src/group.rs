@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::join_group_response::JoinGroupResponse;
-use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{JoinGroupRequest, OffsetCommitRequest, SyncGroupRequest};
 use kafka_protocol::protocol::StrBytes;
@@ -20,8 +22,8 @@ use kafka_protocol::protocol::StrBytes;
 use crate::config::{Config, millis, setters};
 use crate::error::{Error, ErrorCode, Result};
 use crate::group::assignor::{
-    CONSUMER, Partitions, RANGE, assign_range, decode_assignment, decode_subscription, encode_assignment,
-    encode_subscription,
+    CONSUMER, Partitions, RANGE, assign_range, decode_assignment, decode_subscription,
+    encode_assignment, encode_subscription,
 };
 use crate::group::heartbeat::{Heartbeat, Membership, Shared, leave, look_up, seen};
 use crate::group::wake::Wake;
@@ -88,9 +90,14 @@ impl GroupConfig {
     fn check(&self) -> Result<()> {
         let wrong = |why: &str| Err(Error::Invalid(why.to_owned()));
         if self.heartbeat_interval.is_zero() {
-            return wrong("GroupConfig::heartbeat_interval is zero: heartbeats need a pause between them");
+            return wrong(
+                "GroupConfig::heartbeat_interval is zero: heartbeats need a pause between them",
+            );
         }
-        if self.session_timeout.is_zero() || self.rebalance_timeout.is_zero() || self.max_poll_interval.is_zero() {
+        if self.session_timeout.is_zero()
+            || self.rebalance_timeout.is_zero()
+            || self.max_poll_interval.is_zero()
+        {
             return wrong(
                 "GroupConfig: session_timeout, rebalance_timeout and max_poll_interval must be more than zero",
             );
@@ -102,7 +109,10 @@ impl GroupConfig {
     }
 
     fn subscribed(&self) -> Vec<Arc<str>> {
-        self.topics.iter().map(|topic| topic.as_str().into()).collect()
+        self.topics
+            .iter()
+            .map(|topic| topic.as_str().into())
+            .collect()
     }
 }
 
@@ -136,10 +146,21 @@ impl Group {
     }
 
     /// One that wakes a consumer when a rejoin becomes necessary.
-    pub(crate) fn woken(config: Config, interrupt: Interrupt, group: GroupConfig, wake: Option<Arc<Wake>>) -> Group {
+    pub(crate) fn woken(
+        config: Config,
+        interrupt: Interrupt,
+        group: GroupConfig,
+        wake: Option<Arc<Wake>>,
+    ) -> Group {
         let shared = Shared::new(group.on_rebalance.clone(), wake);
         let cluster = Cluster::new(config, interrupt);
-        Group { cluster, config: group, shared, member_id: StrBytes::default(), heartbeat: None }
+        Group {
+            cluster,
+            config: group,
+            shared,
+            member_id: StrBytes::default(),
+            heartbeat: None,
+        }
     }
 
     /// Joins the group, or joins it again, and waits for the share of the partitions. Until it returns, nothing of the
@@ -157,8 +178,11 @@ impl Group {
     }
 
     fn join_in_time(&mut self) -> Result<Assignment> {
-        let mut backoff =
-            self.cluster.backoff_for(self.config.rebalance_timeout.saturating_add(self.cluster.config().api_timeout));
+        let mut backoff = self.cluster.backoff_for(
+            self.config
+                .rebalance_timeout
+                .saturating_add(self.cluster.config().api_timeout),
+        );
         loop {
             match self.try_join(&mut backoff) {
                 Ok(assignment) => return Ok(assignment),
@@ -181,9 +205,14 @@ impl Group {
 
     fn try_join(&mut self, backoff: &mut Backoff) -> Result<Assignment> {
         // before the join: whatever changes from here on is noticed by the heartbeat thread
-        let mut topics = look_up(&mut self.cluster, &self.config.subscribed(), backoff.attempt())?;
+        let mut topics = look_up(
+            &mut self.cluster,
+            &self.config.subscribed(),
+            backoff.attempt(),
+        )?;
         // these two are answered when all members have joined, and when the group's leader has divided
-        let mut patient = backoff.with_attempts_of(self.config.rebalance_timeout.saturating_add(LATE));
+        let mut patient =
+            backoff.with_attempts_of(self.config.rebalance_timeout.saturating_add(LATE));
         let joined = self.send_join(&mut patient)?;
         self.member_id = joined.member_id.clone();
         let mut assignments = Vec::new();
@@ -199,11 +228,18 @@ impl Group {
             // the broker that was asked does not know all of it yet: to be divided again
             topics = seen(&self.cluster, &self.config.subscribed());
         }
-        let membership = Membership { generation: joined.generation_id, member_id: joined.member_id };
+        let membership = Membership {
+            generation: joined.generation_id,
+            member_id: joined.member_id,
+        };
         self.shared.joined(membership, topics);
         self.start_heartbeat()?;
         let member_id = self.member_id.to_string();
-        Ok(Assignment { generation: joined.generation_id, member_id, partitions })
+        Ok(Assignment {
+            generation: joined.generation_id,
+            member_id,
+            partitions,
+        })
     }
 
     /// JoinGroup; a new member is first given an id and told to come again with it (KIP-394).
@@ -232,19 +268,33 @@ impl Group {
     }
 
     /// The leader's part: divides the partitions of all the topics that any member subscribes to.
-    fn divide(&mut self, joined: &JoinGroupResponse, backoff: &mut Backoff) -> Result<Vec<SyncGroupRequestAssignment>> {
+    fn divide(
+        &mut self,
+        joined: &JoinGroupResponse,
+        backoff: &mut Backoff,
+    ) -> Result<Vec<SyncGroupRequestAssignment>> {
         let mut members = BTreeMap::new();
         for member in &joined.members {
-            let topics = decode_subscription(&member.metadata).map_err(|cause| self.malformed(cause))?;
+            let topics =
+                decode_subscription(&member.metadata).map_err(|cause| self.malformed(cause))?;
             members.insert(member.member_id.to_string(), topics);
         }
-        let mut topics: Vec<Arc<str>> = members.values().flatten().map(|topic| topic.as_str().into()).collect();
+        let mut topics: Vec<Arc<str>> = members
+            .values()
+            .flatten()
+            .map(|topic| topic.as_str().into())
+            .collect();
         topics.sort();
         topics.dedup();
         self.cluster.refresh(&topics, backoff.attempt())?;
-        let counted = topics.iter().filter_map(|topic| self.counted(topic)).collect();
+        let counted = topics
+            .iter()
+            .filter_map(|topic| self.counted(topic))
+            .collect();
         let divided = assign_range(&members, &counted).into_iter();
-        Ok(divided.map(|(member, share)| sync_assignment(member, &share)).collect())
+        Ok(divided
+            .map(|(member, share)| sync_assignment(member, &share))
+            .collect())
     }
 
     fn counted(&self, topic: &str) -> Option<(String, i32)> {
@@ -270,7 +320,11 @@ impl Group {
     }
 
     /// The assignment names topics; what counts for the reader is their ids.
-    fn with_topic_ids(&mut self, share: Partitions, backoff: &mut Backoff) -> Result<Vec<TopicPartition>> {
+    fn with_topic_ids(
+        &mut self,
+        share: Partitions,
+        backoff: &mut Backoff,
+    ) -> Result<Vec<TopicPartition>> {
         let topics: Vec<Arc<str>> = share.keys().map(|topic| topic.as_str().into()).collect();
         if !topics.is_empty() {
             self.cluster.refresh(&topics, backoff.attempt())?;
@@ -279,7 +333,11 @@ impl Group {
         for (topic, numbers) in topics.iter().zip(share.into_values()) {
             // A topic that is gone again is left out; its next maker's partitions come with another rebalance.
             if let Some(topic_id) = self.cluster.seen_topic(topic).map(|seen| seen.id) {
-                let one = |partition| TopicPartition { topic: topic.clone(), topic_id, partition };
+                let one = |partition| TopicPartition {
+                    topic: topic.clone(),
+                    topic_id,
+                    partition,
+                };
                 partitions.extend(numbers.into_iter().map(one));
             }
         }
@@ -291,8 +349,13 @@ impl Group {
         if self.heartbeat.as_ref().is_some_and(Heartbeat::runs) {
             return Ok(());
         }
-        let started = Heartbeat::start(self.cluster.config().clone(), self.config.clone(), self.shared.clone());
-        let thread = started.map_err(|cause| Error::Invalid(format!("no thread for heartbeats: {cause}")))?;
+        let started = Heartbeat::start(
+            self.cluster.config().clone(),
+            self.config.clone(),
+            self.shared.clone(),
+        );
+        let thread = started
+            .map_err(|cause| Error::Invalid(format!("no thread for heartbeats: {cause}")))?;
         self.heartbeat = Some(thread);
         Ok(())
     }
@@ -332,16 +395,25 @@ impl Group {
                 .with_committed_metadata(Some(StrBytes::from_string(metadata.clone())))
         };
         let places = offsets.iter().map(|offset| (&*offset.0.topic, at(offset)));
-        let topic =
-            |(name, partitions)| OffsetCommitRequestTopic::default().with_name(name).with_partitions(partitions);
+        let topic = |(name, partitions)| {
+            OffsetCommitRequestTopic::default()
+                .with_name(name)
+                .with_partitions(partitions)
+        };
         let request = OffsetCommitRequest::default()
             .with_group_id(group_id(&self.config.group_id))
             .with_generation_id_or_member_epoch(membership.generation)
             .with_member_id(membership.member_id.clone())
             .with_topics(by_topic(places).map(topic).collect());
         let done = self.call(&request, &mut self.cluster.backoff());
-        if let Some(code) = done.as_ref().err().and_then(Error::code).filter(|code| code.ends_membership()) {
-            self.shared.need_rejoin(&membership, code != ErrorCode::REBALANCE_IN_PROGRESS);
+        if let Some(code) = done
+            .as_ref()
+            .err()
+            .and_then(Error::code)
+            .filter(|code| code.ends_membership())
+        {
+            self.shared
+                .need_rejoin(&membership, code != ErrorCode::REBALANCE_IN_PROGRESS);
         }
         done.map(drop)
     }
@@ -378,14 +450,22 @@ impl Group {
     }
 
     /// Asks the group's coordinator.
-    fn call<R: CoordinatorRequest>(&mut self, request: &R, backoff: &mut Backoff) -> Result<R::Response> {
+    fn call<R: CoordinatorRequest>(
+        &mut self,
+        request: &R,
+        backoff: &mut Backoff,
+    ) -> Result<R::Response> {
         let coordinator = CoordinatorKey::Group(self.config.group_id.clone());
-        self.cluster.call_coordinator(&coordinator, request, Retry::Idempotent, backoff)
+        self.cluster
+            .call_coordinator(&coordinator, request, Retry::Idempotent, backoff)
     }
 
     fn malformed(&self, cause: &str) -> Error {
         let broker = format!("group {}", self.config.group_id);
-        Error::malformed::<SyncGroupRequest>(&broker, format!("the consumer protocol's data: {cause}"))
+        Error::malformed::<SyncGroupRequest>(
+            &broker,
+            format!("the consumer protocol's data: {cause}"),
+        )
     }
 }
 

@@ -53,7 +53,11 @@ impl Interrupt {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.is_interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+        if self.is_interrupted() {
+            Err(Error::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 
     /// Sleeps this long, or until the interrupt: then `Err(Interrupted)`.
@@ -82,12 +86,18 @@ impl Interrupt {
         let id = state.next_id;
         state.next_id += 1;
         state.sockets.insert(id, clone);
-        Some(Registration { interrupt: self.clone(), id })
+        Some(Registration {
+            interrupt: self.clone(),
+            id,
+        })
     }
 
     /// The state is valid after every statement, so a panic elsewhere under the lock does no harm.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

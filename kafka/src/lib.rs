@@ -40,8 +40,8 @@ mod record;
 mod wire;
 
 pub use admin::{
-    Admin, BrokerDescription, CommittedOffset, Created, GroupMember, ListedOffset, NewTopic, OffsetSpec, Operations,
-    TopicDescription,
+    Admin, BrokerDescription, CommittedOffset, Created, GroupMember, ListedOffset, NewTopic,
+    OffsetSpec, Operations, TopicDescription,
 };
 pub use bytes::Bytes;
 pub use config::{Config, Security};

@@ -86,7 +86,10 @@ impl Producer {
         transactional_id: impl Into<String>,
         transaction_timeout: Duration,
     ) -> Producer {
-        let transactional = Transactional { id: transactional_id.into(), timeout: transaction_timeout };
+        let transactional = Transactional {
+            id: transactional_id.into(),
+            timeout: transaction_timeout,
+        };
         Producer::with(config, interrupt, Some(transactional))
     }
 
@@ -95,7 +98,11 @@ impl Producer {
         Producer::with(config, interrupt, None)
     }
 
-    fn with(config: Config, interrupt: Interrupt, transactional: Option<Transactional>) -> Producer {
+    fn with(
+        config: Config,
+        interrupt: Interrupt,
+        transactional: Option<Transactional>,
+    ) -> Producer {
         Producer {
             cluster: Cluster::new(config, interrupt),
             transactional,
@@ -125,8 +132,14 @@ impl Producer {
             Some(coordinator) => self.init_at_coordinator(&coordinator, &mut backoff)?,
             None => self.init_anywhere(&mut backoff)?,
         };
-        let identity = ProducerIdentity { id: answer.producer_id.0, epoch: answer.producer_epoch };
-        self.state = Some(State { identity, sequences: Sequences::default() });
+        let identity = ProducerIdentity {
+            id: answer.producer_id.0,
+            epoch: answer.producer_epoch,
+        };
+        self.state = Some(State {
+            identity,
+            sequences: Sequences::default(),
+        });
         self.last_identity = Some(identity);
         (self.open, self.is_astray) = (Open::No, false);
         Ok(identity)
@@ -137,7 +150,9 @@ impl Producer {
         coordinator: &CoordinatorKey,
         backoff: &mut Backoff,
     ) -> Result<InitProducerIdResponse> {
-        let Some(known) = self.last_identity else { return self.init_as(coordinator, NO_IDENTITY, backoff) };
+        let Some(known) = self.last_identity else {
+            return self.init_as(coordinator, NO_IDENTITY, backoff);
+        };
         let mut fenced = None;
         if self.is_astray {
             // what may still arrive must meet a later epoch in its partition: an abort by InitProducerId writes one, EndTxn does not
@@ -150,7 +165,10 @@ impl Producer {
         }
         // Kafka 3 ends an open transaction, for InitProducerId or for its age, under the next epoch, and then no longer knows the
         // one before. Whoever took over from an open transaction has got one that is higher still.
-        let next = ProducerIdentity { epoch: known.epoch.saturating_add(1), ..known };
+        let next = ProducerIdentity {
+            epoch: known.epoch.saturating_add(1),
+            ..known
+        };
         if self.open == Open::Yes && self.abort_as(coordinator, next, backoff)? {
             return self.init_as(coordinator, next, backoff);
         }
@@ -168,7 +186,8 @@ impl Producer {
     ) -> Result<InitProducerIdResponse> {
         let request = self.init_request(identity);
         // Doing it twice is the same as once where the own identity is shown; else it raises the epoch twice, which harms nobody.
-        self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff)
+        self.cluster
+            .call_coordinator(coordinator, &request, Retry::Idempotent, backoff)
     }
 
     /// Aborts what is open under this identity; false: the coordinator has another one by now. Unlike InitProducerId this compares the
@@ -180,7 +199,10 @@ impl Producer {
         backoff: &mut Backoff,
     ) -> Result<bool> {
         let request = self.end_request(identity, false);
-        match self.cluster.call_coordinator(coordinator, &request, Retry::Idempotent, backoff) {
+        match self
+            .cluster
+            .call_coordinator(coordinator, &request, Retry::Idempotent, backoff)
+        {
             Ok(_) => Ok(true),
             // nothing is open: it was never begun, or has been committed; what became of the id is for InitProducerId to say
             Err(error)
@@ -191,7 +213,13 @@ impl Producer {
             {
                 Ok(true)
             }
-            Err(error) if error.code().is_some_and(|code| code.kind() == ErrorKind::Fenced) => Ok(false),
+            Err(error)
+                if error
+                    .code()
+                    .is_some_and(|code| code.kind() == ErrorKind::Fenced) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -213,8 +241,14 @@ impl Producer {
         })
     }
 
-    fn init_request(&self, ProducerIdentity { id, epoch }: ProducerIdentity) -> InitProducerIdRequest {
-        let timeout = self.transactional.as_ref().map_or(Duration::ZERO, |settings| settings.timeout);
+    fn init_request(
+        &self,
+        ProducerIdentity { id, epoch }: ProducerIdentity,
+    ) -> InitProducerIdRequest {
+        let timeout = self
+            .transactional
+            .as_ref()
+            .map_or(Duration::ZERO, |settings| settings.timeout);
         InitProducerIdRequest::default()
             .with_transactional_id(self.transactional_id())
             .with_transaction_timeout_ms(millis(timeout))
@@ -234,7 +268,9 @@ impl Producer {
     /// producer.
     pub fn begin(&mut self) -> Result<Transaction<'_>> {
         if self.transactional.is_none() {
-            return Err(Error::Invalid("this producer has no transactional id".to_owned()));
+            return Err(Error::Invalid(
+                "this producer has no transactional id".to_owned(),
+            ));
         }
         self.initialised()?;
         Ok(Transaction::new(self))
@@ -252,7 +288,9 @@ impl Producer {
     pub fn send(&mut self, records: impl AsRef<[ProducerRecord]>) -> Result<Vec<Written>> {
         let records = records.as_ref();
         if self.transactional.is_some() {
-            return Err(Error::Invalid("a transactional producer sends in a transaction".to_owned()));
+            return Err(Error::Invalid(
+                "a transactional producer sends in a transaction".to_owned(),
+            ));
         }
         if self.state.is_none() {
             self.initialise()?;
@@ -272,11 +310,20 @@ impl Producer {
     pub(crate) fn deliver(&mut self, queues: Queues<'_>, count: usize) -> Result<Vec<Written>> {
         let transactional_id = self.transactional_id();
         let whole = self.cluster.config().delivery_timeout;
-        let limit = self.transactional.as_ref().map_or(whole, |settings| whole.min(settings.timeout));
+        let limit = self
+            .transactional
+            .as_ref()
+            .map_or(whole, |settings| whole.min(settings.timeout));
         let state = self.state.as_mut().ok_or(Error::NotInitialised)?;
         let writer = state.writer(transactional_id.is_some());
-        let mut delivery =
-            Delivery::new(&mut self.cluster, &mut state.sequences, writer, transactional_id, (queues, count), limit);
+        let mut delivery = Delivery::new(
+            &mut self.cluster,
+            &mut state.sequences,
+            writer,
+            transactional_id,
+            (queues, count),
+            limit,
+        );
         match delivery.run() {
             Ok(()) => Ok(delivery.written),
             Err(Undelivered::Refused(error)) => Err(error),
@@ -302,12 +349,18 @@ impl Producer {
     }
 
     pub(crate) fn transactional_id(&self) -> Option<TransactionalId> {
-        let id = self.transactional.as_ref().map(|settings| settings.id.clone());
+        let id = self
+            .transactional
+            .as_ref()
+            .map(|settings| settings.id.clone());
         id.map(|id| TransactionalId(StrBytes::from_string(id)))
     }
 
     pub(crate) fn coordinator(&self) -> Option<CoordinatorKey> {
-        let id = self.transactional.as_ref().map(|settings| settings.id.clone());
+        let id = self
+            .transactional
+            .as_ref()
+            .map(|settings| settings.id.clone());
         id.map(CoordinatorKey::Transaction)
     }
 }
@@ -315,6 +368,11 @@ impl Producer {
 impl State {
     fn writer(&self, transactional: bool) -> Writer {
         let ProducerIdentity { id, epoch } = self.identity;
-        Writer { producer_id: id, epoch, base_sequence: 0, transactional }
+        Writer {
+            producer_id: id,
+            epoch,
+            base_sequence: 0,
+            transactional,
+        }
     }
 }

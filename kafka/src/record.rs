@@ -79,17 +79,28 @@ impl ProducerRecord {
 
     /// With this key, which also says the partition.
     pub fn with_key(self, key: impl Into<Bytes>) -> ProducerRecord {
-        ProducerRecord { key: Some(key.into()), ..self }
+        ProducerRecord {
+            key: Some(key.into()),
+            ..self
+        }
     }
 
     /// For this partition, whatever the key.
     pub fn with_partition(self, partition: i32) -> ProducerRecord {
-        ProducerRecord { partition: Some(partition), ..self }
+        ProducerRecord {
+            partition: Some(partition),
+            ..self
+        }
     }
 
     /// With one header more.
-    pub fn with_header(mut self, key: impl Into<String>, value: impl Into<Bytes>) -> ProducerRecord {
-        self.headers.push((StrBytes::from_string(key.into()), Some(value.into())));
+    pub fn with_header(
+        mut self,
+        key: impl Into<String>,
+        value: impl Into<Bytes>,
+    ) -> ProducerRecord {
+        self.headers
+            .push((StrBytes::from_string(key.into()), Some(value.into())));
         self
     }
 }

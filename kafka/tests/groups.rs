@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{Broker, record, unique, value_of, wait_until};
 use kafka::{
-    Admin, Assignment, Config, ErrorCode, ErrorKind, FetchConfig, Group, GroupConfig, GroupConsumer, Interrupt, Polled,
-    Positions, Producer, TopicPartition,
+    Admin, Assignment, Config, ErrorCode, ErrorKind, FetchConfig, Group, GroupConfig,
+    GroupConsumer, Interrupt, Polled, Positions, Producer, TopicPartition,
 };
 
 on_both_lines! {
@@ -42,7 +42,10 @@ fn settings(group: &str, topics: &[&str]) -> GroupConfig {
         session_timeout: SESSION,
         rebalance_timeout: REBALANCE,
         heartbeat_interval: Duration::from_millis(100),
-        ..GroupConfig::new(group.to_owned(), topics.iter().map(|topic| topic.to_string()).collect())
+        ..GroupConfig::new(
+            group.to_owned(),
+            topics.iter().map(|topic| topic.to_string()).collect(),
+        )
     }
 }
 
@@ -51,7 +54,11 @@ fn member(broker: &Broker, group: &str, topics: &[&str]) -> Group {
 }
 
 fn interruptible(broker: &Broker, group: &str, topic: &str, interrupt: &Interrupt) -> Group {
-    Group::new(broker.config(), interrupt.clone(), settings(group, &[topic]))
+    Group::new(
+        broker.config(),
+        interrupt.clone(),
+        settings(group, &[topic]),
+    )
 }
 
 /// A member that counts the calls of its hook.
@@ -60,12 +67,17 @@ fn counting(broker: &Broker, group: &str, topic: &str, calls: &Arc<AtomicUsize>)
     let hook = move || {
         calls.fetch_add(1, Ordering::SeqCst);
     };
-    let config = GroupConfig { on_rebalance: Some(Arc::new(hook)), ..settings(group, &[topic]) };
+    let config = GroupConfig {
+        on_rebalance: Some(Arc::new(hook)),
+        ..settings(group, &[topic])
+    };
     Group::new(broker.config(), Interrupt::new(), config)
 }
 
 fn wait_for_rebalance(group: &Group) {
-    wait_until("the heartbeat to tell of a rebalance", || group.rejoin_needed());
+    wait_until("the heartbeat to tell of a rebalance", || {
+        group.rejoin_needed()
+    });
 }
 
 /// Has `second` join while `first`, a member already, is told of it and joins again.
@@ -78,7 +90,11 @@ fn join_second(first: &mut Group, second: &mut Group) -> (Assignment, Assignment
 }
 
 fn numbers(assignment: &Assignment) -> Vec<i32> {
-    assignment.partitions.iter().map(|partition| partition.partition).collect()
+    assignment
+        .partitions
+        .iter()
+        .map(|partition| partition.partition)
+        .collect()
 }
 
 /// The lines of `--describe` about this topic, as (partition, offset, consumer id).
@@ -87,9 +103,16 @@ fn described(broker: &Broker, group: &str, topic: &str) -> Vec<(i32, String, Str
     let out = broker.tool(tool, &["--describe", "--group", group], "");
     let mut lines = Vec::new();
     // GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG CONSUMER-ID HOST CLIENT-ID
-    for words in out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()) {
+    for words in out
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+    {
         if words.len() > 6 && words[0] == group && words[1] == topic {
-            lines.push((words[2].parse().unwrap(), words[3].to_owned(), words[6].to_owned()));
+            lines.push((
+                words[2].parse().unwrap(),
+                words[3].to_owned(),
+                words[6].to_owned(),
+            ));
         }
     }
     lines.sort();
@@ -117,27 +140,46 @@ fn two_members_share_the_partitions_and_hand_over_when_one_leaves(broker: &Broke
 
     let shown = described(broker, &group, topic);
     let holder = |partition: i32| {
-        let one_holds = one.partitions.iter().any(|held| held.partition == partition);
-        if one_holds { one.member_id.clone() } else { two.member_id.clone() }
+        let one_holds = one
+            .partitions
+            .iter()
+            .any(|held| held.partition == partition);
+        if one_holds {
+            one.member_id.clone()
+        } else {
+            two.member_id.clone()
+        }
     };
-    let expected: Vec<_> = (0..3).map(|partition| (partition, "-".to_owned(), holder(partition))).collect();
+    let expected: Vec<_> = (0..3)
+        .map(|partition| (partition, "-".to_owned(), holder(partition)))
+        .collect();
     assert_eq!(shown, expected);
 
     second.leave().unwrap();
     wait_for_rebalance(&first);
     assert_eq!(first.join().unwrap().partitions, partitions);
-    assert!(described(broker, &group, topic).iter().all(|(_, _, holder)| *holder == one.member_id));
+    assert!(
+        described(broker, &group, topic)
+            .iter()
+            .all(|(_, _, holder)| *holder == one.member_id)
+    );
     first.leave().unwrap();
     let tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
     let members = broker.tool(tool, &["--describe", "--group", &group, "--members"], "");
-    assert!(members.contains("has no active members") || members.contains("does not exist"), "{members}");
+    assert!(
+        members.contains("has no active members") || members.contains("does not exist"),
+        "{members}"
+    );
 }
 
 fn the_partitions_of_a_member_that_dies_go_to_the_others(broker: &Broker) {
     let partitions = broker.topic("dying", 2);
     let topic = &*partitions[0].topic;
     let group = unique("dying");
-    let (mut first, mut second) = (member(broker, &group, &[topic]), member(broker, &group, &[topic]));
+    let (mut first, mut second) = (
+        member(broker, &group, &[topic]),
+        member(broker, &group, &[topic]),
+    );
     first.join().unwrap();
     assert_eq!(join_second(&mut first, &mut second).0.partitions.len(), 1);
     let died = Instant::now();
@@ -152,7 +194,10 @@ fn a_member_that_is_slow_to_rejoin_keeps_its_place_by_its_heartbeats(broker: &Br
     let partitions = broker.topic("slow", 2);
     let topic = &*partitions[0].topic;
     let group = unique("slow");
-    let (mut first, mut second) = (member(broker, &group, &[topic]), member(broker, &group, &[topic]));
+    let (mut first, mut second) = (
+        member(broker, &group, &[topic]),
+        member(broker, &group, &[topic]),
+    );
     let before = first.join().unwrap();
     thread::scope(|scope| {
         let joining = scope.spawn(|| second.join().unwrap());
@@ -162,7 +207,13 @@ fn a_member_that_is_slow_to_rejoin_keeps_its_place_by_its_heartbeats(broker: &Br
         assert!(!joining.is_finished());
         let after = first.join().unwrap();
         assert_eq!(after.member_id, before.member_id);
-        assert_eq!((after.partitions.len(), joining.join().unwrap().partitions.len()), (1, 1));
+        assert_eq!(
+            (
+                after.partitions.len(),
+                joining.join().unwrap().partitions.len()
+            ),
+            (1, 1)
+        );
     });
     drop(second.leave());
     drop(first.leave());
@@ -182,7 +233,9 @@ fn a_member_that_hangs_leaves_its_partitions_to_the_others(broker: &Broker) {
     hanging.join().unwrap();
     // it calls nothing more, and its heartbeats would go on for ever
     let mut other = member(broker, &group, &[topic]);
-    wait_until("all partitions", || other.join().unwrap().partitions == partitions);
+    wait_until("all partitions", || {
+        other.join().unwrap().partitions == partitions
+    });
     assert!(hanging.rejoin_needed());
     let (one, two) = thread::scope(|scope| {
         let joining = scope.spawn(|| hanging.join().unwrap());
@@ -195,9 +248,21 @@ fn a_member_that_hangs_leaves_its_partitions_to_the_others(broker: &Broker) {
     drop(other.leave());
 }
 
-fn group_consumer(broker: &Broker, group: &str, topic: &str, positions: Positions) -> GroupConsumer {
+fn group_consumer(
+    broker: &Broker,
+    group: &str,
+    topic: &str,
+    positions: Positions,
+) -> GroupConsumer {
     let settings = settings(group, &[topic]);
-    GroupConsumer::new(broker.config(), Interrupt::new(), settings, FetchConfig::default(), positions).unwrap()
+    GroupConsumer::new(
+        broker.config(),
+        Interrupt::new(),
+        settings,
+        FetchConfig::default(),
+        positions,
+    )
+    .unwrap()
 }
 
 /// Polls until so many values are there; every partition's are in order.
@@ -231,7 +296,9 @@ fn a_group_consumer_goes_on_where_its_group_has_committed(broker: &Broker) {
     second.commit().unwrap();
     second.leave().unwrap();
     let mut latest = group_consumer(broker, &unique("late"), topic, Positions::CommittedOrLatest);
-    wait_until("an assignment", || latest.assignment().is_some() || latest.poll(Duration::ZERO).unwrap().is_empty());
+    wait_until("an assignment", || {
+        latest.assignment().is_some() || latest.poll(Duration::ZERO).unwrap().is_empty()
+    });
     send("d");
     assert_eq!(values(&mut latest, 1), ["d"]);
     latest.leave().unwrap();
@@ -242,14 +309,30 @@ fn a_group_consumer_goes_on_behind_what_is_gone(broker: &Broker) {
     let partitions = broker.topic("gone", 1);
     let topic = &*partitions[0].topic;
     let mut producer = Producer::idempotent(broker.config(), Interrupt::new());
-    producer.send((0..5).map(|number| record(topic, "k", &number.to_string())).collect::<Vec<_>>()).unwrap();
-    let mut consumer = group_consumer(broker, &unique("gone"), topic, Positions::CommittedOrEarliest);
+    producer
+        .send(
+            (0..5)
+                .map(|number| record(topic, "k", &number.to_string()))
+                .collect::<Vec<_>>(),
+        )
+        .unwrap();
+    let mut consumer = group_consumer(
+        broker,
+        &unique("gone"),
+        topic,
+        Positions::CommittedOrEarliest,
+    );
     assert_eq!(values(&mut consumer, 5).len(), 5);
     consumer.seek(&partitions[0], 0);
     let file = broker.folder().join(unique("deleted"));
-    let deleted = format!(r#"{{"partitions":[{{"topic":"{topic}","partition":0,"offset":3}}],"version":1}}"#);
+    let deleted =
+        format!(r#"{{"partitions":[{{"topic":"{topic}","partition":0,"offset":3}}],"version":1}}"#);
     std::fs::write(&file, deleted).unwrap();
-    broker.tool("org.apache.kafka.tools.DeleteRecordsCommand", &["--offset-json-file", file.to_str().unwrap()], "");
+    broker.tool(
+        "org.apache.kafka.tools.DeleteRecordsCommand",
+        &["--offset-json-file", file.to_str().unwrap()],
+        "",
+    );
     assert_eq!(values(&mut consumer, 2), ["3", "4"]);
     consumer.leave().unwrap();
 }
@@ -268,10 +351,17 @@ fn a_group_consumer_that_waits_for_records_hears_of_a_rebalance_at_once(broker: 
         let polled = waiting.poll(Duration::from_secs(60)).unwrap();
         assert!(polled.is_empty(), "{polled:?}");
         let polled = waiting.poll(Duration::from_secs(60)).unwrap();
-        assert!(matches!(polled[..], [Polled::Assigned { .. }]), "{polled:?}");
+        assert!(
+            matches!(polled[..], [Polled::Assigned { .. }]),
+            "{polled:?}"
+        );
         assert_eq!(joining.join().unwrap().partitions.len(), 1);
     });
-    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        since.elapsed()
+    );
     drop(other.leave());
     drop(waiting.leave());
 }
@@ -282,12 +372,21 @@ fn committed_offsets_are_shown_by_kafkas_tool(broker: &Broker) {
     let group = unique("committing");
     let mut only = member(broker, &group, &[topic]);
     let assigned = only.join().unwrap();
-    let offsets: Vec<_> =
-        assigned.partitions.iter().map(|held| (held.clone(), i64::from(held.partition) + 5, "text".into())).collect();
+    let offsets: Vec<_> = assigned
+        .partitions
+        .iter()
+        .map(|held| (held.clone(), i64::from(held.partition) + 5, "text".into()))
+        .collect();
     only.commit_offsets(&offsets).unwrap();
-    let shown: Vec<_> = described(broker, &group, topic).into_iter().map(|(at, offset, _)| (at, offset)).collect();
+    let shown: Vec<_> = described(broker, &group, topic)
+        .into_iter()
+        .map(|(at, offset, _)| (at, offset))
+        .collect();
     assert_eq!(shown, [(0, "5".to_owned()), (1, "6".to_owned())]);
-    let found = broker.admin().committed_offsets(&group, &[(topic.to_owned(), 1)], true).unwrap();
+    let found = broker
+        .admin()
+        .committed_offsets(&group, &[(topic.to_owned(), 1)], true)
+        .unwrap();
     assert_eq!((found[0].offset, found[0].metadata.as_str()), (6, "text"));
     drop(only.leave());
 }
@@ -297,14 +396,23 @@ fn a_commit_of_a_former_generation_is_refused_and_asks_for_a_rejoin(broker: &Bro
     let topic = &*partitions[0].topic;
     let group = unique("stale");
     // Heartbeats so rare that the broker drops it and only its own commit can tell.
-    let silent = GroupConfig { heartbeat_interval: Duration::from_secs(600), ..settings(&group, &[topic]) };
+    let silent = GroupConfig {
+        heartbeat_interval: Duration::from_secs(600),
+        ..settings(&group, &[topic])
+    };
     let mut stale = Group::new(broker.config(), Interrupt::new(), silent);
     let held = stale.join().unwrap().partitions.remove(0);
     let mut other = member(broker, &group, &[topic]);
     assert_eq!(other.join().unwrap().partitions, partitions);
     assert!(!stale.rejoin_needed());
-    let refused = stale.commit_offsets(&[(held, 1, String::new())]).unwrap_err();
-    assert_eq!(refused.code(), Some(ErrorCode(25)), "UNKNOWN_MEMBER_ID, not {refused}");
+    let refused = stale
+        .commit_offsets(&[(held, 1, String::new())])
+        .unwrap_err();
+    assert_eq!(
+        refused.code(),
+        Some(ErrorCode(25)),
+        "UNKNOWN_MEMBER_ID, not {refused}"
+    );
     assert_eq!(refused.kind(), ErrorKind::Retriable);
     assert!(stale.rejoin_needed());
     other.leave().unwrap();
@@ -312,18 +420,28 @@ fn a_commit_of_a_former_generation_is_refused_and_asks_for_a_rejoin(broker: &Bro
     drop(stale.leave());
 }
 
-fn offsets_of_a_transaction_are_refused_from_a_member_that_has_lost_its_partitions(broker: &Broker) {
+fn offsets_of_a_transaction_are_refused_from_a_member_that_has_lost_its_partitions(
+    broker: &Broker,
+) {
     let partitions = broker.topic("handed-over", 1);
     let (topic, name) = (&*partitions[0].topic, unique("handed-over-group"));
-    let mut producer =
-        Producer::transactional(broker.config(), Interrupt::new(), unique("copies"), Duration::from_secs(60));
+    let mut producer = Producer::transactional(
+        broker.config(),
+        Interrupt::new(),
+        unique("copies"),
+        Duration::from_secs(60),
+    );
     producer.initialise().unwrap();
     let mut first = member(broker, &name, &[topic]);
     let held = first.join().unwrap();
     let mut commit = |member: &Assignment, offset| {
         let mut transaction = producer.begin().unwrap();
         transaction.send([record(topic, "k", "v")]).unwrap();
-        match transaction.commit_offsets(&name, Some(member), &[(partitions[0].clone(), offset, "kept".to_owned())]) {
+        match transaction.commit_offsets(
+            &name,
+            Some(member),
+            &[(partitions[0].clone(), offset, "kept".to_owned())],
+        ) {
             Ok(()) => transaction.commit(),
             Err(refused) => transaction.abort().and(Err(refused)),
         }
@@ -333,11 +451,24 @@ fn offsets_of_a_transaction_are_refused_from_a_member_that_has_lost_its_partitio
     let mut other = member(broker, &name, &[topic]);
     let news = other.join().unwrap();
     let refused = commit(&held, 8).unwrap_err();
-    assert_eq!(refused.code().unwrap().to_string(), "UNKNOWN_MEMBER_ID", "{refused}");
+    assert_eq!(
+        refused.code().unwrap().to_string(),
+        "UNKNOWN_MEMBER_ID",
+        "{refused}"
+    );
     let mut former = news.clone();
     former.generation -= 1;
-    assert_eq!(commit(&former, 9).unwrap_err().code().unwrap().to_string(), "ILLEGAL_GENERATION");
-    let read = || broker.admin().committed_offsets(&name, &[(topic.to_owned(), 0)], true).unwrap().remove(0);
+    assert_eq!(
+        commit(&former, 9).unwrap_err().code().unwrap().to_string(),
+        "ILLEGAL_GENERATION"
+    );
+    let read = || {
+        broker
+            .admin()
+            .committed_offsets(&name, &[(topic.to_owned(), 0)], true)
+            .unwrap()
+            .remove(0)
+    };
     assert_eq!((read().offset, read().metadata.as_str()), (7, "kept"));
     commit(&news, 10).unwrap();
     assert_eq!(read().offset, 10);
@@ -377,7 +508,10 @@ fn an_interrupt_ends_a_join_that_waits_for_others(broker: &Broker) {
         wait_for_rebalance(&first);
         let since = Instant::now();
         interrupt.interrupt();
-        assert!(matches!(joining.join().unwrap(), Err(kafka::Error::Interrupted)));
+        assert!(matches!(
+            joining.join().unwrap(),
+            Err(kafka::Error::Interrupted)
+        ));
         assert!(since.elapsed() < REBALANCE / 3, "{:?}", since.elapsed());
     });
     drop(second.leave());
@@ -398,7 +532,11 @@ fn members_with_different_topics_get_only_their_own(broker: &Broker) {
 
 fn a_topic_that_does_not_exist_is_left_out(broker: &Broker) {
     let partitions: Vec<TopicPartition> = broker.topic("there", 2);
-    let mut only = member(broker, &unique("absent"), &[&partitions[0].topic, "not-there"]);
+    let mut only = member(
+        broker,
+        &unique("absent"),
+        &[&partitions[0].topic, "not-there"],
+    );
     assert_eq!(only.join().unwrap().partitions, partitions);
     drop(only.leave());
 }
@@ -408,10 +546,18 @@ fn a_topic_that_appears_or_grows_is_divided_again(broker: &Broker) {
     let mut member = member(broker, &unique("group"), &[&topic]);
     assert!(member.join().unwrap().partitions.is_empty());
     let tool = "org.apache.kafka.tools.TopicCommand";
-    broker.tool(tool, &["--create", "--topic", &topic, "--partitions", "1"], "");
+    broker.tool(
+        tool,
+        &["--create", "--topic", &topic, "--partitions", "1"],
+        "",
+    );
     wait_for_rebalance(&member);
     assert_eq!(numbers(&member.join().unwrap()), [0]);
-    broker.tool(tool, &["--alter", "--topic", &topic, "--partitions", "3"], "");
+    broker.tool(
+        tool,
+        &["--alter", "--topic", &topic, "--partitions", "3"],
+        "",
+    );
     wait_for_rebalance(&member);
     assert_eq!(numbers(&member.join().unwrap()), [0, 1, 2]);
 }
@@ -420,13 +566,44 @@ fn the_settings_of_a_topic_and_of_a_broker_are_told(broker: &Broker) {
     let compacted = broker.topic_with("settings", 1, &[("cleanup.policy", "compact")]);
     let names = [compacted[0].topic.to_string()];
     let mut admin = broker.admin();
-    assert_eq!(admin.topic_config(&names, "cleanup.policy").unwrap(), ["compact"]);
-    assert_eq!(admin.topic_config(&names, "max.message.bytes").unwrap(), ["1048588"]);
+    assert_eq!(
+        admin.topic_config(&names, "cleanup.policy").unwrap(),
+        ["compact"]
+    );
+    assert_eq!(
+        admin.topic_config(&names, "max.message.bytes").unwrap(),
+        ["1048588"]
+    );
     let brokers = admin.brokers().unwrap();
-    assert_eq!(brokers.iter().map(|broker| &broker.address).collect::<Vec<_>>(), [&broker.config().brokers[0]]);
-    let values = admin.broker_config(&brokers[0], &["group.max.session.timeout.ms", "no.such.setting"]).unwrap();
-    assert_eq!(values, [("group.max.session.timeout.ms".to_owned(), "1800000".to_owned())]);
-    let hasty = Config { api_timeout: Duration::from_secs(3), ..broker.config() };
-    let missing = Admin::new(hasty, Interrupt::new()).topic_config(&[unique("missing")], "cleanup.policy").unwrap_err();
-    assert!(missing.to_string().contains("UNKNOWN_TOPIC_OR_PARTITION"), "{missing}");
+    assert_eq!(
+        brokers
+            .iter()
+            .map(|broker| &broker.address)
+            .collect::<Vec<_>>(),
+        [&broker.config().brokers[0]]
+    );
+    let values = admin
+        .broker_config(
+            &brokers[0],
+            &["group.max.session.timeout.ms", "no.such.setting"],
+        )
+        .unwrap();
+    assert_eq!(
+        values,
+        [(
+            "group.max.session.timeout.ms".to_owned(),
+            "1800000".to_owned()
+        )]
+    );
+    let hasty = Config {
+        api_timeout: Duration::from_secs(3),
+        ..broker.config()
+    };
+    let missing = Admin::new(hasty, Interrupt::new())
+        .topic_config(&[unique("missing")], "cleanup.policy")
+        .unwrap_err();
+    assert!(
+        missing.to_string().contains("UNKNOWN_TOPIC_OR_PARTITION"),
+        "{missing}"
+    );
 }

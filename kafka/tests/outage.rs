@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use common::proxy::{FETCH, Loss, PRODUCE};
 use common::{Broker, Line, at, record, records, unique, value_of, wait_until};
 use kafka::{
-    Admin, Config, Consumer, Error, ErrorKind, FetchConfig, Group, GroupConfig, Interrupt, Isolation, Producer,
+    Admin, Config, Consumer, Error, ErrorKind, FetchConfig, Group, GroupConfig, Interrupt,
+    Isolation, Producer,
 };
 
 on_both_lines! {
@@ -33,9 +34,15 @@ fn a_call_ends_at_its_limit_however_long_a_connection_may_take(_: &Broker) {
         ..Config::new(vec![NOBODY.to_owned()], "test")
     };
     let since = Instant::now();
-    let error = Admin::new(patient, Interrupt::new()).describe_topics(&["t".to_owned()]).unwrap_err();
+    let error = Admin::new(patient, Interrupt::new())
+        .describe_topics(&["t".to_owned()])
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Retriable, "{error}");
-    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        since.elapsed()
+    );
 }
 
 #[test]
@@ -53,40 +60,78 @@ fn a_client_that_a_quota_holds_back_waits_and_commits_kafka_4() {
 fn a_client_that_a_quota_holds_back_waits_and_commits(broker: &Broker) {
     let partitions = broker.topic("quota", 1);
     let client = unique("throttled");
-    let quota =
-        ["--alter", "--entity-type", "clients", "--entity-name", &client, "--add-config", "producer_byte_rate=60000"];
+    let quota = [
+        "--alter",
+        "--entity-type",
+        "clients",
+        "--entity-name",
+        &client,
+        "--add-config",
+        "producer_byte_rate=60000",
+    ];
     broker.tool("kafka.admin.ConfigCommand", &quota, "");
     let limit = Duration::from_secs(5);
-    let config = Config { request_timeout: limit, ..broker.proxied(&client) };
-    let mut producer = Producer::transactional(config, Interrupt::new(), unique("quota"), Duration::from_secs(300));
+    let config = Config {
+        request_timeout: limit,
+        ..broker.proxied(&client)
+    };
+    let mut producer = Producer::transactional(
+        config,
+        Interrupt::new(),
+        unique("quota"),
+        Duration::from_secs(300),
+    );
     producer.initialise().unwrap();
     let since = Instant::now();
     let mut transaction = producer.begin().unwrap();
     let topic = &partitions[0].topic;
     transaction
-        .send((0..1_200).map(|number| record(topic, "k", &format!("{number:0>1000}"))).collect::<Vec<_>>())
+        .send(
+            (0..1_200)
+                .map(|number| record(topic, "k", &format!("{number:0>1000}")))
+                .collect::<Vec<_>>(),
+        )
         .unwrap();
     transaction.send(vec![record(topic, "k", "end")]).unwrap();
     transaction.commit().unwrap();
-    assert!(since.elapsed() > limit, "the broker did not hold it back: {:?}", since.elapsed());
+    assert!(
+        since.elapsed() > limit,
+        "the broker did not hold it back: {:?}",
+        since.elapsed()
+    );
     // two batches and the end: nothing was given up and sent again
-    let sent = broker.proxy.take_calls(&client).into_iter().filter(|api| *api == PRODUCE).count();
+    let sent = broker
+        .proxy
+        .take_calls(&client)
+        .into_iter()
+        .filter(|api| *api == PRODUCE)
+        .count();
     assert_eq!(sent, 3);
     assert_eq!(broker.committed_values(&partitions, "end").len(), 1_201);
 }
 
 fn polls_in_vain_pause(broker: &Broker) {
     let partitions = broker.topic("in-vain", 1);
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let nowhere = Config::new(vec![closed.to_string()], "test");
     let mut away = Consumer::new(nowhere, Interrupt::new(), FetchConfig::default());
     away.assign(&[(partitions[0].clone(), 0)]);
     let mut gone = broker.reader(&partitions, Isolation::ReadCommitted);
-    broker.admin().delete_topics(&[partitions[0].topic.to_string()]).unwrap();
-    wait_until("it to be told as gone", || !gone.poll().unwrap_or_default().is_empty());
+    broker
+        .admin()
+        .delete_topics(&[partitions[0].topic.to_string()])
+        .unwrap();
+    wait_until("it to be told as gone", || {
+        !gone.poll().unwrap_or_default().is_empty()
+    });
     for reader in [&mut away, &mut gone] {
         let until = Instant::now() + Duration::from_secs(2);
-        let polls = std::iter::repeat_with(|| drop(reader.poll())).take_while(|()| Instant::now() < until).count();
+        let polls = std::iter::repeat_with(|| drop(reader.poll()))
+            .take_while(|()| Instant::now() < until)
+            .count();
         assert!(polls < 100, "{polls} polls in two seconds");
     }
 }
@@ -110,8 +155,13 @@ fn after_a_broker_restart_the_same_objects_go_on(line: Line) {
     let mut idempotent = Producer::idempotent(broker.config(), Interrupt::new());
     let id = unique("restart");
     let limit = Duration::from_secs(5);
-    let hasty = Config { api_timeout: limit, delivery_timeout: limit, ..broker.config() };
-    let mut producer = Producer::transactional(hasty, Interrupt::new(), id, Duration::from_secs(60));
+    let hasty = Config {
+        api_timeout: limit,
+        delivery_timeout: limit,
+        ..broker.config()
+    };
+    let mut producer =
+        Producer::transactional(hasty, Interrupt::new(), id, Duration::from_secs(60));
     let mut reader = broker.reader(&partitions, Isolation::ReadCommitted);
     let mut group = member(&broker, &topic);
     let mut seen = Vec::new();
@@ -119,26 +169,46 @@ fn after_a_broker_restart_the_same_objects_go_on(line: Line) {
     assert_eq!(group.join().unwrap().partitions, partitions);
 
     for life in 0..2 {
-        wait_until("a commit", || try_commit(&mut producer, &topic, &format!("transaction {life}")).is_ok());
-        idempotent.send(vec![record(&topic, "k", &format!("single {life}"))]).unwrap();
+        wait_until("a commit", || {
+            try_commit(&mut producer, &topic, &format!("transaction {life}")).is_ok()
+        });
+        idempotent
+            .send(vec![record(&topic, "k", &format!("single {life}"))])
+            .unwrap();
         wait_until("the records of this life", || {
-            seen.extend(records(reader.poll().unwrap_or_default()).iter().map(value_of));
+            seen.extend(
+                records(reader.poll().unwrap_or_default())
+                    .iter()
+                    .map(value_of),
+            );
             seen.len() == 2 * (life + 1)
         });
         if life == 0 {
             broker.kill();
-            let away = producer.begin().unwrap().send(vec![record(&topic, "k", "into the void")]).unwrap_err();
+            let away = producer
+                .begin()
+                .unwrap()
+                .send(vec![record(&topic, "k", "into the void")])
+                .unwrap_err();
             assert_eq!(away.kind(), ErrorKind::Retriable, "{away}");
             let away = reader.poll().unwrap_err();
             assert_eq!(away.kind(), ErrorKind::Retriable, "{away}");
             broker.resume();
         }
     }
-    assert_eq!(seen, ["transaction 0", "single 0", "transaction 1", "single 1"]);
+    assert_eq!(
+        seen,
+        ["transaction 0", "single 0", "transaction 1", "single 1"]
+    );
     assert_eq!(admin.describe_topics(&[topic]).unwrap().len(), 1);
     let held = [(partitions[0].clone(), 4, String::new())];
     // The broker remembers the member, whose session outlasts the restart, or has it join again.
-    wait_until("a commit of the group", || group.commit_offsets(&held).or_else(|_| group.join().map(drop)).is_ok());
+    wait_until("a commit of the group", || {
+        group
+            .commit_offsets(&held)
+            .or_else(|_| group.join().map(drop))
+            .is_ok()
+    });
     drop(group.leave());
 }
 
@@ -156,8 +226,16 @@ fn an_end_that_the_broker_never_got_leaves_the_id_usable(line: Line) {
     let mut broker = Broker::start(line);
     let partitions = broker.topic("unended", 1);
     let topic = &*partitions[0].topic;
-    let hasty = Config { api_timeout: Duration::from_secs(5), ..broker.config() };
-    let mut producer = Producer::transactional(hasty, Interrupt::new(), unique("unended"), Duration::from_secs(60));
+    let hasty = Config {
+        api_timeout: Duration::from_secs(5),
+        ..broker.config()
+    };
+    let mut producer = Producer::transactional(
+        hasty,
+        Interrupt::new(),
+        unique("unended"),
+        Duration::from_secs(60),
+    );
     producer.initialise().unwrap();
     let mut transaction = producer.begin().unwrap();
     transaction.send([record(topic, "k", "never")]).unwrap();
@@ -203,7 +281,12 @@ fn connections_cut_while_idle_are_no_event(broker: &Broker) {
     let topic = &*partitions[0].topic;
     let config = || broker.proxied("idle");
     let mut admin = Admin::new(config(), Interrupt::new());
-    let mut producer = Producer::transactional(config(), Interrupt::new(), unique("idle"), Duration::from_secs(60));
+    let mut producer = Producer::transactional(
+        config(),
+        Interrupt::new(),
+        unique("idle"),
+        Duration::from_secs(60),
+    );
     let mut reader = Consumer::new(config(), Interrupt::new(), FetchConfig::default());
     reader.assign(&[(partitions[0].clone(), 0)]);
     producer.initialise().unwrap();
@@ -211,7 +294,9 @@ fn connections_cut_while_idle_are_no_event(broker: &Broker) {
     for turn in 1..=5 {
         let mut transaction = producer.begin().unwrap();
         transaction.send(vec![record(topic, "k", "v")]).unwrap();
-        transaction.commit_offsets("idle", None, &at(topic, turn, "")).unwrap();
+        transaction
+            .commit_offsets("idle", None, &at(topic, turn, ""))
+            .unwrap();
         broker.proxy.cut_all();
         // The cut arrives at once on this machine; a moment later is "idle".
         thread::sleep(Duration::from_millis(50));
@@ -228,10 +313,20 @@ fn connections_cut_while_idle_are_no_event(broker: &Broker) {
 fn a_lost_fetch_answer_loses_no_record(broker: &Broker) {
     let partitions = broker.topic("lost-fetch", 1);
     let client = unique("client");
-    let mut reader = Consumer::new(broker.impatient(&client), Interrupt::new(), FetchConfig::default());
+    let mut reader = Consumer::new(
+        broker.impatient(&client),
+        Interrupt::new(),
+        FetchConfig::default(),
+    );
     reader.assign(&[(partitions[0].clone(), 0)]);
     let mut producer = Producer::idempotent(broker.config(), Interrupt::new());
-    producer.send((0..10).map(|n| record(&partitions[0].topic, "k", &n.to_string())).collect::<Vec<_>>()).unwrap();
+    producer
+        .send(
+            (0..10)
+                .map(|n| record(&partitions[0].topic, "k", &n.to_string()))
+                .collect::<Vec<_>>(),
+        )
+        .unwrap();
     for loss in [Loss::Cut, Loss::Silence] {
         broker.proxy.lose_answer(&client, FETCH, loss);
         let lost = reader.poll().unwrap_err();
@@ -240,33 +335,58 @@ fn a_lost_fetch_answer_loses_no_record(broker: &Broker) {
     let mut seen = Vec::new();
     wait_until("the records", || {
         // another claim's cut may hit this connection too
-        seen.extend(records(reader.poll().unwrap_or_default()).iter().map(value_of));
+        seen.extend(
+            records(reader.poll().unwrap_or_default())
+                .iter()
+                .map(value_of),
+        );
         seen.len() >= 10
     });
     assert_eq!(seen, (0..10).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
 fn an_address_where_nobody_answers_does_not_stop_the_others(broker: &Broker) {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
     let mut config = broker.config();
     config.connect_timeout = Duration::from_secs(1);
     // Refused; unknown; silent (TEST-NET-1, RFC 5737); the broker.
-    let nowhere = ["no-such-host.invalid:9092".to_owned(), "192.0.2.1:9092".to_owned()];
+    let nowhere = [
+        "no-such-host.invalid:9092".to_owned(),
+        "192.0.2.1:9092".to_owned(),
+    ];
     config.brokers = [vec![closed], nowhere.to_vec(), vec![broker.address()]].concat();
     let topic = broker.topic("bootstrap", 1)[0].topic.to_string();
-    assert_eq!(Admin::new(config.clone(), Interrupt::new()).describe_topics(&[topic]).unwrap().len(), 1);
+    assert_eq!(
+        Admin::new(config.clone(), Interrupt::new())
+            .describe_topics(&[topic])
+            .unwrap()
+            .len(),
+        1
+    );
     config.brokers.pop();
     config.api_timeout = Duration::from_secs(1);
-    let alone = Admin::new(config, Interrupt::new()).describe_topics(&["t".to_owned()]).unwrap_err();
+    let alone = Admin::new(config, Interrupt::new())
+        .describe_topics(&["t".to_owned()])
+        .unwrap_err();
     assert!(matches!(alone, Error::NoBroker { .. }), "{alone}");
     assert_eq!(alone.kind(), ErrorKind::Retriable);
-    assert!(alone.to_string().contains("no-such-host.invalid:9092"), "{alone}");
+    assert!(
+        alone.to_string().contains("no-such-host.invalid:9092"),
+        "{alone}"
+    );
 }
 
 fn an_interrupt_ends_a_long_poll_at_once(broker: &Broker) {
     let partitions = broker.topic("interrupted", 1);
     let interrupt = Interrupt::new();
-    let fetch = FetchConfig { max_wait: Duration::from_secs(60), ..FetchConfig::default() };
+    let fetch = FetchConfig {
+        max_wait: Duration::from_secs(60),
+        ..FetchConfig::default()
+    };
     let mut reader = Consumer::new(broker.config(), interrupt.clone(), fetch);
     reader.assign(&[(partitions[0].clone(), 0)]);
     let polling = thread::spawn(move || (reader.poll(), reader.poll()));
@@ -275,7 +395,11 @@ fn an_interrupt_ends_a_long_poll_at_once(broker: &Broker) {
     let since = Instant::now();
     interrupt.interrupt();
     let (first, second) = polling.join().unwrap();
-    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        since.elapsed()
+    );
     assert!(matches!(first, Err(Error::Interrupted)), "{first:?}");
     assert!(matches!(second, Err(Error::Interrupted)), "{second:?}");
 }
@@ -305,13 +429,18 @@ fn answer_once(client: &mut TcpStream, answer: &impl Fn(&[u8]) -> Vec<u8>) {
 }
 
 fn asked(config: Config) -> Error {
-    Admin::new(config, Interrupt::new()).describe_topics(&["t".to_owned()]).unwrap_err()
+    Admin::new(config, Interrupt::new())
+        .describe_topics(&["t".to_owned()])
+        .unwrap_err()
 }
 
 #[test]
 fn an_http_server_is_told_by_its_absurd_frame() {
     let told = asked(impostor(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())).to_string();
-    assert!(told.contains("frame of 1213486160 bytes") && told.contains("is it a Kafka broker?"), "{told}");
+    assert!(
+        told.contains("frame of 1213486160 bytes") && told.contains("is it a Kafka broker?"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -330,8 +459,14 @@ fn the_answer_to_another_request_is_refused() {
 
 #[test]
 fn an_answer_that_is_garbage_is_refused() {
-    let told = asked(impostor(|_| [&[0u8, 0, 0, 14, 0, 0, 0, 0][..], &[0xff; 10]].concat())).to_string();
-    assert!(told.contains("the answer of ApiVersions") && told.contains("can't be decoded"), "{told}");
+    let told = asked(impostor(|_| {
+        [&[0u8, 0, 0, 14, 0, 0, 0, 0][..], &[0xff; 10]].concat()
+    }))
+    .to_string();
+    assert!(
+        told.contains("the answer of ApiVersions") && told.contains("can't be decoded"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -340,7 +475,11 @@ fn half_a_frame_and_silence_end_at_the_deadline() {
         let since = Instant::now();
         let told = asked(impostor(move |_| answer.clone())).to_string();
         assert!(told.contains("no answer within"), "{told}");
-        assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+        assert!(
+            since.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            since.elapsed()
+        );
     }
 }
 
@@ -348,7 +487,19 @@ fn half_a_frame_and_silence_end_at_the_deadline() {
 fn a_broker_of_another_age_is_told_by_its_versions() {
     // ApiVersions 2 with one API only: Metadata, versions 0 to 5.
     let body = [0u8, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3, 0, 0, 0, 5, 0, 0, 0, 0];
-    let told = asked(impostor(move |_| [&(body.len() as u32).to_be_bytes()[..], &body].concat()));
-    assert!(matches!(told, Error::UnsupportedVersion { api: "Metadata", offered: Some((0, 5)), .. }), "{told}");
+    let told = asked(impostor(move |_| {
+        [&(body.len() as u32).to_be_bytes()[..], &body].concat()
+    }));
+    assert!(
+        matches!(
+            told,
+            Error::UnsupportedVersion {
+                api: "Metadata",
+                offered: Some((0, 5)),
+                ..
+            }
+        ),
+        "{told}"
+    );
     assert_eq!(told.kind(), ErrorKind::Fatal);
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use common::proxy::*;
 use common::{Broker, at, record, records, unique, value_of, wait_until};
 use kafka::{
-    CommittedOffset, Consumer, ErrorKind, FetchConfig, Group, GroupConfig, Interrupt, Isolation, OffsetSpec, Producer,
-    TopicPartition,
+    CommittedOffset, Consumer, ErrorKind, FetchConfig, Group, GroupConfig, Interrupt, Isolation,
+    OffsetSpec, Producer, TopicPartition,
 };
 
 on_both_lines! {
@@ -33,10 +33,10 @@ const COORDINATOR: Option<i16> = Some(FIND_COORDINATOR);
 
 /// Request, code, and what is looked up after it.
 const PASSING: [(i16, i16, Option<i16>); 19] = [
-    (ADD_PARTITIONS_TO_TXN, 14, NOTHING),     // COORDINATOR_LOAD_IN_PROGRESS
+    (ADD_PARTITIONS_TO_TXN, 14, NOTHING), // COORDINATOR_LOAD_IN_PROGRESS
     (ADD_PARTITIONS_TO_TXN, 15, COORDINATOR), // COORDINATOR_NOT_AVAILABLE
     (ADD_PARTITIONS_TO_TXN, 16, COORDINATOR), // NOT_COORDINATOR
-    (ADD_PARTITIONS_TO_TXN, 51, NOTHING),     // CONCURRENT_TRANSACTIONS
+    (ADD_PARTITIONS_TO_TXN, 51, NOTHING), // CONCURRENT_TRANSACTIONS
     (ADD_OFFSETS_TO_TXN, 14, NOTHING),
     (ADD_OFFSETS_TO_TXN, 16, COORDINATOR),
     (ADD_OFFSETS_TO_TXN, 51, NOTHING),
@@ -84,10 +84,19 @@ impl Writer {
     fn new(broker: &Broker, stem: &str) -> Writer {
         let (client, partitions) = (unique("client"), broker.topic(stem, 1));
         let id = unique("refused-id");
-        let mut producer =
-            Producer::transactional(broker.proxied(&client), Interrupt::new(), id, Duration::from_secs(60));
+        let mut producer = Producer::transactional(
+            broker.proxied(&client),
+            Interrupt::new(),
+            id,
+            Duration::from_secs(60),
+        );
         producer.initialise().unwrap();
-        Writer { client, group: unique("refused-group"), partitions, producer }
+        Writer {
+            client,
+            group: unique("refused-group"),
+            partitions,
+            producer,
+        }
     }
 
     /// One record and a position, as far as it goes.
@@ -101,7 +110,11 @@ impl Writer {
 
     fn position(&self, broker: &Broker) -> CommittedOffset {
         let place = [(self.partitions[0].topic.to_string(), 0)];
-        broker.admin().committed_offsets(&self.group, &place, true).unwrap().remove(0)
+        broker
+            .admin()
+            .committed_offsets(&self.group, &place, true)
+            .unwrap()
+            .remove(0)
     }
 }
 
@@ -113,16 +126,28 @@ fn a_transaction_gets_over_what_passes_and_asks_again_who_is_responsible(broker:
         let value = format!("{api} {code}");
         broker.proxy.refuse(&writer.client, api, code, 2);
         broker.proxy.take_calls(&writer.client);
-        writer.write(&value, number).unwrap_or_else(|error| panic!("API {api}, code {code}: {error}"));
-        assert!(broker.proxy.has_lost(&writer.client, api), "API {api} was not called twice");
+        writer
+            .write(&value, number)
+            .unwrap_or_else(|error| panic!("API {api}, code {code}: {error}"));
+        assert!(
+            broker.proxy.has_lost(&writer.client, api),
+            "API {api} was not called twice"
+        );
         let calls = broker.proxy.take_calls(&writer.client);
         for lookup in [METADATA, FIND_COORDINATOR] {
             let wanted = looked_up == Some(lookup);
-            assert_eq!(calls.contains(&lookup), wanted, "API {api}, code {code}: lookup {lookup} among {calls:?}");
+            assert_eq!(
+                calls.contains(&lookup),
+                wanted,
+                "API {api}, code {code}: lookup {lookup} among {calls:?}"
+            );
         }
         expected.push(value);
     }
-    assert_eq!(broker.committed_values(&writer.partitions, expected.last().unwrap()), expected);
+    assert_eq!(
+        broker.committed_values(&writer.partitions, expected.last().unwrap()),
+        expected
+    );
     assert_eq!(writer.position(broker).offset, PASSING.len() as i64);
 }
 
@@ -136,14 +161,23 @@ fn what_ends_an_epoch_ends_the_transaction_and_only_a_new_epoch_goes_on(broker: 
         assert_eq!(refused.code().map(|code| code.0), Some(code), "{refused}");
         // whether another has taken over, the next identity tells
         assert_eq!(refused.kind(), ErrorKind::Retriable, "{refused}");
-        assert!(matches!(writer.producer.begin().err(), Some(kafka::Error::NotInitialised)), "after {refused}");
+        assert!(
+            matches!(
+                writer.producer.begin().err(),
+                Some(kafka::Error::NotInitialised)
+            ),
+            "after {refused}"
+        );
         let after = writer.producer.initialise().unwrap();
         assert!((after.id, after.epoch) > (before.id, before.epoch));
         let value = format!("{api} {code}");
         writer.write(&value, number).unwrap();
         expected.push(value);
     }
-    assert_eq!(broker.committed_values(&writer.partitions, expected.last().unwrap()), expected);
+    assert_eq!(
+        broker.committed_values(&writer.partitions, expected.last().unwrap()),
+        expected
+    );
     assert_eq!(writer.position(broker).offset, ENDING.len() as i64);
 }
 
@@ -156,28 +190,51 @@ fn an_end_that_was_refused_although_it_was_executed_is_told_by_its_position(brok
         let value = format!("ended {code}");
         let refused = writer.write(&value, number).unwrap_err();
         assert_eq!(refused.code().map(|code| code.0), Some(code), "{refused}");
-        assert!(matches!(writer.producer.begin().err(), Some(kafka::Error::NotInitialised)), "after {refused}");
+        assert!(
+            matches!(
+                writer.producer.begin().err(),
+                Some(kafka::Error::NotInitialised)
+            ),
+            "after {refused}"
+        );
         writer.producer.initialise().unwrap();
         assert_eq!(writer.position(broker).metadata, value, "it was committed");
         expected.push(value);
     }
-    assert_eq!(broker.committed_values(&writer.partitions, expected.last().unwrap()), expected);
+    assert_eq!(
+        broker.committed_values(&writer.partitions, expected.last().unwrap()),
+        expected
+    );
 }
 
 fn a_refused_identity_is_asked_for_again(broker: &Broker) {
     let mut writer = Writer::new(broker, "identity");
-    for (code, looked_up) in [(14, NOTHING), (15, COORDINATOR), (16, COORDINATOR), (51, NOTHING)] {
+    for (code, looked_up) in [
+        (14, NOTHING),
+        (15, COORDINATOR),
+        (16, COORDINATOR),
+        (51, NOTHING),
+    ] {
         let before = writer.producer.identity().unwrap();
-        broker.proxy.refuse(&writer.client, INIT_PRODUCER_ID, code, 2);
+        broker
+            .proxy
+            .refuse(&writer.client, INIT_PRODUCER_ID, code, 2);
         broker.proxy.take_calls(&writer.client);
         let after = writer.producer.initialise().unwrap();
         // whoever shows the identity it had gets the next one once
         assert_eq!(after.epoch, before.epoch + 1);
         let calls = broker.proxy.take_calls(&writer.client);
-        assert_eq!(calls.contains(&FIND_COORDINATOR), looked_up.is_some(), "code {code}: {calls:?}");
+        assert_eq!(
+            calls.contains(&FIND_COORDINATOR),
+            looked_up.is_some(),
+            "code {code}: {calls:?}"
+        );
     }
     writer.write("last", 1).unwrap();
-    assert_eq!(broker.committed_values(&writer.partitions, "last"), ["last"]);
+    assert_eq!(
+        broker.committed_values(&writer.partitions, "last"),
+        ["last"]
+    );
 }
 
 /// A reader behind the proxy from the beginning.
@@ -188,7 +245,12 @@ fn reader(broker: &Broker, client: &str, partitions: &[TopicPartition]) -> Consu
         ..FetchConfig::default()
     };
     let mut consumer = Consumer::new(broker.proxied(client), Interrupt::new(), fetch);
-    consumer.assign(&partitions.iter().map(|partition| (partition.clone(), 0)).collect::<Vec<_>>());
+    consumer.assign(
+        &partitions
+            .iter()
+            .map(|partition| (partition.clone(), 0))
+            .collect::<Vec<_>>(),
+    );
     consumer
 }
 
@@ -198,7 +260,9 @@ fn a_reader_gets_over_what_passes_and_asks_again_who_leads(broker: &Broker) {
     let mut consumer = reader(broker, &client, &writer.partitions);
     let (mut expected, mut seen) = (vec![], vec![]);
     // NOT_LEADER_OR_FOLLOWER, KAFKA_STORAGE_ERROR, FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH, OFFSET_NOT_AVAILABLE
-    for (number, (code, looked_up)) in (1..).zip([(6, true), (56, true), (74, true), (75, false), (78, false)]) {
+    for (number, (code, looked_up)) in
+        (1..).zip([(6, true), (56, true), (74, true), (75, false), (78, false)])
+    {
         broker.proxy.refuse(&client, FETCH, code, 2);
         broker.proxy.take_calls(&client);
         let value = format!("after {code}");
@@ -213,7 +277,10 @@ fn a_reader_gets_over_what_passes_and_asks_again_who_leads(broker: &Broker) {
             seen.contains(&value) && broker.proxy.has_lost(&client, FETCH)
         });
         let calls = broker.proxy.take_calls(&client);
-        assert!(!looked_up || calls.contains(&METADATA), "code {code}: {calls:?}");
+        assert!(
+            !looked_up || calls.contains(&METADATA),
+            "code {code}: {calls:?}"
+        );
     }
     assert_eq!(seen, expected);
 }
@@ -243,15 +310,27 @@ fn offsets_are_found_although_the_answer_was_refused(broker: &Broker) {
     let mut admin = kafka::Admin::new(broker.proxied(&client), Interrupt::new());
     for code in [6, 74] {
         broker.proxy.refuse(&client, LIST_OFFSETS, code, 2);
-        let ends = admin.list_offsets(&[(topic.clone(), 0)], OffsetSpec::Latest, Isolation::ReadCommitted).unwrap();
+        let ends = admin
+            .list_offsets(
+                &[(topic.clone(), 0)],
+                OffsetSpec::Latest,
+                Isolation::ReadCommitted,
+            )
+            .unwrap();
         // the record and its marker
         assert_eq!(ends[0].offset, 2, "after code {code}");
     }
     // and UNSTABLE_OFFSET_COMMIT
     for code in [14, 15, 16, 88] {
         broker.proxy.refuse(&client, OFFSET_FETCH, code, 2);
-        let committed = admin.committed_offsets(&writer.group, &[(topic.clone(), 0)], true).unwrap();
-        assert_eq!((committed[0].offset, &*committed[0].metadata), (7, "one"), "after code {code}");
+        let committed = admin
+            .committed_offsets(&writer.group, &[(topic.clone(), 0)], true)
+            .unwrap();
+        assert_eq!(
+            (committed[0].offset, &*committed[0].metadata),
+            (7, "one"),
+            "after code {code}"
+        );
     }
 }
 
@@ -287,13 +366,21 @@ fn a_member_gets_over_what_passes_and_joins_again_when_its_place_is_lost(broker:
         let client = unique("client");
         let mut member = member(broker, &client, &partitions[0].topic, short_session);
         broker.proxy.refuse(&client, api, code, 1);
-        let joined = member.join().unwrap_or_else(|error| panic!("API {api}, code {code}: {error}"));
+        let joined = member
+            .join()
+            .unwrap_or_else(|error| panic!("API {api}, code {code}: {error}"));
         assert!(broker.proxy.has_lost(&client, api));
         assert_eq!(joined.partitions, partitions, "API {api}, code {code}");
         let calls = broker.proxy.take_calls(&client);
         // heartbeats, which come after it, look up a coordinator of their own
-        let joined = calls.iter().rposition(|call| *call == SYNC_GROUP).expect("it has joined");
-        let lookups = calls[..joined].iter().filter(|call| **call == FIND_COORDINATOR).count();
+        let joined = calls
+            .iter()
+            .rposition(|call| *call == SYNC_GROUP)
+            .expect("it has joined");
+        let lookups = calls[..joined]
+            .iter()
+            .filter(|call| **call == FIND_COORDINATOR)
+            .count();
         assert_eq!(lookups > 1, code == 16, "API {api}, code {code}: {calls:?}");
         drop(member.leave());
     }
@@ -303,7 +390,10 @@ fn a_member_gets_over_what_passes_and_joins_again_when_its_place_is_lost(broker:
 /// looked up again.
 fn load_group_coordinators(broker: &Broker, topic: &str) {
     for group in ["loaded-0", "loaded-1"] {
-        broker.admin().committed_offsets(group, &[(topic.to_owned(), 0)], true).unwrap();
+        broker
+            .admin()
+            .committed_offsets(group, &[(topic.to_owned(), 0)], true)
+            .unwrap();
     }
 }
 
@@ -317,7 +407,11 @@ fn a_heartbeat_that_is_refused_makes_the_member_join_again(broker: &Broker) {
         assert!(!member.rejoin_needed());
         broker.proxy.refuse(&client, HEARTBEAT, code, 1);
         wait_until("a rejoin to be needed", || member.rejoin_needed());
-        assert_eq!(member.join().unwrap().partitions, partitions, "after code {code}");
+        assert_eq!(
+            member.join().unwrap().partitions,
+            partitions,
+            "after code {code}"
+        );
         assert!(!member.rejoin_needed());
         drop(member.leave());
     }
@@ -328,7 +422,9 @@ fn a_heartbeat_that_is_refused_makes_the_member_join_again(broker: &Broker) {
     broker.proxy.refuse(&client, HEARTBEAT, 16, 1);
     wait_until("the refusal", || broker.proxy.has_lost(&client, HEARTBEAT));
     broker.proxy.take_calls(&client);
-    wait_until("the next heartbeat", || broker.proxy.take_calls(&client).contains(&HEARTBEAT));
+    wait_until("the next heartbeat", || {
+        broker.proxy.take_calls(&client).contains(&HEARTBEAT)
+    });
     assert!(!member.rejoin_needed());
     drop(member.leave());
 }
@@ -341,12 +437,17 @@ fn a_commit_of_offsets_tells_that_the_place_is_lost(broker: &Broker) {
     let news = [(partitions[0].clone(), 5, String::new())];
     for code in [14, 15, 16] {
         broker.proxy.refuse(&client, OFFSET_COMMIT, code, 2);
-        member.commit_offsets(&news).unwrap_or_else(|error| panic!("code {code}: {error}"));
+        member
+            .commit_offsets(&news)
+            .unwrap_or_else(|error| panic!("code {code}: {error}"));
     }
     for code in [22, 25, 27] {
         broker.proxy.refuse(&client, OFFSET_COMMIT, code, 1);
         let refused = member.commit_offsets(&news).unwrap_err();
-        assert_eq!((refused.code().map(|code| code.0), refused.kind()), (Some(code), ErrorKind::Retriable));
+        assert_eq!(
+            (refused.code().map(|code| code.0), refused.kind()),
+            (Some(code), ErrorKind::Retriable)
+        );
         assert!(member.rejoin_needed(), "after code {code}");
         member.join().unwrap();
     }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use common::authority::Authority;
 use common::{Broker, Line, free_port, record, unique, wait_until};
 use kafka::{
-    Admin, Config, Error, ErrorKind, Group, GroupConfig, Interrupt, Isolation, Mechanism, Producer, Sasl, Security, Tls,
+    Admin, Config, Error, ErrorKind, Group, GroupConfig, Interrupt, Isolation, Mechanism, Producer,
+    Sasl, Security, Tls,
 };
 
 /// It has what SASL has to escape.
@@ -47,7 +48,10 @@ impl Guarded {
     }
 
     fn start() -> Guarded {
-        let ports: Vec<(&str, u16)> = LISTENERS.iter().map(|(name, _)| (*name, free_port())).collect();
+        let ports: Vec<(&str, u16)> = LISTENERS
+            .iter()
+            .map(|(name, _)| (*name, free_port()))
+            .collect();
         let mut authority = None;
         let broker = Broker::start_with(Line::Kafka4, |folder, settings| {
             let ours = authority.insert(Authority::new(folder, "ours"));
@@ -56,37 +60,75 @@ impl Guarded {
         let authority = authority.expect("made for the settings");
         let foreign = Authority::new(broker.folder(), "foreign");
         let tls = |authority: &Authority| Tls::new(Some(&authority.file()), None).unwrap();
-        let guarded = Guarded { trusted: tls(&authority), foreign: tls(&foreign), broker, ports };
+        let guarded = Guarded {
+            trusted: tls(&authority),
+            foreign: tls(&foreign),
+            broker,
+            ports,
+        };
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
             let login = format!("{mechanism}=[iterations=4096,password={PASSWORD}]");
-            let user = ["--alter", "--entity-type", "users", "--entity-name", USER, "--add-config", &login];
+            let user = [
+                "--alter",
+                "--entity-type",
+                "users",
+                "--entity-name",
+                USER,
+                "--add-config",
+                &login,
+            ];
             guarded.broker.tool("kafka.admin.ConfigCommand", &user, "");
         }
         guarded
     }
 
     fn config(&self, listener: &str, security: Security) -> Config {
-        let (_, port) = self.ports.iter().find(|(name, _)| *name == listener).expect("a listener");
+        let (_, port) = self
+            .ports
+            .iter()
+            .find(|(name, _)| *name == listener)
+            .expect("a listener");
         let config = Config::new(vec![format!("127.0.0.1:{port}")], "test");
         // the first handshake warms the broker up, the first transaction has its internal topics made
         let patience = Duration::from_secs(20);
-        Config { security, connect_timeout: patience, request_timeout: patience, ..config }
+        Config {
+            security,
+            connect_timeout: patience,
+            request_timeout: patience,
+            ..config
+        }
     }
 
     fn tls(&self) -> Security {
-        Security { tls: Some(self.trusted.clone()), sasl: None }
+        Security {
+            tls: Some(self.trusted.clone()),
+            sasl: None,
+        }
     }
 
     fn users(&self, mechanism: Mechanism, password: &str) -> Security {
-        let sasl = Sasl { mechanism, username: USER.into(), password: password.into() };
-        Security { tls: Some(self.trusted.clone()), sasl: Some(sasl) }
+        let sasl = Sasl {
+            mechanism,
+            username: USER.into(),
+            password: password.into(),
+        };
+        Security {
+            tls: Some(self.trusted.clone()),
+            sasl: Some(sasl),
+        }
     }
 }
 
 fn listeners(settings: &str, ports: &[(&str, u16)]) -> String {
     let mut changed = String::new();
-    let addresses: String = ports.iter().map(|(name, port)| format!(",{name}://127.0.0.1:{port}")).collect();
-    let protocols: String = LISTENERS.iter().map(|(name, protocol)| format!(",{name}:{protocol}")).collect();
+    let addresses: String = ports
+        .iter()
+        .map(|(name, port)| format!(",{name}://127.0.0.1:{port}"))
+        .collect();
+    let protocols: String = LISTENERS
+        .iter()
+        .map(|(name, protocol)| format!(",{name}:{protocol}"))
+        .collect();
     for line in settings.lines() {
         let more = match line.split('=').next() {
             Some("listeners" | "advertised.listeners") => addresses.as_str(),
@@ -104,15 +146,16 @@ fn guards(authority: &Authority) -> String {
         format!("{own}.type=PEM\n{own}.location={}\n", file.display())
     };
     let right = authority.sign("127.0.0.1", false).keystore;
-    let mut settings: String = ["tls", "mutual", "users", "short"].map(|listener| keystore(listener, &right)).concat();
+    let mut settings: String = ["tls", "mutual", "users", "short"]
+        .map(|listener| keystore(listener, &right))
+        .concat();
     settings += &keystore("expired", &authority.sign("127.0.0.1", true).keystore);
     settings += &keystore("misnamed", &authority.sign("kafka.example", false).keystore);
     settings += &format!(
         "listener.name.mutual.ssl.truststore.type=PEM\nlistener.name.mutual.ssl.truststore.location={}\n",
         authority.file().display()
     );
-    settings +=
-        "listener.name.mutual.ssl.client.auth=required\nsasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n";
+    settings += "listener.name.mutual.ssl.client.auth=required\nsasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n";
     settings += "listener.name.open.sasl.enabled.mechanisms=PLAIN\n";
     let security = "org.apache.kafka.common.security";
     for listener in ["users", "open", "short"] {
@@ -121,8 +164,11 @@ fn guards(authority: &Authority) -> String {
             "{own}.plain.sasl.jaas.config={security}.plain.PlainLoginModule required \"user_{USER}\"=\"{PASSWORD}\";\n"
         );
         for scram in ["scram-sha-256", "scram-sha-512"] {
-            settings += &format!("{own}.{scram}.sasl.jaas.config={security}.scram.ScramLoginModule required;\n");
-            settings += &format!("listener.name.short.{scram}.connections.max.reauth.ms={SHORT_MILLIS}\n");
+            settings += &format!(
+                "{own}.{scram}.sasl.jaas.config={security}.scram.ScramLoginModule required;\n"
+            );
+            settings +=
+                &format!("listener.name.short.{scram}.connections.max.reauth.ms={SHORT_MILLIS}\n");
         }
     }
     settings
@@ -132,13 +178,23 @@ fn guards(authority: &Authority) -> String {
 fn round(guarded: &Guarded, config: Config) {
     let partitions = guarded.broker.topic("guarded", 1);
     let topic = &partitions[0].topic;
-    let mut producer =
-        Producer::transactional(config.clone(), Interrupt::new(), unique("guarded-id"), Duration::from_secs(60));
+    let mut producer = Producer::transactional(
+        config.clone(),
+        Interrupt::new(),
+        unique("guarded-id"),
+        Duration::from_secs(60),
+    );
     producer.initialise().unwrap();
     let mut transaction = producer.begin().unwrap();
     // more than a TLS record, and than rustls buffers
     let large = "x".repeat(300_000);
-    transaction.send((0..3).map(|n| record(topic, &format!("k{n}"), &large)).collect::<Vec<_>>()).unwrap();
+    transaction
+        .send(
+            (0..3)
+                .map(|n| record(topic, &format!("k{n}"), &large))
+                .collect::<Vec<_>>(),
+        )
+        .unwrap();
     transaction.commit().unwrap();
     let mut group = Group::new(
         config.clone(),
@@ -151,12 +207,24 @@ fn round(guarded: &Guarded, config: Config) {
         },
     );
     let assigned = group.join().unwrap().partitions;
-    let fetch = kafka::FetchConfig { isolation: Isolation::ReadCommitted, ..kafka::FetchConfig::default() };
+    let fetch = kafka::FetchConfig {
+        isolation: Isolation::ReadCommitted,
+        ..kafka::FetchConfig::default()
+    };
     let mut consumer = kafka::Consumer::new(config, Interrupt::new(), fetch);
-    consumer.assign(&assigned.into_iter().map(|partition| (partition, 0)).collect::<Vec<_>>());
+    consumer.assign(
+        &assigned
+            .into_iter()
+            .map(|partition| (partition, 0))
+            .collect::<Vec<_>>(),
+    );
     let mut lengths = vec![];
     wait_until("the records", || {
-        lengths.extend(common::records(consumer.poll().unwrap()).iter().map(|record| common::value_of(record).len()));
+        lengths.extend(
+            common::records(consumer.poll().unwrap())
+                .iter()
+                .map(|record| common::value_of(record).len()),
+        );
         lengths.len() >= 3
     });
     assert_eq!(lengths, [300_000; 3]);
@@ -176,12 +244,30 @@ fn a_client_with_a_certificate_of_its_own_is_let_in_and_one_without_is_not() {
     // the broker trusts `ours` only
     let stranger = authority.sign("client", false);
     let ours = guarded.broker.folder().join("ours");
-    let (certificate, key) = (ours.join("127.0.0.1.certificate.pem"), ours.join("127.0.0.1.key.pem"));
+    let (certificate, key) = (
+        ours.join("127.0.0.1.certificate.pem"),
+        ours.join("127.0.0.1.key.pem"),
+    );
     let tls = |certificate: &Path, key: &Path| {
         Some(Tls::new(Some(&ours.join("authority.pem")), Some((certificate, key))).unwrap())
     };
-    round(guarded, guarded.config("MUTUAL", Security { tls: tls(&certificate, &key), sasl: None }));
-    for security in [guarded.tls(), Security { tls: tls(&stranger.certificate, &stranger.key), sasl: None }] {
+    round(
+        guarded,
+        guarded.config(
+            "MUTUAL",
+            Security {
+                tls: tls(&certificate, &key),
+                sasl: None,
+            },
+        ),
+    );
+    for security in [
+        guarded.tls(),
+        Security {
+            tls: tls(&stranger.certificate, &stranger.key),
+            sasl: None,
+        },
+    ] {
         refusal(guarded.config("MUTUAL", security));
     }
 }
@@ -190,9 +276,15 @@ fn a_client_with_a_certificate_of_its_own_is_let_in_and_one_without_is_not() {
 fn a_transaction_and_a_group_work_for_users_of_each_mechanism_within_tls_and_without() {
     let guarded = Guarded::shared();
     for mechanism in Mechanism::ALL {
-        round(guarded, guarded.config("USERS", guarded.users(mechanism, PASSWORD)));
+        round(
+            guarded,
+            guarded.config("USERS", guarded.users(mechanism, PASSWORD)),
+        );
     }
-    let plainly = Security { tls: None, ..guarded.users(Mechanism::Plain, PASSWORD) };
+    let plainly = Security {
+        tls: None,
+        ..guarded.users(Mechanism::Plain, PASSWORD)
+    };
     round(guarded, guarded.config("OPEN", plainly));
 }
 
@@ -201,13 +293,19 @@ fn a_session_that_the_broker_ends_is_a_non_event() {
     let guarded = Guarded::shared();
     let config = guarded.config("SHORT", guarded.users(Mechanism::ScramSha256, PASSWORD));
     let partitions = guarded.broker.topic("short", 1);
-    let mut producer =
-        Producer::transactional(config.clone(), Interrupt::new(), unique("short-id"), Duration::from_secs(60));
+    let mut producer = Producer::transactional(
+        config.clone(),
+        Interrupt::new(),
+        unique("short-id"),
+        Duration::from_secs(60),
+    );
     producer.initialise().unwrap();
     let expected = ["0", "1", "2"];
     for value in expected {
         let mut transaction = producer.begin().unwrap();
-        transaction.send(vec![record(&partitions[0].topic, "k", value)]).unwrap();
+        transaction
+            .send(vec![record(&partitions[0].topic, "k", value)])
+            .unwrap();
         // the claim is about what comes after this time: requests that must not be sent twice
         std::thread::sleep(Duration::from_millis(SHORT_MILLIS + 200));
         transaction.commit().unwrap();
@@ -218,25 +316,52 @@ fn a_session_that_the_broker_ends_is_a_non_event() {
 /// How a first call fails.
 fn refusal(config: Config) -> Error {
     // what may pass is tried again for so long
-    let config = Config { api_timeout: Duration::from_secs(5), ..config };
-    let error = Admin::new(config, Interrupt::new()).describe_topics(&["none".to_owned()]).unwrap_err();
+    let config = Config {
+        api_timeout: Duration::from_secs(5),
+        ..config
+    };
+    let error = Admin::new(config, Interrupt::new())
+        .describe_topics(&["none".to_owned()])
+        .unwrap_err();
     let told = format!("{error} {error:?}");
-    assert!(!told.contains(PASSWORD) && !told.contains(WRONG), "a password is told: {told}");
+    assert!(
+        !told.contains(PASSWORD) && !told.contains(WRONG),
+        "a password is told: {told}"
+    );
     error
 }
 
 #[test]
 fn whom_we_do_not_trust_and_who_does_not_trust_us_is_told_and_not_tried_again() {
     let guarded = Guarded::shared();
-    let foreign = Security { tls: Some(guarded.foreign.clone()), sasl: None };
+    let foreign = Security {
+        tls: Some(guarded.foreign.clone()),
+        sasl: None,
+    };
     let users = |mechanism, password| guarded.users(mechanism, password);
     let mut unknown = users(Mechanism::ScramSha512, PASSWORD);
     unknown.sasl.as_mut().unwrap().username = "nobody".into();
     let cases = [
-        ("TLS", foreign, "TLS: invalid peer certificate: UnknownIssuer"),
-        ("EXPIRED", guarded.tls(), "TLS: invalid peer certificate: certificate expired"),
-        ("MISNAMED", guarded.tls(), "TLS: invalid peer certificate: certificate not valid for name \"127.0.0.1\""),
-        ("USERS", users(Mechanism::Plain, WRONG), "the broker refuses user ann=b,c by PLAIN: Authentication failed"),
+        (
+            "TLS",
+            foreign,
+            "TLS: invalid peer certificate: UnknownIssuer",
+        ),
+        (
+            "EXPIRED",
+            guarded.tls(),
+            "TLS: invalid peer certificate: certificate expired",
+        ),
+        (
+            "MISNAMED",
+            guarded.tls(),
+            "TLS: invalid peer certificate: certificate not valid for name \"127.0.0.1\"",
+        ),
+        (
+            "USERS",
+            users(Mechanism::Plain, WRONG),
+            "the broker refuses user ann=b,c by PLAIN: Authentication failed",
+        ),
         (
             "USERS",
             users(Mechanism::ScramSha256, WRONG),
@@ -247,10 +372,17 @@ fn whom_we_do_not_trust_and_who_does_not_trust_us_is_told_and_not_tried_again() 
             users(Mechanism::ScramSha512, WRONG),
             "the broker refuses user ann=b,c by SCRAM-SHA-512: Authentication failed",
         ),
-        ("USERS", unknown, "the broker refuses user nobody by SCRAM-SHA-512: Authentication failed"),
+        (
+            "USERS",
+            unknown,
+            "the broker refuses user nobody by SCRAM-SHA-512: Authentication failed",
+        ),
         (
             "OPEN",
-            Security { tls: None, ..users(Mechanism::ScramSha256, PASSWORD) },
+            Security {
+                tls: None,
+                ..users(Mechanism::ScramSha256, PASSWORD)
+            },
             "the broker takes no SCRAM-SHA-256, only PLAIN",
         ),
     ];
@@ -267,8 +399,15 @@ fn a_plain_client_at_a_guarded_port_and_a_guarded_one_at_a_plain_port_are_told_w
     let plain = refusal(guarded.config("TLS", Security::default())).to_string();
     assert!(plain.contains("expect"), "{plain}");
     let unknown = refusal(guarded.config("OPEN", Security::default())).to_string();
-    assert!(unknown.contains("does it expect TLS or a user (another security protocol)?"), "{unknown}");
-    let told = refusal(Config { security: guarded.tls(), ..guarded.broker.config() }).to_string();
+    assert!(
+        unknown.contains("does it expect TLS or a user (another security protocol)?"),
+        "{unknown}"
+    );
+    let told = refusal(Config {
+        security: guarded.tls(),
+        ..guarded.broker.config()
+    })
+    .to_string();
     assert!(told.contains("does it speak TLS there?"), "{told}");
 }
 

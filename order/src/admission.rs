@@ -63,7 +63,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// One of each.
-    pub const ALL: [Refusal; 4] = [Refusal::Backlog(0), Refusal::Outage, Refusal::Queue, Refusal::Database];
+    pub const ALL: [Refusal; 4] = [
+        Refusal::Backlog(0),
+        Refusal::Outage,
+        Refusal::Queue,
+        Refusal::Database,
+    ];
 
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
@@ -124,7 +129,13 @@ impl Admission {
             refused: 0,
             last_refusal: None,
         };
-        Admission(Arc::new(Shared { view: Mutex::new(view), changed: Condvar::new(), limit, deadline, queue }))
+        Admission(Arc::new(Shared {
+            view: Mutex::new(view),
+            changed: Condvar::new(),
+            limit,
+            deadline,
+            queue,
+        }))
     }
 
     fn view(&self) -> MutexGuard<'_, View> {
@@ -142,8 +153,14 @@ impl Admission {
         }
         let (mut view, now) = (self.view(), seconds_since_1970());
         view.waiting = waiting;
-        let refusal = if waiting >= self.0.queue { Some(Refusal::Queue) } else { view.refusal(waiting, now) };
-        let Some(refusal) = refusal.filter(|refusal| *refusal == Refusal::Queue || !view.probes(now)) else {
+        let refusal = if waiting >= self.0.queue {
+            Some(Refusal::Queue)
+        } else {
+            view.refusal(waiting, now)
+        };
+        let Some(refusal) =
+            refusal.filter(|refusal| *refusal == Refusal::Queue || !view.probes(now))
+        else {
             return Ok(());
         };
         view.refused(refusal);
@@ -224,7 +241,11 @@ impl Admission {
         drop(view);
         self.0.changed.notify_all();
         if (now - removed_at).abs() >= REMOVE_EVERY {
-            store::remove_passed(session, (now - STAYS_OPEN) as i64, (now - self.0.deadline.as_secs_f64()) as i64)?;
+            store::remove_passed(
+                session,
+                (now - STAYS_OPEN) as i64,
+                (now - self.0.deadline.as_secs_f64()) as i64,
+            )?;
             self.view().removed_at = now;
         }
         Ok(())
@@ -232,7 +253,13 @@ impl Admission {
 
     fn show(&self, view: &View) {
         let is_open = view.refuses(seconds_since_1970()).is_none();
-        metrics::admission(is_open, view.in_flight(), view.estimate.limit(), view.estimate.capacity, view.wait());
+        metrics::admission(
+            is_open,
+            view.in_flight(),
+            view.estimate.limit(),
+            view.estimate.capacity,
+            view.wait(),
+        );
     }
 
     /// What is known, for `/overview`.
@@ -270,7 +297,10 @@ impl View {
 
     /// Why orders are refused now, or were a moment ago.
     fn refuses(&self, now: f64) -> Option<Refusal> {
-        let lately = self.last_refusal.filter(|(_, at)| at.elapsed() < SHOWN).map(|(refusal, _)| refusal);
+        let lately = self
+            .last_refusal
+            .filter(|(_, at)| at.elapsed() < SHOWN)
+            .map(|(refusal, _)| refusal);
         lately.or_else(|| self.refusal(self.waiting, now))
     }
 
@@ -285,7 +315,9 @@ impl View {
 
     /// Whether this is the order to be admitted all the same, because nothing else shows when the system is back.
     fn probes(&mut self, now: f64) -> bool {
-        let is_due = self.probed_at.is_none_or(|probed_at| probed_at.elapsed() >= PROBE_EVERY);
+        let is_due = self
+            .probed_at
+            .is_none_or(|probed_at| probed_at.elapsed() >= PROBE_EVERY);
         let probes = is_due && self.estimate.is_stalled(now);
         if probes {
             self.probed_at = Some(Instant::now());
@@ -301,13 +333,16 @@ impl View {
         }
         let queued = self.estimate.queued + self.placed - self.settled;
         let free = self.estimate.window() - queued.max(0) as f64;
-        let lately = self.estimate.rate * self.looked_at.elapsed().as_secs_f64() * SHARE / self.writers as f64;
+        let lately = self.estimate.rate * self.looked_at.elapsed().as_secs_f64() * SHARE
+            / self.writers as f64;
         free.max(lately - self.placed as f64).max(0.0) as usize
     }
 }
 
 fn seconds_since_1970() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -325,7 +360,11 @@ mod tests {
     fn seen(admission: &Admission, now: i64, seconds: &[(i64, i64, i64)]) {
         let flow: Vec<Second> = seconds
             .iter()
-            .map(|(age, placed, settled)| Second { second: NOW + now - age, placed: *placed, settled: *settled })
+            .map(|(age, placed, settled)| Second {
+                second: NOW + now - age,
+                placed: *placed,
+                settled: *settled,
+            })
             .collect();
         admission.view().estimate.look((NOW + now) as f64, &flow);
     }
@@ -342,7 +381,11 @@ mod tests {
     fn orders_are_admitted_until_those_under_way_and_those_that_wait_take_too_long() {
         let admission = admission();
         seen(&admission, 0, &[(0, 950, 0)]);
-        assert_eq!(refusal(&admission, 50), None, "two seconds at the assumed 500 a second");
+        assert_eq!(
+            refusal(&admission, 50),
+            None,
+            "two seconds at the assumed 500 a second"
+        );
         assert_eq!(refusal(&admission, 51), Some(Refusal::Backlog(1)));
         admission.placed(3_000);
         assert_eq!(refusal(&admission, 0), Some(Refusal::Backlog(6)));
@@ -364,7 +407,10 @@ mod tests {
         let shown = |what: &str| admission.overview()[what].clone();
         assert_eq!((shown("open"), shown("reason")), (json!(true), Value::Null));
         assert_eq!(admission.check(100), Err(Refusal::Queue));
-        assert_eq!((shown("open"), shown("reason")), (json!(false), json!("queue")));
+        assert_eq!(
+            (shown("open"), shown("reason")),
+            (json!(false), json!("queue"))
+        );
         assert_eq!(shown("waitSeconds"), 0.2, "at the assumed 500 a second");
         admission.view().last_refusal = Some((Refusal::Queue, Instant::now() - SHOWN));
         assert_eq!((shown("open"), shown("reason")), (json!(true), Value::Null));
@@ -399,9 +445,22 @@ mod tests {
         seen(&admission, 0, &[(5, 2_500, 0)]);
         let mut view = admission.view();
         assert!(view.refusal(0, NOW as f64).is_some());
-        assert_eq!((view.probes(NOW as f64), view.probes(NOW as f64)), (true, false));
-        view.estimate.look((NOW + 1) as f64, &[Second { second: NOW - 5, placed: 2_500, settled: 100 }]);
+        assert_eq!(
+            (view.probes(NOW as f64), view.probes(NOW as f64)),
+            (true, false)
+        );
+        view.estimate.look(
+            (NOW + 1) as f64,
+            &[Second {
+                second: NOW - 5,
+                placed: 2_500,
+                settled: 100,
+            }],
+        );
         view.probed_at = None;
-        assert!(!view.probes((NOW + 1) as f64), "it settles again: no need to try");
+        assert!(
+            !view.probes((NOW + 1) as f64),
+            "it settles again: no need to try"
+        );
     }
 }

@@ -48,7 +48,12 @@ impl DeadlineScan {
     ///
     /// # Errors
     /// When the database URL can't be parsed.
-    pub fn new(config: &Config, waker: Waker, waiters: Waiters, admission: Admission) -> Result<DeadlineScan> {
+    pub fn new(
+        config: &Config,
+        waker: Waker,
+        waiters: Waiters,
+        admission: Admission,
+    ) -> Result<DeadlineScan> {
         let connector = Connector::new(&config.database_url, "order-deadline", Limits::WORK)?;
         Ok(DeadlineScan {
             connection: Connection::new(connector),
@@ -78,7 +83,9 @@ impl DeadlineScan {
                 Err(_) => backoff::delay(failures),
             };
             if let Err(error) = turn {
-                log::warn!("a deadline scan failed (attempt {failures}, next in {pause:?}): {error}");
+                log::warn!(
+                    "a deadline scan failed (attempt {failures}, next in {pause:?}): {error}"
+                );
                 if error.is_lock_timeout() {
                     self.around.held();
                 }
@@ -90,13 +97,20 @@ impl DeadlineScan {
 
     /// Orders whose rows in the outbox or in `deadline` somebody has deleted end by their deadline too.
     fn look_for_forgotten(&mut self) -> Result<()> {
-        if self.looked_at.is_some_and(|looked_at| looked_at.elapsed() < FORGOTTEN_EVERY) {
+        if self
+            .looked_at
+            .is_some_and(|looked_at| looked_at.elapsed() < FORGOTTEN_EVERY)
+        {
             return Ok(());
         }
         let after = self.deadline + self.deadline.min(FORGOTTEN_LATER);
-        let count = self.connection.with(|session| store::give_up_forgotten(session, after))?;
+        let count = self
+            .connection
+            .with(|session| store::give_up_forgotten(session, after))?;
         if count > 0 {
-            log::error!("the rows of {count} orders in the outbox or in deadline are gone: they end by their deadline");
+            log::error!(
+                "the rows of {count} orders in the outbox or in deadline are gone: they end by their deadline"
+            );
         }
         self.looked_at = Some(Instant::now());
         Ok(())
@@ -108,11 +122,15 @@ impl DeadlineScan {
     /// What PostgreSQL says; the row stays due.
     pub fn scan_once(&mut self) -> Result<bool> {
         let mut tx = self.connection.session()?.transaction()?;
-        let Some(mut due) = store::take_due(&mut tx)? else { return Ok(false) };
+        let Some(mut due) = store::take_due(&mut tx)? else {
+            return Ok(false);
+        };
         if self.around.is_due() {
             let held = store::held(&mut tx, &due.order_ids)?;
-            let held =
-                due.order_ids.extract_if(.., |order_id| held.contains_key(&order_id.to_string())).collect::<Vec<_>>();
+            let held = due
+                .order_ids
+                .extract_if(.., |order_id| held.contains_key(&order_id.to_string()))
+                .collect::<Vec<_>>();
             if !held.is_empty() {
                 store::put_off(&mut tx, due.round, &held)?;
             }
@@ -133,9 +151,16 @@ impl DeadlineScan {
         }
         for (order_id, side) in repair_store::unconfirmed(&mut tx, &batch.settled_and_repaired())? {
             batch.ask(order_id, side);
-            log::info!("order {order_id}: {} asked again to compensate", side.name());
+            log::info!(
+                "order {order_id}: {} asked again to compensate",
+                side.name()
+            );
         }
-        batch.write(&mut tx, due.round + 1, wait(self.compensation_retry, due.round))?;
+        batch.write(
+            &mut tx,
+            due.round + 1,
+            wait(self.compensation_retry, due.round),
+        )?;
         outbox::append(&mut tx, &batch.sent)?;
         tx.commit()?;
         batch.news.tell(&self.admission);
@@ -149,7 +174,9 @@ impl DeadlineScan {
 
 /// Doubles with each round, up to an hour.
 fn wait(first: Duration, round: i32) -> Duration {
-    first.saturating_mul(1 << round.clamp(0, 20)).min(LONGEST_WAIT)
+    first
+        .saturating_mul(1 << round.clamp(0, 20))
+        .min(LONGEST_WAIT)
 }
 
 #[cfg(test)]
@@ -160,7 +187,11 @@ mod tests {
     fn the_wait_for_a_confirmation_doubles_up_to_an_hour() {
         let minute = Duration::from_secs(60);
         for (round, seconds) in [(0, 60), (1, 120), (5, 1_920), (6, 3_600), (i32::MAX, 3_600)] {
-            assert_eq!(wait(minute, round), Duration::from_secs(seconds), "round {round}");
+            assert_eq!(
+                wait(minute, round),
+                Duration::from_secs(seconds),
+                "round {round}"
+            );
         }
     }
 }

@@ -50,7 +50,12 @@ pub struct Answers {
 
 impl Answers {
     /// `recovery`: where requests of lost orders are looked for.
-    pub fn new(config: &Config, recovery: Recovery, waiters: Waiters, admission: Admission) -> Answers {
+    pub fn new(
+        config: &Config,
+        recovery: Recovery,
+        waiters: Waiters,
+        admission: Admission,
+    ) -> Answers {
         let times = Times {
             compensation_retry: config.compensation_retry,
             deadline: config.order_deadline,
@@ -58,18 +63,33 @@ impl Answers {
         };
         let (news, repaired) = (News::default(), Repaired::default());
         let (missed, found, prepared) = (vec![], HashMap::new(), HashMap::new());
-        Answers { times, recovery, missed, found, prepared, waiters, admission, news, repaired }
+        Answers {
+            times,
+            recovery,
+            missed,
+            found,
+            prepared,
+            waiters,
+            admission,
+            news,
+            repaired,
+        }
     }
 
     /// Stores those of the orders that were found in Kafka; answers those that are stored now.
     fn rebuild(&self, tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<Vec<Rebuilt>> {
-        let found = order_ids.iter().filter_map(|order_id| self.prepared.get(order_id)?.clone());
+        let found = order_ids
+            .iter()
+            .filter_map(|order_id| self.prepared.get(order_id)?.clone());
         let mut rebuilt: Vec<Rebuilt> = found.collect();
         if rebuilt.is_empty() {
             return Ok(rebuilt);
         }
         let superseded = store::claim_keys(tx, &rebuilt, self.times.key_retention)?;
-        for order in rebuilt.iter_mut().filter(|order| superseded.contains(&order.order_id)) {
+        for order in rebuilt
+            .iter_mut()
+            .filter(|order| superseded.contains(&order.order_id))
+        {
             *order = order.superseded();
         }
         let stored = store::rebuild(tx, &rebuilt, self.times.deadline)?;
@@ -78,7 +98,12 @@ impl Answers {
     }
 
     /// The orders, or an error if some are missing of which it is not known yet whether Kafka has them.
-    fn lock(&mut self, tx: &mut Tx<'_>, order_ids: &[Uuid], events: &[Event]) -> Result<HashMap<Uuid, Locked>> {
+    fn lock(
+        &mut self,
+        tx: &mut Tx<'_>,
+        order_ids: &[Uuid],
+        events: &[Event],
+    ) -> Result<HashMap<Uuid, Locked>> {
         let orders = store::lock(tx, order_ids)?;
         #[cfg(sabotage)]
         if sabotage::is_off(Mechanism::Repair) {
@@ -87,9 +112,14 @@ impl Answers {
         if orders.len() == order_ids.len() {
             return Ok(orders);
         }
-        let is_missing = |event: &&Event| happening(event).is_some() && !orders.contains_key(&event.order_id);
+        let is_missing =
+            |event: &&Event| happening(event).is_some() && !orders.contains_key(&event.order_id);
         let missed: Vec<&Event> = events.iter().filter(is_missing).collect();
-        let is_known = |event: &&Event| self.prepared.get(&event.order_id).is_some_and(Option::is_none);
+        let is_known = |event: &&Event| {
+            self.prepared
+                .get(&event.order_id)
+                .is_some_and(Option::is_none)
+        };
         if missed.iter().all(is_known) {
             return Ok(orders);
         }
@@ -112,23 +142,37 @@ impl Handler for Answers {
                 Some(outcome) => outcome,
                 None => {
                     let handled = events[..place].iter().map(|event| event.id);
-                    batch.known = Some(repair_store::known_messages(tx, events)?.into_iter().chain(handled).collect());
+                    batch.known = Some(
+                        repair_store::known_messages(tx, events)?
+                            .into_iter()
+                            .chain(handled)
+                            .collect(),
+                    );
                     batch.decide(event).unwrap_or(Outcome::Unchanged(TOO_LATE))
                 }
             };
-            batch.known.iter_mut().for_each(|known| _ = known.insert(event.id));
+            batch
+                .known
+                .iter_mut()
+                .for_each(|known| _ = known.insert(event.id));
             outcomes.push(outcome);
         }
         batch.write(tx, 1, self.times.compensation_retry)?;
         self.repaired = Repaired::of(&batch.repairs);
         self.news = batch.news;
-        Ok(Handled { outcomes, events: batch.sent })
+        Ok(Handled {
+            outcomes,
+            events: batch.sent,
+        })
     }
 
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {
         let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
         let held = store::held(tx, &order_ids)?;
-        Ok(events.iter().map(|event| held.get(&event.order_id.to_string()).cloned()).collect())
+        Ok(events
+            .iter()
+            .map(|event| held.get(&event.order_id.to_string()).cloned())
+            .collect())
     }
 
     fn give_up(&mut self, _: &mut Tx<'_>, _: &GivenUp) -> Result<Vec<Event>> {
@@ -200,8 +244,11 @@ impl<'a> Batch<'a> {
         for order in rebuilt {
             self.repairs.push(order.repair());
             if order.saga.status() == OrderStatus::Failed {
-                self.news.note(order.order_id, &Saga::rebuilt(), &order.saga, false);
-                Side::ALL.iter().for_each(|side| self.ask(order.order_id, *side));
+                self.news
+                    .note(order.order_id, &Saga::rebuilt(), &order.saga, false);
+                Side::ALL
+                    .iter()
+                    .for_each(|side| self.ask(order.order_id, *side));
             }
         }
     }
@@ -234,10 +281,13 @@ impl<'a> Batch<'a> {
 
     /// Whether the step changes anything.
     fn take(&mut self, order_id: Uuid, step: Step) -> bool {
-        let Some(order) = self.orders.get_mut(&order_id) else { return false };
+        let Some(order) = self.orders.get_mut(&order_id) else {
+            return false;
+        };
         let changed = step.saga != order.saga;
         if changed {
-            self.news.note(order_id, &order.saga, &step.saga, order.repaired);
+            self.news
+                .note(order_id, &order.saga, &step.saga, order.repaired);
             order.saga = step.saga;
             self.changed.insert(order_id);
         }
@@ -247,13 +297,24 @@ impl<'a> Batch<'a> {
 
     /// Has a side asked to compensate.
     pub fn ask(&mut self, order_id: Uuid, side: Side) {
-        let traceparent = self.orders.get(&order_id).map(|order| order.traceparent.clone());
-        self.sent.push(Event::new(side, order_id, Body::CompensationRequested, traceparent));
+        let traceparent = self
+            .orders
+            .get(&order_id)
+            .map(|order| order.traceparent.clone());
+        self.sent.push(Event::new(
+            side,
+            order_id,
+            Body::CompensationRequested,
+            traceparent,
+        ));
     }
 
     /// The settled orders that have repairs: a side may have been asked back all the same.
     pub fn settled_and_repaired(&self) -> Vec<Uuid> {
-        let those = self.orders.iter().filter(|(_, order)| order.repaired && order.saga.is_settled());
+        let those = self
+            .orders
+            .iter()
+            .filter(|(_, order)| order.repaired && order.saga.is_settled());
         those.map(|(order_id, _)| *order_id).collect()
     }
 
@@ -285,34 +346,60 @@ impl<'a> Batch<'a> {
         let saga = self.orders[&event.order_id].saga.clone();
         let (side, type_name) = (event.side, event.type_name());
         let Some(step) = saga.repair(happening) else {
-            let why =
-                format!("{type_name}, but order {} is COMPLETED: is it paid, are its goods there?", event.order_id);
+            let why = format!(
+                "{type_name}, but order {} is COMPLETED: is it paid, are its goods there?",
+                event.order_id
+            );
             return Outcome::Refused(Cause::Contradiction, why);
         };
-        let was = if side == Side::Payment { saga.payment } else { saga.stock };
+        let was = if side == Side::Payment {
+            saga.payment
+        } else {
+            saga.stock
+        };
         let (kind, detail) = match step.saga == saga {
-            true => (Kind::AskedBack, format!("{type_name}, where it stands {}", was.name())),
-            false => (Kind::Contradicted, format!("{type_name}, where it stood {}", was.name())),
+            true => (
+                Kind::AskedBack,
+                format!("{type_name}, where it stands {}", was.name()),
+            ),
+            false => (
+                Kind::Contradicted,
+                format!("{type_name}, where it stood {}", was.name()),
+            ),
         };
         let (order_id, message_id, side) = (event.order_id, event.id, Some(side));
         if step.saga != saga {
             self.told.push(event);
         }
         self.take(order_id, step);
-        self.repairs.push(Repair { order_id, kind, side, message_id, detail, is_done: false });
+        self.repairs.push(Repair {
+            order_id,
+            kind,
+            side,
+            message_id,
+            detail,
+            is_done: false,
+        });
         Outcome::Changed
     }
 
     /// A confirmation ends the repairs that waited for it.
     fn note_confirmation(&mut self, event: &Event) {
-        let Body::Compensated { .. } = event.body else { return };
+        let Body::Compensated { .. } = event.body else {
+            return;
+        };
         let order = &self.orders[&event.order_id];
         let is_settled = order.saga.is_settled();
-        for repair in self.repairs.iter_mut().filter(|repair| repair.order_id == event.order_id) {
+        for repair in self
+            .repairs
+            .iter_mut()
+            .filter(|repair| repair.order_id == event.order_id)
+        {
             repair.is_done |= repair.side.map_or(is_settled, |side| side == event.side);
         }
         if order.repaired {
-            self.confirmed.push((event.order_id, event.side, is_settled));
+            self.confirmed
+                .push((event.order_id, event.side, is_settled));
         }
     }
 
@@ -322,7 +409,11 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// What PostgreSQL says.
     pub fn write(&self, tx: &mut Tx<'_>, round: i32, wait: Duration) -> Result<()> {
-        let changed: Vec<(Uuid, &Saga)> = self.changed.iter().map(|id| (*id, &self.orders[id].saga)).collect();
+        let changed: Vec<(Uuid, &Saga)> = self
+            .changed
+            .iter()
+            .map(|id| (*id, &self.orders[id].saga))
+            .collect();
         store::update(tx, &changed, self.news.settled(), &self.told)?;
         store::look_again(tx, &self.sent, round, wait)?;
         // those of this batch know their confirmations already

@@ -7,7 +7,10 @@ use shared::config::Config;
 use shared::dead_letter_http::problem;
 use shared::envelope;
 use shared::event::Reason;
-use shared::http::{Fields, Method, Problem, Request, Responder, Response, Routes, both, idempotency_key, json_object};
+use shared::http::{
+    Fields, Method, Problem, Request, Responder, Response, Routes, both, idempotency_key,
+    json_object,
+};
 use shared::pool::Pool;
 use uuid::Uuid;
 
@@ -103,20 +106,36 @@ impl<'a> From<&'a Order> for OrderView<'a> {
 }
 
 /// `POST /orders`, `GET /orders/{orderId}`, `GET /orders`, `GET /orders/{orderId}/timeline`, `GET /repairs`.
-pub fn routes(routes: Routes, pool: Pool, queue: Queue, waiters: Waiters, config: &Config) -> Routes {
+pub fn routes(
+    routes: Routes,
+    pool: Pool,
+    queue: Queue,
+    waiters: Waiters,
+    config: &Config,
+) -> Routes {
     let (prefix, deadline) = (config.topic_prefix.clone(), config.order_deadline);
     let (listed, told, repaired) = (pool.clone(), pool.clone(), pool.clone());
     let gate = queue.clone();
     routes
-        .hand_over(Method::Post, "/orders", move |request, responder| place(&queue, &request, responder))
+        .hand_over(Method::Post, "/orders", move |request, responder| {
+            place(&queue, &request, responder)
+        })
         .open()
         .gated(move || gate.admit().map_err(refused))
-        .hand_over(Method::Get, "/orders/{orderId}", move |request, responder| {
-            get(&pool, &waiters, &request, responder)
+        .hand_over(
+            Method::Get,
+            "/orders/{orderId}",
+            move |request, responder| get(&pool, &waiters, &request, responder),
+        )
+        .answer(Method::Get, "/orders", move |request| {
+            list(&listed, deadline, request)
         })
-        .answer(Method::Get, "/orders", move |request| list(&listed, deadline, request))
-        .answer(Method::Get, "/repairs", move |request| repairs(&repaired, request))
-        .answer(Method::Get, "/orders/{orderId}/timeline", move |request| timeline(&told, &prefix, request))
+        .answer(Method::Get, "/repairs", move |request| {
+            repairs(&repaired, request)
+        })
+        .answer(Method::Get, "/orders/{orderId}/timeline", move |request| {
+            timeline(&told, &prefix, request)
+        })
 }
 
 fn place(queue: &Queue, request: &Request, responder: Responder) {
@@ -134,9 +153,10 @@ fn place(queue: &Queue, request: &Request, responder: Responder) {
 fn refused(refusal: Refusal) -> Problem {
     let (why, seconds) = match refusal {
         Refusal::Backlog(seconds) => ("more orders wait than can be settled in time", seconds),
-        Refusal::Outage => {
-            ("a part of the system has been away for long, and an order might not be settled in time", 5)
-        }
+        Refusal::Outage => (
+            "a part of the system has been away for long, and an order might not be settled in time",
+            5,
+        ),
         Refusal::Queue => ("too many orders are waiting to be stored", 1),
         Refusal::Database => ("the database does not store it", 2),
     };
@@ -144,7 +164,10 @@ fn refused(refusal: Refusal) -> Problem {
 }
 
 fn unchanged(why: &str, seconds: u32) -> Problem {
-    Problem::unavailable(format!("{why}; nothing was changed, repeat the request later"), seconds)
+    Problem::unavailable(
+        format!("{why}; nothing was changed, repeat the request later"),
+        seconds,
+    )
 }
 
 fn new_order(request: &Request) -> Result<NewOrder, Problem> {
@@ -152,8 +175,14 @@ fn new_order(request: &Request) -> Result<NewOrder, Problem> {
     let key = idempotency_key(request)?.map(str::to_string);
     let mut fields = Fields::new(json_object(request)?);
     let (user_name, item_name) = (fields.name("userName"), fields.name("itemName"));
-    let (price, quantity) = (fields.integer("price", 1..=PRICE), fields.integer("quantity", 1..=QUANTITY));
-    let traceparent = request.headers.get("traceparent").filter(|text| envelope::is_traceparent(text));
+    let (price, quantity) = (
+        fields.integer("price", 1..=PRICE),
+        fields.integer("quantity", 1..=QUANTITY),
+    );
+    let traceparent = request
+        .headers
+        .get("traceparent")
+        .filter(|text| envelope::is_traceparent(text));
     let traceparent = traceparent.map_or_else(envelope::new_traceparent, str::to_string);
     fields.finish(|| {
         Some(NewOrder {
@@ -173,13 +202,18 @@ fn answer(asked: &NewOrder, placed: Placed) -> Response {
         Placed::Stands(order) if is_same(asked, &order) => accepted(*order),
         Placed::Stands(order) => Problem::new(
             422,
-            format!("this Idempotency-Key was used for order {} with another body; use a new key", order.order_id),
+            format!(
+                "this Idempotency-Key was used for order {} with another body; use a new key",
+                order.order_id
+            ),
         )
         .into(),
         Placed::QueueFull => refused(Refusal::Queue).into(),
-        Placed::Refused(why) => {
-            Problem::new(500, format!("the order could not be stored: {why}; nothing was changed")).into()
-        }
+        Placed::Refused(why) => Problem::new(
+            500,
+            format!("the order could not be stored: {why}; nothing was changed"),
+        )
+        .into(),
         Placed::NotStored(why) => unchanged(&why, 2).into(),
         Placed::Unknown => outcome_unknown(asked).into(),
     }
@@ -191,19 +225,35 @@ fn outcome_unknown(asked: &NewOrder) -> Problem {
         Some(_) => "repeat the request with the same Idempotency-Key".to_string(),
         None => format!("look at /orders/{order_id} before you repeat the request"),
     };
-    let detail = format!("order {order_id}: outcome unknown, the database did not answer in time; {what_to_do}");
+    let detail = format!(
+        "order {order_id}: outcome unknown, the database did not answer in time; {what_to_do}"
+    );
     Problem::unavailable(detail, 2).with_order(order_id)
 }
 
 fn is_same(asked: &NewOrder, order: &Order) -> bool {
-    (Some(&asked.user_name), Some(&asked.item_name), Some(asked.price), Some(asked.quantity))
-        == (order.user_name.as_ref(), order.item_name.as_ref(), order.price, order.quantity)
+    (
+        Some(&asked.user_name),
+        Some(&asked.item_name),
+        Some(asked.price),
+        Some(asked.quantity),
+    ) == (
+        order.user_name.as_ref(),
+        order.item_name.as_ref(),
+        order.price,
+        order.quantity,
+    )
 }
 
 /// The order as it was when it was stored: a repeated request gets the first answer, byte for byte.
 fn accepted(order: Order) -> Response {
-    let first = Order { saga: Saga::new(), updated_at: order.created_at.clone(), ..order };
-    Response::json(202, &OrderView::from(&first)).with_header("Location", format!("/orders/{}", first.order_id))
+    let first = Order {
+        saga: Saga::new(),
+        updated_at: order.created_at.clone(),
+        ..order
+    };
+    Response::json(202, &OrderView::from(&first))
+        .with_header("Location", format!("/orders/{}", first.order_id))
 }
 
 fn get(pool: &Pool, waiters: &Waiters, request: &Request, responder: Responder) {
@@ -217,16 +267,26 @@ fn get(pool: &Pool, waiters: &Waiters, request: &Request, responder: Responder) 
     waiters.park(order.order_id, wait, move |waited| {
         responder.send(match waited {
             Waited::Over(later) => Response::json(200, &OrderView::from(&later.unwrap_or(order))),
-            Waited::TooMany => Problem::unavailable("too many requests are waiting; ask without ?wait", 1).into(),
+            Waited::TooMany => {
+                Problem::unavailable("too many requests are waiting; ask without ?wait", 1).into()
+            }
         });
     });
 }
 
 fn find(pool: &Pool, request: &Request) -> Result<(Order, Option<Duration>), Problem> {
-    let query = both(request.query.only(&["wait"]), request.query.duration("wait", WAIT));
+    let query = both(
+        request.query.only(&["wait"]),
+        request.query.duration("wait", WAIT),
+    );
     let (order_id, (_, wait)) = both(request.uuid_param("orderId"), query)?;
-    let found = pool.with(|session| store::find(session, &[order_id])).map_err(problem)?;
-    let order = found.into_values().next().ok_or_else(|| Problem::new(404, format!("there is no order {order_id}")))?;
+    let found = pool
+        .with(|session| store::find(session, &[order_id]))
+        .map_err(problem)?;
+    let order = found
+        .into_values()
+        .next()
+        .ok_or_else(|| Problem::new(404, format!("there is no order {order_id}")))?;
     Ok((order, wait))
 }
 
@@ -244,7 +304,13 @@ fn list(pool: &Pool, deadline: Duration, request: &Request) -> Result<Response, 
     });
     let page = page.map_err(problem)?;
     let orders = page.orders.iter().map(OrderView::from).collect();
-    Ok(Response::json(200, &PageView { orders, next: page.next }))
+    Ok(Response::json(
+        200,
+        &PageView {
+            orders,
+            next: page.next,
+        },
+    ))
 }
 
 fn repairs(pool: &Pool, request: &Request) -> Result<Response, Problem> {
@@ -252,27 +318,52 @@ fn repairs(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     let known = query.only(&["kind", "orderId", "state", "limit", "before"]);
     let kind = query.one_of("kind", Kind::from_name, &Kind::ALL.map(Kind::name));
     let is_done = query.one_of("state", is_done, &["OPEN", "DONE"]);
-    let page = both(query.integer("limit", 1..=200), query.integer("before", 1..=i64::MAX));
+    let page = both(
+        query.integer("limit", 1..=200),
+        query.integer("before", 1..=i64::MAX),
+    );
     let filters = both(both(kind, is_done), query.uuid("orderId"));
     let (_, (((kind, is_done), order_id), (limit, before))) = both(known, both(filters, page))?;
-    let filter = Filter { kind, order_id, is_done };
+    let filter = Filter {
+        kind,
+        order_id,
+        is_done,
+    };
     let limit = limit.unwrap_or(50);
-    let repairs = pool.with(|session| repair_store::list(session, &filter, before, limit)).map_err(problem)?;
-    let next = repairs.last().filter(|_| repairs.len() as i64 == limit).map(|last| last.id);
+    let repairs = pool
+        .with(|session| repair_store::list(session, &filter, before, limit))
+        .map_err(problem)?;
+    let next = repairs
+        .last()
+        .filter(|_| repairs.len() as i64 == limit)
+        .map(|last| last.id);
     Ok(Response::json(200, &RepairsView { repairs, next }))
 }
 
 fn is_done(state: &str) -> Option<bool> {
-    [("OPEN", false), ("DONE", true)].into_iter().find(|(name, _)| *name == state).map(|(_, is_done)| is_done)
+    [("OPEN", false), ("DONE", true)]
+        .into_iter()
+        .find(|(name, _)| *name == state)
+        .map(|(_, is_done)| is_done)
 }
 
 fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Problem> {
     let (order_id, _) = both(request.uuid_param("orderId"), request.query.only(&[]))?;
-    let found = pool.with(|session| timeline_store::find(session, order_id)).map_err(problem)?;
+    let found = pool
+        .with(|session| timeline_store::find(session, order_id))
+        .map_err(problem)?;
     let story = found.ok_or_else(|| Problem::new(404, format!("there is no order {order_id}")))?;
     // whoever wants a table names it; what else a client can take does not matter
-    let response = if request.headers.all("Accept").any(|accept| accept.to_ascii_lowercase().contains("text/plain")) {
-        Response::new(200, "text/plain; charset=utf-8", timeline_text::table(&story, prefix).into())
+    let response = if request
+        .headers
+        .all("Accept")
+        .any(|accept| accept.to_ascii_lowercase().contains("text/plain"))
+    {
+        Response::new(
+            200,
+            "text/plain; charset=utf-8",
+            timeline_text::table(&story, prefix).into(),
+        )
     } else {
         Response::json(200, &TimelineView::new(&story, prefix))
     };
@@ -290,5 +381,10 @@ enum Listing {
 fn status(name: &str) -> Result<Listing, Problem> {
     let overdue = (name == "OVERDUE").then_some(Listing::Overdue);
     let found = overdue.or_else(|| OrderStatus::from_name(name).map(Listing::Of));
-    found.ok_or_else(|| Problem::field("status", "must be IN_PROGRESS, COMPLETED, FAILED or OVERDUE"))
+    found.ok_or_else(|| {
+        Problem::field(
+            "status",
+            "must be IN_PROGRESS, COMPLETED, FAILED or OVERDUE",
+        )
+    })
 }

@@ -56,7 +56,11 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let listener = service::listen(&config)?;
     let ready = service::prepare(&config, migrations(), &shutdown)?;
     let mut threads = Threads::new(&config, stop, shutdown);
-    let waker = threads.spawn_relay(&config, &ready, store::remove_published(config.order_deadline))?;
+    let waker = threads.spawn_relay(
+        &config,
+        &ready,
+        store::remove_published(config.order_deadline),
+    )?;
 
     let (waiters, mut room) = waiters::new(ready.connector.clone());
     threads.spawn("order-waiters".into(), move |shutdown| {
@@ -69,14 +73,20 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
         writer.run();
         Ok(())
     })?;
-    let mut scan = deadline::DeadlineScan::new(&config, waker.clone(), waiters.clone(), admission.clone())?;
+    let mut scan =
+        deadline::DeadlineScan::new(&config, waker.clone(), waiters.clone(), admission.clone())?;
     threads.spawn("order-deadline".into(), move |shutdown| scan.run(shutdown))?;
     let recovery = threads.recovery(&config);
-    threads.spawn_consumers(&config, &waker, || answers(&config, &recovery, &waiters, &admission))?;
+    threads.spawn_consumers(&config, &waker, || {
+        answers(&config, &recovery, &waiters, &admission)
+    })?;
 
     metrics::start();
     let (shown, deadline) = (admission.clone(), config.order_deadline);
-    let board = threads.spawn_monitor(&config, Box::new(move |session| metrics::look(session, &shown, deadline)))?;
+    let board = threads.spawn_monitor(
+        &config,
+        Box::new(move |session| metrics::look(session, &shown, deadline)),
+    )?;
 
     let pool = Pool::new(&ready.connector, config.http_workers);
     let steps_kept = config.timeline_retention.time(ready.topics_keep);
@@ -95,8 +105,18 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     threads.run_until_stopped(server)
 }
 
-fn answers(config: &Config, recovery: &Recovery, waiters: &Waiters, admission: &Admission) -> Box<dyn Handler> {
-    Box::new(handlers::Answers::new(config, recovery.clone(), waiters.clone(), admission.clone()))
+fn answers(
+    config: &Config,
+    recovery: &Recovery,
+    waiters: &Waiters,
+    admission: &Admission,
+) -> Box<dyn Handler> {
+    Box::new(handlers::Answers::new(
+        config,
+        recovery.clone(),
+        waiters.clone(),
+        admission.clone(),
+    ))
 }
 
 fn dead_letters(

@@ -17,41 +17,84 @@ use crate::repair_store;
 use crate::store;
 
 /// Seconds: from a lone order on an idle machine to one that a deadline ends.
-const SETTLE_BUCKETS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 3_600.0];
+const SETTLE_BUCKETS: [f64; 13] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 3_600.0,
+];
 
-static ORDERS: LazyLock<IntCounterVec> =
-    LazyLock::new(|| counters("saga_orders_total", "Orders that came into a status, by this instance", "status"));
+static ORDERS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters(
+        "saga_orders_total",
+        "Orders that came into a status, by this instance",
+        "status",
+    )
+});
 static SETTLED: LazyLock<Histogram> = LazyLock::new(|| {
-    let opts = HistogramOpts::new("saga_order_settle_seconds", "From an order's request until it was settled here")
-        .buckets(SETTLE_BUCKETS.to_vec());
+    let opts = HistogramOpts::new(
+        "saga_order_settle_seconds",
+        "From an order's request until it was settled here",
+    )
+    .buckets(SETTLE_BUCKETS.to_vec());
     registered(Histogram::with_opts(opts))
 });
 static LATEST: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    registered(IntGaugeVec::new(Opts::new("saga_orders", "The latest 10,000 orders by status"), &["status"]))
+    registered(IntGaugeVec::new(
+        Opts::new("saga_orders", "The latest 10,000 orders by status"),
+        &["status"],
+    ))
 });
 static OVERDUE: LazyLock<IntGauge> = LazyLock::new(|| {
-    gauge("saga_orders_overdue", "Orders beyond their deadline and not settled, counted up to 10,000")
+    gauge(
+        "saga_orders_overdue",
+        "Orders beyond their deadline and not settled, counted up to 10,000",
+    )
 });
 
 static REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    counters("saga_orders_refused_total", "Orders that were not admitted by this instance, by reason", "reason")
+    counters(
+        "saga_orders_refused_total",
+        "Orders that were not admitted by this instance, by reason",
+        "reason",
+    )
 });
-static IN_FLIGHT: LazyLock<IntGauge> =
-    LazyLock::new(|| gauge("saga_orders_in_flight", "Orders accepted by all instances and not settled"));
-static LIMIT: LazyLock<IntGauge> =
-    LazyLock::new(|| gauge("saga_admission_limit_orders", "Orders in flight from which on new ones are refused"));
+static IN_FLIGHT: LazyLock<IntGauge> = LazyLock::new(|| {
+    gauge(
+        "saga_orders_in_flight",
+        "Orders accepted by all instances and not settled",
+    )
+});
+static LIMIT: LazyLock<IntGauge> = LazyLock::new(|| {
+    gauge(
+        "saga_admission_limit_orders",
+        "Orders in flight from which on new ones are refused",
+    )
+});
 static CAPACITY: LazyLock<Gauge> = LazyLock::new(|| {
-    registered(Gauge::new("saga_admission_capacity", "Orders a second that the system settles when it is busy"))
+    registered(Gauge::new(
+        "saga_admission_capacity",
+        "Orders a second that the system settles when it is busy",
+    ))
 });
 static WAIT: LazyLock<Gauge> = LazyLock::new(|| {
-    registered(Gauge::new("saga_admission_wait_seconds", "How long a new order would take to settle, as estimated"))
+    registered(Gauge::new(
+        "saga_admission_wait_seconds",
+        "How long a new order would take to settle, as estimated",
+    ))
 });
-static OPEN: LazyLock<IntGauge> = LazyLock::new(|| gauge("saga_admission_open", "1: new orders are admitted"));
+static OPEN: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("saga_admission_open", "1: new orders are admitted"));
 static REPAIRS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    counters("saga_repairs_total", "Repairs after a database came back older, made by this instance", "kind")
+    counters(
+        "saga_repairs_total",
+        "Repairs after a database came back older, made by this instance",
+        "kind",
+    )
 });
-static REPAIRS_OPEN: LazyLock<IntGauge> =
-    LazyLock::new(|| gauge("saga_repairs_open", "Repairs whose confirmation has not come, counted up to 10,000"));
+static REPAIRS_OPEN: LazyLock<IntGauge> = LazyLock::new(|| {
+    gauge(
+        "saga_repairs_open",
+        "Repairs whose confirmation has not come, counted up to 10,000",
+    )
+});
 
 /// Makes every value appear from the start on.
 pub fn start() {
@@ -61,15 +104,21 @@ pub fn start() {
     }
     OVERDUE.set(0);
     REPAIRS_OPEN.set(0);
-    Kind::ALL.iter().for_each(|kind| drop(REPAIRS.with_label_values(&[kind.name()])));
+    Kind::ALL
+        .iter()
+        .for_each(|kind| drop(REPAIRS.with_label_values(&[kind.name()])));
     LazyLock::force(&SETTLED);
-    Refusal::ALL.iter().for_each(|refusal| drop(REFUSED.with_label_values(&[refusal.name()])));
+    Refusal::ALL
+        .iter()
+        .for_each(|refusal| drop(REFUSED.with_label_values(&[refusal.name()])));
     admission(true, 0, 0.0, 0.0, 0.0);
 }
 
 /// So many orders were stored.
 pub fn placed(count: usize) {
-    ORDERS.with_label_values(&[OrderStatus::InProgress.name()]).inc_by(count as u64);
+    ORDERS
+        .with_label_values(&[OrderStatus::InProgress.name()])
+        .inc_by(count as u64);
 }
 
 /// An order was not admitted.
@@ -115,7 +164,9 @@ impl News {
         for status in self.ended.drain(..) {
             ORDERS.with_label_values(&[status.name()]).inc();
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         for order_id in self.settled.drain(..) {
             SETTLED.observe(now.saturating_sub(drawn_at(order_id)).as_secs_f64());
         }
@@ -130,19 +181,32 @@ impl Repaired {
     /// Sorted by what was done.
     pub fn of(repairs: &[Repair]) -> Repaired {
         let of = |kind: Kind| {
-            let orders = repairs.iter().filter(|repair| repair.kind == kind).map(|repair| repair.order_id).collect();
+            let orders = repairs
+                .iter()
+                .filter(|repair| repair.kind == kind)
+                .map(|repair| repair.order_id)
+                .collect();
             (kind, orders)
         };
-        Repaired(if repairs.is_empty() { vec![] } else { Kind::ALL.map(of).into() })
+        Repaired(if repairs.is_empty() {
+            vec![]
+        } else {
+            Kind::ALL.map(of).into()
+        })
     }
 
     /// Counts and logs all of it.
     pub fn tell(&mut self) {
         let mut parts = Vec::new();
         for (kind, orders) in self.0.drain(..) {
-            REPAIRS.with_label_values(&[kind.name()]).inc_by(orders.len() as u64);
+            REPAIRS
+                .with_label_values(&[kind.name()])
+                .inc_by(orders.len() as u64);
             if let (Some(first), Some(last)) = (orders.iter().min(), orders.iter().max()) {
-                parts.push(format!("{}, first {first}, last {last}", kind.told(orders.len())));
+                parts.push(format!(
+                    "{}, first {first}, last {last}",
+                    kind.told(orders.len())
+                ));
             }
         }
         if !parts.is_empty() {
@@ -163,11 +227,18 @@ fn drawn_at(order_id: Uuid) -> Duration {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn look(session: &mut Session, admission: &Admission, deadline: Duration) -> Result<Map<String, Value>> {
+pub fn look(
+    session: &mut Session,
+    admission: &Admission,
+    deadline: Duration,
+) -> Result<Map<String, Value>> {
     let mut orders = Map::new();
     let latest = store::latest_statuses(session)?;
     for status in OrderStatus::ALL {
-        let count = latest.iter().find(|(name, _)| *name == status.name()).map_or(0, |(_, count)| *count);
+        let count = latest
+            .iter()
+            .find(|(name, _)| *name == status.name())
+            .map_or(0, |(_, count)| *count);
         LATEST.with_label_values(&[status.name()]).set(count);
         orders.insert(status.name().into(), json!(count));
     }
@@ -177,7 +248,10 @@ pub fn look(session: &mut Session, admission: &Admission, deadline: Duration) ->
     REPAIRS_OPEN.set(open);
     let mut repairs = Map::from_iter([("open".into(), json!(open))]);
     for kind in Kind::ALL {
-        let count = made.iter().find(|(name, _)| *name == kind.name()).map_or(0, |(_, count)| *count);
+        let count = made
+            .iter()
+            .find(|(name, _)| *name == kind.name())
+            .map_or(0, |(_, count)| *count);
         repairs.insert(kind.name().into(), json!(count));
     }
     Ok(Map::from_iter([

@@ -32,7 +32,11 @@ pub enum SideStatus {
 
 impl OrderStatus {
     /// All statuses.
-    pub const ALL: [OrderStatus; 3] = [OrderStatus::InProgress, OrderStatus::Completed, OrderStatus::Failed];
+    pub const ALL: [OrderStatus; 3] = [
+        OrderStatus::InProgress,
+        OrderStatus::Completed,
+        OrderStatus::Failed,
+    ];
 
     /// Its name in table and JSON.
     pub fn name(self) -> &'static str {
@@ -45,7 +49,9 @@ impl OrderStatus {
 
     /// The status of a name.
     pub fn from_name(name: &str) -> Option<OrderStatus> {
-        OrderStatus::ALL.into_iter().find(|status| status.name() == name)
+        OrderStatus::ALL
+            .into_iter()
+            .find(|status| status.name() == name)
     }
 }
 
@@ -74,7 +80,9 @@ impl SideStatus {
 
     /// The status of a name.
     pub fn from_name(name: &str) -> Option<SideStatus> {
-        SideStatus::ALL.into_iter().find(|status| status.name() == name)
+        SideStatus::ALL
+            .into_iter()
+            .find(|status| status.name() == name)
     }
 
     fn is_undecided(self) -> bool {
@@ -83,7 +91,10 @@ impl SideStatus {
 
     /// Whether the order can't be completed with a side like this.
     fn is_fatal(self) -> bool {
-        matches!(self, SideStatus::Failed | SideStatus::Compensating | SideStatus::Compensated)
+        matches!(
+            self,
+            SideStatus::Failed | SideStatus::Compensating | SideStatus::Compensated
+        )
     }
 }
 
@@ -139,19 +150,34 @@ pub struct Step {
 impl Saga {
     /// An order just stored.
     pub fn new() -> Saga {
-        Saga { payment: SideStatus::Ready, stock: SideStatus::Ready, reason: None }
+        Saga {
+            payment: SideStatus::Ready,
+            stock: SideStatus::Ready,
+            reason: None,
+        }
     }
 
     /// An order rebuilt from its requests in Kafka: they are published.
     pub fn rebuilt() -> Saga {
-        Saga { payment: SideStatus::InProgress, stock: SideStatus::InProgress, reason: None }
+        Saga {
+            payment: SideStatus::InProgress,
+            stock: SideStatus::InProgress,
+            reason: None,
+        }
     }
 
     /// An order that can't be gone on with: both sides are asked to give back what they may have taken.
     pub fn withdrawn(reason: Reason) -> Step {
         let sides = Side::ALL.to_vec();
         let reason = Some((reason.code, reason.from));
-        Step { saga: Saga { payment: SideStatus::Compensating, stock: SideStatus::Compensating, reason }, ask: sides }
+        Step {
+            saga: Saga {
+                payment: SideStatus::Compensating,
+                stock: SideStatus::Compensating,
+                reason,
+            },
+            ask: sides,
+        }
     }
 
     /// The order as a whole.
@@ -172,7 +198,10 @@ impl Saga {
     /// The saga after `happening`, and what to send. A happening that is too late or a duplicate changes nothing and
     /// sends nothing.
     pub fn transition(&self, happening: &Happening) -> Step {
-        let mut step = Step { saga: self.clone(), ask: vec![] };
+        let mut step = Step {
+            saga: self.clone(),
+            ask: vec![],
+        };
         match happening {
             Happening::Published => step.publish(),
             Happening::Completed(side) => step.complete(*side),
@@ -193,7 +222,9 @@ impl Saga {
             // one more success of a side that may still be asked to compensate
             (Happening::Completed(_), Some(Completed)) if !self.is_settled() => Bearing::Late,
             (Happening::Failed(..), Some(Completed)) => Bearing::Contradiction,
-            (Happening::Compensated(_), Some(Ready | InProgress | Completed)) => Bearing::Contradiction,
+            (Happening::Compensated(_), Some(Ready | InProgress | Completed)) => {
+                Bearing::Contradiction
+            }
             _ => Bearing::Harmless,
         }
     }
@@ -205,7 +236,10 @@ impl Saga {
     /// it had said, nobody knows how it stands now: it is asked to compensate, which is right in any case, and the order fails.
     /// A COMPLETED order stays COMPLETED.
     pub fn repair(&self, happening: &Happening) -> Option<Step> {
-        let mut step = Step { saga: self.clone(), ask: vec![] };
+        let mut step = Step {
+            saga: self.clone(),
+            ask: vec![],
+        };
         match happening {
             Happening::Completed(side) => step.ask.push(*side),
             _ if self.status() == OrderStatus::Completed => return None,
@@ -223,9 +257,13 @@ impl Saga {
     /// The status of the side that an answer is about.
     fn status_of(&self, happening: &Happening) -> Option<SideStatus> {
         match happening {
-            Happening::Completed(side) | Happening::Failed(side, _) | Happening::Compensated(side) => {
-                Some(if *side == Side::Payment { self.payment } else { self.stock })
-            }
+            Happening::Completed(side)
+            | Happening::Failed(side, _)
+            | Happening::Compensated(side) => Some(if *side == Side::Payment {
+                self.payment
+            } else {
+                self.stock
+            }),
             _ => None,
         }
     }
@@ -239,7 +277,11 @@ impl Saga {
 
     fn sides_that_are(&self, status: SideStatus) -> Vec<Side> {
         let sides = [(Side::Payment, self.payment), (Side::Stock, self.stock)];
-        sides.into_iter().filter(|(_, side)| *side == status).map(|(side, _)| side).collect()
+        sides
+            .into_iter()
+            .filter(|(_, side)| *side == status)
+            .map(|(side, _)| side)
+            .collect()
     }
 }
 
@@ -291,7 +333,9 @@ impl Step {
     }
 
     fn blame(&mut self, reason: &Reason) {
-        self.saga.reason.get_or_insert_with(|| (reason.code.clone(), reason.from.clone()));
+        self.saga
+            .reason
+            .get_or_insert_with(|| (reason.code.clone(), reason.from.clone()));
     }
 
     /// A failed order asks back whatever has succeeded.

@@ -27,7 +27,13 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 5] = [Kind::Rebuilt, Kind::Superseded, Kind::Lost, Kind::AskedBack, Kind::Contradicted];
+    pub const ALL: [Kind; 5] = [
+        Kind::Rebuilt,
+        Kind::Superseded,
+        Kind::Lost,
+        Kind::AskedBack,
+        Kind::Contradicted,
+    ];
 
     /// Its name in table, JSON and metrics.
     pub fn name(self) -> &'static str {
@@ -50,10 +56,16 @@ impl Kind {
         let s = if count == 1 { "" } else { "s" };
         match self {
             Kind::Rebuilt => format!("rebuilt {count} order{s} that the database had lost"),
-            Kind::Superseded => format!("gave back {count} lost order{s} that the client has placed again"),
-            Kind::Lost => format!("gave back {count} lost order{s} whose requests are no longer in Kafka"),
+            Kind::Superseded => {
+                format!("gave back {count} lost order{s} that the client has placed again")
+            }
+            Kind::Lost => {
+                format!("gave back {count} lost order{s} whose requests are no longer in Kafka")
+            }
             Kind::AskedBack => format!("asked {count} side{s} back that had succeeded after all"),
-            Kind::Contradicted => format!("failed {count} order{s} of which a side took back its answer"),
+            Kind::Contradicted => {
+                format!("failed {count} order{s} of which a side took back its answer")
+            }
         }
     }
 }
@@ -121,10 +133,19 @@ impl Rebuilt {
             return None;
         }
         let delivery = any.and_then(|request| request.delivery);
-        let (stored, published) = (delivery.and_then(|d| d.stored), delivery.and_then(|d| d.published));
-        let traceparent = any.and_then(|request| request.traceparent.clone()).or_else(|| answer.traceparent.clone());
+        let (stored, published) = (
+            delivery.and_then(|d| d.stored),
+            delivery.and_then(|d| d.published),
+        );
+        let traceparent = any
+            .and_then(|request| request.traceparent.clone())
+            .or_else(|| answer.traceparent.clone());
         let is_whole = requests.iter().all(Option::is_some);
-        let saga = if is_whole { Saga::rebuilt() } else { Saga::withdrawn(Reason::new("LOST", Service::Order)).saga };
+        let saga = if is_whole {
+            Saga::rebuilt()
+        } else {
+            Saga::withdrawn(Reason::new("LOST", Service::Order)).saga
+        };
         let mut rebuilt = Rebuilt {
             order_id: answer.order_id,
             user_name: None,
@@ -132,11 +153,15 @@ impl Rebuilt {
             price: None,
             quantity: None,
             // the client that repeats the request of an order that was given back gets a new one
-            key: requests[0].and_then(|request| request.idempotency_key.clone()).filter(|_| is_whole),
+            key: requests[0]
+                .and_then(|request| request.idempotency_key.clone())
+                .filter(|_| is_whole),
             traceparent: traceparent.unwrap_or_else(envelope::new_traceparent),
             saga,
             requests: requests.map(|request| request.map(|request| request.id)),
-            created: stored.or_else(|| Some(id_millis(answer.order_id)? * 1_000)).unwrap_or_default(),
+            created: stored
+                .or_else(|| Some(id_millis(answer.order_id)? * 1_000))
+                .unwrap_or_default(),
             stored,
             published,
             message_id: answer.id,
@@ -153,7 +178,10 @@ impl Rebuilt {
             Body::PaymentRequested { user_name, price } => {
                 (self.user_name, self.price) = (Some(user_name), Some(price));
             }
-            Body::StockRequested { item_name, quantity } => {
+            Body::StockRequested {
+                item_name,
+                quantity,
+            } => {
                 (self.item_name, self.quantity) = (Some(item_name), Some(quantity));
             }
             _ => {}
@@ -162,25 +190,40 @@ impl Rebuilt {
 
     /// The same given back, because `standing` has taken its place.
     pub fn superseded(&self) -> Rebuilt {
-        Rebuilt { saga: Saga::withdrawn(Reason::new("SUPERSEDED", Service::Order)).saga, ..self.clone() }
+        Rebuilt {
+            saga: Saga::withdrawn(Reason::new("SUPERSEDED", Service::Order)).saga,
+            ..self.clone()
+        }
     }
 
     /// What is listed of it.
     pub fn repair(&self) -> Repair {
         let (kind, what) = match self.saga.reason.as_ref().map(|(code, _)| code.as_str()) {
             None => (Kind::Rebuilt, "rebuilt from its requests"),
-            Some("SUPERSEDED") => (Kind::Superseded, "another order stands under its idempotency key; its requests"),
+            Some("SUPERSEDED") => (
+                Kind::Superseded,
+                "another order stands under its idempotency key; its requests",
+            ),
             Some(_) => (Kind::Lost, "not both of its requests are in Kafka"),
         };
         let detail = format!("{what}: {}", self.places);
         let is_done = kind == Kind::Rebuilt;
-        Repair { order_id: self.order_id, kind, side: None, message_id: self.message_id, detail, is_done }
+        Repair {
+            order_id: self.order_id,
+            kind,
+            side: None,
+            message_id: self.message_id,
+            detail,
+            is_done,
+        }
     }
 }
 
 fn place(request: Option<&Event>) -> String {
     let delivery = request.and_then(|request| Some((request.topic().name(), request.delivery?)));
-    delivery.map_or("none".into(), |(topic, delivery)| format!("{topic}-{}@{}", delivery.partition, delivery.offset))
+    delivery.map_or("none".into(), |(topic, delivery)| {
+        format!("{topic}-{}@{}", delivery.partition, delivery.offset)
+    })
 }
 
 #[cfg(test)]
@@ -198,32 +241,69 @@ mod tests {
 
     fn delivery(partition: i32, offset: i64) -> Delivery {
         let (stored, published) = (Some(1_767_323_045_678_901), Some(1_767_323_045_680_000));
-        Delivery { id: None, partition, offset, stored, published, taken_up: 5, attempt: 1 }
+        Delivery {
+            id: None,
+            partition,
+            offset,
+            stored,
+            published,
+            taken_up: 5,
+            attempt: 1,
+        }
     }
 
     fn request(body: Body, offset: i64) -> Event {
-        let side = if matches!(body, Body::PaymentRequested { .. }) { Side::Payment } else { Side::Stock };
+        let side = if matches!(body, Body::PaymentRequested { .. }) {
+            Side::Payment
+        } else {
+            Side::Stock
+        };
         let event = Event::new(side, order_id(), body, Some(TRACE.into()));
-        Event { delivery: Some(delivery(2, offset)), ..event }
+        Event {
+            delivery: Some(delivery(2, offset)),
+            ..event
+        }
     }
 
     fn payment() -> Event {
-        let request = request(Body::PaymentRequested { user_name: "ann".into(), price: 7 }, 17);
-        Event { idempotency_key: Some("k".into()), ..request }
+        let request = request(
+            Body::PaymentRequested {
+                user_name: "ann".into(),
+                price: 7,
+            },
+            17,
+        );
+        Event {
+            idempotency_key: Some("k".into()),
+            ..request
+        }
     }
 
     fn stock() -> Event {
-        request(Body::StockRequested { item_name: "tea".into(), quantity: 2 }, 19)
+        request(
+            Body::StockRequested {
+                item_name: "tea".into(),
+                quantity: 2,
+            },
+            19,
+        )
     }
 
     fn answer(answers: Option<Delivery>) -> Event {
-        Event { answers, ..Event::new(Side::Stock, order_id(), Body::Completed, None) }
+        Event {
+            answers,
+            ..Event::new(Side::Stock, order_id(), Body::Completed, None)
+        }
     }
 
     #[test]
     fn an_order_is_rebuilt_from_both_requests_with_all_that_they_say() {
         let (payment, stock) = (payment(), stock());
-        let found = Found { payment: Some(payment.clone()), stock: Some(stock.clone()), unreadable: false };
+        let found = Found {
+            payment: Some(payment.clone()),
+            stock: Some(stock.clone()),
+            unreadable: false,
+        };
         let answer = answer(None);
         let rebuilt = Rebuilt::new(&answer, &found).unwrap();
         let expected = Rebuilt {
@@ -234,7 +314,11 @@ mod tests {
             quantity: Some(2),
             key: Some("k".into()),
             traceparent: TRACE.into(),
-            saga: Saga { payment: SideStatus::InProgress, stock: SideStatus::InProgress, reason: None },
+            saga: Saga {
+                payment: SideStatus::InProgress,
+                stock: SideStatus::InProgress,
+                reason: None,
+            },
             requests: [Some(payment.id), Some(stock.id)],
             created: 1_767_323_045_678_901,
             stored: Some(1_767_323_045_678_901),
@@ -245,34 +329,74 @@ mod tests {
         assert_eq!(rebuilt, expected);
         let repair = rebuilt.repair();
         assert_eq!((repair.kind, repair.is_done), (Kind::Rebuilt, true));
-        assert_eq!(repair.detail, "rebuilt from its requests: payment-2@17, stock-2@19");
+        assert_eq!(
+            repair.detail,
+            "rebuilt from its requests: payment-2@17, stock-2@19"
+        );
         let superseded = rebuilt.superseded();
-        assert_eq!(superseded.saga.reason, Some(("SUPERSEDED".into(), "order".into())));
-        assert_eq!((superseded.repair().kind, superseded.repair().is_done), (Kind::Superseded, false));
+        assert_eq!(
+            superseded.saga.reason,
+            Some(("SUPERSEDED".into(), "order".into()))
+        );
+        assert_eq!(
+            (superseded.repair().kind, superseded.repair().is_done),
+            (Kind::Superseded, false)
+        );
     }
 
     #[test]
     fn without_both_requests_an_order_is_given_back_and_does_not_hold_its_key() {
-        let half = Found { payment: Some(payment()), ..Found::default() };
+        let half = Found {
+            payment: Some(payment()),
+            ..Found::default()
+        };
         let lost = Rebuilt::new(&answer(Some(delivery(2, 19))), &half).unwrap();
-        assert_eq!((lost.user_name.as_deref(), lost.price, lost.key.as_deref()), (Some("ann"), Some(7), None));
+        assert_eq!(
+            (lost.user_name.as_deref(), lost.price, lost.key.as_deref()),
+            (Some("ann"), Some(7), None)
+        );
         assert_eq!((lost.item_name.as_deref(), lost.quantity), (None, None));
-        let withdrawn = (SideStatus::Compensating, SideStatus::Compensating, Some(("LOST".into(), "order".into())));
-        assert_eq!((lost.saga.payment, lost.saga.stock, lost.saga.reason.clone()), withdrawn);
-        assert_eq!(lost.repair().detail, "not both of its requests are in Kafka: payment-2@17, none");
+        let withdrawn = (
+            SideStatus::Compensating,
+            SideStatus::Compensating,
+            Some(("LOST".into(), "order".into())),
+        );
+        assert_eq!(
+            (lost.saga.payment, lost.saga.stock, lost.saga.reason.clone()),
+            withdrawn
+        );
+        assert_eq!(
+            lost.repair().detail,
+            "not both of its requests are in Kafka: payment-2@17, none"
+        );
         let gone = Rebuilt::new(&answer(Some(delivery(2, 19))), &Found::default()).unwrap();
-        assert_eq!((gone.created, gone.stored, gone.published), (0x01a2_07b0_6c61 * 1_000, None, None));
+        assert_eq!(
+            (gone.created, gone.stored, gone.published),
+            (0x01a2_07b0_6c61 * 1_000, None, None)
+        );
         assert_eq!(gone.requests, [None, None]);
-        assert_eq!((gone.repair().kind, gone.repair().is_done), (Kind::Lost, false));
+        assert_eq!(
+            (gone.repair().kind, gone.repair().is_done),
+            (Kind::Lost, false)
+        );
     }
 
     #[test]
     fn an_order_of_which_nothing_is_known_but_an_answer_that_names_no_request_is_none() {
         assert_eq!(Rebuilt::new(&answer(None), &Found::default()), None);
-        let unreadable = Found { unreadable: true, ..Found::default() };
+        let unreadable = Found {
+            unreadable: true,
+            ..Found::default()
+        };
         let completed = answer(Some(delivery(2, 19)));
-        assert!(Rebuilt::new(&completed, &unreadable).is_some(), "something was taken");
-        let confirmed = Event { body: Body::Compensated { undone: false }, ..completed };
+        assert!(
+            Rebuilt::new(&completed, &unreadable).is_some(),
+            "something was taken"
+        );
+        let confirmed = Event {
+            body: Body::Compensated { undone: false },
+            ..completed
+        };
         assert_eq!(Rebuilt::new(&confirmed, &unreadable), None);
     }
 }

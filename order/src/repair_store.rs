@@ -22,9 +22,15 @@ pub fn insert(tx: &mut Tx<'_>, repairs: &[Repair]) -> Result<()> {
     }
     let order_ids: Vec<Uuid> = repairs.iter().map(|repair| repair.order_id).collect();
     let kinds: Vec<&str> = repairs.iter().map(|repair| repair.kind.name()).collect();
-    let sides: Vec<Option<&str>> = repairs.iter().map(|repair| repair.side.map(Side::name)).collect();
+    let sides: Vec<Option<&str>> = repairs
+        .iter()
+        .map(|repair| repair.side.map(Side::name))
+        .collect();
     let message_ids: Vec<Uuid> = repairs.iter().map(|repair| repair.message_id).collect();
-    let details: Vec<&str> = repairs.iter().map(|repair| repair.detail.as_str()).collect();
+    let details: Vec<&str> = repairs
+        .iter()
+        .map(|repair| repair.detail.as_str())
+        .collect();
     let done: Vec<bool> = repairs.iter().map(|repair| repair.is_done).collect();
     tx.execute(
         "with marked as (
@@ -91,7 +97,10 @@ pub fn unconfirmed(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<Vec<(Uuid, Sid
           where r.done_at is null and r.side is not null order by r.order_id, r.side",
         &[&order_ids],
     )?;
-    Ok(rows.iter().filter_map(|row| Some((row.get(0), Side::from_name(row.get(1))?))).collect())
+    Ok(rows
+        .iter()
+        .filter_map(|row| Some((row.get(0), Side::from_name(row.get(1))?)))
+        .collect())
 }
 
 /// Which repairs are meant: those that all given parts fit.
@@ -134,8 +143,17 @@ pub struct Listed {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn list(session: &mut Session, filter: &Filter, before: Option<i64>, limit: i64) -> Result<Vec<Listed>> {
-    let of_order = if filter.order_id.is_some() { "order_id = $3" } else { "$3::uuid is null" };
+pub fn list(
+    session: &mut Session,
+    filter: &Filter,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Listed>> {
+    let of_order = if filter.order_id.is_some() {
+        "order_id = $3"
+    } else {
+        "$3::uuid is null"
+    };
     let sql = format!(
         r#"select id, order_id, kind, side, message_id, detail,
                   to_char(repaired_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
@@ -146,7 +164,10 @@ pub fn list(session: &mut Session, filter: &Filter, before: Option<i64>, limit: 
     );
     let kind = filter.kind.map(Kind::name);
     let before = before.unwrap_or(i64::MAX);
-    let rows = session.query(&sql, &[&kind, &filter.is_done, &filter.order_id, &before, &limit])?;
+    let rows = session.query(
+        &sql,
+        &[&kind, &filter.is_done, &filter.order_id, &before, &limit],
+    )?;
     Ok(rows.iter().map(listed).collect())
 }
 
@@ -173,10 +194,14 @@ const MANY: i64 = 10_000;
 /// # Errors
 /// What PostgreSQL says.
 pub fn count(session: &mut Session) -> Result<(Vec<(String, i64)>, i64)> {
-    let latest =
-        "select kind, count(*) from (select kind from repair order by id desc limit $1) as latest group by kind";
-    let kinds = session.query(latest, &[&MANY])?.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let open = "select count(*) from (select from repair where done_at is null limit $1) as counted";
+    let latest = "select kind, count(*) from (select kind from repair order by id desc limit $1) as latest group by kind";
+    let kinds = session
+        .query(latest, &[&MANY])?
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect();
+    let open =
+        "select count(*) from (select from repair where done_at is null limit $1) as counted";
     Ok((kinds, session.query(open, &[&MANY])?[0].get(0)))
 }
 
@@ -185,5 +210,9 @@ pub fn sweep(retention: Option<Duration>) -> Sweep {
     let sql = "delete from repair where id in
                    (select id from repair where done_at < clock_timestamp() - $1 * interval '1 millisecond'
                      order by done_at limit $2 for update skip locked)";
-    Sweep { what: "repairs", retention, sql: sql.into() }
+    Sweep {
+        what: "repairs",
+        retention,
+        sql: sql.into(),
+    }
 }

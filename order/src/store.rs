@@ -83,20 +83,46 @@ pub struct Placement {
 ///
 /// # Errors
 /// What PostgreSQL says: nothing was stored, or (connection lost) it is unknown.
-pub fn place(session: &mut Session, orders: &[&NewOrder], messages: &[String]) -> Result<Placement> {
+pub fn place(
+    session: &mut Session,
+    orders: &[&NewOrder],
+    messages: &[String],
+) -> Result<Placement> {
     let order_ids: Vec<Uuid> = orders.iter().map(|order| order.order_id).collect();
-    let user_names: Vec<&str> = orders.iter().map(|order| order.user_name.as_str()).collect();
-    let item_names: Vec<&str> = orders.iter().map(|order| order.item_name.as_str()).collect();
+    let user_names: Vec<&str> = orders
+        .iter()
+        .map(|order| order.user_name.as_str())
+        .collect();
+    let item_names: Vec<&str> = orders
+        .iter()
+        .map(|order| order.item_name.as_str())
+        .collect();
     let prices: Vec<i64> = orders.iter().map(|order| order.price).collect();
     let quantities: Vec<i64> = orders.iter().map(|order| order.quantity).collect();
     let keys: Vec<Option<&str>> = orders.iter().map(|order| order.key.as_deref()).collect();
-    let traceparents: Vec<&str> = orders.iter().map(|order| order.traceparent.as_str()).collect();
+    let traceparents: Vec<&str> = orders
+        .iter()
+        .map(|order| order.traceparent.as_str())
+        .collect();
     let rows = session.query(
         "select standing, placed, placed_at from place_new_orders($1, $2, $3, $4, $5, $6, $7, $8)",
-        &[&order_ids, &user_names, &item_names, &prices, &quantities, &keys, &traceparents, &messages],
+        &[
+            &order_ids,
+            &user_names,
+            &item_names,
+            &prices,
+            &quantities,
+            &keys,
+            &traceparents,
+            &messages,
+        ],
     )?;
     let placed: Vec<Uuid> = rows[0].get(1);
-    Ok(Placement { standing: rows[0].get(0), placed: placed.into_iter().collect(), placed_at: rows[0].get(2) })
+    Ok(Placement {
+        standing: rows[0].get(0),
+        placed: placed.into_iter().collect(),
+        placed_at: rows[0].get(2),
+    })
 }
 
 const COLUMNS: &str = r#"o.order_id, o.user_name, o.item_name, o.price, o.quantity, o.payment_status, o.stock_status,
@@ -119,9 +145,14 @@ fn order(row: &Row) -> Order {
 
 /// The four columns from `at`: both statuses, then the reason.
 pub(crate) fn saga(row: &Row, at: usize) -> Saga {
-    let status = |index: usize| SideStatus::from_name(row.get(index)).expect("the table checks the names");
+    let status =
+        |index: usize| SideStatus::from_name(row.get(index)).expect("the table checks the names");
     let reason: Option<String> = row.get(at + 2);
-    Saga { payment: status(at), stock: status(at + 1), reason: reason.map(|code| (code, row.get(at + 3))) }
+    Saga {
+        payment: status(at),
+        stock: status(at + 1),
+        reason: reason.map(|code| (code, row.get(at + 3))),
+    }
 }
 
 /// The orders of `order_ids` that exist, by id.
@@ -129,9 +160,15 @@ pub(crate) fn saga(row: &Row, at: usize) -> Saga {
 /// # Errors
 /// What PostgreSQL says.
 pub fn find(session: &mut Session, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Order>> {
-    let sql = format!("select {COLUMNS} from unnest($1::uuid[]) as wanted (order_id) join orders o using (order_id)");
+    let sql = format!(
+        "select {COLUMNS} from unnest($1::uuid[]) as wanted (order_id) join orders o using (order_id)"
+    );
     let rows = session.query(&sql, &[&order_ids])?;
-    Ok(rows.iter().map(order).map(|order| (order.order_id, order)).collect())
+    Ok(rows
+        .iter()
+        .map(order)
+        .map(|order| (order.order_id, order))
+        .collect())
 }
 
 /// One page of the orders, newest first.
@@ -154,7 +191,12 @@ const SCAN: i64 = 10_000;
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn list(session: &mut Session, status: Option<OrderStatus>, limit: i64, after: Option<Uuid>) -> Result<Page> {
+pub fn list(
+    session: &mut Session,
+    status: Option<OrderStatus>,
+    limit: i64,
+    after: Option<Uuid>,
+) -> Result<Page> {
     let sql = format!(
         "with seen as materialized (select * from orders where order_id < $1 order by order_id desc limit $2)
          select {COLUMNS} from seen o where $3::text is null or order_status = $3 order by o.order_id desc limit $4"
@@ -162,8 +204,14 @@ pub fn list(session: &mut Session, status: Option<OrderStatus>, limit: i64, afte
     let after = after.unwrap_or(Uuid::max());
     // without a filter nothing is passed over: look at the page's own rows only
     let scan = if status.is_some() { SCAN } else { limit };
-    let orders: Vec<Order> =
-        session.query(&sql, &[&after, &scan, &status.map(OrderStatus::name), &limit])?.iter().map(order).collect();
+    let orders: Vec<Order> = session
+        .query(
+            &sql,
+            &[&after, &scan, &status.map(OrderStatus::name), &limit],
+        )?
+        .iter()
+        .map(order)
+        .collect();
     let next = match orders.last() {
         Some(last) if orders.len() as i64 == limit => Some(last.order_id),
         _ => end_of_scan(session, after, scan)?,
@@ -173,8 +221,12 @@ pub fn list(session: &mut Session, status: Option<OrderStatus>, limit: i64, afte
 
 /// The last of the `scan` orders after `after`; none if there are fewer.
 fn end_of_scan(session: &mut Session, after: Uuid, scan: i64) -> Result<Option<Uuid>> {
-    let sql = "select order_id from orders where order_id < $1 order by order_id desc offset $2 limit 1";
-    Ok(session.query(sql, &[&after, &(scan - 1)])?.first().map(|row| row.get(0)))
+    let sql =
+        "select order_id from orders where order_id < $1 order by order_id desc offset $2 limit 1";
+    Ok(session
+        .query(sql, &[&after, &(scan - 1)])?
+        .first()
+        .map(|row| row.get(0)))
 }
 
 /// Locks the orders of `order_ids` that exist, in id order.
@@ -194,7 +246,11 @@ pub fn lock_unsettled(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uui
     lock_where(tx, order_ids, &format!("({UNSETTLED} or o.repaired)"))
 }
 
-fn lock_where(tx: &mut Tx<'_>, order_ids: &[Uuid], condition: &str) -> Result<HashMap<Uuid, Locked>> {
+fn lock_where(
+    tx: &mut Tx<'_>,
+    order_ids: &[Uuid],
+    condition: &str,
+) -> Result<HashMap<Uuid, Locked>> {
     let sql = format!(
         "select o.order_id, o.payment_status, o.stock_status, o.reason_code, o.reason_from, o.traceparent,
                 o.repaired
@@ -202,7 +258,11 @@ fn lock_where(tx: &mut Tx<'_>, order_ids: &[Uuid], condition: &str) -> Result<Ha
           where {condition} order by o.order_id for update of o"
     );
     let rows = tx.query(&sql, &[&order_ids])?;
-    let locked = |row: &Row| Locked { saga: saga(row, 1), traceparent: row.get(5), repaired: row.get(6) };
+    let locked = |row: &Row| Locked {
+        saga: saga(row, 1),
+        traceparent: row.get(5),
+        repaired: row.get(6),
+    };
     Ok(rows.iter().map(|row| (row.get(0), locked(row))).collect())
 }
 
@@ -211,18 +271,33 @@ fn lock_where(tx: &mut Tx<'_>, order_ids: &[Uuid], condition: &str) -> Result<Ha
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)], settled: &[Uuid], told: &[&Event]) -> Result<()> {
+pub fn update(
+    tx: &mut Tx<'_>,
+    changed: &[(Uuid, &Saga)],
+    settled: &[Uuid],
+    told: &[&Event],
+) -> Result<()> {
     if changed.is_empty() && told.is_empty() {
         return Ok(());
     }
     let order_ids: Vec<Uuid> = changed.iter().map(|(order_id, _)| *order_id).collect();
-    let statuses: Vec<&str> = changed.iter().map(|(_, saga)| saga.status().name()).collect();
-    let payments: Vec<&str> = changed.iter().map(|(_, saga)| saga.payment.name()).collect();
+    let statuses: Vec<&str> = changed
+        .iter()
+        .map(|(_, saga)| saga.status().name())
+        .collect();
+    let payments: Vec<&str> = changed
+        .iter()
+        .map(|(_, saga)| saga.payment.name())
+        .collect();
     let stocks: Vec<&str> = changed.iter().map(|(_, saga)| saga.stock.name()).collect();
-    let codes: Vec<Option<&str>> =
-        changed.iter().map(|(_, saga)| saga.reason.as_ref().map(|(code, _)| &**code)).collect();
-    let froms: Vec<Option<&str>> =
-        changed.iter().map(|(_, saga)| saga.reason.as_ref().map(|(_, from)| &**from)).collect();
+    let codes: Vec<Option<&str>> = changed
+        .iter()
+        .map(|(_, saga)| saga.reason.as_ref().map(|(code, _)| &**code))
+        .collect();
+    let froms: Vec<Option<&str>> = changed
+        .iter()
+        .map(|(_, saga)| saga.reason.as_ref().map(|(_, from)| &**from))
+        .collect();
     let sql = format!(
         "with counted as ({COUNT_SETTLED}), told as ({ANSWERS})
          update orders o set order_status = c.status, payment_status = c.payment, stock_status = c.stock,
@@ -233,8 +308,9 @@ pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)], settled: &[Uuid], told
     );
     let (seconds, counts) = by_second(settled);
     let answers = Answers::of(told);
-    let mut params: Vec<&(dyn ToSql + Sync)> =
-        vec![&order_ids, &statuses, &payments, &stocks, &codes, &froms, &seconds, &counts];
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![
+        &order_ids, &statuses, &payments, &stocks, &codes, &froms, &seconds, &counts,
+    ];
     params.extend(answers.params());
     tx.execute(&sql, &params)?;
     Ok(())
@@ -246,15 +322,24 @@ pub fn update(tx: &mut Tx<'_>, changed: &[(Uuid, &Saga)], settled: &[Uuid], told
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn claim_keys(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], retention: Duration) -> Result<HashSet<Uuid>> {
-    let with_key: Vec<(&str, &Rebuilt)> =
-        rebuilt.iter().filter_map(|order| Some((order.key.as_deref()?, order))).collect();
+pub fn claim_keys(
+    tx: &mut Tx<'_>,
+    rebuilt: &[Rebuilt],
+    retention: Duration,
+) -> Result<HashSet<Uuid>> {
+    let with_key: Vec<(&str, &Rebuilt)> = rebuilt
+        .iter()
+        .filter_map(|order| Some((order.key.as_deref()?, order)))
+        .collect();
     if with_key.is_empty() {
         return Ok(HashSet::new());
     }
     let keys: Vec<&str> = with_key.iter().map(|(key, _)| *key).collect();
     let order_ids: Vec<Uuid> = with_key.iter().map(|(_, order)| order.order_id).collect();
-    let created: Vec<SystemTime> = with_key.iter().map(|(_, order)| time(order.created)).collect();
+    let created: Vec<SystemTime> = with_key
+        .iter()
+        .map(|(_, order)| time(order.created))
+        .collect();
     tx.execute(
         "insert into idempotency_key (idempotency_key, order_id, created_at)
          select key, order_id, created_at from unnest($1::text[], $2::uuid[], $3::timestamptz[]) as r (key, order_id, created_at)
@@ -280,21 +365,47 @@ pub fn claim_keys(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], retention: Duration) -> 
 /// What PostgreSQL says.
 pub fn rebuild(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], deadline: Duration) -> Result<HashSet<Uuid>> {
     let order_ids: Vec<Uuid> = rebuilt.iter().map(|order| order.order_id).collect();
-    let user_names: Vec<Option<&str>> = rebuilt.iter().map(|order| order.user_name.as_deref()).collect();
-    let item_names: Vec<Option<&str>> = rebuilt.iter().map(|order| order.item_name.as_deref()).collect();
+    let user_names: Vec<Option<&str>> = rebuilt
+        .iter()
+        .map(|order| order.user_name.as_deref())
+        .collect();
+    let item_names: Vec<Option<&str>> = rebuilt
+        .iter()
+        .map(|order| order.item_name.as_deref())
+        .collect();
     let prices: Vec<Option<i64>> = rebuilt.iter().map(|order| order.price).collect();
     let quantities: Vec<Option<i64>> = rebuilt.iter().map(|order| order.quantity).collect();
-    let statuses: Vec<&str> = rebuilt.iter().map(|order| order.saga.status().name()).collect();
-    let payments: Vec<&str> = rebuilt.iter().map(|order| order.saga.payment.name()).collect();
-    let stocks: Vec<&str> = rebuilt.iter().map(|order| order.saga.stock.name()).collect();
-    let codes: Vec<Option<&str>> =
-        rebuilt.iter().map(|order| order.saga.reason.as_ref().map(|(code, _)| &**code)).collect();
-    let froms: Vec<Option<&str>> =
-        rebuilt.iter().map(|order| order.saga.reason.as_ref().map(|(_, from)| &**from)).collect();
-    let traceparents: Vec<&str> = rebuilt.iter().map(|order| order.traceparent.as_str()).collect();
+    let statuses: Vec<&str> = rebuilt
+        .iter()
+        .map(|order| order.saga.status().name())
+        .collect();
+    let payments: Vec<&str> = rebuilt
+        .iter()
+        .map(|order| order.saga.payment.name())
+        .collect();
+    let stocks: Vec<&str> = rebuilt
+        .iter()
+        .map(|order| order.saga.stock.name())
+        .collect();
+    let codes: Vec<Option<&str>> = rebuilt
+        .iter()
+        .map(|order| order.saga.reason.as_ref().map(|(code, _)| &**code))
+        .collect();
+    let froms: Vec<Option<&str>> = rebuilt
+        .iter()
+        .map(|order| order.saga.reason.as_ref().map(|(_, from)| &**from))
+        .collect();
+    let traceparents: Vec<&str> = rebuilt
+        .iter()
+        .map(|order| order.traceparent.as_str())
+        .collect();
     let created: Vec<SystemTime> = rebuilt.iter().map(|order| time(order.created)).collect();
-    let stored: Vec<Option<SystemTime>> = rebuilt.iter().map(|order| order.stored.map(time)).collect();
-    let published: Vec<Option<SystemTime>> = rebuilt.iter().map(|order| order.published.map(time)).collect();
+    let stored: Vec<Option<SystemTime>> =
+        rebuilt.iter().map(|order| order.stored.map(time)).collect();
+    let published: Vec<Option<SystemTime>> = rebuilt
+        .iter()
+        .map(|order| order.published.map(time))
+        .collect();
     let of_payment: Vec<Option<Uuid>> = rebuilt.iter().map(|order| order.requests[0]).collect();
     let of_stock: Vec<Option<Uuid>> = rebuilt.iter().map(|order| order.requests[1]).collect();
     let rows = tx.query(
@@ -329,9 +440,16 @@ pub fn rebuild(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], deadline: Duration) -> Resu
 /// The query that deletes published outbox rows and marks their orders: sides that are still READY become IN_PROGRESS,
 /// and the deadline of their orders starts. The set-based form of [`crate::order::Happening::Published`].
 pub fn remove_published(deadline: Duration) -> Removal {
-    let call =
-        |function: &str| format!("select {function}($1, $2, $3, interval '{} milliseconds')", deadline.as_millis());
-    Removal { sql: call("remove_published"), around_locks: Some(call("remove_published_around")) }
+    let call = |function: &str| {
+        format!(
+            "select {function}($1, $2, $3, interval '{} milliseconds')",
+            deadline.as_millis()
+        )
+    };
+    Removal {
+        sql: call("remove_published"),
+        around_locks: Some(call("remove_published_around")),
+    }
 }
 
 /// Orders to look at again.
@@ -361,7 +479,17 @@ pub fn look_again(tx: &mut Tx<'_>, asked: &[Event], round: i32, wait: Duration) 
          insert into deadline (due_at, round, order_ids)
          values (clock_timestamp() + $1 * interval '1 millisecond', $2, $3)"
     );
-    tx.execute(&sql, &[&(wait.as_millis() as f64), &round, &order_ids, &of_whom, &ids, &types])?;
+    tx.execute(
+        &sql,
+        &[
+            &(wait.as_millis() as f64),
+            &round,
+            &order_ids,
+            &of_whom,
+            &ids,
+            &types,
+        ],
+    )?;
     Ok(())
 }
 
@@ -381,11 +509,19 @@ pub fn take_due(tx: &mut Tx<'_>) -> Result<Option<Due>> {
          delete from deadline d using due where d.id = due.id returning d.round, d.order_ids",
         &[],
     )?;
-    let Some(first) = rows.first() else { return Ok(None) };
-    let mut order_ids: Vec<Uuid> = rows.iter().flat_map(|row| row.get::<_, Vec<Uuid>>(1)).collect();
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
+    let mut order_ids: Vec<Uuid> = rows
+        .iter()
+        .flat_map(|row| row.get::<_, Vec<Uuid>>(1))
+        .collect();
     order_ids.sort();
     order_ids.dedup();
-    Ok(Some(Due { round: first.get(0), order_ids }))
+    Ok(Some(Due {
+        round: first.get(0),
+        order_ids,
+    }))
 }
 
 /// Has orders that are due looked at again a little later, as if nothing had happened: somebody holds their rows.
@@ -393,8 +529,7 @@ pub fn take_due(tx: &mut Tx<'_>) -> Result<Option<Due>> {
 /// # Errors
 /// What PostgreSQL says.
 pub fn put_off(tx: &mut Tx<'_>, round: i32, order_ids: &[Uuid]) -> Result<()> {
-    let sql =
-        "insert into deadline (due_at, round, order_ids) values (clock_timestamp() + interval '5 seconds', $1, $2)";
+    let sql = "insert into deadline (due_at, round, order_ids) values (clock_timestamp() + interval '5 seconds', $1, $2)";
     tx.execute(sql, &[&round, &order_ids]).map(drop)
 }
 
@@ -404,7 +539,11 @@ pub fn sweep_keys(retention: Duration) -> Sweep {
                    (select idempotency_key from idempotency_key
                      where created_at < clock_timestamp() - $1 * interval '1 millisecond'
                      order by created_at limit $2 for update skip locked)";
-    Sweep { what: "idempotency keys", retention: Some(retention), sql: sql.into() }
+    Sweep {
+        what: "idempotency keys",
+        retention: Some(retention),
+        sql: sql.into(),
+    }
 }
 
 /// The latest `SCAN` orders, counted by status.
@@ -414,7 +553,11 @@ pub fn sweep_keys(retention: Duration) -> Sweep {
 pub fn latest_statuses(session: &mut Session) -> Result<Vec<(String, i64)>> {
     let sql = "select order_status, count(*)
                  from (select order_status from orders order by order_id desc limit $1) as latest group by order_status";
-    Ok(session.query(sql, &[&SCAN])?.iter().map(|row| (row.get(0), row.get(1))).collect())
+    Ok(session
+        .query(sql, &[&SCAN])?
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect())
 }
 
 /// Which of these orders somebody else holds, each with the row and the holder in words; all others are locked.
@@ -483,7 +626,10 @@ fn overdue() -> String {
 /// # Errors
 /// What PostgreSQL says.
 pub fn count_overdue(session: &mut Session, deadline: Duration) -> Result<i64> {
-    let sql = format!("select count(*) from ({}) as late join orders o using (order_id) where {UNSETTLED}", overdue());
+    let sql = format!(
+        "select count(*) from ({}) as late join orders o using (order_id) where {UNSETTLED}",
+        overdue()
+    );
     Ok(session.query(&sql, &[&SCAN, &(deadline.as_millis() as f64)])?[0].get(0))
 }
 
@@ -491,16 +637,27 @@ pub fn count_overdue(session: &mut Session, deadline: Duration) -> Result<i64> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn list_overdue(session: &mut Session, deadline: Duration, limit: i64, after: Option<Uuid>) -> Result<Page> {
+pub fn list_overdue(
+    session: &mut Session,
+    deadline: Duration,
+    limit: i64,
+    after: Option<Uuid>,
+) -> Result<Page> {
     let sql = format!(
         "select {COLUMNS} from ({}) as late join orders o using (order_id)
           where {UNSETTLED} and o.order_id < $3 order by o.order_id desc limit $4",
         overdue()
     );
     let after = after.unwrap_or(Uuid::max());
-    let rows = session.query(&sql, &[&SCAN, &(deadline.as_millis() as f64), &after, &limit])?;
+    let rows = session.query(
+        &sql,
+        &[&SCAN, &(deadline.as_millis() as f64), &after, &limit],
+    )?;
     let orders: Vec<Order> = rows.iter().map(order).collect();
-    let next = orders.last().filter(|_| orders.len() as i64 == limit).map(|last| last.order_id);
+    let next = orders
+        .last()
+        .filter(|_| orders.len() as i64 == limit)
+        .map(|last| last.order_id);
     Ok(Page { orders, next })
 }
 
@@ -547,6 +704,9 @@ impl Order {
 
     /// Why it failed, as events and JSON carry it.
     pub fn reason(&self) -> Option<Reason> {
-        self.saga.reason.clone().map(|(code, from)| Reason { code, from })
+        self.saga
+            .reason
+            .clone()
+            .map(|(code, from)| Reason { code, from })
     }
 }

@@ -150,39 +150,69 @@ impl Story {
 
     /// Its steps in time order. None stands before the one that led to it, whatever the clocks say. Topics get `prefix`.
     pub fn steps(&self, prefix: &str) -> Vec<Step> {
-        let teller = Teller { story: self, prefix };
+        let teller = Teller {
+            story: self,
+            prefix,
+        };
         let sides = Side::ALL.map(|side| teller.of_request(side));
-        let compensations = self.told.iter().filter(|told| told.is(Channel::Compensation));
+        let compensations = self
+            .told
+            .iter()
+            .filter(|told| told.is(Channel::Compensation));
         let compensations = compensations.map(|asked| teller.of_compensation(asked));
-        let unasked = self.told.iter().filter(|told| told.is_confirmation() && self.asked_for(told).is_none());
-        let unasked = unasked.map(|confirmation| teller.of_answer(Happened::Confirmed, confirmation));
-        let mut steps: Vec<(String, Step)> =
-            sides.into_iter().chain(compensations).chain(unasked).flat_map(in_causal_order).collect();
+        let unasked = self
+            .told
+            .iter()
+            .filter(|told| told.is_confirmation() && self.asked_for(told).is_none());
+        let unasked =
+            unasked.map(|confirmation| teller.of_answer(Happened::Confirmed, confirmation));
+        let mut steps: Vec<(String, Step)> = sides
+            .into_iter()
+            .chain(compensations)
+            .chain(unasked)
+            .flat_map(in_causal_order)
+            .collect();
         steps.sort_by(|(one, _), (other, _)| one.cmp(other));
         steps.into_iter().map(|(_, step)| step).collect()
     }
 
     /// The answer to a side's request.
     fn outcome(&self, side: Side) -> Option<&Told> {
-        let is_outcome = |told: &&Told| told.is(Channel::Dlt) || told.is(Channel::Success) && !told.is_confirmation();
-        self.told.iter().filter(is_outcome).find(|told| told.topic.0 == side)
+        let is_outcome = |told: &&Told| {
+            told.is(Channel::Dlt) || told.is(Channel::Success) && !told.is_confirmation()
+        };
+        self.told
+            .iter()
+            .filter(is_outcome)
+            .find(|told| told.topic.0 == side)
     }
 
     /// The compensation request that is confirmed by this.
     fn asked_for(&self, confirmation: &Told) -> Option<&Told> {
-        let asked = self.told.iter().filter(|told| told.is(Channel::Compensation));
-        asked.into_iter().find(|asked| asked.message.id == confirmation.answered.id)
+        let asked = self
+            .told
+            .iter()
+            .filter(|told| told.is(Channel::Compensation));
+        asked
+            .into_iter()
+            .find(|asked| asked.message.id == confirmation.answered.id)
     }
 
     fn confirmation(&self, asked: &Told) -> Option<&Told> {
         let confirmations = self.told.iter().filter(|told| told.is_confirmation());
-        confirmations.into_iter().find(|told| told.answered.id == asked.message.id)
+        confirmations
+            .into_iter()
+            .find(|told| told.answered.id == asked.message.id)
     }
 
     /// A side's request. Both sides' are one row of the outbox and leave in one transaction: what is known of the one's times
     /// holds for the other.
     fn request(&self, side: Side) -> Message {
-        let of = |side| self.outcome(side).map(|told| told.answered.clone()).unwrap_or_default();
+        let of = |side| {
+            self.outcome(side)
+                .map(|told| told.answered.clone())
+                .unwrap_or_default()
+        };
         let (own, other) = (of(side), of(other(side)));
         let kept = self.requests[if side == Side::Payment { 0 } else { 1 }];
         let stored_at = own.stored_at.or(self.stored_at.clone()).or(other.stored_at);
@@ -190,7 +220,10 @@ impl Story {
             id: own.id.or(kept),
             place: own.place,
             stored_at: stored_at.or(Some(self.created_at.clone())),
-            published_at: own.published_at.or(other.published_at).or(self.published_at.clone()),
+            published_at: own
+                .published_at
+                .or(other.published_at)
+                .or(self.published_at.clone()),
         }
     }
 }
@@ -201,7 +234,11 @@ impl Told {
     }
 
     fn subject(&self) -> Subject<'_> {
-        Subject { topic: self.topic, type_name: &self.type_name, message: &self.message }
+        Subject {
+            topic: self.topic,
+            type_name: &self.type_name,
+            message: &self.message,
+        }
     }
 
     fn is_confirmation(&self) -> bool {
@@ -231,50 +268,148 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     fn of_request(&self, side: Side) -> Vec<Step> {
-        let (topic, type_name) = (Topic(side, Channel::Request), format!("{}.requested", side.name()));
+        let (topic, type_name) = (
+            Topic(side, Channel::Request),
+            format!("{}.requested", side.name()),
+        );
         let message = self.story.request(side);
-        let request = Subject { topic, type_name: &type_name, message: &message };
-        let stored = self.step(Happened::Stored, &message.stored_at, Service::Order, &request);
-        let published = self.step(Happened::Published, &published(&message), Service::Order, &request);
-        let answered = self.story.outcome(side).map(|outcome| self.of_outcome(&request, outcome)).unwrap_or_default();
-        stored.into_iter().chain(published).chain(answered).collect()
+        let request = Subject {
+            topic,
+            type_name: &type_name,
+            message: &message,
+        };
+        let stored = self.step(
+            Happened::Stored,
+            &message.stored_at,
+            Service::Order,
+            &request,
+        );
+        let published = self.step(
+            Happened::Published,
+            &published(&message),
+            Service::Order,
+            &request,
+        );
+        let answered = self
+            .story
+            .outcome(side)
+            .map(|outcome| self.of_outcome(&request, outcome))
+            .unwrap_or_default();
+        stored
+            .into_iter()
+            .chain(published)
+            .chain(answered)
+            .collect()
     }
 
     fn of_outcome(&self, request: &Subject<'_>, outcome: &Told) -> Vec<Step> {
-        let asked = self.step(Happened::Asked, &outcome.taken_up_at, request.topic.0.service(), request);
-        let asked = asked.map(|step| Step { attempt: outcome.answered_attempt, ..step });
-        let happened = if outcome.is(Channel::Dlt) { Happened::Failed } else { Happened::Succeeded };
-        asked.into_iter().chain(self.of_answer(happened, outcome)).collect()
+        let asked = self.step(
+            Happened::Asked,
+            &outcome.taken_up_at,
+            request.topic.0.service(),
+            request,
+        );
+        let asked = asked.map(|step| Step {
+            attempt: outcome.answered_attempt,
+            ..step
+        });
+        let happened = if outcome.is(Channel::Dlt) {
+            Happened::Failed
+        } else {
+            Happened::Succeeded
+        };
+        asked
+            .into_iter()
+            .chain(self.of_answer(happened, outcome))
+            .collect()
     }
 
     fn of_compensation(&self, asked: &Told) -> Vec<Step> {
         let confirmation = self.story.confirmation(asked);
-        let known = confirmation.map(|told| told.answered.clone()).unwrap_or_default();
+        let known = confirmation
+            .map(|told| told.answered.clone())
+            .unwrap_or_default();
         let stored_at = known.stored_at.or(Some(asked.noted_at.clone()));
-        let message = Message { id: asked.message.id, stored_at, ..known };
-        let request = Subject { message: &message, ..asked.subject() };
-        let stored = self.step(Happened::CompensationAsked, &message.stored_at, Service::Order, &request);
-        let stored = stored.map(|step| Step { reason: self.reason(), ..step });
-        let published = self.step(Happened::CompensationPublished, &published(&message), Service::Order, &request);
-        let confirmed = confirmation.map(|told| self.of_answer(Happened::Confirmed, told)).unwrap_or_default();
-        stored.into_iter().chain(published).chain(confirmed).collect()
+        let message = Message {
+            id: asked.message.id,
+            stored_at,
+            ..known
+        };
+        let request = Subject {
+            message: &message,
+            ..asked.subject()
+        };
+        let stored = self.step(
+            Happened::CompensationAsked,
+            &message.stored_at,
+            Service::Order,
+            &request,
+        );
+        let stored = stored.map(|step| Step {
+            reason: self.reason(),
+            ..step
+        });
+        let published = self.step(
+            Happened::CompensationPublished,
+            &published(&message),
+            Service::Order,
+            &request,
+        );
+        let confirmed = confirmation
+            .map(|told| self.of_answer(Happened::Confirmed, told))
+            .unwrap_or_default();
+        stored
+            .into_iter()
+            .chain(published)
+            .chain(confirmed)
+            .collect()
     }
 
     /// What a participant decided, and its answer's way to order.
     fn of_answer(&self, happened: Happened, told: &Told) -> Vec<Step> {
         let (answer, service) = (told.subject(), told.topic.0.service());
-        let reason = told.reason_code.as_deref().map(|code| Reason::new(code, service));
+        let reason = told
+            .reason_code
+            .as_deref()
+            .map(|code| Reason::new(code, service));
         let decided = self.step(happened, &told.message.stored_at, service, &answer);
-        let decided = decided.map(|step| Step { attempt: told.answered_attempt, reason, ..step });
-        let answered = self.step(Happened::Answered, &published(&told.message), service, &answer);
-        let learned = self.step(Happened::Learned, &Some(told.noted_at.clone()), Service::Order, &answer);
-        let learned = learned.map(|step| Step { attempt: told.attempt, ..step });
+        let decided = decided.map(|step| Step {
+            attempt: told.answered_attempt,
+            reason,
+            ..step
+        });
+        let answered = self.step(
+            Happened::Answered,
+            &published(&told.message),
+            service,
+            &answer,
+        );
+        let learned = self.step(
+            Happened::Learned,
+            &Some(told.noted_at.clone()),
+            Service::Order,
+            &answer,
+        );
+        let learned = learned.map(|step| Step {
+            attempt: told.attempt,
+            ..step
+        });
         [decided, answered, learned].into_iter().flatten().collect()
     }
 
     /// None if it is not known when.
-    fn step(&self, step: Happened, at: &Option<String>, service: Service, about: &Subject<'_>) -> Option<Step> {
-        let Subject { topic, type_name, message } = about;
+    fn step(
+        &self,
+        step: Happened,
+        at: &Option<String>,
+        service: Service,
+        about: &Subject<'_>,
+    ) -> Option<Step> {
+        let Subject {
+            topic,
+            type_name,
+            message,
+        } = about;
         Some(Step {
             step,
             at: at.clone()?,
@@ -291,7 +426,11 @@ impl Teller<'_> {
     }
 
     fn reason(&self) -> Option<Reason> {
-        self.story.saga.reason.clone().map(|(code, from)| Reason { code, from })
+        self.story
+            .saga
+            .reason
+            .clone()
+            .map(|(code, from)| Reason { code, from })
     }
 }
 
@@ -299,7 +438,10 @@ impl Teller<'_> {
 /// earlier.
 fn published(message: &Message) -> Option<String> {
     let at = message.published_at.as_ref()?;
-    let stored_at = message.stored_at.as_ref().filter(|stored_at| stored_at.starts_with(bare(at)));
+    let stored_at = message
+        .stored_at
+        .as_ref()
+        .filter(|stored_at| stored_at.starts_with(bare(at)));
     Some(stored_at.unwrap_or(at).clone())
 }
 
@@ -347,7 +489,13 @@ mod tests {
         }
     }
 
-    fn told(type_name: &str, message: Message, noted: &str, answered: Message, taken_up: &str) -> Told {
+    fn told(
+        type_name: &str,
+        message: Message,
+        noted: &str,
+        answered: Message,
+        taken_up: &str,
+    ) -> Told {
         Told {
             topic: Topic::of_type(type_name).unwrap(),
             type_name: type_name.into(),
@@ -362,10 +510,18 @@ mod tests {
     }
 
     fn asked(side: &str, number: u128, noted: &str) -> Told {
-        let message = Message { id: id(number), ..Message::default() };
+        let message = Message {
+            id: id(number),
+            ..Message::default()
+        };
         let type_name = format!("{side}.compensation-requested");
         let told = told(&type_name, message, noted, Message::default(), "00.000000");
-        Told { attempt: None, taken_up_at: None, answered_attempt: None, ..told }
+        Told {
+            attempt: None,
+            taken_up_at: None,
+            answered_attempt: None,
+            ..told
+        }
     }
 
     fn story(told: Vec<Told>) -> Story {
@@ -387,13 +543,29 @@ mod tests {
     }
 
     /// Step, seconds, service, message, topic, offset, attempt.
-    type Short = (Happened, String, &'static str, Option<u128>, String, Option<i64>, Option<i32>);
+    type Short = (
+        Happened,
+        String,
+        &'static str,
+        Option<u128>,
+        String,
+        Option<i64>,
+        Option<i32>,
+    );
 
     fn short(story: &Story) -> Vec<Short> {
         let short = |step: Step| {
             let seconds = bare(&step.at)[17..].to_string();
             let id = step.message_id.map(|id| id.as_u128());
-            (step.step, seconds, step.service, id, step.topic, step.offset, step.attempt)
+            (
+                step.step,
+                seconds,
+                step.service,
+                id,
+                step.topic,
+                step.offset,
+                step.attempt,
+            )
         };
         story.steps("").into_iter().map(short).collect()
     }
@@ -408,7 +580,15 @@ mod tests {
         offset: impl Into<Option<i64>>,
         attempt: impl Into<Option<i32>>,
     ) -> Short {
-        (step, seconds.into(), service, id.into(), topic.into(), offset.into(), attempt.into())
+        (
+            step,
+            seconds.into(),
+            service,
+            id.into(),
+            topic.into(),
+            offset.into(),
+            attempt.into(),
+        )
     }
 
     fn completed(side: &str, number: u128, answer: u128) -> Told {
@@ -440,8 +620,24 @@ mod tests {
                 line(Published, "01.002", "order", 3, "stock", 10, None),
                 line(Asked, "01.003500", "stock", 3, "stock", 10, 3),
                 line(Asked, "01.004000", "payment", 2, "payment", 10, 1),
-                line(Succeeded, "01.005000", "payment", 5, "payment.success", 20, 1),
-                line(Answered, "01.006", "payment", 5, "payment.success", 20, None),
+                line(
+                    Succeeded,
+                    "01.005000",
+                    "payment",
+                    5,
+                    "payment.success",
+                    20,
+                    1
+                ),
+                line(
+                    Answered,
+                    "01.006",
+                    "payment",
+                    5,
+                    "payment.success",
+                    20,
+                    None
+                ),
                 line(Succeeded, "01.007000", "stock", 6, "stock.success", 21, 3),
                 line(Answered, "01.008", "stock", 6, "stock.success", 21, None),
                 line(Learned, "01.008000", "order", 5, "payment.success", 20, 1),
@@ -454,13 +650,19 @@ mod tests {
     fn an_order_nobody_answered_yet_shows_what_order_itself_knows() {
         let new = story(vec![]);
         let stored = |id| {
-            [line(Stored, "01.000000", "order", id, "payment", None, None), {
-                line(Stored, "01.000000", "order", id, "stock", None, None)
-            }]
+            [
+                line(Stored, "01.000000", "order", id, "payment", None, None),
+                { line(Stored, "01.000000", "order", id, "stock", None, None) },
+            ]
         };
         assert_eq!(short(&new), stored(None));
         let requests = [id(2), id(3)];
-        let waits = Story { stored_at: Some(at("01.000300")), published_at: Some(at("01.060000")), requests, ..new };
+        let waits = Story {
+            stored_at: Some(at("01.000300")),
+            published_at: Some(at("01.060000")),
+            requests,
+            ..new
+        };
         assert_eq!(
             short(&waits),
             [
@@ -471,7 +673,10 @@ mod tests {
             ]
         );
         // one answer tells when both were published
-        let half = Story { told: vec![completed("payment", 2, 5)], ..waits };
+        let half = Story {
+            told: vec![completed("payment", 2, 5)],
+            ..waits
+        };
         assert_eq!(
             short(&half)[2..4],
             [
@@ -491,24 +696,64 @@ mod tests {
             answered_attempt: Some(5),
             ..completed("payment", 2, 5)
         };
-        let mut story = story(vec![completed("stock", 3, 6), failed, asked("stock", 7, "01.008500")]);
+        let mut story = story(vec![
+            completed("stock", 3, 6),
+            failed,
+            asked("stock", 7, "01.008500"),
+        ]);
         let steps = story.steps("");
         let last = &steps[steps.len() - 1];
-        assert_eq!((last.step, last.message_id, last.offset), (CompensationAsked, id(7), None));
-        assert_eq!(last.reason, Some(Reason::new("INSUFFICIENT_BALANCE", Service::Payment)));
+        assert_eq!(
+            (last.step, last.message_id, last.offset),
+            (CompensationAsked, id(7), None)
+        );
+        assert_eq!(
+            last.reason,
+            Some(Reason::new("INSUFFICIENT_BALANCE", Service::Payment))
+        );
         let failed = steps.iter().find(|step| step.step == Failed).unwrap();
         assert_eq!((&failed.reason, failed.attempt), (&last.reason, Some(5)));
 
         // asked again meanwhile; the first one is confirmed
         story.told.push(asked("stock", 8, "02.000000"));
         let request = message(7, 30, "01.008600", "01.010");
-        story.told.push(told("stock.compensated", message(9, 22, "02.500000", "02.501"), "02.600000", request, "02.4"));
+        story.told.push(told(
+            "stock.compensated",
+            message(9, 22, "02.500000", "02.501"),
+            "02.600000",
+            request,
+            "02.4",
+        ));
         assert_eq!(
             short(&story)[12..],
             [
-                line(CompensationAsked, "01.008600", "order", 7, "stock.compensation", 30, None),
-                line(CompensationPublished, "01.010", "order", 7, "stock.compensation", 30, None),
-                line(CompensationAsked, "02.000000", "order", 8, "stock.compensation", None, None),
+                line(
+                    CompensationAsked,
+                    "01.008600",
+                    "order",
+                    7,
+                    "stock.compensation",
+                    30,
+                    None
+                ),
+                line(
+                    CompensationPublished,
+                    "01.010",
+                    "order",
+                    7,
+                    "stock.compensation",
+                    30,
+                    None
+                ),
+                line(
+                    CompensationAsked,
+                    "02.000000",
+                    "order",
+                    8,
+                    "stock.compensation",
+                    None,
+                    None
+                ),
                 line(Confirmed, "02.500000", "stock", 9, "stock.success", 22, 1),
                 line(Answered, "02.501", "stock", 9, "stock.success", 22, None),
                 line(Learned, "02.600000", "order", 9, "stock.success", 22, 1),
@@ -518,18 +763,58 @@ mod tests {
 
     #[test]
     fn an_answer_of_the_version_before_still_gives_a_story() {
-        let old = |told: Told| Told { answered: Message::default(), taken_up_at: None, answered_attempt: None, ..told };
-        let compensated = Told { type_name: "payment.compensated".into(), ..completed("payment", 0, 9) };
+        let old = |told: Told| Told {
+            answered: Message::default(),
+            taken_up_at: None,
+            answered_attempt: None,
+            ..told
+        };
+        let compensated = Told {
+            type_name: "payment.compensated".into(),
+            ..completed("payment", 0, 9)
+        };
         let told = vec![old(completed("payment", 2, 5)), old(compensated)];
         assert_eq!(
             short(&story(told)),
             [
                 line(Stored, "01.000000", "order", None, "payment", None, None),
                 line(Stored, "01.000000", "order", None, "stock", None, None),
-                line(Succeeded, "01.005000", "payment", 5, "payment.success", 20, None),
-                line(Confirmed, "01.005000", "payment", 9, "payment.success", 20, None),
-                line(Answered, "01.006", "payment", 5, "payment.success", 20, None),
-                line(Answered, "01.006", "payment", 9, "payment.success", 20, None),
+                line(
+                    Succeeded,
+                    "01.005000",
+                    "payment",
+                    5,
+                    "payment.success",
+                    20,
+                    None
+                ),
+                line(
+                    Confirmed,
+                    "01.005000",
+                    "payment",
+                    9,
+                    "payment.success",
+                    20,
+                    None
+                ),
+                line(
+                    Answered,
+                    "01.006",
+                    "payment",
+                    5,
+                    "payment.success",
+                    20,
+                    None
+                ),
+                line(
+                    Answered,
+                    "01.006",
+                    "payment",
+                    9,
+                    "payment.success",
+                    20,
+                    None
+                ),
                 line(Learned, "01.008000", "order", 5, "payment.success", 20, 1),
                 line(Learned, "01.008000", "order", 9, "payment.success", 20, 1),
             ]
@@ -545,16 +830,34 @@ mod tests {
             message: message(5, 20, "00.950000", "00.951"),
             ..completed("payment", 2, 5)
         };
-        let payment: Vec<_> =
-            short(&story(vec![told])).into_iter().filter(|step| step.4.starts_with("payment")).collect();
+        let payment: Vec<_> = short(&story(vec![told]))
+            .into_iter()
+            .filter(|step| step.4.starts_with("payment"))
+            .collect();
         assert_eq!(
             payment,
             [
                 line(Stored, "01.000300", "order", 2, "payment", 10, None),
                 line(Published, "01.000300", "order", 2, "payment", 10, None),
                 line(Asked, "00.900000", "payment", 2, "payment", 10, 1),
-                line(Succeeded, "00.950000", "payment", 5, "payment.success", 20, 1),
-                line(Answered, "00.951", "payment", 5, "payment.success", 20, None),
+                line(
+                    Succeeded,
+                    "00.950000",
+                    "payment",
+                    5,
+                    "payment.success",
+                    20,
+                    1
+                ),
+                line(
+                    Answered,
+                    "00.951",
+                    "payment",
+                    5,
+                    "payment.success",
+                    20,
+                    None
+                ),
                 line(Learned, "01.008000", "order", 5, "payment.success", 20, 1),
             ]
         );

@@ -76,13 +76,19 @@ impl Answers {
             deliveries: Deliveries::of(events.iter().map(|event| event.delivery)),
             answered: Deliveries::of(answered()),
             answered_ids: answered().map(|delivery| delivery?.id).collect(),
-            taken_up_at: answered().map(|delivery| Some(time(delivery?.taken_up))).collect(),
+            taken_up_at: answered()
+                .map(|delivery| Some(time(delivery?.taken_up)))
+                .collect(),
         }
     }
 
     /// The parameters of [`ANSWERS`], from $9.
     pub fn params(&self) -> [&(dyn ToSql + Sync); 16] {
-        let Answers { deliveries, answered, .. } = self;
+        let Answers {
+            deliveries,
+            answered,
+            ..
+        } = self;
         [
             &self.order_ids,
             &self.message_ids,
@@ -108,11 +114,21 @@ impl Deliveries {
     fn of(deliveries: impl Iterator<Item = Option<Delivery>>) -> Deliveries {
         let mut columns = Deliveries::default();
         for delivery in deliveries {
-            columns.partitions.push(delivery.map(|delivery| delivery.partition));
-            columns.offsets.push(delivery.map(|delivery| delivery.offset));
-            columns.stored_at.push(delivery.and_then(|delivery| delivery.stored).map(time));
-            columns.published_at.push(delivery.and_then(|delivery| delivery.published).map(time));
-            columns.attempts.push(delivery.map(|delivery| delivery.attempt));
+            columns
+                .partitions
+                .push(delivery.map(|delivery| delivery.partition));
+            columns
+                .offsets
+                .push(delivery.map(|delivery| delivery.offset));
+            columns
+                .stored_at
+                .push(delivery.and_then(|delivery| delivery.stored).map(time));
+            columns
+                .published_at
+                .push(delivery.and_then(|delivery| delivery.published).map(time));
+            columns
+                .attempts
+                .push(delivery.map(|delivery| delivery.attempt));
         }
         columns
     }
@@ -143,7 +159,11 @@ pub fn sweep(retention: Option<Duration>) -> Sweep {
                     order by t.order_id limit $2 for update of t skip locked))",
         store::UNSETTLED
     );
-    Sweep { what: "steps of settled orders", retention, sql }
+    Sweep {
+        what: "steps of settled orders",
+        retention,
+        sql,
+    }
 }
 
 /// An order's story, as one statement sees it; none if there is no such order.
@@ -151,8 +171,12 @@ pub fn sweep(retention: Option<Duration>) -> Sweep {
 /// # Errors
 /// What PostgreSQL says.
 pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<Story>> {
-    let micros = |column: &str| format!(r#"to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#);
-    let millis = |column: &str| format!(r#"to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"#);
+    let micros = |column: &str| {
+        format!(r#"to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
+    };
+    let millis = |column: &str| {
+        format!(r#"to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"#)
+    };
     let sql = format!(
         "select o.payment_status, o.stock_status, o.reason_code, o.reason_from, o.traceparent,
                 {}, {}, {}, o.payment_request, o.stock_request,
@@ -206,5 +230,10 @@ fn told(row: &Row) -> Option<Told> {
 /// The five columns from `at`.
 fn message(row: &Row, at: usize) -> Message {
     let (partition, offset): (Option<i32>, Option<i64>) = (row.get(at + 1), row.get(at + 2));
-    Message { id: row.get(at), place: partition.zip(offset), stored_at: row.get(at + 3), published_at: row.get(at + 4) }
+    Message {
+        id: row.get(at),
+        place: partition.zip(offset),
+        stored_at: row.get(at + 3),
+        published_at: row.get(at + 4),
+    }
 }

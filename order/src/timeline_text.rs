@@ -4,18 +4,40 @@ use crate::timeline::{Step, Story};
 
 /// A line about the order, the columns' heads, a line for each step; the columns are aligned.
 pub fn table(story: &Story, prefix: &str) -> String {
-    let heads = ["TIME", "STEP", "SERVICE", "MESSAGE", "TOPIC-PARTITION-OFFSET", "ATTEMPT", "REASON"].map(String::from);
+    let heads = [
+        "TIME",
+        "STEP",
+        "SERVICE",
+        "MESSAGE",
+        "TOPIC-PARTITION-OFFSET",
+        "ATTEMPT",
+        "REASON",
+    ]
+    .map(String::from);
     let mut rows = vec![heads];
     rows.extend(story.steps(prefix).iter().map(cells));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths = [0, 1, 2, 3, 4, 5, 6].map(width);
     let lines: Vec<String> = rows.iter().map(|row| line(row, &widths)).collect();
     format!("{}\n\n{}\n", head(story), lines.join("\n"))
 }
 
 fn head(story: &Story) -> String {
-    let settled = if story.saga.is_settled() { "settled" } else { "not settled" };
-    let (order_id, status, trace) = (story.order_id, story.saga.status().name(), clean(story.trace_id()));
+    let settled = if story.saga.is_settled() {
+        "settled"
+    } else {
+        "not settled"
+    };
+    let (order_id, status, trace) = (
+        story.order_id,
+        story.saga.status().name(),
+        clean(story.trace_id()),
+    );
     format!("order {order_id}  {status}, {settled}  trace {trace}")
 }
 
@@ -32,19 +54,35 @@ fn cells(step: &Step) -> [String; 7] {
         step.service.to_string(),
         step.message_id.map_or_else(unknown, |id| id.to_string()),
         place,
-        step.attempt.map_or_else(unknown, |attempt| attempt.to_string()),
-        step.reason.as_ref().map(|reason| clean(&reason.code)).unwrap_or_default(),
+        step.attempt
+            .map_or_else(unknown, |attempt| attempt.to_string()),
+        step.reason
+            .as_ref()
+            .map(|reason| clean(&reason.code))
+            .unwrap_or_default(),
     ]
 }
 
 fn line(row: &[String; 7], widths: &[usize; 7]) -> String {
-    let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+    let cells: Vec<String> = row
+        .iter()
+        .zip(widths)
+        .map(|(cell, width)| format!("{cell:width$}"))
+        .collect();
     cells.join("  ").trim_end().to_string()
 }
 
 /// A reason's code comes from outside: no control character of it reaches a terminal.
 fn clean(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+    text.chars()
+        .map(|character| {
+            if character.is_control() {
+                '\u{fffd}'
+            } else {
+                character
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -84,7 +122,11 @@ mod tests {
         let reason = Some(("NO".to_string(), "payment".to_string()));
         let story = Story {
             order_id: Uuid::from_u128(1),
-            saga: Saga { payment: SideStatus::Failed, stock: SideStatus::InProgress, reason },
+            saga: Saga {
+                payment: SideStatus::Failed,
+                stock: SideStatus::InProgress,
+                reason,
+            },
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
             created_at: "2026-01-02T03:04:01.000000Z".into(),
             stored_at: None,

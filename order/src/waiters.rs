@@ -60,17 +60,41 @@ pub fn new(connector: Connector) -> (Waiters, WaitingRoom) {
     let (look_sender, look) = bounded(1);
     let open: Arc<AtomicUsize> = Arc::default();
     let held = Arc::clone(&open);
-    metrics::watch("requests that wait for an order", PARKED, move || held.load(Ordering::SeqCst));
+    metrics::watch("requests that wait for an order", PARKED, move || {
+        held.load(Ordering::SeqCst)
+    });
     let connection = Connection::new(connector);
-    let room = WaitingRoom { parked, look, connection, waiting: Vec::new(), open: Arc::clone(&open) };
-    (Waiters { park, look: look_sender, open }, room)
+    let room = WaitingRoom {
+        parked,
+        look,
+        connection,
+        waiting: Vec::new(),
+        open: Arc::clone(&open),
+    };
+    (
+        Waiters {
+            park,
+            look: look_sender,
+            open,
+        },
+        room,
+    )
 }
 
 impl Waiters {
     /// Parks a request. `reply` is called once and must not block: as soon as the order is settled, after `wait`, or at
     /// once when too many wait.
-    pub fn park(&self, order_id: Uuid, wait: Duration, reply: impl FnOnce(Waited) + Send + 'static) {
-        let waiter = Waiter { order_id, until: Instant::now() + wait, reply: Box::new(reply) };
+    pub fn park(
+        &self,
+        order_id: Uuid,
+        wait: Duration,
+        reply: impl FnOnce(Waited) + Send + 'static,
+    ) {
+        let waiter = Waiter {
+            order_id,
+            until: Instant::now() + wait,
+            reply: Box::new(reply),
+        };
         self.open.fetch_add(1, Ordering::SeqCst);
         if let Err(refused) = self.park.try_send(waiter) {
             self.open.fetch_sub(1, Ordering::SeqCst);
@@ -97,7 +121,11 @@ impl WaitingRoom {
             if self.waiting.is_empty() {
                 continue;
             }
-            failures = if self.answer_settled(shutdown.is_set()) { 0 } else { failures + 1 };
+            failures = if self.answer_settled(shutdown.is_set()) {
+                0
+            } else {
+                failures + 1
+            };
             if failures > 0 {
                 shutdown.wait(backoff::delay(failures));
             }
@@ -110,10 +138,22 @@ impl WaitingRoom {
 
     /// Waits for the next reason to look. The queue and the room together hold [`PARKED`] requests twice over at most.
     fn gather(&mut self, shutdown: &Shutdown) {
-        let room = if self.waiting.len() < PARKED { self.parked.clone() } else { crossbeam_channel::never() };
-        let next =
-            self.waiting.iter().map(|waiter| waiter.until).min().unwrap_or(Instant::now() + Duration::from_secs(3_600));
-        let limit = if self.waiting.is_empty() { health::IDLE } else { LOOK };
+        let room = if self.waiting.len() < PARKED {
+            self.parked.clone()
+        } else {
+            crossbeam_channel::never()
+        };
+        let next = self
+            .waiting
+            .iter()
+            .map(|waiter| waiter.until)
+            .min()
+            .unwrap_or(Instant::now() + Duration::from_secs(3_600));
+        let limit = if self.waiting.is_empty() {
+            health::IDLE
+        } else {
+            LOOK
+        };
         select! {
             recv(room) -> waiter => self.waiting.extend(waiter),
             recv(self.look) -> _ => {}
@@ -127,7 +167,9 @@ impl WaitingRoom {
     /// False when the orders could not be read.
     fn answer_settled(&mut self, all: bool) -> bool {
         let order_ids: Vec<Uuid> = self.waiting.iter().map(|waiter| waiter.order_id).collect();
-        let found = self.connection.with(|session| store::find(session, &order_ids));
+        let found = self
+            .connection
+            .with(|session| store::find(session, &order_ids));
         let readable = found.is_ok();
         if let Err(error) = &found {
             log::warn!("the waiting orders could not be read: {error}");

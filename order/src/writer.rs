@@ -112,7 +112,13 @@ pub fn new(config: &Config, waker: Waker, admission: Admission) -> Result<(Queue
         blind: false,
         fails: false,
     };
-    Ok((Queue { requests: sender, admission }, writer))
+    Ok((
+        Queue {
+            requests: sender,
+            admission,
+        },
+        writer,
+    ))
 }
 
 impl Queue {
@@ -127,7 +133,11 @@ impl Queue {
     /// Queues an order. `reply` is called once and must not block: by the writer's thread, or at once when the queue is
     /// full.
     pub fn place(&self, order: NewOrder, reply: impl FnOnce(Placed) + Send + 'static) {
-        let request = Request { order, arrived: Instant::now(), reply: Box::new(reply) };
+        let request = Request {
+            order,
+            arrived: Instant::now(),
+            reply: Box::new(reply),
+        };
         if let Err(refused) = self.requests.try_send(request) {
             self.admission.found_no_place();
             (refused.into_inner().reply)(Placed::QueueFull);
@@ -161,12 +171,16 @@ impl Writer {
             return left;
         }
         let (admission, waiting) = (&self.admission, self.queue.len());
-        let looked = self.connection.with(|session| admission.look(session, waiting));
+        let looked = self
+            .connection
+            .with(|session| admission.look(session, waiting));
         // once, however long it lasts
         if let Err(error) = &looked
             && !self.blind
         {
-            log::warn!("what admission goes by can't be read, the last figures are used until it can: {error}");
+            log::warn!(
+                "what admission goes by can't be read, the last figures are used until it can: {error}"
+            );
         }
         self.blind = looked.is_err();
         self.admission.until_next_look()
@@ -207,13 +221,16 @@ impl Writer {
                 }
             }
             Err((error, _)) if error.blame() == Blame::Message && batch.len() > 1 => {
-                batch.into_iter().for_each(|request| self.write(vec![request]));
+                batch
+                    .into_iter()
+                    .for_each(|request| self.write(vec![request]));
             }
             // somebody holds the row of a key: only who repeats its request waits for it
             Err((error, changed_nothing)) if error.is_lock_timeout() && has_keys(&batch) => {
                 self.around.held();
-                let (late, batch): (Vec<_>, Vec<_>) =
-                    batch.into_iter().partition(|request| request.arrived.elapsed() >= PATIENCE);
+                let (late, batch): (Vec<_>, Vec<_>) = batch
+                    .into_iter()
+                    .partition(|request| request.arrived.elapsed() >= PATIENCE);
                 self.give_up(late, &error, changed_nothing);
                 if !batch.is_empty() {
                     self.write(batch);
@@ -226,19 +243,28 @@ impl Writer {
     /// Answers the requests whose keys' rows somebody holds, and gives the others back.
     fn without_held_keys(&mut self, batch: Vec<Request>) -> Vec<Request> {
         let keys: Vec<&str> = batch.iter().filter_map(Request::key).collect();
-        let held = match self.connection.with(|session| store::held_keys(&mut session.transaction()?, &keys)) {
+        let held = match self
+            .connection
+            .with(|session| store::held_keys(&mut session.transaction()?, &keys))
+        {
             Ok(held) if held.is_empty() => return batch,
             Ok(held) => held,
             // storing them will say the same
             Err(_) => return batch,
         };
         self.around.held();
-        let (waiting, free): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|request| request.key().is_some_and(|key| held.contains_key(key)));
+        let (waiting, free): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|request| request.key().is_some_and(|key| held.contains_key(key)));
         let first = held.values().next().map_or("", String::as_str);
-        log::warn!("{} requests are refused, the first waits for {first}", waiting.len());
+        log::warn!(
+            "{} requests are refused, the first waits for {first}",
+            waiting.len()
+        );
         for request in waiting {
-            (request.reply)(Placed::NotStored("somebody holds the row of this idempotency key".into()));
+            (request.reply)(Placed::NotStored(
+                "somebody holds the row of this idempotency key".into(),
+            ));
             self.admission.was_not_stored();
         }
         free
@@ -250,7 +276,10 @@ impl Writer {
         let mut changed_nothing = true;
         let until = batch[0].arrived + PATIENCE;
         let orders: Vec<&NewOrder> = batch.iter().map(|request| &request.order).collect();
-        let messages: Vec<String> = orders.iter().map(|order| envelope::to_stored(&requests(order))).collect();
+        let messages: Vec<String> = orders
+            .iter()
+            .map(|order| envelope::to_stored(&requests(order)))
+            .collect();
         for attempt in 1.. {
             health::beat();
             let (waker, admission) = (&self.waker, &self.admission);
@@ -271,7 +300,10 @@ impl Writer {
             if Instant::now() + pause >= until {
                 return Err((error, changed_nothing));
             }
-            log::warn!("{} orders are not stored yet (attempt {attempt}, next in {pause:?}): {error}", batch.len());
+            log::warn!(
+                "{} orders are not stored yet (attempt {attempt}, next in {pause:?}): {error}",
+                batch.len()
+            );
             std::thread::sleep(pause);
         }
         unreachable!("the loop ends by its limit")
@@ -315,24 +347,51 @@ fn place(
 
 /// Those that stood before are read; of those placed now all is known.
 fn orders(session: &mut Session, asked: &[&NewOrder], placement: &Placement) -> Result<Vec<Order>> {
-    let Placement { standing, placed, placed_at } = placement;
-    let earlier: Vec<Uuid> = standing.iter().copied().filter(|id| !placed.contains(id)).collect();
-    let mut known = if earlier.is_empty() { HashMap::new() } else { store::find(session, &earlier)? };
-    let now = asked.iter().filter(|order| placed.contains(&order.order_id));
+    let Placement {
+        standing,
+        placed,
+        placed_at,
+    } = placement;
+    let earlier: Vec<Uuid> = standing
+        .iter()
+        .copied()
+        .filter(|id| !placed.contains(id))
+        .collect();
+    let mut known = if earlier.is_empty() {
+        HashMap::new()
+    } else {
+        store::find(session, &earlier)?
+    };
+    let now = asked
+        .iter()
+        .filter(|order| placed.contains(&order.order_id));
     known.extend(now.map(|order| (order.order_id, Order::placed(order, placed_at))));
-    let order =
-        |id: &Uuid| known.get(id).cloned().ok_or_else(|| Error::Fatal(format!("order {id} was stored and is gone")));
+    let order = |id: &Uuid| {
+        known
+            .get(id)
+            .cloned()
+            .ok_or_else(|| Error::Fatal(format!("order {id} was stored and is gone")))
+    };
     standing.iter().map(order).collect()
 }
 
 /// An order's two messages: one outbox row.
 pub fn requests(order: &NewOrder) -> [Event; 2] {
     let traceparent = Some(order.traceparent.clone());
-    let payment = Body::PaymentRequested { user_name: order.user_name.clone(), price: order.price };
-    let stock = Body::StockRequested { item_name: order.item_name.clone(), quantity: order.quantity };
+    let payment = Body::PaymentRequested {
+        user_name: order.user_name.clone(),
+        price: order.price,
+    };
+    let stock = Body::StockRequested {
+        item_name: order.item_name.clone(),
+        quantity: order.quantity,
+    };
     let payment = Event::new(Side::Payment, order.order_id, payment, traceparent.clone());
     [
-        Event { idempotency_key: order.key.clone(), ..payment },
+        Event {
+            idempotency_key: order.key.clone(),
+            ..payment
+        },
         Event::new(Side::Stock, order.order_id, stock, traceparent),
     ]
 }

@@ -16,12 +16,27 @@ use shared::event::{Reason, Service, Side};
 // ---- the language of the tables
 
 /// The columns of [`TABLE`].
-const HAPPENINGS: [&str; 9] =
-    ["pub", "p ok", "p no", "p undone", "s ok", "s no", "s undone", "deadline", "unconfirmed"];
+const HAPPENINGS: [&str; 9] = [
+    "pub",
+    "p ok",
+    "p no",
+    "p undone",
+    "s ok",
+    "s no",
+    "s undone",
+    "deadline",
+    "unconfirmed",
+];
 
 fn happening(name: &str) -> Happening {
-    let payment = Reason { code: "INSUFFICIENT_BALANCE".into(), from: "payment".into() };
-    let stock = Reason { code: "INSUFFICIENT_STOCK".into(), from: "stock".into() };
+    let payment = Reason {
+        code: "INSUFFICIENT_BALANCE".into(),
+        from: "payment".into(),
+    };
+    let stock = Reason {
+        code: "INSUFFICIENT_STOCK".into(),
+        from: "stock".into(),
+    };
     match name {
         "pub" => Happening::Published,
         "p ok" => Happening::Completed(Side::Payment),
@@ -52,15 +67,27 @@ fn sides(saga: &Saga) -> String {
 }
 
 fn asked(step: &Step) -> String {
-    let mut letters: Vec<char> = step.ask.iter().map(|side| if *side == Side::Payment { 'p' } else { 's' }).collect();
+    let mut letters: Vec<char> = step
+        .ask
+        .iter()
+        .map(|side| if *side == Side::Payment { 'p' } else { 's' })
+        .collect();
     letters.sort();
-    if letters.is_empty() { String::new() } else { format!("+{}", letters.iter().collect::<String>()) }
+    if letters.is_empty() {
+        String::new()
+    } else {
+        format!("+{}", letters.iter().collect::<String>())
+    }
 }
 
 /// A step in the tables' words; `.` if it changes nothing and sends nothing.
 fn told(before: &Saga, step: &Step) -> String {
     let told = format!("{}{}", sides(&step.saga), asked(step));
-    if step.saga == *before && step.ask.is_empty() { ".".into() } else { told }
+    if step.saga == *before && step.ask.is_empty() {
+        ".".into()
+    } else {
+        told
+    }
 }
 
 /// Those of [`HAPPENINGS`] that are a participant's answer.
@@ -85,7 +112,9 @@ fn reachable() -> Vec<Saga> {
     let mut next = 0;
     while next < found.len() {
         for name in HAPPENINGS {
-            let Some(Step { saga, .. }) = step(&found[next], name) else { continue };
+            let Some(Step { saga, .. }) = step(&found[next], name) else {
+                continue;
+            };
             if seen.insert(saga.clone()) {
                 found.push(saga);
             }
@@ -175,7 +204,10 @@ fn exactly_the_states_of_the_table_are_reachable() {
 
 #[test]
 fn every_happening_does_to_every_state_what_the_table_says() {
-    let rows: BTreeMap<&str, _> = TABLE.iter().map(|(state, status, cells)| (*state, (*status, cells))).collect();
+    let rows: BTreeMap<&str, _> = TABLE
+        .iter()
+        .map(|(state, status, cells)| (*state, (*status, cells)))
+        .collect();
     for saga in reachable() {
         let (status, cells) = rows[sides(&saga).as_str()];
         assert_eq!(saga.status().name(), status, "the order in {saga:?}");
@@ -188,15 +220,23 @@ fn every_happening_does_to_every_state_what_the_table_says() {
 
 #[test]
 fn every_answer_that_changes_nothing_is_repaired_kept_or_parked_as_the_table_says() {
-    let rows: BTreeMap<&str, _> = REPAIRS.iter().map(|(state, cells)| (*state, cells)).collect();
+    let rows: BTreeMap<&str, _> = REPAIRS
+        .iter()
+        .map(|(state, cells)| (*state, cells))
+        .collect();
     for saga in reachable() {
         for (name, expected) in ANSWERS.iter().zip(rows[sides(&saga).as_str()]) {
             let answer = happening(name);
-            let made = match (told(&saga, &saga.transition(&answer)).as_str(), saga.bearing(&answer)) {
+            let made = match (
+                told(&saga, &saga.transition(&answer)).as_str(),
+                saga.bearing(&answer),
+            ) {
                 (".", Bearing::Harmless) => ".".into(),
                 (".", Bearing::Late) => "late".into(),
                 (".", Bearing::Contradiction) => {
-                    saga.repair(&answer).map_or("park".into(), |step| format!("{}{}", sides(&step.saga), asked(&step)))
+                    saga.repair(&answer).map_or("park".into(), |step| {
+                        format!("{}{}", sides(&step.saga), asked(&step))
+                    })
                 }
                 // what changes an undecided side can contradict nothing
                 (_, Bearing::Harmless) => "-".into(),
@@ -212,7 +252,11 @@ fn every_answer_that_changes_nothing_is_repaired_kept_or_parked_as_the_table_say
 fn only_an_answer_can_contradict() {
     for saga in reachable() {
         for name in HAPPENINGS.iter().filter(|name| !ANSWERS.contains(name)) {
-            assert_eq!(saga.bearing(&happening(name)), Bearing::Harmless, "{name} in {saga:?}");
+            assert_eq!(
+                saga.bearing(&happening(name)),
+                Bearing::Harmless,
+                "{name} in {saga:?}"
+            );
             assert_eq!(saga.repair(&happening(name)), None, "{name} in {saga:?}");
         }
     }
@@ -232,11 +276,25 @@ fn a_repair_asks_the_side_back_or_is_a_person_s_and_settled_orders_stay_as_they_
                 assert_eq!(saga.status(), OrderStatus::Completed, "{name} in {saga:?}");
                 continue;
             };
-            let side = if name.starts_with('p') { Side::Payment } else { Side::Stock };
+            let side = if name.starts_with('p') {
+                Side::Payment
+            } else {
+                Side::Stock
+            };
             assert!(step.ask.contains(&side), "{name} in {saga:?}");
-            assert_eq!(step.saga.status(), OrderStatus::Failed, "{name} in {saga:?}");
-            assert!(!saga.is_settled() || step.saga == saga, "{name} in {saga:?}");
-            let reason = saga.reason.clone().unwrap_or(("CONTRADICTION".into(), "order".into()));
+            assert_eq!(
+                step.saga.status(),
+                OrderStatus::Failed,
+                "{name} in {saga:?}"
+            );
+            assert!(
+                !saga.is_settled() || step.saga == saga,
+                "{name} in {saga:?}"
+            );
+            let reason = saga
+                .reason
+                .clone()
+                .unwrap_or(("CONTRADICTION".into(), "order".into()));
             assert_eq!(step.saga.reason, Some(reason), "{name} in {saga:?}");
         }
     }
@@ -255,8 +313,15 @@ fn every_step(check: impl Fn(&Saga, &str, &Step)) {
 
 #[test]
 fn once_settled_always_settled_and_nothing_is_sent_any_more() {
-    let settled: BTreeSet<String> = reachable().iter().filter(|saga| saga.is_settled()).map(sides).collect();
-    assert_eq!(settled, ["CC", "FF", "FZ", "ZF", "ZZ"].map(String::from).into());
+    let settled: BTreeSet<String> = reachable()
+        .iter()
+        .filter(|saga| saga.is_settled())
+        .map(sides)
+        .collect();
+    assert_eq!(
+        settled,
+        ["CC", "FF", "FZ", "ZF", "ZZ"].map(String::from).into()
+    );
     every_step(|saga, name, step| {
         if saga.is_settled() {
             assert_eq!(told(saga, step), ".", "{name} in {saga:?}");
@@ -267,7 +332,10 @@ fn once_settled_always_settled_and_nothing_is_sent_any_more() {
 #[test]
 fn compensating_is_left_only_by_the_confirmation() {
     every_step(|before, name, step| {
-        let pairs = [(before.payment, step.saga.payment, "p undone"), (before.stock, step.saga.stock, "s undone")];
+        let pairs = [
+            (before.payment, step.saga.payment, "p undone"),
+            (before.stock, step.saga.stock, "s undone"),
+        ];
         for (was, is, confirmation) in pairs {
             if was == SideStatus::Compensating {
                 let expected = if name == confirmation { 'Z' } else { 'X' };
@@ -285,24 +353,45 @@ fn the_first_reason_stays() {
         }
     });
     let reason = |names: &[&str]| {
-        let end = names.iter().fold(Saga::new(), |saga, name| saga.transition(&happening(name)).saga);
+        let end = names.iter().fold(Saga::new(), |saga, name| {
+            saga.transition(&happening(name)).saga
+        });
         let (code, from) = end.reason.expect("it failed");
         format!("{code} from {from}")
     };
-    assert_eq!(reason(&["p no", "s no"]), "INSUFFICIENT_BALANCE from payment");
+    assert_eq!(
+        reason(&["p no", "s no"]),
+        "INSUFFICIENT_BALANCE from payment"
+    );
     assert_eq!(reason(&["s no", "p no"]), "INSUFFICIENT_STOCK from stock");
-    assert_eq!(reason(&["pub", "deadline", "p no", "s no"]), "DEADLINE from order");
-    assert_eq!(reason(&["pub", "s no", "deadline"]), "INSUFFICIENT_STOCK from stock");
+    assert_eq!(
+        reason(&["pub", "deadline", "p no", "s no"]),
+        "DEADLINE from order"
+    );
+    assert_eq!(
+        reason(&["pub", "s no", "deadline"]),
+        "INSUFFICIENT_STOCK from stock"
+    );
     let undecodable = Happening::Failed(Side::Stock, Reason::new("UNPROCESSABLE", Service::Stock));
-    let end = Saga::new().transition(&undecodable).saga.transition(&happening("p no")).saga;
+    let end = Saga::new()
+        .transition(&undecodable)
+        .saga
+        .transition(&happening("p no"))
+        .saga;
     assert_eq!(end.reason, Some(("UNPROCESSABLE".into(), "stock".into())));
 }
 
 #[test]
 fn an_order_is_failed_if_and_only_if_a_side_is_failed_compensating_or_compensated() {
-    let failed: BTreeSet<String> =
-        reachable().iter().filter(|saga| saga.status() == OrderStatus::Failed).map(sides).collect();
-    let typed = ["RF", "FR", "IF", "FI", "FF", "FX", "XF", "FZ", "ZF", "XX", "XZ", "ZX", "ZZ"].map(String::from);
+    let failed: BTreeSet<String> = reachable()
+        .iter()
+        .filter(|saga| saga.status() == OrderStatus::Failed)
+        .map(sides)
+        .collect();
+    let typed = [
+        "RF", "FR", "IF", "FI", "FF", "FX", "XF", "FZ", "ZF", "XX", "XZ", "ZX", "ZZ",
+    ]
+    .map(String::from);
     let repaired = ["XR", "RX", "XI", "IX", "ZR", "RZ", "ZI", "IZ"].map(String::from);
     assert_eq!(failed, typed.into_iter().chain(repaired).collect());
 }
@@ -313,9 +402,18 @@ fn an_order_is_failed_if_and_only_if_a_side_is_failed_compensating_or_compensate
 fn every_reachable_state_may_stand_in_the_table_orders() {
     let bad = ["FAILED", "COMPENSATING", "COMPENSATED"];
     for saga in reachable() {
-        let (order, payment, stock) = (saga.status().name(), saga.payment.name(), saga.stock.name());
-        assert_eq!(order == "COMPLETED", payment == "COMPLETED" && stock == "COMPLETED", "{saga:?}");
-        assert_eq!(order == "FAILED", bad.contains(&payment) || bad.contains(&stock), "{saga:?}");
+        let (order, payment, stock) =
+            (saga.status().name(), saga.payment.name(), saga.stock.name());
+        assert_eq!(
+            order == "COMPLETED",
+            payment == "COMPLETED" && stock == "COMPLETED",
+            "{saga:?}"
+        );
+        assert_eq!(
+            order == "FAILED",
+            bad.contains(&payment) || bad.contains(&stock),
+            "{saga:?}"
+        );
         assert_eq!(order == "FAILED", saga.reason.is_some(), "{saga:?}");
     }
 }
@@ -378,7 +476,12 @@ fn the_eight_rows_are_played_as_written() {
             saga = step.saga;
         }
         assert!(saga.is_settled(), "row {}", row.name);
-        assert_eq!(saga.reason.map(|(code, _)| code).as_deref(), row.reason, "row {}", row.name);
+        assert_eq!(
+            saga.reason.map(|(code, _)| code).as_deref(),
+            row.reason,
+            "row {}",
+            row.name
+        );
     }
 }
 
@@ -390,7 +493,12 @@ fn what_has_happened_once_changes_nothing_when_it_comes_again() {
             saga = saga.transition(&happening(name)).saga;
             for (again, _) in &row.play[..=place] {
                 let step = saga.transition(&happening(again));
-                assert_eq!(told(&saga, &step), ".", "{again} again after {name}, row {}", row.name);
+                assert_eq!(
+                    told(&saga, &step),
+                    ".",
+                    "{again} again after {name}, row {}",
+                    row.name
+                );
             }
         }
     }
@@ -422,8 +530,16 @@ fn every_order_of_arrival_with_duplicates_ends_as_typed() {
             }
             for confirm_at_once in [true, false] {
                 let (saga, sent) = play(&arrivals, confirm_at_once);
-                assert_eq!((sides(&saga).as_str(), sent.as_str()), (end, asked), "{arrivals:?}");
-                assert_eq!(saga.reason.map(|(code, _)| code).as_deref(), reason, "{arrivals:?}");
+                assert_eq!(
+                    (sides(&saga).as_str(), sent.as_str()),
+                    (end, asked),
+                    "{arrivals:?}"
+                );
+                assert_eq!(
+                    saga.reason.map(|(code, _)| code).as_deref(),
+                    reason,
+                    "{arrivals:?}"
+                );
             }
         }
     }
@@ -433,7 +549,12 @@ fn every_order_of_arrival_with_duplicates_ends_as_typed() {
 #[test]
 fn a_deadline_ends_every_order_that_was_not_settled() {
     // the end if it passes after the first answer: a side that succeeded or has not answered is asked back
-    let after_first = [("p ok", "ZZ"), ("s ok", "ZZ"), ("p no", "FZ"), ("s no", "ZF")];
+    let after_first = [
+        ("p ok", "ZZ"),
+        ("s ok", "ZZ"),
+        ("p no", "FZ"),
+        ("s no", "ZF"),
+    ];
     for (first, second, end, ..) in ENDS {
         let (_, one_answer) = after_first.iter().find(|(name, _)| *name == first).unwrap();
         let plays = [
@@ -445,7 +566,11 @@ fn a_deadline_ends_every_order_that_was_not_settled() {
         ];
         for (arrivals, expected) in plays {
             for confirm_at_once in [true, false] {
-                assert_eq!(sides(&play(&arrivals, confirm_at_once).0), expected, "{arrivals:?}");
+                assert_eq!(
+                    sides(&play(&arrivals, confirm_at_once).0),
+                    expected,
+                    "{arrivals:?}"
+                );
             }
         }
     }
@@ -457,7 +582,11 @@ fn play(arrivals: &[&str], confirm_at_once: bool) -> (Saga, String) {
     for name in arrivals {
         let step = saga.transition(&happening(name));
         sent += &asked(&step);
-        saga = if confirm_at_once { confirm(step.saga, &sent) } else { step.saga };
+        saga = if confirm_at_once {
+            confirm(step.saga, &sent)
+        } else {
+            step.saga
+        };
     }
     (confirm(saga, &sent), sent)
 }
@@ -465,8 +594,13 @@ fn play(arrivals: &[&str], confirm_at_once: bool) -> (Saga, String) {
 /// The confirmations of all that was asked; each comes twice.
 fn confirm(saga: Saga, sent: &str) -> Saga {
     let confirmations = [('p', "p undone"), ('s', "s undone")];
-    let confirmed = confirmations.iter().filter(|(side, _)| sent.contains(*side)).map(|(_, name)| happening(name));
-    confirmed.flat_map(|happening| [happening.clone(), happening]).fold(saga, |saga, h| saga.transition(&h).saga)
+    let confirmed = confirmations
+        .iter()
+        .filter(|(side, _)| sent.contains(*side))
+        .map(|(_, name)| happening(name));
+    confirmed
+        .flat_map(|happening| [happening.clone(), happening])
+        .fold(saga, |saga, h| saga.transition(&h).saga)
 }
 
 /// All different orders of these names.
@@ -477,8 +611,17 @@ fn orders_of<'a>(names: &[&'a str]) -> BTreeSet<Vec<&'a str>> {
     let mut orders = BTreeSet::new();
     for first in names.iter().collect::<BTreeSet<_>>() {
         let mut rest = names.to_vec();
-        rest.remove(names.iter().position(|name| name == first).expect("it is one of them"));
-        orders.extend(orders_of(&rest).into_iter().map(|order| [vec![*first], order].concat()));
+        rest.remove(
+            names
+                .iter()
+                .position(|name| name == first)
+                .expect("it is one of them"),
+        );
+        orders.extend(
+            orders_of(&rest)
+                .into_iter()
+                .map(|order| [vec![*first], order].concat()),
+        );
     }
     orders
 }

@@ -21,14 +21,23 @@ impl Handler for Requests {
         let mut books = open(tx, &order_ids.into_iter().collect::<Vec<_>>(), events)?;
         let outcomes = events.iter().map(|event| books.decide(event)).collect();
         store::write(tx, &books)?;
-        Ok(Handled { outcomes, events: books.sent })
+        Ok(Handled {
+            outcomes,
+            events: books.sent,
+        })
     }
 
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {
-        aside::at_participant(tx, events, "payment", ("account", "user_name"), |event| match &event.body {
-            Body::PaymentRequested { user_name, .. } => Some(user_name),
-            _ => None,
-        })
+        aside::at_participant(
+            tx,
+            events,
+            "payment",
+            ("account", "user_name"),
+            |event| match &event.body {
+                Body::PaymentRequested { user_name, .. } => Some(user_name),
+                _ => None,
+            },
+        )
     }
 
     fn give_up(&mut self, tx: &mut Tx<'_>, request: &GivenUp) -> Result<Vec<Event>> {
@@ -47,7 +56,12 @@ fn open(tx: &mut Tx<'_>, order_ids: &[Uuid], events: &[Event]) -> Result<Books> 
         Body::PaymentRequested { user_name, .. } => Some(user_name.as_str()),
         _ => None,
     });
-    let known = payments.values().filter_map(|payment| payment.terms.as_ref().map(|(user_name, _)| user_name.as_str()));
+    let known = payments.values().filter_map(|payment| {
+        payment
+            .terms
+            .as_ref()
+            .map(|(user_name, _)| user_name.as_str())
+    });
     let user_names: BTreeSet<&str> = asked.chain(known).collect();
     let balances = store::lock_balances(tx, &user_names.into_iter().collect::<Vec<_>>())?;
     Ok(Books::new(payments, balances))

@@ -35,16 +35,27 @@ struct PaymentView {
 pub fn routes(routes: Routes, pool: Pool) -> Routes {
     let (put, get) = (pool.clone(), pool.clone());
     routes
-        .answer(Method::Put, "/accounts/{userName}", move |request| set_balance(&put, request))
-        .answer(Method::Get, "/accounts/{userName}", move |request| balance(&get, request))
-        .answer(Method::Get, "/payments/{orderId}", move |request| payment(&pool, request))
+        .answer(Method::Put, "/accounts/{userName}", move |request| {
+            set_balance(&put, request)
+        })
+        .answer(Method::Get, "/accounts/{userName}", move |request| {
+            balance(&get, request)
+        })
+        .answer(Method::Get, "/payments/{orderId}", move |request| {
+            payment(&pool, request)
+        })
 }
 
 fn set_balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
     let (user_name, balance) = both(request.name_param("userName"), new_balance(request))?;
-    let created = pool.once(|session| store::set_balance(session, &user_name, balance)).map_err(problem)?;
-    Ok(Response::json(if created { 201 } else { 200 }, &AccountView { user_name, balance }))
+    let created = pool
+        .once(|session| store::set_balance(session, &user_name, balance))
+        .map_err(problem)?;
+    Ok(Response::json(
+        if created { 201 } else { 200 },
+        &AccountView { user_name, balance },
+    ))
 }
 
 fn new_balance(request: &Request) -> Result<i64, Problem> {
@@ -56,21 +67,34 @@ fn new_balance(request: &Request) -> Result<i64, Problem> {
 fn balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
     let user_name = request.name_param("userName")?;
-    let found = pool.with(|session| store::balance(session, &user_name)).map_err(problem)?;
-    let balance = found.ok_or_else(|| Problem::new(404, format!("there is no account {user_name}")))?;
+    let found = pool
+        .with(|session| store::balance(session, &user_name))
+        .map_err(problem)?;
+    let balance =
+        found.ok_or_else(|| Problem::new(404, format!("there is no account {user_name}")))?;
     Ok(Response::json(200, &AccountView { user_name, balance }))
 }
 
 fn payment(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
     let order_id = request.uuid_param("orderId")?;
-    let found = pool.with(|session| store::find(session, order_id)).map_err(problem)?;
-    let (payment, created_at, updated_at) =
-        found.ok_or_else(|| Problem::new(404, format!("payment has not heard of order {order_id}")))?;
+    let found = pool
+        .with(|session| store::find(session, order_id))
+        .map_err(problem)?;
+    let (payment, created_at, updated_at) = found
+        .ok_or_else(|| Problem::new(404, format!("payment has not heard of order {order_id}")))?;
     let (user_name, amount) = payment.terms.unzip();
     let status = payment.status.name();
     Ok(Response::json(
         200,
-        &PaymentView { order_id, user_name, amount, status, reason: payment.reason, created_at, updated_at },
+        &PaymentView {
+            order_id,
+            user_name,
+            amount,
+            status,
+            reason: payment.reason,
+            created_at,
+            updated_at,
+        },
     ))
 }

@@ -2,5 +2,10 @@
 
 fn main() -> std::process::ExitCode {
     let service = shared::event::Service::Payment;
-    shared::service::main(service, env!("CARGO_PKG_DESCRIPTION"), payment::migrations, payment::run)
+    shared::service::main(
+        service,
+        env!("CARGO_PKG_DESCRIPTION"),
+        payment::migrations,
+        payment::run,
+    )
 }

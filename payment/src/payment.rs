@@ -25,8 +25,13 @@ pub enum Status {
 
 impl Status {
     /// All statuses.
-    pub const ALL: [Status; 5] =
-        [Status::New, Status::Completed, Status::Failed, Status::Compensated, Status::Cancelled];
+    pub const ALL: [Status; 5] = [
+        Status::New,
+        Status::Completed,
+        Status::Failed,
+        Status::Compensated,
+        Status::Cancelled,
+    ];
 
     /// Its name in table and JSON.
     pub fn name(self) -> &'static str {
@@ -61,7 +66,12 @@ pub struct Payment {
 impl Payment {
     /// One that was placed and has not been decided.
     pub fn new() -> Payment {
-        Payment { terms: None, status: Status::New, reason: None, confirmed: vec![] }
+        Payment {
+            terms: None,
+            status: Status::New,
+            reason: None,
+            confirmed: vec![],
+        }
     }
 }
 
@@ -88,22 +98,38 @@ pub struct Books {
 impl Books {
     /// Books as they stand.
     pub fn new(payments: HashMap<Uuid, Payment>, balances: HashMap<String, i64>) -> Books {
-        Books { payments, balances, changed_payments: BTreeSet::new(), changed_balances: BTreeSet::new(), sent: vec![] }
+        Books {
+            payments,
+            balances,
+            changed_payments: BTreeSet::new(),
+            changed_balances: BTreeSet::new(),
+            sent: vec![],
+        }
     }
 
     /// Decides one event. Its payment must be in the books, placed [`Status::New`] if it was not known.
     pub fn decide(&mut self, event: &Event) -> Outcome {
         match &event.body {
-            Body::PaymentRequested { user_name, price } => self.request(event, (user_name.clone(), *price)),
+            Body::PaymentRequested { user_name, price } => {
+                self.request(event, (user_name.clone(), *price))
+            }
             Body::CompensationRequested => self.compensate(event),
-            _ => Outcome::Refused(Cause::Contradiction, format!("payment takes no {}", event.type_name())),
+            _ => Outcome::Refused(
+                Cause::Contradiction,
+                format!("payment takes no {}", event.type_name()),
+            ),
         }
     }
 
     /// Gives a request up for good, where it is undecided: unknown terms, FAILED, `UNPROCESSABLE`.
     pub fn give_up(&mut self, request: &GivenUp) {
         if self.payments[&request.order_id].status == Status::New {
-            let answer = self.fail(request.order_id, None, "UNPROCESSABLE", request.delivery.attempt);
+            let answer = self.fail(
+                request.order_id,
+                None,
+                "UNPROCESSABLE",
+                request.delivery.attempt,
+            );
             self.sent.push(request.answer(Side::Payment, answer));
         }
     }
@@ -112,7 +138,11 @@ impl Books {
         let payment = &self.payments[&event.order_id];
         let status = payment.status;
         #[cfg(sabotage)]
-        let status = if sabotage::is_off(Mechanism::NaturalKey) { Status::New } else { status };
+        let status = if sabotage::is_off(Mechanism::NaturalKey) {
+            Status::New
+        } else {
+            status
+        };
         match (status, &payment.terms) {
             (Status::New, _) => {
                 let answer = self.pay(event.order_id, terms);
@@ -139,7 +169,9 @@ impl Books {
         let amount = terms.1;
         match self.balances.get_mut(&terms.0) {
             None => self.fail(order_id, Some(terms), "UNKNOWN_USER", 1),
-            Some(balance) if *balance < amount => self.fail(order_id, Some(terms), "INSUFFICIENT_BALANCE", 1),
+            Some(balance) if *balance < amount => {
+                self.fail(order_id, Some(terms), "INSUFFICIENT_BALANCE", 1)
+            }
             Some(balance) => {
                 *balance -= amount;
                 self.changed_balances.insert(terms.0.clone());
@@ -152,7 +184,13 @@ impl Books {
         }
     }
 
-    fn fail(&mut self, order_id: Uuid, terms: Option<(String, i64)>, code: &str, attempts: i32) -> Body {
+    fn fail(
+        &mut self,
+        order_id: Uuid,
+        terms: Option<(String, i64)>,
+        code: &str,
+        attempts: i32,
+    ) -> Body {
         let reason = Reason::new(code, Service::Payment);
         self.change(order_id, |payment| {
             payment.status = Status::Failed;
@@ -177,20 +215,35 @@ impl Books {
             payment.status = status;
             payment.confirmed.push(event.id)
         });
-        self.answer(event, Body::Compensated { undone: status == Status::Compensated });
+        self.answer(
+            event,
+            Body::Compensated {
+                undone: status == Status::Compensated,
+            },
+        );
         Outcome::Changed
     }
 
     fn refund(&mut self, order_id: Uuid) -> Status {
-        let (user_name, amount) = self.payments[&order_id].terms.clone().expect("a completed payment has terms");
+        let (user_name, amount) = self.payments[&order_id]
+            .terms
+            .clone()
+            .expect("a completed payment has terms");
         // an account is never removed, and the lock covers every completed payment's
-        *self.balances.get_mut(&user_name).expect("a completed payment's account is locked") += amount;
+        *self
+            .balances
+            .get_mut(&user_name)
+            .expect("a completed payment's account is locked") += amount;
         self.changed_balances.insert(user_name);
         Status::Compensated
     }
 
     fn change(&mut self, order_id: Uuid, change: impl FnOnce(&mut Payment)) {
-        change(self.payments.get_mut(&order_id).expect("the payment is in the books"));
+        change(
+            self.payments
+                .get_mut(&order_id)
+                .expect("the payment is in the books"),
+        );
         self.changed_payments.insert(order_id);
     }
 
@@ -209,12 +262,23 @@ mod tests {
 
     fn books(balance: Option<i64>) -> Books {
         let payment = Payment::new();
-        let balances = balance.map(|balance| ("ann".to_string(), balance)).into_iter().collect();
+        let balances = balance
+            .map(|balance| ("ann".to_string(), balance))
+            .into_iter()
+            .collect();
         Books::new(HashMap::from([(ORDER, payment)]), balances)
     }
 
     fn request(price: i64) -> Event {
-        Event::new(Side::Payment, ORDER, Body::PaymentRequested { user_name: "ann".into(), price }, None)
+        Event::new(
+            Side::Payment,
+            ORDER,
+            Body::PaymentRequested {
+                user_name: "ann".into(),
+                price,
+            },
+            None,
+        )
     }
 
     fn compensation() -> Event {
@@ -222,13 +286,31 @@ mod tests {
     }
 
     fn failed(code: &str) -> Body {
-        Body::Failed { reason: Reason { code: code.into(), from: "payment".into() }, attempts: 1 }
+        Body::Failed {
+            reason: Reason {
+                code: code.into(),
+                from: "payment".into(),
+            },
+            attempts: 1,
+        }
     }
 
     fn given_up() -> GivenUp {
         let (stored, published, taken_up) = (Some(1), Some(2), 3);
-        let delivery = Delivery { id: None, partition: 0, offset: 17, stored, published, taken_up, attempt: 5 };
-        GivenUp { order_id: ORDER, traceparent: Some("of the request".into()), delivery }
+        let delivery = Delivery {
+            id: None,
+            partition: 0,
+            offset: 17,
+            stored,
+            published,
+            taken_up,
+            attempt: 5,
+        };
+        GivenUp {
+            order_id: ORDER,
+            traceparent: Some("of the request".into()),
+            delivery,
+        }
     }
 
     fn answers(books: &Books) -> Vec<Body> {
@@ -273,7 +355,10 @@ mod tests {
     fn a_compensation_before_its_request_cancels_it() {
         let mut books = books(Some(10));
         books.decide(&compensation());
-        assert_eq!(books.decide(&request(7)), Outcome::Unchanged("it was cancelled before it came"));
+        assert_eq!(
+            books.decide(&request(7)),
+            Outcome::Unchanged("it was cancelled before it came")
+        );
         assert_eq!(books.payments[&ORDER].status, Status::Cancelled);
         assert_eq!(books.balances["ann"], 10);
         assert_eq!(answers(&books), [Body::Compensated { undone: false }]);
@@ -292,7 +377,10 @@ mod tests {
     fn a_second_request_with_another_amount_is_parked() {
         let mut books = books(Some(10));
         books.decide(&request(7));
-        assert!(matches!(books.decide(&request(8)), Outcome::Refused(Cause::Contradiction, _)));
+        assert!(matches!(
+            books.decide(&request(8)),
+            Outcome::Refused(Cause::Contradiction, _)
+        ));
         assert_eq!(books.balances["ann"], 3);
     }
 
@@ -310,9 +398,21 @@ mod tests {
     fn giving_up_fails_only_what_is_undecided() {
         let mut undecided = books(Some(10));
         undecided.give_up(&given_up());
-        let reason = Reason { code: "UNPROCESSABLE".into(), from: "payment".into() };
-        assert_eq!(answers(&undecided), [Body::Failed { reason, attempts: 5 }]);
-        assert_eq!(undecided.sent[0].traceparent.as_deref(), Some("of the request"));
+        let reason = Reason {
+            code: "UNPROCESSABLE".into(),
+            from: "payment".into(),
+        };
+        assert_eq!(
+            answers(&undecided),
+            [Body::Failed {
+                reason,
+                attempts: 5
+            }]
+        );
+        assert_eq!(
+            undecided.sent[0].traceparent.as_deref(),
+            Some("of the request")
+        );
         assert_eq!(undecided.sent[0].answers, Some(given_up().delivery));
         let mut decided = books(Some(10));
         decided.decide(&request(7));

@@ -21,8 +21,15 @@ pub fn place_and_lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uui
          on conflict (order_id) do nothing returning order_id",
         &[&order_ids],
     )?;
-    let mut locked: HashMap<Uuid, Payment> = placed.iter().map(|row| (row.get(0), Payment::new())).collect();
-    let known: Vec<Uuid> = order_ids.iter().copied().filter(|order_id| !locked.contains_key(order_id)).collect();
+    let mut locked: HashMap<Uuid, Payment> = placed
+        .iter()
+        .map(|row| (row.get(0), Payment::new()))
+        .collect();
+    let known: Vec<Uuid> = order_ids
+        .iter()
+        .copied()
+        .filter(|order_id| !locked.contains_key(order_id))
+        .collect();
     if !known.is_empty() {
         locked.extend(lock(tx, &known)?);
     }
@@ -45,7 +52,10 @@ fn payment(row: &Row) -> Payment {
     Payment {
         terms: user_name.map(|user_name| (user_name, row.get(2))),
         status: Status::from_name(row.get(3)).expect("the table checks the names"),
-        reason: code.map(|code| Reason { code, from: row.get(5) }),
+        reason: code.map(|code| Reason {
+            code,
+            from: row.get(5),
+        }),
         confirmed: row.get(6),
     }
 }
@@ -72,18 +82,33 @@ pub fn write(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
         return Ok(());
     }
     let order_ids: Vec<Uuid> = books.changed_payments.iter().copied().collect();
-    let changed: Vec<&Payment> = order_ids.iter().map(|order_id| &books.payments[order_id]).collect();
-    let user_names: Vec<Option<&str>> =
-        changed.iter().map(|p| p.terms.as_ref().map(|(user, _)| user.as_str())).collect();
-    let amounts: Vec<Option<i64>> = changed.iter().map(|p| p.terms.as_ref().map(|(_, amount)| *amount)).collect();
+    let changed: Vec<&Payment> = order_ids
+        .iter()
+        .map(|order_id| &books.payments[order_id])
+        .collect();
+    let user_names: Vec<Option<&str>> = changed
+        .iter()
+        .map(|p| p.terms.as_ref().map(|(user, _)| user.as_str()))
+        .collect();
+    let amounts: Vec<Option<i64>> = changed
+        .iter()
+        .map(|p| p.terms.as_ref().map(|(_, amount)| *amount))
+        .collect();
     let statuses: Vec<&str> = changed.iter().map(|p| p.status.name()).collect();
-    let codes: Vec<Option<&str>> =
-        changed.iter().map(|p| p.reason.as_ref().map(|reason| reason.code.as_str())).collect();
-    let froms: Vec<Option<&str>> =
-        changed.iter().map(|p| p.reason.as_ref().map(|reason| reason.from.as_str())).collect();
+    let codes: Vec<Option<&str>> = changed
+        .iter()
+        .map(|p| p.reason.as_ref().map(|reason| reason.code.as_str()))
+        .collect();
+    let froms: Vec<Option<&str>> = changed
+        .iter()
+        .map(|p| p.reason.as_ref().map(|reason| reason.from.as_str()))
+        .collect();
     let confirmed: Vec<String> = changed.iter().map(|p| array_text(&p.confirmed)).collect();
     let accounts: Vec<&str> = books.changed_balances.iter().map(String::as_str).collect();
-    let balances: Vec<i64> = accounts.iter().map(|user_name| books.balances[*user_name]).collect();
+    let balances: Vec<i64> = accounts
+        .iter()
+        .map(|user_name| books.balances[*user_name])
+        .collect();
     tx.execute(
         "with written as (
              update payment p set user_name = c.user_name, amount = c.amount, status = c.status, reason_code = c.code,
@@ -125,7 +150,10 @@ pub fn set_balance(session: &mut Session, user_name: &str, balance: i64) -> Resu
 /// # Errors
 /// What PostgreSQL says.
 pub fn balance(session: &mut Session, user_name: &str) -> Result<Option<i64>> {
-    let rows = session.query("select balance from account where user_name = $1", &[&user_name])?;
+    let rows = session.query(
+        "select balance from account where user_name = $1",
+        &[&user_name],
+    )?;
     Ok(rows.first().map(|row| row.get(0)))
 }
 
@@ -141,5 +169,7 @@ pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<(Payment, St
              from payment where order_id = $1"#,
         &[&order_id],
     )?;
-    Ok(rows.first().map(|row| (payment(row), row.get(7), row.get(8))))
+    Ok(rows
+        .first()
+        .map(|row| (payment(row), row.get(7), row.get(8))))
 }

@@ -72,8 +72,14 @@ pub fn help(service: Service, about: &str) -> String {
          Settings are environment variables, shown with their defaults; an empty one counts as not set.\n"
     );
     for setting in Config::settings(service) {
-        let (name, default, meaning, takes) = (&setting.name, &setting.default, setting.meaning, &setting.takes);
-        write!(text, "\n  {name}={default}\n      {meaning} ({takes})").expect("a string takes all");
+        let (name, default, meaning, takes) = (
+            &setting.name,
+            &setting.default,
+            setting.meaning,
+            &setting.takes,
+        );
+        write!(text, "\n  {name}={default}\n      {meaning} ({takes})")
+            .expect("a string takes all");
     }
     text.push('\n');
     text
@@ -115,12 +121,18 @@ mod tests {
             (&["--chek"], "invalid option '--chek'"),
             (&["-x"], "invalid option '-x'"),
             (&["now"], "unexpected argument \"now\""),
-            (&["--check=yes"], "unexpected argument for option '--check': \"yes\""),
+            (
+                &["--check=yes"],
+                "unexpected argument for option '--check': \"yes\"",
+            ),
             (&["--check", "--help"], "one argument is enough"),
         ];
         for (arguments, wanted) in cases {
             let told = parsed(arguments).unwrap_err();
-            assert!(told.starts_with(wanted) && told.contains("--check"), "{arguments:?}: {told}");
+            assert!(
+                told.starts_with(wanted) && told.contains("--check"),
+                "{arguments:?}: {told}"
+            );
         }
     }
 }

@@ -91,7 +91,11 @@ pub fn take(tx: &mut Tx<'_>) -> Result<Vec<Aside>> {
     )?;
     let aside = |row: &postgres::Row| Aside {
         id: row.get(0),
-        partition: TopicPartition { topic: row.get::<_, &str>(1).into(), topic_id: row.get(2), partition: row.get(3) },
+        partition: TopicPartition {
+            topic: row.get::<_, &str>(1).into(),
+            topic_id: row.get(2),
+            partition: row.get(3),
+        },
         record: dead_letter::kept_record(row, 6, row.get(4), row.get(5)),
         attempts: row.get(10),
     };
@@ -103,7 +107,8 @@ pub fn take(tx: &mut Tx<'_>) -> Result<Vec<Aside>> {
 /// # Errors
 /// What PostgreSQL says.
 pub fn remove(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
-    tx.execute("delete from set_aside where id = any($1)", &[&ids]).map(drop)
+    tx.execute("delete from set_aside where id = any($1)", &[&ids])
+        .map(drop)
 }
 
 /// These wait on: it is others' turn.
@@ -111,7 +116,11 @@ pub fn remove(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
 /// # Errors
 /// What PostgreSQL says.
 pub fn wait_on(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
-    tx.execute("update set_aside set tried_at = clock_timestamp() where id = any($1)", &[&ids]).map(drop)
+    tx.execute(
+        "update set_aside set tried_at = clock_timestamp() where id = any($1)",
+        &[&ids],
+    )
+    .map(drop)
 }
 
 /// One failed by its own fault once more.
@@ -119,7 +128,12 @@ pub fn wait_on(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
 /// # Errors
 /// What PostgreSQL says.
 pub fn failed(session: &mut Session, id: i64) -> Result<()> {
-    session.execute("update set_aside set attempts = attempts + 1 where id = $1", &[&id]).map(drop)
+    session
+        .execute(
+            "update set_aside set attempts = attempts + 1 where id = $1",
+            &[&id],
+        )
+        .map(drop)
 }
 
 /// Those of the keys under which something waits: what comes later about the same orders waits behind it.
@@ -127,7 +141,10 @@ pub fn failed(session: &mut Session, id: i64) -> Result<()> {
 /// # Errors
 /// What PostgreSQL says.
 pub fn waiting_keys(tx: &mut Tx<'_>, keys: &[&[u8]]) -> Result<HashSet<Vec<u8>>> {
-    let rows = tx.query("select distinct record_key from set_aside where record_key = any($1)", &[&keys])?;
+    let rows = tx.query(
+        "select distinct record_key from set_aside where record_key = any($1)",
+        &[&keys],
+    )?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -136,7 +153,8 @@ pub fn waiting_keys(tx: &mut Tx<'_>, keys: &[&[u8]]) -> Result<HashSet<Vec<u8>>>
 /// # Errors
 /// What PostgreSQL says.
 pub fn count(session: &mut Session) -> Result<(i64, f64, Option<String>)> {
-    let sql = "select count(*), coalesce(extract(epoch from clock_timestamp() - min(since)), 0)::float8,
+    let sql =
+        "select count(*), coalesce(extract(epoch from clock_timestamp() - min(since)), 0)::float8,
                       (select waits_for from set_aside order by id limit 1)
                  from set_aside";
     let row = &session.query(sql, &[])?[0];
@@ -195,16 +213,33 @@ pub fn at_participant(
 ) -> Result<Vec<Option<String>>> {
     let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
     let held_orders = held(tx, (orders, "order_id", "uuid"), &order_ids)?;
-    let taken = format!("select order_id, {column} from {orders} where order_id = any($1) and {column} is not null");
-    let taken: HashMap<Uuid, String> =
-        tx.query(&taken, &[&order_ids])?.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let names =
-        |event: &Event| [asked(event).map(str::to_string), taken.get(&event.order_id).cloned()].into_iter().flatten();
+    let taken = format!(
+        "select order_id, {column} from {orders} where order_id = any($1) and {column} is not null"
+    );
+    let taken: HashMap<Uuid, String> = tx
+        .query(&taken, &[&order_ids])?
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect();
+    let names = |event: &Event| {
+        [
+            asked(event).map(str::to_string),
+            taken.get(&event.order_id).cloned(),
+        ]
+        .into_iter()
+        .flatten()
+    };
     let all: BTreeSet<String> = events.iter().flat_map(names).collect();
-    let held_rows = held(tx, (table, column, "text"), &all.into_iter().collect::<Vec<_>>())?;
+    let held_rows = held(
+        tx,
+        (table, column, "text"),
+        &all.into_iter().collect::<Vec<_>>(),
+    )?;
     let waits_for = |event: &Event| {
         let order = held_orders.get(&event.order_id.to_string());
-        order.or_else(|| names(event).find_map(|name| held_rows.get(&name))).cloned()
+        order
+            .or_else(|| names(event).find_map(|name| held_rows.get(&name)))
+            .cloned()
     };
     Ok(events.iter().map(waits_for).collect())
 }

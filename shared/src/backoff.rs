@@ -12,7 +12,9 @@ const CAP: Duration = Duration::from_secs(5);
 /// The pause before the attempt that follows failed attempt number `attempt` (from 1): between half and all of
 /// 50 ms doubled each time, 5 s at most.
 pub fn delay(attempt: u32) -> Duration {
-    let full = FIRST.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(CAP);
+    let full = FIRST
+        .saturating_mul(1 << attempt.saturating_sub(1).min(10))
+        .min(CAP);
     full / 2 + jitter(full / 2)
 }
 

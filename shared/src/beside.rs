@@ -22,7 +22,11 @@ impl<D: Fn() -> Result<()> + Sync, R: Fn() -> Result<Vec<Row>> + Sync> Beside<D,
     ///
     /// # Errors
     /// Those of `write`.
-    pub fn run(&self, thread: String, write: impl FnOnce(&dyn Fn() -> Result<()>) -> Result<()>) -> Result<Vec<Row>> {
+    pub fn run(
+        &self,
+        thread: String,
+        write: impl FnOnce(&dyn Fn() -> Result<()>) -> Result<()>,
+    ) -> Result<Vec<Row>> {
         if self.delete.is_none() && self.read.is_none() {
             return write(&|| Ok(())).map(|()| Vec::new());
         }
@@ -37,7 +41,11 @@ impl<D: Fn() -> Result<()> + Sync, R: Fn() -> Result<Vec<Row>> + Sync> Beside<D,
             };
             match Builder::new().name(thread).spawn_scoped(scope, work) {
                 Ok(beside) => {
-                    let gone = |_| Err(Error::Panic("the thread that deletes published rows is gone".into()));
+                    let gone = |_| {
+                        Err(Error::Panic(
+                            "the thread that deletes published rows is gone".into(),
+                        ))
+                    };
                     let written = write(&|| told.recv().unwrap_or_else(gone));
                     let ahead = beside.join().unwrap_or_default();
                     written.map(|()| ahead)
@@ -53,7 +61,10 @@ impl<D: Fn() -> Result<()> + Sync, R: Fn() -> Result<Vec<Row>> + Sync> Beside<D,
     }
 
     fn read(&self) -> Vec<Row> {
-        self.read.as_ref().and_then(|read| read().ok()).unwrap_or_default()
+        self.read
+            .as_ref()
+            .and_then(|read| read().ok())
+            .unwrap_or_default()
     }
 }
 
@@ -64,15 +75,23 @@ mod tests {
     type Read = fn() -> Result<Vec<Row>>;
 
     fn outcome(delete: fn() -> Result<()>) -> String {
-        let beside = Beside { delete: Some(delete), read: None::<Read> };
+        let beside = Beside {
+            delete: Some(delete),
+            read: None::<Read>,
+        };
         let done = beside.run("beside".into(), |deleted| deleted());
-        done.map_or_else(|error| error.to_string(), |ahead| format!("{} rows ahead", ahead.len()))
+        done.map_or_else(
+            |error| error.to_string(),
+            |ahead| format!("{} rows ahead", ahead.len()),
+        )
     }
 
     #[test]
     fn whoever_waits_for_the_delete_is_told_also_of_its_failure_and_its_panic() {
         assert_eq!(outcome(|| Ok(())), "0 rows ahead");
         assert_eq!(outcome(|| Err(Error::Fatal("kept".into()))), "kept");
-        assert!(outcome(|| panic!("torn")).contains("the thread that deletes published rows is gone"));
+        assert!(
+            outcome(|| panic!("torn")).contains("the thread that deletes published rows is gone")
+        );
     }
 }

@@ -22,9 +22,21 @@ enum Bound {
 }
 
 const LIMITS: [Limit; 3] = [
-    Limit { setting: "group.min.session.timeout.ms", bound: Bound::Least, asked: SESSION_TIMEOUT },
-    Limit { setting: "group.max.session.timeout.ms", bound: Bound::Most, asked: SESSION_TIMEOUT },
-    Limit { setting: "transaction.max.timeout.ms", bound: Bound::Most, asked: TRANSACTION_TIMEOUT },
+    Limit {
+        setting: "group.min.session.timeout.ms",
+        bound: Bound::Least,
+        asked: SESSION_TIMEOUT,
+    },
+    Limit {
+        setting: "group.max.session.timeout.ms",
+        bound: Bound::Most,
+        asked: SESSION_TIMEOUT,
+    },
+    Limit {
+        setting: "transaction.max.timeout.ms",
+        bound: Bound::Most,
+        asked: TRANSACTION_TIMEOUT,
+    },
 ];
 
 /// Goes to these brokers, each at the address that the cluster names, and looks at their limits. Answers what to know.
@@ -35,17 +47,27 @@ pub fn look(admin: &mut Admin, brokers: &[BrokerDescription]) -> Result<Vec<Stri
     let (mut remarks, mut wrong) = (vec![], vec![]);
     for broker in brokers {
         match admin.broker_config(broker, &LIMITS.map(|limit| limit.setting)) {
-            Ok(values) => wrong.extend(LIMITS.iter().filter_map(|limit| limit.exceeded(&values, broker))),
+            Ok(values) => wrong.extend(
+                LIMITS
+                    .iter()
+                    .filter_map(|limit| limit.exceeded(&values, broker)),
+            ),
             // it takes a right of its own, and is a precaution only
             Err(error) if error.code() == Some(ErrorCode::CLUSTER_AUTHORIZATION_FAILED) => {
-                remarks.push(format!("the limits of broker {} can't be checked: {error}", broker.id));
+                remarks.push(format!(
+                    "the limits of broker {} can't be checked: {error}",
+                    broker.id
+                ));
             }
             Err(error) => return Err(error.into()),
         }
     }
     match wrong.is_empty() {
         true => Ok(remarks),
-        false => Err(Error::Unusable(format!("Kafka's limits leave too little room: {}", wrong.join("; ")))),
+        false => Err(Error::Unusable(format!(
+            "Kafka's limits leave too little room: {}",
+            wrong.join("; ")
+        ))),
     }
 }
 
@@ -55,10 +77,15 @@ pub fn look(admin: &mut Admin, brokers: &[BrokerDescription]) -> Result<Vec<Stri
 /// # Errors
 /// [`Error::Unusable`] when a limit leaves too little room; Kafka's where no broker answers.
 pub fn require_room(admin: &mut Admin) -> Result<()> {
-    let Some(broker) = admin.brokers()?.into_iter().next() else { return Ok(()) };
+    let Some(broker) = admin.brokers()?.into_iter().next() else {
+        return Ok(());
+    };
     match look(admin, std::slice::from_ref(&broker)) {
         Ok(remarks) => remarks.iter().for_each(|remark| log::info!("{remark}")),
-        Err(Error::Kafka(error)) => log::info!("the limits of broker {} can't be checked: {error}", broker.id),
+        Err(Error::Kafka(error)) => log::info!(
+            "the limits of broker {} can't be checked: {error}",
+            broker.id
+        ),
         Err(error) => return Err(error),
     }
     Ok(())
@@ -74,7 +101,12 @@ impl Limit {
             Bound::Most => (asked <= limit, "at least"),
         };
         let BrokerDescription { id, address } = broker;
-        (!fits).then(|| format!("set {} to {asked} {bound}, broker {id} at {address} has {limit}", self.setting))
+        (!fits).then(|| {
+            format!(
+                "set {} to {asked} {bound}, broker {id} at {address} has {limit}",
+                self.setting
+            )
+        })
     }
 }
 
@@ -84,19 +116,36 @@ mod tests {
 
     #[test]
     fn a_limit_that_leaves_too_little_room_is_named_with_its_value_and_what_is_needed() {
-        let broker = BrokerDescription { id: 1, address: "a:9092".into() };
+        let broker = BrokerDescription {
+            id: 1,
+            address: "a:9092".into(),
+        };
         let told = |setting: &str, value: &str| -> Vec<String> {
             let values = [(setting.to_string(), value.to_string())];
-            LIMITS.iter().filter_map(|limit| limit.exceeded(&values, &broker)).collect()
+            LIMITS
+                .iter()
+                .filter_map(|limit| limit.exceeded(&values, &broker))
+                .collect()
         };
         let set = |setting: &str, bound: &str, value: &str| {
-            vec![format!("set {setting} to 10000 {bound}, broker 1 at a:9092 has {value}")]
+            vec![format!(
+                "set {setting} to 10000 {bound}, broker 1 at a:9092 has {value}"
+            )]
         };
         let [least, most, transaction] = LIMITS.map(|limit| limit.setting);
         assert_eq!(told(least, "10001"), set(least, "at most", "10001"));
         assert_eq!(told(most, "9999"), set(most, "at least", "9999"));
-        assert_eq!(told(transaction, "5000"), set(transaction, "at least", "5000"));
-        for fits in [(least, "6000"), (least, "10000"), (most, "10000"), (transaction, "900000"), ("other", "1")] {
+        assert_eq!(
+            told(transaction, "5000"),
+            set(transaction, "at least", "5000")
+        );
+        for fits in [
+            (least, "6000"),
+            (least, "10000"),
+            (most, "10000"),
+            (transaction, "900000"),
+            ("other", "1"),
+        ] {
             assert_eq!(told(fits.0, fits.1), [""; 0], "{fits:?}");
         }
     }

@@ -75,7 +75,12 @@ fn check_database(report: &mut Report, config: &Config, migrations: Runner) -> O
         Ok((remarks(&pending), installation(&mut session)?))
     });
     let install = found.as_ref().ok().map(|(_, install)| *install);
-    report.tell("schema", found.map(|(remarks, _)| remarks).map_err(|error| error.to_string()));
+    report.tell(
+        "schema",
+        found
+            .map(|(remarks, _)| remarks)
+            .map_err(|error| error.to_string()),
+    );
     install
 }
 
@@ -95,7 +100,11 @@ fn remarks(pending: &Pending) -> Vec<String> {
         1 => Some("1 migration to apply".to_string()),
         count => Some(format!("{count} migrations to apply")),
     };
-    to_apply.into_iter().chain(pending.newer.clone()).chain(pending.behind.clone()).collect()
+    to_apply
+        .into_iter()
+        .chain(pending.newer.clone())
+        .chain(pending.behind.clone())
+        .collect()
 }
 
 /// Nil before the first migration: then every position in Kafka is another installation's.
@@ -117,7 +126,9 @@ fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
         Err(Error::Unusable(why)) => report.fail("broker", &why),
         Err(error) => {
             report.fail("broker", &explain("Kafka", error));
-            ["rights", "topics", "position"].iter().for_each(|what| report.fail(what, "not known without the broker"));
+            ["rights", "topics", "position"]
+                .iter()
+                .for_each(|what| report.fail(what, "not known without the broker"));
             return;
         }
     }
@@ -125,18 +136,29 @@ fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
         Ok(found) => found,
         Err(error) => {
             report.fail("rights", &explain("Kafka", error));
-            ["topics", "position"].iter().for_each(|what| report.fail(what, "not known without the rights"));
+            ["topics", "position"]
+                .iter()
+                .for_each(|what| report.fail(what, "not known without the rights"));
             return;
         }
     };
     let usable = ask(config, topics::require_use);
-    report.tell("rights", usable.map(|()| vec![]).map_err(|error| explain("Kafka", error)));
+    report.tell(
+        "rights",
+        usable
+            .map(|()| vec![])
+            .map_err(|error| explain("Kafka", error)),
+    );
     let (there, remarks) = (found.there.clone(), found.remarks());
     let fit = ask(config, move |admin, config| {
         found.fit(config)?;
         found.require_creatable(admin, config)
     });
-    report.tell("topics", fit.map(|()| remarks).map_err(|error| explain("Kafka", error)));
+    report.tell(
+        "topics",
+        fit.map(|()| remarks)
+            .map_err(|error| explain("Kafka", error)),
+    );
     report.tell("position", check_position(config, &there, install));
 }
 
@@ -146,7 +168,9 @@ fn ask<T: Send + 'static>(
     work: impl FnOnce(&mut Admin, &Config) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let config = config.clone();
-    within(LIMIT, move || work(&mut Admin::new(kafka(&config), Interrupt::new()), &config))
+    within(LIMIT, move || {
+        work(&mut Admin::new(kafka(&config), Interrupt::new()), &config)
+    })
 }
 
 fn check_position(config: &Config, there: &[String], install: Option<Uuid>) -> Finding {
@@ -156,7 +180,14 @@ fn check_position(config: &Config, there: &[String], install: Option<Uuid>) -> F
     let config = config.clone();
     within(LIMIT, move || {
         let (kafka, service) = (kafka(&config), config.service);
-        let found = position::find(&written, &kafka, &Interrupt::new(), service, install, Isolation::ReadCommitted)?;
+        let found = position::find(
+            &written,
+            &kafka,
+            &Interrupt::new(),
+            service,
+            install,
+            Isolation::ReadCommitted,
+        )?;
         position::require_own(&found, service, || connect(&config))
     })
     .map(|lost| lost.into_iter().map(|lost| lost.what).collect())
@@ -164,7 +195,10 @@ fn check_position(config: &Config, there: &[String], install: Option<Uuid>) -> F
 }
 
 fn kafka(config: &Config) -> kafka::Config {
-    kafka::Config { api_timeout: ATTEMPT, ..config.kafka(&format!("{}-check", config.service.name())) }
+    kafka::Config {
+        api_timeout: ATTEMPT,
+        ..config.kafka(&format!("{}-check", config.service.name()))
+    }
 }
 
 /// Does it on another thread, which is left behind when it takes too long: the process ends soon.
@@ -174,9 +208,15 @@ pub(crate) fn within<T: Send + 'static>(
 ) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(work()));
-    let silent =
-        || Error::Fatal(format!("no answer within {} s: check the address and what answers there", limit.as_secs()));
-    receiver.recv_timeout(limit).unwrap_or_else(|_| Err(silent()))
+    let silent = || {
+        Error::Fatal(format!(
+            "no answer within {} s: check the address and what answers there",
+            limit.as_secs()
+        ))
+    };
+    receiver
+        .recv_timeout(limit)
+        .unwrap_or_else(|_| Err(silent()))
 }
 
 #[cfg(test)]

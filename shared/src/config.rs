@@ -104,7 +104,10 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::from_env`].
-    pub fn from_lookup(service: Service, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Config, ConfigError> {
+    pub fn from_lookup(
+        service: Service,
+        lookup: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Config, ConfigError> {
         let mut read = Reader::new(&lookup);
         let config = Config::read(&mut read, service);
         if !config.bind.is_loopback() && config.admin_token.is_none() {
@@ -113,7 +116,11 @@ impl Config {
                 config.bind
             ));
         }
-        if read.errors.is_empty() { Ok(config) } else { Err(ConfigError(read.errors)) }
+        if read.errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError(read.errors))
+        }
     }
 
     /// Every setting of `service`, in the order in which they are read: what `--help` shows.
@@ -126,8 +133,11 @@ impl Config {
     /// The one list of the settings: what is read is known, with its default, what it takes and what it means.
     fn read(read: &mut Reader<'_>, service: Service) -> Config {
         let upper = service.name().to_uppercase();
-        let order_deadline =
-            read.duration("ORDER_DEADLINE", "300s", "from publication until a silent side is asked to give back");
+        let order_deadline = read.duration(
+            "ORDER_DEADLINE",
+            "300s",
+            "from publication until a silent side is asked to give back",
+        );
         Config {
             service,
             bind: read.parsed("BIND", "127.0.0.1", "an IP address", "address to listen on; 0.0.0.0: all"),
@@ -191,7 +201,10 @@ impl Config {
             let limit = self.heartbeat_limit;
             format!("HEARTBEAT_LIMIT={limit:?}: a call may take {longest_call:?}; /healthz may tell of a thread that only waits")
         });
-        let urls = [("PAYMENT_URL", &self.payment_url), ("STOCK_URL", &self.stock_url)];
+        let urls = [
+            ("PAYMENT_URL", &self.payment_url),
+            ("STOCK_URL", &self.stock_url),
+        ];
         let has_page = self.service == Service::Order && !self.bind.is_loopback();
         let astray = urls.into_iter().filter(|(_, url)| has_page && leads_to_loopback(url)).map(|(name, url)| {
             format!(
@@ -244,7 +257,11 @@ fn default_port(service: Service) -> i64 {
 impl Reader<'_> {
     fn admin_token(&mut self) -> Option<AdminToken> {
         let takes = "16 to 256 visible ASCII characters";
-        let value = self.optional("ADMIN_TOKEN", takes, "what whoever changes things must send, orders apart")?;
+        let value = self.optional(
+            "ADMIN_TOKEN",
+            takes,
+            "what whoever changes things must send, orders apart",
+        )?;
         let token = AdminToken::new(&value);
         if token.is_none() {
             // it is a secret: it is not repeated
@@ -255,19 +272,33 @@ impl Reader<'_> {
 
     /// A quarter of the deadline leaves room for what is estimated wrongly, and for a wait that is not over when orders come.
     fn admission_limit(&mut self, deadline: Duration) -> Duration {
-        let (name, takes) = ("ADMISSION_LIMIT", "a time such as 10s, at most half of ORDER_DEADLINE");
-        let meaning =
-            "orders are refused when what waits would take longer to settle; default: a quarter of ORDER_DEADLINE";
-        let Some(value) = self.optional(name, takes, meaning) else { return deadline / 4 };
-        parse_duration(&value).filter(|limit| !limit.is_zero() && *limit <= deadline / 2).unwrap_or_else(|| {
-            self.refuse(name, &value, takes);
-            deadline / 4
-        })
+        let (name, takes) = (
+            "ADMISSION_LIMIT",
+            "a time such as 10s, at most half of ORDER_DEADLINE",
+        );
+        let meaning = "orders are refused when what waits would take longer to settle; default: a quarter of ORDER_DEADLINE";
+        let Some(value) = self.optional(name, takes, meaning) else {
+            return deadline / 4;
+        };
+        parse_duration(&value)
+            .filter(|limit| !limit.is_zero() && *limit <= deadline / 2)
+            .unwrap_or_else(|| {
+                self.refuse(name, &value, takes);
+                deadline / 4
+            })
     }
 
     fn topic_prefix(&mut self) -> String {
-        let (name, takes) = ("TOPIC_PREFIX", "at most 200 of the characters a-z A-Z 0-9 . _ -");
-        let value = self.value(name, "", takes, "before every topic, group and transactional id");
+        let (name, takes) = (
+            "TOPIC_PREFIX",
+            "at most 200 of the characters a-z A-Z 0-9 . _ -",
+        );
+        let value = self.value(
+            name,
+            "",
+            takes,
+            "before every topic, group and transactional id",
+        );
         let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         // Kafka's topic names end at 249 characters; the longest suffix is payment.compensation
         if value.len() > 200 || !value.chars().all(legal) {
@@ -283,7 +314,10 @@ mod tests {
 
     pub fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::from_lookup(Service::Order, |name| {
-            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into())
+            pairs
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).into())
         })
     }
 
@@ -301,14 +335,24 @@ mod tests {
 
     #[test]
     fn what_kubernetes_says_of_a_service_of_the_same_name_is_passed_over() {
-        assert_eq!(config(&[("ORDER_PORT", "tcp://10.43.161.118:8080")]).unwrap().port, 8080);
         assert_eq!(
-            config(&[("ORDER_PORT", "tcp://10.43.161.118:9999")]).unwrap().port,
+            config(&[("ORDER_PORT", "tcp://10.43.161.118:8080")])
+                .unwrap()
+                .port,
+            8080
+        );
+        assert_eq!(
+            config(&[("ORDER_PORT", "tcp://10.43.161.118:9999")])
+                .unwrap()
+                .port,
             8080,
             "it is where others reach it"
         );
         assert!(
-            config(&[("ORDER_PORT", "http://10.43.161.118:8080")]).unwrap_err().to_string().contains("ORDER_PORT=")
+            config(&[("ORDER_PORT", "http://10.43.161.118:8080")])
+                .unwrap_err()
+                .to_string()
+                .contains("ORDER_PORT=")
         );
     }
 
@@ -330,29 +374,45 @@ mod tests {
         ];
         let message = config(&bad).unwrap_err().to_string();
         for (name, _) in bad {
-            assert!(message.contains(&format!("{name}=")), "{name} is missing in {message}");
+            assert!(
+                message.contains(&format!("{name}=")),
+                "{name} is missing in {message}"
+            );
         }
     }
 
     #[test]
     fn a_bad_database_url_is_refused_without_repeating_its_password() {
-        let message = config(&[("ORDER_DATABASE_URL", "postgres://me:secret@host:port/db")]).unwrap_err().to_string();
-        assert!(message.contains("ORDER_DATABASE_URL") && !message.contains("secret"), "{message}");
+        let message = config(&[("ORDER_DATABASE_URL", "postgres://me:secret@host:port/db")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("ORDER_DATABASE_URL") && !message.contains("secret"),
+            "{message}"
+        );
     }
 
     #[test]
     fn every_setting_says_once_what_it_takes_and_what_it_is_for() {
         let settings = Config::settings(Service::Order);
-        let names: std::collections::HashSet<_> = settings.iter().map(|setting| &setting.name).collect();
+        let names: std::collections::HashSet<_> =
+            settings.iter().map(|setting| &setting.name).collect();
         assert_eq!(names.len(), settings.len(), "{settings:#?}");
         for setting in &settings {
-            assert!(!setting.takes.is_empty() && !setting.meaning.is_empty(), "{setting:?}");
+            assert!(
+                !setting.takes.is_empty() && !setting.meaning.is_empty(),
+                "{setting:?}"
+            );
         }
     }
 
     #[test]
     fn a_setting_is_known_with_its_default_whatever_the_others_say() {
-        let known = |name: &str| Config::settings(Service::Stock).into_iter().find(|setting| setting.name == name);
+        let known = |name: &str| {
+            Config::settings(Service::Stock)
+                .into_iter()
+                .find(|setting| setting.name == name)
+        };
         let port = Setting {
             name: "STOCK_PORT".into(),
             default: "8081".into(),
@@ -361,25 +421,39 @@ mod tests {
         };
         assert_eq!(known("STOCK_PORT"), Some(port));
         assert_eq!(known("TOPIC_REPLICATION").unwrap().default, "");
-        assert!(known("KAFKA_SASL_PASSWORD").is_some(), "also those that only some protocols need");
+        assert!(
+            known("KAFKA_SASL_PASSWORD").is_some(),
+            "also those that only some protocols need"
+        );
         assert_eq!(known("ORDER_PORT"), None, "another service's");
     }
 
     #[test]
     fn an_address_that_others_reach_needs_a_token_which_is_never_shown() {
         let open = config(&[("BIND", "0.0.0.0")]).unwrap_err().to_string();
-        assert!(open.contains("BIND=0.0.0.0") && open.contains("ADMIN_TOKEN must be set"), "{open}");
+        assert!(
+            open.contains("BIND=0.0.0.0") && open.contains("ADMIN_TOKEN must be set"),
+            "{open}"
+        );
         let guarded = config(&[("BIND", "0.0.0.0"), ("ADMIN_TOKEN", "0123456789abcdef")]).unwrap();
         assert!(!format!("{guarded:?}").contains("0123456789abcdef"));
-        let short = config(&[("ADMIN_TOKEN", "s3cret")]).unwrap_err().to_string();
-        assert!(short.contains("ADMIN_TOKEN: must be 16 to 256") && !short.contains("s3cret"), "{short}");
+        let short = config(&[("ADMIN_TOKEN", "s3cret")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            short.contains("ADMIN_TOKEN: must be 16 to 256") && !short.contains("s3cret"),
+            "{short}"
+        );
     }
 
     #[test]
     fn a_setting_that_is_no_utf_8_is_named_and_not_passed_over() {
         use std::os::unix::ffi::OsStringExt;
-        let token = |name: &str| (name == "ADMIN_TOKEN").then(|| OsString::from_vec(vec![0xff; 16]));
-        let told = Config::from_lookup(Service::Order, token).unwrap_err().to_string();
+        let token =
+            |name: &str| (name == "ADMIN_TOKEN").then(|| OsString::from_vec(vec![0xff; 16]));
+        let told = Config::from_lookup(Service::Order, token)
+            .unwrap_err()
+            .to_string();
         assert!(told.contains("ADMIN_TOKEN: is not UTF-8"), "{told}");
     }
 
@@ -389,8 +463,14 @@ mod tests {
         let remarks = |pairs: &[(&str, &str)]| config(pairs).unwrap().remarks();
         assert_eq!(remarks(&[]), Vec::<String>::new());
         let astray = remarks(&[open, token, ("PAYMENT_URL", "https://payment.example")]);
-        assert!(astray.len() == 1 && astray[0].starts_with("STOCK_URL=http://127.0.0.1:8081:"), "{astray:?}");
+        assert!(
+            astray.len() == 1 && astray[0].starts_with("STOCK_URL=http://127.0.0.1:8081:"),
+            "{astray:?}"
+        );
         let hasty = remarks(&[("HEARTBEAT_LIMIT", "30s")]);
-        assert!(hasty.len() == 1 && hasty[0].starts_with("HEARTBEAT_LIMIT=30s:"), "{hasty:?}");
+        assert!(
+            hasty.len() == 1 && hasty[0].starts_with("HEARTBEAT_LIMIT=30s:"),
+            "{hasty:?}"
+        );
     }
 }

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
-use kafka::{FetchConfig, GroupConfig, GroupConsumer, Interrupt, Isolation, Polled, Positions, Record, TopicPartition};
+use kafka::{
+    FetchConfig, GroupConfig, GroupConsumer, Interrupt, Isolation, Polled, Positions, Record,
+    TopicPartition,
+};
 
 use crate::backoff;
 use crate::config::Config;
@@ -80,12 +83,21 @@ impl Consumer {
         waker: Waker,
     ) -> Result<Consumer> {
         let kafka = config.kafka(name);
-        let fetch = FetchConfig { isolation: Isolation::ReadCommitted, ..FetchConfig::default() };
+        let fetch = FetchConfig {
+            isolation: Isolation::ReadCommitted,
+            ..FetchConfig::default()
+        };
         let (nudge, rebalance) = bounded(1);
         let connection = Connection::new(Connector::new(&config.database_url, name, Limits::WORK)?);
         let effects = Effects::new(config.topic_prefix.clone(), connection, handler, waker);
         Ok(Consumer {
-            reader: GroupConsumer::new(kafka, interrupt, group_config(config, name, nudge), fetch, Positions::Own)?,
+            reader: GroupConsumer::new(
+                kafka,
+                interrupt,
+                group_config(config, name, nudge),
+                fetch,
+                Positions::Own,
+            )?,
             effects,
             rebalance,
             begun: false,
@@ -178,21 +190,42 @@ impl Consumer {
 
     /// Reads what the group has given us from where the database says.
     fn begin(&mut self) -> Result<()> {
-        let Some(assignment) = self.reader.assignment().cloned() else { return Ok(()) };
+        let Some(assignment) = self.reader.assignment().cloned() else {
+            return Ok(());
+        };
         self.begun = false;
         // what it has said of the offsets that it knew ends with it, before new ones are said
         self.progress = Progress::default();
         self.setbacks = offsets::setbacks();
         let starts = self.effects.read_offsets(&assignment.partitions)?;
-        self.reader.assign(&starts.iter().map(|start| (start.partition.clone(), start.next)).collect::<Vec<_>>());
-        for Start { partition, next, leader_epoch } in &starts {
-            self.reader.seek_in_epoch(partition, *next, leader_epoch.unwrap_or(-1));
+        self.reader.assign(
+            &starts
+                .iter()
+                .map(|start| (start.partition.clone(), start.next))
+                .collect::<Vec<_>>(),
+        );
+        for Start {
+            partition,
+            next,
+            leader_epoch,
+        } in &starts
+        {
+            self.reader
+                .seek_in_epoch(partition, *next, leader_epoch.unwrap_or(-1));
         }
         self.progress = Progress::new(starts);
         self.begun = true;
         health::in_group();
-        let names: Vec<String> = assignment.partitions.iter().map(TopicPartition::to_string).collect();
-        log::info!("joined the group, generation {}, partitions: {}", assignment.generation, names.join(" "));
+        let names: Vec<String> = assignment
+            .partitions
+            .iter()
+            .map(TopicPartition::to_string)
+            .collect();
+        log::info!(
+            "joined the group, generation {}, partitions: {}",
+            assignment.generation,
+            names.join(" ")
+        );
         Ok(())
     }
 
@@ -205,7 +238,9 @@ impl Consumer {
 
     /// With nothing to poll, waits for the earliest retry; a rebalance or the stop ends it at once.
     fn wait_if_all_paused(&self, shutdown: &Shutdown) {
-        let Some(retry_at) = self.progress.all_paused_until() else { return };
+        let Some(retry_at) = self.progress.all_paused_until() else {
+            return;
+        };
         // an assignment without partitions waits for the next one
         let retry_at = retry_at.unwrap_or(Instant::now() + MAX_WAIT);
         select! {
@@ -218,27 +253,68 @@ impl Consumer {
     /// Records to handle, or something else that is dealt with at once.
     fn sort(&mut self, polled: Polled, consumed: &mut Consumed) -> Option<Slice> {
         match polled {
-            Polled::Records { partition, records, next_offset, .. } => {
+            Polled::Records {
+                partition,
+                records,
+                next_offset,
+                ..
+            } => {
                 if let Some(leader_epoch) = self.reader.leader_epoch(&partition) {
                     offsets::know_epoch(&partition, leader_epoch);
                 }
                 return self.slice(partition, records, next_offset);
             }
-            Polled::OutOfRange { partition, offset, log_start, high_watermark } => {
+            Polled::OutOfRange {
+                partition,
+                offset,
+                log_start,
+                high_watermark,
+            } => {
                 let gap = gap(offset, log_start, high_watermark);
-                self.park(partition, bare_record(offset), log_start, (Cause::LogGap, gap), consumed);
+                self.park(
+                    partition,
+                    bare_record(offset),
+                    log_start,
+                    (Cause::LogGap, gap),
+                    consumed,
+                );
             }
-            Polled::Truncated { partition, offset, end } => {
+            Polled::Truncated {
+                partition,
+                offset,
+                end,
+            } => {
                 let taken_back = format!(
                     "offsets {end} to {} were read and are no longer what Kafka has: a leader without them was elected; read again \
                      from {end}",
                     offset - 1
                 );
-                self.park(partition, bare_record(offset), end, (Cause::LogGap, taken_back), consumed);
+                self.park(
+                    partition,
+                    bare_record(offset),
+                    end,
+                    (Cause::LogGap, taken_back),
+                    consumed,
+                );
             }
-            Polled::Corrupt { partition, base_offset, last_offset, bytes, cause } => {
-                let batch = Record { value: Some(bytes), ..bare_record(base_offset) };
-                self.park(partition, batch, last_offset + 1, (Cause::Undecodable, cause), consumed);
+            Polled::Corrupt {
+                partition,
+                base_offset,
+                last_offset,
+                bytes,
+                cause,
+            } => {
+                let batch = Record {
+                    value: Some(bytes),
+                    ..bare_record(base_offset)
+                };
+                self.park(
+                    partition,
+                    batch,
+                    last_offset + 1,
+                    (Cause::Undecodable, cause),
+                    consumed,
+                );
             }
             Polled::Refused { partition, error } => {
                 self.put_off(&partition, &error.into(), consumed);
@@ -246,18 +322,35 @@ impl Consumer {
             }
             Polled::Assigned { .. } => {}
             Polled::UnknownTopic { partition } => {
-                log::error!("topic {} is gone or was made anew: joining the group again", partition.topic);
+                log::error!(
+                    "topic {} is gone or was made anew: joining the group again",
+                    partition.topic
+                );
             }
         }
         None
     }
 
-    fn slice(&self, partition: TopicPartition, records: Vec<Record>, next_offset: i64) -> Option<Slice> {
+    fn slice(
+        &self,
+        partition: TopicPartition,
+        records: Vec<Record>,
+        next_offset: i64,
+    ) -> Option<Slice> {
         let topic = Topic::from_name(&partition.topic, &self.effects.prefix)?;
-        let from = self.progress.next(&partition).filter(|_| !records.is_empty())?;
+        let from = self
+            .progress
+            .next(&partition)
+            .filter(|_| !records.is_empty())?;
         let place = partition.clone();
         let attempt = |offset| self.progress.attempt(&place, offset);
-        Some(Slice::new(topic, partition, (from, next_offset), records, attempt))
+        Some(Slice::new(
+            topic,
+            partition,
+            (from, next_offset),
+            records,
+            attempt,
+        ))
     }
 
     /// A batch of several partitions in one transaction; if it fails, each partition by itself.
@@ -266,7 +359,10 @@ impl Consumer {
         if batch.len() > 1 && batch.iter().all(|slice| self.progress.is_untroubled(slice)) {
             match self.effects.commit(&batch) {
                 Ok(()) => return batch.iter().for_each(|slice| self.moved(slice, consumed)),
-                Err(error) => log::debug!("a batch of {} partitions failed, now one by one: {error}", batch.len()),
+                Err(error) => log::debug!(
+                    "a batch of {} partitions failed, now one by one: {error}",
+                    batch.len()
+                ),
             }
         }
         for slice in batch {
@@ -286,7 +382,9 @@ impl Consumer {
         }
         match self.effects.commit(std::slice::from_ref(&slice)) {
             Ok(()) => self.moved(&slice, consumed),
-            Err(error) if error.blame() != Blame::Message => self.put_off(&slice.partition, &error, consumed),
+            Err(error) if error.blame() != Blame::Message => {
+                self.put_off(&slice.partition, &error, consumed)
+            }
             Err(_) if count > 1 => self.handle_halves(slice.split(count / 2), consumed),
             Err(error) => self.strike(&slice, &error, consumed),
         }
@@ -331,13 +429,25 @@ impl Consumer {
         self.effects.end_hanging_writer(error);
         // a culprit stays one: its attempts are counted when the world is well again
         let culprit = self.progress.culprit(partition);
-        let attempt = if culprit.is_some() { self.progress.attempts(partition, culprit) } else { attempt };
+        let attempt = if culprit.is_some() {
+            self.progress.attempts(partition, culprit)
+        } else {
+            attempt
+        };
         self.postpone(partition, attempt, culprit, consumed);
     }
 
     /// Pauses the partition; what was fetched beyond its offset is fetched again.
-    fn postpone(&mut self, partition: &TopicPartition, attempts: u32, culprit: Option<i64>, consumed: &mut Consumed) {
-        let Some(next) = self.progress.postpone(partition, attempts, culprit) else { return };
+    fn postpone(
+        &mut self,
+        partition: &TopicPartition,
+        attempts: u32,
+        culprit: Option<i64>,
+        consumed: &mut Consumed,
+    ) {
+        let Some(next) = self.progress.postpone(partition, attempts, culprit) else {
+            return;
+        };
         self.reader.seek(partition, next);
         self.reader.pause(partition);
         consumed.postponed += 1;
@@ -361,8 +471,19 @@ impl Consumer {
         (cause, detail): (Cause, String),
         consumed: &mut Consumed,
     ) {
-        let Some(from) = self.progress.next(&partition) else { return };
-        match self.effects.park(Move { partition: partition.clone(), from, to }, cause, detail, &record) {
+        let Some(from) = self.progress.next(&partition) else {
+            return;
+        };
+        match self.effects.park(
+            Move {
+                partition: partition.clone(),
+                from,
+                to,
+            },
+            cause,
+            detail,
+            &record,
+        ) {
             Ok(()) => {
                 waits::goes_on(&partition);
                 self.progress.moved(&partition, to);
@@ -375,12 +496,16 @@ impl Consumer {
     /// Nothing that was polled is left to handle here, so what the reader is beyond holds no records. Without this, the
     /// end of an aborted transaction would look like a gap once Kafka has removed it.
     fn pass_over(&mut self) {
-        let steps = self.progress.passed_over(|partition| self.reader.position(partition));
+        let steps = self
+            .progress
+            .passed_over(|partition| self.reader.position(partition));
         if steps.is_empty() || !self.begun {
             return;
         }
         match self.effects.pass_over(&steps) {
-            Ok(()) => steps.iter().for_each(|step| self.progress.moved(&step.partition, step.to)),
+            Ok(()) => steps
+                .iter()
+                .for_each(|step| self.progress.moved(&step.partition, step.to)),
             Err(error) => {
                 log::debug!("the offsets stay before what holds no records: {error}");
                 self.begun &= error.blame() != Blame::Nobody;
@@ -412,7 +537,10 @@ fn group_config(config: &Config, name: &str, nudge: crossbeam_channel::Sender<()
         heartbeat_interval: HEARTBEAT_INTERVAL,
         thread_name: format!("{name}-heartbeat"),
         on_rebalance: Some(Arc::new(move || _ = nudge.try_send(()))),
-        ..GroupConfig::new(config.group(), topics::names(prefix, &config.service.reads()))
+        ..GroupConfig::new(
+            config.group(),
+            topics::names(prefix, &config.service.reads()),
+        )
     }
 }
 
@@ -422,10 +550,18 @@ fn gap(offset: i64, start: i64, end: i64) -> String {
     if offset < start {
         format!("offsets {offset} to {} are no longer in Kafka", start - 1)
     } else {
-        format!("the offset {offset} is beyond the log's end {end}: the log was cut; handled again from {start}")
+        format!(
+            "the offset {offset} is beyond the log's end {end}: the log was cut; handled again from {start}"
+        )
     }
 }
 
 fn bare_record(offset: i64) -> Record {
-    Record { offset, timestamp: 0, key: None, value: None, headers: vec![] }
+    Record {
+        offset,
+        timestamp: 0,
+        key: None,
+        value: None,
+        headers: vec![],
+    }
 }

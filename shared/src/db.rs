@@ -46,7 +46,10 @@ impl Limits {
         idle: Duration::ZERO,
     };
     /// For sessions that serve HTTP calls: a call that waits for a row keeps one of the few that run at once.
-    pub const CALL: Limits = Limits { lock: Duration::from_secs(1), ..Limits::WORK };
+    pub const CALL: Limits = Limits {
+        lock: Duration::from_secs(1),
+        ..Limits::WORK
+    };
     /// For sessions that only look on.
     pub const GLANCE: Limits = Limits {
         statement: Duration::from_secs(5),
@@ -98,7 +101,10 @@ impl Connector {
     pub fn new(url: &str, name: &str, limits: Limits) -> Result<Connector> {
         let mut target = Target::parse(url).map_err(Error::Fatal)?;
         let config = &mut target.config;
-        config.application_name(name).connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(TCP_USER_TIMEOUT);
+        config
+            .application_name(name)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_user_timeout(TCP_USER_TIMEOUT);
         config
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(5))
@@ -108,7 +114,10 @@ impl Connector {
 
     /// The same, with other limits.
     pub fn with_limits(&self, limits: Limits) -> Connector {
-        Connector { limits, ..self.clone() }
+        Connector {
+            limits,
+            ..self.clone()
+        }
     }
 
     /// Opens a session.
@@ -118,13 +127,20 @@ impl Connector {
     /// written there; [`Error::Fatal`] when the database can't hold every text.
     pub fn connect(&self) -> Result<Session> {
         let busy = Arc::new(AtomicU64::new(0));
-        SESSIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(Arc::downgrade(&busy));
+        SESSIONS
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .push(Arc::downgrade(&busy));
         let opening = Busy::new(&busy, OPEN_LIMIT);
         let mut client = self.target.connect()?;
         let answers = client.simple_query(&format!("{}; {STATE}", self.limits.as_sql()))?;
         drop(opening);
         answers.iter().try_for_each(require_usable)?;
-        Ok(Session { client, statements: HashMap::new(), busy })
+        Ok(Session {
+            client,
+            statements: HashMap::new(),
+            busy,
+        })
     }
 
     /// Whether sessions last: what one has set is there at its next statement, and not in another one.
@@ -140,7 +156,11 @@ impl Connector {
         // a statement that was prepared and is gone says the same
         let in_both = seen(&mut second).and_then(|second| Ok([seen(&mut first)?, second]));
         match in_both {
-            Ok([Some(first), second]) if first == "first" && second.as_deref().unwrap_or_default().is_empty() => Ok(()),
+            Ok([Some(first), second])
+                if first == "first" && second.as_deref().unwrap_or_default().is_empty() =>
+            {
+                Ok(())
+            }
             Ok(_) => Err(Error::Fatal(NEEDS_SESSIONS.into())),
             Err(error) if error.is_about_sessions() => Err(Error::Fatal(NEEDS_SESSIONS.into())),
             Err(error) => Err(error),
@@ -158,7 +178,9 @@ const STATE: &str = "select pg_is_in_recovery() as standby, current_setting('tra
                             current_setting('server_encoding') as encoding, current_database() as name";
 
 fn require_usable(answer: &SimpleQueryMessage) -> Result<()> {
-    let SimpleQueryMessage::Row(row) = answer else { return Ok(()) };
+    let SimpleQueryMessage::Row(row) = answer else {
+        return Ok(());
+    };
     let name = row.get("name").unwrap_or_default();
     if row.get("standby") == Some("t") {
         return Err(Error::Unusable(format!(
@@ -210,7 +232,11 @@ impl Session {
     pub fn transaction(&mut self) -> Result<Tx<'_>> {
         let busy = Busy::new(&self.busy, CALL_LIMIT);
         let inner = self.client.transaction()?;
-        Ok(Tx { inner, statements: &mut self.statements, busy })
+        Ok(Tx {
+            inner,
+            statements: &mut self.statements,
+            busy,
+        })
     }
 
     /// Runs statements without parameters, as one text.
@@ -314,7 +340,8 @@ impl Busy {
     }
 
     fn renew(&self, limit: Duration) {
-        self.0.store(clock() + limit.as_millis() as u64, Ordering::Relaxed);
+        self.0
+            .store(clock() + limit.as_millis() as u64, Ordering::Relaxed);
     }
 }
 
@@ -327,8 +354,13 @@ impl Drop for Busy {
 /// Whether a database call of this process has been under way for longer than any limit allows: what the watchdog ends
 /// the process for.
 pub fn has_overdue_call() -> bool {
-    let mut sessions = SESSIONS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut sessions = SESSIONS
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     sessions.retain(|session| session.strong_count() > 0);
-    let mut overdue = sessions.iter().filter_map(Weak::upgrade).map(|overdue| overdue.load(Ordering::Relaxed));
+    let mut overdue = sessions
+        .iter()
+        .filter_map(Weak::upgrade)
+        .map(|overdue| overdue.load(Ordering::Relaxed));
     overdue.any(|overdue| overdue > 0 && overdue < clock())
 }

@@ -31,8 +31,20 @@ pub struct Parked<'a> {
 
 impl<'a> Parked<'a> {
     /// A record that was tried once.
-    pub fn new(cause: Cause, detail: String, partition: &'a TopicPartition, record: &'a Record) -> Parked<'a> {
-        Parked { cause, detail, attempts: 1, partition, record, to_offset: None }
+    pub fn new(
+        cause: Cause,
+        detail: String,
+        partition: &'a TopicPartition,
+        record: &'a Record,
+    ) -> Parked<'a> {
+        Parked {
+            cause,
+            detail,
+            attempts: 1,
+            partition,
+            record,
+            to_offset: None,
+        }
     }
 }
 
@@ -48,12 +60,22 @@ const LINES: usize = 3;
 
 /// Counts and logs what was parked in one transaction.
 pub fn tell(parked: &[Notice]) {
-    parked.iter().for_each(|notice| metrics::parked(notice.cause));
+    parked
+        .iter()
+        .for_each(|notice| metrics::parked(notice.cause));
     for cause in Cause::ALL {
-        let of_cause: Vec<&str> = parked.iter().filter(|n| n.cause == cause).map(|n| n.text.as_str()).collect();
+        let of_cause: Vec<&str> = parked
+            .iter()
+            .filter(|n| n.cause == cause)
+            .map(|n| n.text.as_str())
+            .collect();
         match of_cause[..] {
             [first, .., last] if of_cause.len() > LINES => {
-                log::error!("{} records parked ({}): first, {first}; last, {last}", of_cause.len(), cause.name());
+                log::error!(
+                    "{} records parked ({}): first, {first}; last, {last}",
+                    of_cause.len(),
+                    cause.name()
+                );
             }
             _ => of_cause.iter().for_each(|text| log::error!("{text}")),
         }
@@ -66,7 +88,14 @@ pub fn tell(parked: &[Notice]) {
 /// # Errors
 /// What PostgreSQL says.
 pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<Option<Notice>> {
-    let Parked { cause, detail, attempts, partition, record, to_offset } = parked;
+    let Parked {
+        cause,
+        detail,
+        attempts,
+        partition,
+        record,
+        to_offset,
+    } = parked;
     let (names, values) = header_columns(record);
     let parked_now = tx.execute(
         "insert into dead_letter (cause, detail, attempts, topic, topic_id, partition, record_offset, to_offset,
@@ -91,22 +120,41 @@ pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<Option<Notice>> {
     )?;
     // foreign text stays in its line
     let detail = detail.escape_debug();
-    let text = format!("parked {partition}@{} ({}): {detail}", record.offset, cause.name());
-    Ok((parked_now > 0).then_some(Notice { cause: *cause, text }))
+    let text = format!(
+        "parked {partition}@{} ({}): {detail}",
+        record.offset,
+        cause.name()
+    );
+    Ok((parked_now > 0).then_some(Notice {
+        cause: *cause,
+        text,
+    }))
 }
 
 /// A record's headers as the columns `header_names` and `header_values` hold them.
 pub(crate) fn header_columns(record: &Record) -> (Vec<String>, Vec<Option<&[u8]>>) {
-    record.headers.iter().map(|(name, value)| (scrubbed(name), value.as_deref())).unzip()
+    record
+        .headers
+        .iter()
+        .map(|(name, value)| (scrubbed(name), value.as_deref()))
+        .unzip()
 }
 
 /// A record as it was kept: its key, value, header names and header values are the four columns from `at`.
 pub(crate) fn kept_record(row: &postgres::Row, at: usize, offset: i64, timestamp: i64) -> Record {
     let bytes = |column| row.get::<_, Option<Vec<u8>>>(column).map(Bytes::from);
     let (names, values): (Vec<String>, Vec<Option<Vec<u8>>>) = (row.get(at + 2), row.get(at + 3));
-    let header = |(name, value): (String, Option<Vec<u8>>)| (StrBytes::from_string(name), value.map(Bytes::from));
+    let header = |(name, value): (String, Option<Vec<u8>>)| {
+        (StrBytes::from_string(name), value.map(Bytes::from))
+    };
     let headers = names.into_iter().zip(values).map(header).collect();
-    Record { offset, timestamp, key: bytes(at), value: bytes(at + 1), headers }
+    Record {
+        offset,
+        timestamp,
+        key: bytes(at),
+        value: bytes(at + 1),
+        headers,
+    }
 }
 
 /// What PostgreSQL's text can't hold is replaced.
@@ -169,7 +217,11 @@ impl Filter {
         from: i64,
         limit: i64,
     ) -> Result<Vec<postgres::Row>> {
-        let of_order = if self.order_id.is_some() { "order_id = $4" } else { "$4::uuid is null" };
+        let of_order = if self.order_id.is_some() {
+            "order_id = $4"
+        } else {
+            "$4::uuid is null"
+        };
         let sql = format!(
             "select {columns} from dead_letter
               where ($1::text is null or state = $1) and ($2::text is null or cause = $2)
@@ -260,7 +312,12 @@ fn summary(row: &postgres::Row) -> Summary {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn list(session: &mut Session, filter: &Filter, before: Option<i64>, limit: i64) -> Result<Vec<Summary>> {
+pub fn list(
+    session: &mut Session,
+    filter: &Filter,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Summary>> {
     let page = "id < $5 order by id desc limit $6";
     let rows = filter.query(session, COLUMNS, page, before.unwrap_or(i64::MAX), limit)?;
     Ok(rows.iter().map(summary).collect())
@@ -272,7 +329,11 @@ pub fn sweep(retention: Option<Duration>) -> Sweep {
     let sql = "delete from dead_letter where id in
                    (select id from dead_letter where handled_at < clock_timestamp() - $1 * interval '1 millisecond'
                      order by handled_at limit $2 for update skip locked)";
-    Sweep { what: "handled dead letters", retention, sql: sql.into() }
+    Sweep {
+        what: "handled dead letters",
+        retention,
+        sql: sql.into(),
+    }
 }
 
 /// Dead letters that are counted before it is left at "many".
@@ -292,10 +353,18 @@ pub fn count_open(session: &mut Session) -> Result<i64> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn oldest(session: &mut Session, filter: &Filter, after: i64, limit: i64) -> Result<(Vec<i64>, i64)> {
+pub fn oldest(
+    session: &mut Session,
+    filter: &Filter,
+    after: i64,
+    limit: i64,
+) -> Result<(Vec<i64>, i64)> {
     let page = "id > $5 order by id limit $6";
     let rows = filter.query(session, "id, count(*) over ()", page, after, limit)?;
-    Ok((rows.iter().map(|row| row.get(0)).collect(), rows.first().map_or(0, |row| row.get(1))))
+    Ok((
+        rows.iter().map(|row| row.get(0)).collect(),
+        rows.first().map_or(0, |row| row.get(1)),
+    ))
 }
 
 /// One parked record; none if there is no such number.
@@ -347,7 +416,11 @@ fn kept(row: &postgres::Row) -> Kept {
     let summary = summary(row);
     let topic_id = row.get(16);
     Kept {
-        partition: TopicPartition { topic: summary.topic.as_str().into(), topic_id, partition: summary.partition },
+        partition: TopicPartition {
+            topic: summary.topic.as_str().into(),
+            topic_id,
+            partition: summary.partition,
+        },
         record: kept_record(row, 17, summary.offset, 0),
         summary,
     }

@@ -44,7 +44,14 @@ pub struct Action {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn note(tx: &mut Tx<'_>, id: i64, actor: &str, deed: Deed, result: &str, detail: Option<&str>) -> Result<()> {
+pub fn note(
+    tx: &mut Tx<'_>,
+    id: i64,
+    actor: &str,
+    deed: Deed,
+    result: &str,
+    detail: Option<&str>,
+) -> Result<()> {
     tx.execute(
         "insert into dead_letter_action (dead_letter_id, actor, action, result, detail) values ($1, $2, $3, $4, $5)",
         &[&id, &actor, &deed.name(), &result, &detail.map(scrubbed)],
@@ -63,5 +70,11 @@ pub fn history(session: &mut impl Query, id: i64) -> Result<Vec<Action>> {
 }
 
 fn action(row: &postgres::Row) -> Action {
-    Action { at: row.get(0), actor: row.get(1), action: row.get(2), result: row.get(3), detail: row.get(4) }
+    Action {
+        at: row.get(0),
+        actor: row.get(1),
+        action: row.get(2),
+        result: row.get(3),
+        detail: row.get(4),
+    }
 }

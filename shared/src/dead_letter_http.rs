@@ -50,14 +50,31 @@ pub fn routes(
     waker: Waker,
     handler: Arc<dyn Fn() -> Box<dyn Handler> + Send + Sync>,
 ) -> Routes {
-    let calls = Arc::new(Calls { pool, replayer: Replayer { prefix, handler, waker } });
+    let calls = Arc::new(Calls {
+        pool,
+        replayer: Replayer {
+            prefix,
+            handler,
+            waker,
+        },
+    });
     let [list, show, replay, replay_many, discard] = std::array::from_fn(|_| calls.clone());
     routes
-        .answer(Method::Get, "/dead-letters", move |request| list.list(request))
-        .answer(Method::Get, "/dead-letters/{id}", move |request| show.show(request))
-        .answer(Method::Post, "/dead-letters/replay", move |request| replay_many.replay_many(request))
-        .answer(Method::Post, "/dead-letters/{id}/replay", move |request| replay.replay(request))
-        .answer(Method::Post, "/dead-letters/{id}/discard", move |request| discard.discard(request))
+        .answer(Method::Get, "/dead-letters", move |request| {
+            list.list(request)
+        })
+        .answer(Method::Get, "/dead-letters/{id}", move |request| {
+            show.show(request)
+        })
+        .answer(Method::Post, "/dead-letters/replay", move |request| {
+            replay_many.replay_many(request)
+        })
+        .answer(Method::Post, "/dead-letters/{id}/replay", move |request| {
+            replay.replay(request)
+        })
+        .answer(Method::Post, "/dead-letters/{id}/discard", move |request| {
+            discard.discard(request)
+        })
 }
 
 impl Calls {
@@ -65,26 +82,56 @@ impl Calls {
         let query = &request.query;
         let known = query.only(&["state", "cause", "topic", "orderId", "limit", "before"]);
         let page = both(limit(query), query.integer("before", IDS));
-        let (_, ((state, filter), (limit, before))) = both(known, both(both(state(query), self.filter(query)), page))?;
+        let (_, ((state, filter), (limit, before))) =
+            both(known, both(both(state(query), self.filter(query)), page))?;
         let filter = Filter { state, ..filter };
-        let found = self.pool.with(|session| dead_letter::list(session, &filter, before, limit)).map_err(problem)?;
-        let next = found.last().filter(|_| found.len() as i64 == limit).map(|last| last.id);
-        Ok(Response::json(200, &Page { dead_letters: found, next }))
+        let found = self
+            .pool
+            .with(|session| dead_letter::list(session, &filter, before, limit))
+            .map_err(problem)?;
+        let next = found
+            .last()
+            .filter(|_| found.len() as i64 == limit)
+            .map(|last| last.id);
+        Ok(Response::json(
+            200,
+            &Page {
+                dead_letters: found,
+                next,
+            },
+        ))
     }
 
     fn show(&self, request: &Request) -> Result<Response, Problem> {
         let (id, ()) = both(id(request), request.query.only(&[]))?;
-        let find = |session: &mut _| Ok((dead_letter::find(session, id)?, dead_letter_action::history(session, id)?));
+        let find = |session: &mut _| {
+            Ok((
+                dead_letter::find(session, id)?,
+                dead_letter_action::history(session, id)?,
+            ))
+        };
         let (kept, history) = self.pool.with(find).map_err(problem)?;
-        Ok(Response::json(200, &Detail::new(kept.ok_or_else(|| unknown(id))?, history)))
+        Ok(Response::json(
+            200,
+            &Detail::new(kept.ok_or_else(|| unknown(id))?, history),
+        ))
     }
 
     fn replay(&self, request: &Request) -> Result<Response, Problem> {
         without_body(request)?;
         let query = both(request.query.only(&["force"]), request.query.flag("force"));
         let ((id, (_, force)), actor) = both(both(id(request), query), request.actor())?;
-        let ask = Ask { id, actor: &actor, force, dry_run: false, wait: true };
-        let verdict = self.pool.once(|session| self.replayer.replay(session, &ask)).map_err(problem)?;
+        let ask = Ask {
+            id,
+            actor: &actor,
+            force,
+            dry_run: false,
+            wait: true,
+        };
+        let verdict = self
+            .pool
+            .once(|session| self.replayer.replay(session, &ask))
+            .map_err(problem)?;
         Ok(Response::json(200, &done(id, verdict)?))
     }
 
@@ -92,10 +139,19 @@ impl Calls {
         without_body(request)?;
         let query = &request.query;
         let known = query.only(&["cause", "topic", "orderId", "limit", "after", "dryRun"]);
-        let page = both(limit(query), both(query.integer("after", IDS), query.flag("dryRun")));
+        let page = both(
+            limit(query),
+            both(query.integer("after", IDS), query.flag("dryRun")),
+        );
         let (_, (filter, (limit, (after, dry_run)))) = both(known, both(self.filter(query), page))?;
         let actor = request.actor()?;
-        let ask = AskMany { filter, after: after.unwrap_or(0), limit, actor: &actor, dry_run };
+        let ask = AskMany {
+            filter,
+            after: after.unwrap_or(0),
+            limit,
+            actor: &actor,
+            dry_run,
+        };
         let (done, end) = replay_many(&self.pool, &self.replayer, &ask);
         end.map_err(|error| interrupted(&done, &error))?;
         Ok(Response::json(200, &done))
@@ -104,24 +160,45 @@ impl Calls {
     fn discard(&self, request: &Request) -> Result<Response, Problem> {
         let (id, ()) = both(id(request), request.query.only(&[]))?;
         let (reason, actor) = both(reason(request), request.actor())?;
-        let verdict = self.pool.once(|session| replay::discard(session, id, &actor, &reason)).map_err(problem)?;
+        let verdict = self
+            .pool
+            .once(|session| replay::discard(session, id, &actor, &reason))
+            .map_err(problem)?;
         done(id, verdict)?;
-        Ok(Response::json(200, &Discarded { result: State::Discarded }))
+        Ok(Response::json(
+            200,
+            &Discarded {
+                result: State::Discarded,
+            },
+        ))
     }
 
     fn filter(&self, query: &Query) -> Result<Filter, Problem> {
-        let (cause, (topics, order_id)) = both(cause(query), both(self.topics(query), query.uuid("orderId")))?;
-        Ok(Filter { state: None, cause, topics, order_id })
+        let (cause, (topics, order_id)) = both(
+            cause(query),
+            both(self.topics(query), query.uuid("orderId")),
+        )?;
+        Ok(Filter {
+            state: None,
+            cause,
+            topics,
+            order_id,
+        })
     }
 
     /// A topic may be named as the contract does, or as Kafka does: with the installation's prefix.
     fn topics(&self, query: &Query) -> Result<Option<Vec<String>>, Problem> {
-        let Some(name) = query.get("topic") else { return Ok(None) };
+        let Some(name) = query.get("topic") else {
+            return Ok(None);
+        };
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if !TOPIC_LENGTH.contains(&name.len()) || !name.bytes().all(legal) {
             return Err(Problem::field("topic", "must be the name of a topic"));
         }
-        Ok(Some(vec![name.into(), format!("{}{name}", self.replayer.prefix)]))
+        Ok(Some(vec![
+            name.into(),
+            format!("{}{name}", self.replayer.prefix),
+        ]))
     }
 }
 
@@ -132,8 +209,13 @@ struct Discarded {
 
 /// What stands in a body would be passed over: a `dryRun`, say.
 fn without_body(request: &Request) -> Result<(), Problem> {
-    let sentence = "a replay takes no body: give cause, topic, orderId, dryRun, force, … in the query";
-    if request.body.is_empty() { Ok(()) } else { Err(Problem::new(422, sentence)) }
+    let sentence =
+        "a replay takes no body: give cause, topic, orderId, dryRun, force, … in the query";
+    if request.body.is_empty() {
+        Ok(())
+    } else {
+        Err(Problem::new(422, sentence))
+    }
 }
 
 fn id(request: &Request) -> Result<i64, Problem> {
@@ -170,8 +252,14 @@ fn done<T>(id: i64, verdict: Verdict<T>) -> Result<T, Problem> {
 fn interrupted(done: &Replays, error: &Error) -> Problem {
     log::warn!("replaying dead letters ended early: {error}");
     let (replayed, skipped) = (done.replayed.len(), done.skipped.len());
-    let story = format!("{replayed} of {} dead letters were replayed, {skipped} skipped", done.matched);
-    Problem::unavailable(format!("{}; {story}; repeat the request", error.for_clients()), RETRY_AFTER)
+    let story = format!(
+        "{replayed} of {} dead letters were replayed, {skipped} skipped",
+        done.matched
+    );
+    Problem::unavailable(
+        format!("{}; {story}; repeat the request", error.for_clients()),
+        RETRY_AFTER,
+    )
 }
 
 fn unknown(id: i64) -> Problem {
@@ -185,6 +273,9 @@ pub fn problem(error: Error) -> Problem {
         error if error.blame() == Blame::Message => {
             Problem::new(500, "the request could not be stored; nothing was changed")
         }
-        error => Problem::unavailable(format!("{}; repeat the request", error.for_clients()), RETRY_AFTER),
+        error => Problem::unavailable(
+            format!("{}; repeat the request", error.for_clients()),
+            RETRY_AFTER,
+        ),
     }
 }

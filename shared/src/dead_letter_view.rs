@@ -33,7 +33,9 @@ struct Header {
 impl Detail {
     /// Shows `kept` and what was done about it.
     pub fn new(kept: Kept, history: Vec<Action>) -> Detail {
-        let Kept { summary, record, .. } = kept;
+        let Kept {
+            summary, record, ..
+        } = kept;
         let header = |(name, value): &(_, _)| Header {
             name: format!("{name}"),
             value: text(value),
@@ -53,7 +55,9 @@ impl Detail {
 
 /// Bytes that are not UTF-8 show as U+FFFD.
 fn text(bytes: &Option<Bytes>) -> Option<String> {
-    bytes.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    bytes
+        .as_ref()
+        .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
 }
 
 fn base64(bytes: &Option<Bytes>) -> Option<String> {

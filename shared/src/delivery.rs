@@ -48,33 +48,46 @@ impl Delivery {
     /// Reads the header's value; none if it is broken, or can't be ours.
     pub fn parse(text: &[u8]) -> Option<Delivery> {
         let short = Some(text).filter(|text| text.len() <= LONGEST)?;
-        serde_json::from_slice(short).ok().filter(Delivery::is_possible)
+        serde_json::from_slice(short)
+            .ok()
+            .filter(Delivery::is_possible)
     }
 
     /// Tables and clocks can hold what it says.
     fn is_possible(&self) -> bool {
         let times = [self.stored, self.published, Some(self.taken_up)];
-        let in_time = times.into_iter().flatten().all(|time| (0..=LAST_TIME).contains(&time));
+        let in_time = times
+            .into_iter()
+            .flatten()
+            .all(|time| (0..=LAST_TIME).contains(&time));
         in_time && self.partition >= 0 && self.offset >= 0 && self.attempt >= 1
     }
 }
 
 /// The present time, in microseconds since 1970.
 pub fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_micros() as i64)
 }
 
 /// A record's timestamp as a time in microseconds; none if it has none that a calendar holds.
 pub fn from_millis(timestamp: i64) -> Option<i64> {
-    timestamp.checked_mul(1_000).filter(|time| (1..=LAST_TIME).contains(time))
+    timestamp
+        .checked_mul(1_000)
+        .filter(|time| (1..=LAST_TIME).contains(time))
 }
 
 /// A time written as `ce_time` is: RFC 3339, UTC, six digits. None if it is written otherwise.
 pub fn from_rfc3339(text: &str) -> Option<i64> {
     const AS_WRITTEN: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
-    let time = PrimitiveDateTime::parse(text, AS_WRITTEN).ok()?.assume_utc();
-    i64::try_from(time.unix_timestamp_nanos() / 1_000).ok().filter(|micros| (0..=LAST_TIME).contains(micros))
+    let time = PrimitiveDateTime::parse(text, AS_WRITTEN)
+        .ok()?
+        .assume_utc();
+    i64::try_from(time.unix_timestamp_nanos() / 1_000)
+        .ok()
+        .filter(|micros| (0..=LAST_TIME).contains(micros))
 }
 
 #[cfg(test)]
@@ -99,8 +112,16 @@ mod tests {
             r#"{"id":"01a207b0-6c85-711f-941c-898f27171165","partition":2,"offset":17,"stored":1767323045678901,"published":1767323045680000,"takenUp":1767323045682003,"attempt":1}"#
         );
         assert_eq!(Delivery::parse(text.as_bytes()), Some(DELIVERY));
-        let bare = Delivery { id: None, stored: None, published: None, ..DELIVERY };
-        assert_eq!(bare.to_json(), r#"{"partition":2,"offset":17,"takenUp":1767323045682003,"attempt":1}"#);
+        let bare = Delivery {
+            id: None,
+            stored: None,
+            published: None,
+            ..DELIVERY
+        };
+        assert_eq!(
+            bare.to_json(),
+            r#"{"partition":2,"offset":17,"takenUp":1767323045682003,"attempt":1}"#
+        );
         assert_eq!(Delivery::parse(bare.to_json().as_bytes()), Some(bare));
     }
 
@@ -164,7 +185,10 @@ mod tests {
         ] {
             assert_eq!(from_rfc3339(text), None, "{text}");
         }
-        assert_eq!((from_millis(-1), from_millis(0), from_millis(i64::MAX)), (None, None, None));
+        assert_eq!(
+            (from_millis(-1), from_millis(0), from_millis(i64::MAX)),
+            (None, None, None)
+        );
         assert_eq!(from_millis(1_767_323_045_678), Some(1_767_323_045_678_000));
     }
 }

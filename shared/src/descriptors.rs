@@ -43,33 +43,52 @@ pub fn http_limits(config: &Config) -> Limits {
             Limits::MAX_CONNECTIONS
         );
     }
-    Limits { workers: config.http_workers, connections, ..Limits::default() }
+    Limits {
+        workers: config.http_workers,
+        connections,
+        ..Limits::default()
+    }
 }
 
 fn reserve(config: &Config) -> usize {
     let sessions = SESSIONS + config.http_workers + config.consumers;
-    let of_recovery = if config.service == Service::Order { BROKER_CONNECTIONS_OF_RECOVERY } else { 0 };
+    let of_recovery = if config.service == Service::Order {
+        BROKER_CONNECTIONS_OF_RECOVERY
+    } else {
+        0
+    };
     let of_consumer = BROKER_CONNECTIONS_OF_CONSUMER + of_recovery;
-    let to_each_broker = BROKER_CONNECTIONS_OF_RELAY + of_consumer * config.consumers + BROKER_CONNECTIONS_OF_MONITOR;
+    let to_each_broker = BROKER_CONNECTIONS_OF_RELAY
+        + of_consumer * config.consumers
+        + BROKER_CONNECTIONS_OF_MONITOR;
     OWN + WAKE_OF_CONSUMER * config.consumers
         + A_SESSION * sessions
         + A_BROKER_CONNECTION * to_each_broker * config.brokers.len()
 }
 
 fn connections(available: usize, reserve: usize) -> usize {
-    available.saturating_sub(reserve).clamp(MIN_CONNECTIONS, Limits::MAX_CONNECTIONS)
+    available
+        .saturating_sub(reserve)
+        .clamp(MIN_CONNECTIONS, Limits::MAX_CONNECTIONS)
 }
 
 /// The number of descriptors that this process may have, after raising it towards `wanted`.
 fn raise(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     // none: without limit
-    let count = |limit: Option<u64>| limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let count = |limit: Option<u64>| {
+        limit.map_or(usize::MAX, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        })
+    };
     let (soft, reachable) = (count(limit.current), wanted.min(count(limit.maximum)));
     if soft >= reachable {
         return soft;
     }
-    let raised = Rlimit { current: Some(reachable as u64), maximum: limit.maximum };
+    let raised = Rlimit {
+        current: Some(reachable as u64),
+        maximum: limit.maximum,
+    };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => reachable,
         Err(error) => {
@@ -87,7 +106,11 @@ mod tests {
     fn the_service_s_own_connections_are_reserved_before_any_client_gets_one() {
         let config = Config::from_lookup(Service::Order, |_| None).unwrap();
         assert_eq!(reserve(&config), 78);
-        let busier = Config { http_workers: 8, consumers: 3, ..config };
+        let busier = Config {
+            http_workers: 8,
+            consumers: 3,
+            ..config
+        };
         assert_eq!(reserve(&busier), 78 + 4 * 4 + 2 * 4 + 2 * 6 * 2 + 2 * 2);
         let payment = Config::from_lookup(Service::Payment, |_| None).unwrap();
         assert_eq!(reserve(&payment), 72);
@@ -99,6 +122,10 @@ mod tests {
         assert_eq!(connections(1_024, 62), 962);
         assert_eq!(connections(20_000, 62), 2_500);
         assert_eq!(connections(usize::MAX, 62), 2_500);
-        assert_eq!(connections(32, 62), 2, "too few for the service itself: still somebody is served");
+        assert_eq!(
+            connections(32, 62),
+            2,
+            "too few for the service itself: still somebody is served"
+        );
     }
 }

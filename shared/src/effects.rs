@@ -50,9 +50,22 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
 impl Effects {
     /// Connects to nothing yet. `prefix`: the topics'; `handler`: what the service does with an event; `waker` is called after a
     /// commit that appended.
-    pub fn new(prefix: String, connection: Connection, handler: Box<dyn Handler>, waker: Waker) -> Effects {
+    pub fn new(
+        prefix: String,
+        connection: Connection,
+        handler: Box<dyn Handler>,
+        waker: Waker,
+    ) -> Effects {
         let (around, told_at) = (Around::default(), None);
-        Effects { prefix, connection, handler, waker, around, try_aside_at: Instant::now(), told_at }
+        Effects {
+            prefix,
+            connection,
+            handler,
+            waker,
+            around,
+            try_aside_at: Instant::now(),
+            told_at,
+        }
     }
 
     /// Where each partition's offset is.
@@ -96,8 +109,10 @@ impl Effects {
         let steps: Vec<Move> = slices.iter().map(Slice::step).collect();
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &steps)?;
-        let inputs: Vec<(&TopicPartition, &Input)> =
-            slices.iter().flat_map(|slice| slice.inputs.iter().map(|input| (&slice.partition, input))).collect();
+        let inputs: Vec<(&TopicPartition, &Input)> = slices
+            .iter()
+            .flat_map(|slice| slice.inputs.iter().map(|input| (&slice.partition, input)))
+            .collect();
         let waiting = match set_aside {
             true => waiting(&mut tx, &mut *self.handler, &inputs, true)?,
             false => vec![],
@@ -116,9 +131,19 @@ impl Effects {
             self.around.held();
             self.try_aside_at = Instant::now() + TRY_AGAIN;
             let (count, offset) = (aside.len(), record.offset);
-            let is_news = self.told_at.is_none_or(|told_at| told_at.elapsed() >= TELL_AGAIN);
-            self.told_at = if is_news { Some(Instant::now()) } else { self.told_at };
-            let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+            let is_news = self
+                .told_at
+                .is_none_or(|told_at| told_at.elapsed() >= TELL_AGAIN);
+            self.told_at = if is_news {
+                Some(Instant::now())
+            } else {
+                self.told_at
+            };
+            let level = if is_news {
+                log::Level::Warn
+            } else {
+                log::Level::Debug
+            };
             log::log!(
                 level,
                 "{count} records are set aside and tried again, the first {partition}@{offset}: it waits for {why}"
@@ -142,7 +167,9 @@ impl Effects {
         let mut all = 0;
         for _ in 0..ROUNDS {
             let done = match self.prepared(|effects| effects.try_those_aside(None)) {
-                Err(error) if error.blame() == Blame::Message => self.prepared(Effects::try_each_aside),
+                Err(error) if error.blame() == Blame::Message => {
+                    self.prepared(Effects::try_each_aside)
+                }
                 done => done,
             }?;
             all += done;
@@ -173,16 +200,27 @@ impl Effects {
                 Some((
                     aside.id,
                     aside.partition.clone(),
-                    Input::new(topic(&aside)?, aside.partition.partition, aside.record, now, aside.attempts),
+                    Input::new(
+                        topic(&aside)?,
+                        aside.partition.partition,
+                        aside.record,
+                        now,
+                        aside.attempts,
+                    ),
                 ))
             })
             .collect();
-        let borrowed: Vec<(&TopicPartition, &Input)> =
-            inputs.iter().map(|(_, partition, input)| (partition, input)).collect();
+        let borrowed: Vec<(&TopicPartition, &Input)> = inputs
+            .iter()
+            .map(|(_, partition, input)| (partition, input))
+            .collect();
         let waiting = waiting(&mut tx, &mut *self.handler, &borrowed, false)?;
         let (sent, parked) = handle(&mut tx, prefix, &mut *self.handler, &borrowed, &waiting)?;
         let ids = |waits: bool| -> Vec<i64> {
-            let those = inputs.iter().zip(&waiting).filter(|(_, why)| why.is_some() == waits);
+            let those = inputs
+                .iter()
+                .zip(&waiting)
+                .filter(|(_, why)| why.is_some() == waits);
             those.map(|((id, ..), _)| *id).collect()
         };
         let done = ids(false);
@@ -194,7 +232,10 @@ impl Effects {
         self.handler.committed();
         self.wake(&sent);
         if !done.is_empty() {
-            log::info!("{} records that were set aside have had their effect", done.len());
+            log::info!(
+                "{} records that were set aside have had their effect",
+                done.len()
+            );
         }
         Ok(done.len())
     }
@@ -205,10 +246,14 @@ impl Effects {
         let mut done = 0;
         for aside in taken {
             match self.try_those_aside(Some(aside.id)) {
-                Err(error) if error.blame() == Blame::Message && aside.attempts >= ATTEMPTS as i32 => {
+                Err(error)
+                    if error.blame() == Blame::Message && aside.attempts >= ATTEMPTS as i32 =>
+                {
                     self.give_up_aside(&aside, &error.to_string())?;
                 }
-                Err(error) if error.blame() == Blame::Message => aside::failed(self.connection.session()?, aside.id)?,
+                Err(error) if error.blame() == Blame::Message => {
+                    aside::failed(self.connection.session()?, aside.id)?
+                }
                 outcome => done += outcome?,
             }
         }
@@ -216,11 +261,25 @@ impl Effects {
     }
 
     fn give_up_aside(&mut self, aside: &Aside, why: &str) -> Result<()> {
-        let Some(topic) = Topic::from_name(&aside.partition.topic, &self.prefix) else { return Ok(()) };
-        let input = Input::new(topic, aside.partition.partition, aside.record.clone(), delivery::now(), aside.attempts);
+        let Some(topic) = Topic::from_name(&aside.partition.topic, &self.prefix) else {
+            return Ok(());
+        };
+        let input = Input::new(
+            topic,
+            aside.partition.partition,
+            aside.record.clone(),
+            delivery::now(),
+            aside.attempts,
+        );
         let mut tx = self.connection.session()?.transaction()?;
-        let (sent, parked) =
-            given_up(&mut tx, &mut *self.handler, &aside.partition, &input, aside.attempts as u32, why)?;
+        let (sent, parked) = given_up(
+            &mut tx,
+            &mut *self.handler,
+            &aside.partition,
+            &input,
+            aside.attempts as u32,
+            why,
+        )?;
         aside::remove(&mut tx, &[aside.id])?;
         outbox::append(&mut tx, &sent)?;
         tx.commit()?;
@@ -237,7 +296,14 @@ impl Effects {
     pub fn give_up(&mut self, slice: &Slice, attempts: u32, why: &str) -> Result<()> {
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &[slice.step()])?;
-        let (sent, parked) = given_up(&mut tx, &mut *self.handler, &slice.partition, &slice.inputs[0], attempts, why)?;
+        let (sent, parked) = given_up(
+            &mut tx,
+            &mut *self.handler,
+            &slice.partition,
+            &slice.inputs[0],
+            attempts,
+            why,
+        )?;
         outbox::append(&mut tx, &sent)?;
         tx.commit()?;
         dead_letter::tell(parked.as_slice());
@@ -259,7 +325,13 @@ impl Effects {
     ///
     /// # Errors
     /// What PostgreSQL says; nothing was changed.
-    pub fn park(&mut self, step: Move, cause: Cause, detail: String, record: &Record) -> Result<()> {
+    pub fn park(
+        &mut self,
+        step: Move,
+        cause: Cause,
+        detail: String,
+        record: &Record,
+    ) -> Result<()> {
         let partition = step.partition.clone();
         let to_offset = (cause == Cause::LogGap).then_some(step.to);
         let mut tx = self.connection.session()?.transaction()?;
@@ -287,20 +359,43 @@ fn given_up(
     tx: &mut Tx<'_>,
     handler: &mut dyn Handler,
     partition: &TopicPartition,
-    Input { record, delivery, event }: &Input,
+    Input {
+        record,
+        delivery,
+        event,
+    }: &Input,
     attempts: u32,
     why: &str,
 ) -> Result<(Vec<Event>, Option<Notice>)> {
     let sent = match event {
         Ok(event) if event.topic().1 == Channel::Request => {
-            let delivery = Delivery { attempt: attempts as i32, ..*delivery };
+            let delivery = Delivery {
+                attempt: attempts as i32,
+                ..*delivery
+            };
             let traceparent = event.traceparent.clone();
-            handler.give_up(tx, &GivenUp { order_id: event.order_id, traceparent, delivery })?
+            handler.give_up(
+                tx,
+                &GivenUp {
+                    order_id: event.order_id,
+                    traceparent,
+                    delivery,
+                },
+            )?
         }
         _ => vec![],
     };
     let story = Parked::new(Cause::GivenUp, why.to_string(), partition, record);
-    Ok((sent, dead_letter::park(tx, &Parked { attempts: attempts as i32, ..story })?))
+    Ok((
+        sent,
+        dead_letter::park(
+            tx,
+            &Parked {
+                attempts: attempts as i32,
+                ..story
+            },
+        )?,
+    ))
 }
 
 /// What each record waits for; the rows of those that wait for nothing are locked. Where some are set aside already
@@ -311,17 +406,31 @@ fn waiting(
     inputs: &[(&TopicPartition, &Input)],
     look_behind: bool,
 ) -> Result<Vec<Option<String>>> {
-    let events: Vec<Event> = inputs.iter().filter_map(|(_, input)| input.event.as_ref().ok().cloned()).collect();
+    let events: Vec<Event> = inputs
+        .iter()
+        .filter_map(|(_, input)| input.event.as_ref().ok().cloned())
+        .collect();
     let mut waiting = handler.waits_for(tx, &events)?.into_iter();
     let before = match look_behind {
         true => {
-            let keys: Vec<&[u8]> = inputs.iter().filter_map(|(_, input)| input.record.key.as_deref()).collect();
+            let keys: Vec<&[u8]> = inputs
+                .iter()
+                .filter_map(|(_, input)| input.record.key.as_deref())
+                .collect();
             aside::waiting_keys(tx, &keys)?
         }
         false => HashSet::new(),
     };
-    let is_behind = |input: &Input| input.record.key.as_deref().is_some_and(|key| before.contains(key));
-    let behind = |input: &Input| is_behind(input).then(|| "what was set aside before about the same order".to_string());
+    let is_behind = |input: &Input| {
+        input
+            .record
+            .key
+            .as_deref()
+            .is_some_and(|key| before.contains(key))
+    };
+    let behind = |input: &Input| {
+        is_behind(input).then(|| "what was set aside before about the same order".to_string())
+    };
     let each = |(_, input): &(&TopicPartition, &Input)| match input.event {
         Ok(_) => waiting.next().flatten().or_else(|| behind(input)),
         Err(_) => None,
@@ -338,21 +447,46 @@ fn handle(
     waiting: &[Option<String>],
 ) -> Result<(Vec<Event>, Vec<Notice>)> {
     let waits = |place: usize| waiting.get(place).is_some_and(Option::is_some);
-    let free = || inputs.iter().enumerate().filter(|(place, _)| !waits(*place)).map(|(_, input)| *input);
-    let events: Vec<Event> = free().filter_map(|(_, input)| input.event.as_ref().ok().cloned()).collect();
+    let free = || {
+        inputs
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| !waits(*place))
+            .map(|(_, input)| *input)
+    };
+    let events: Vec<Event> = free()
+        .filter_map(|(_, input)| input.event.as_ref().ok().cloned())
+        .collect();
     let handled = handler::handle(handler, tx, &events)?;
     let (mut sent, mut parked) = (handled.events, Vec::new());
     let mut outcomes = handled.outcomes.into_iter();
-    for (partition, Input { record, delivery, event }) in free() {
+    for (
+        partition,
+        Input {
+            record,
+            delivery,
+            event,
+        },
+    ) in free()
+    {
         let refusal = match event {
             Ok(event) => refused(event, outcomes.next()),
             Err(undecodable) => {
-                sent.extend(answer(tx, handler, prefix, partition, (undecodable, *delivery))?);
+                sent.extend(answer(
+                    tx,
+                    handler,
+                    prefix,
+                    partition,
+                    (undecodable, *delivery),
+                )?);
                 Some((Cause::Undecodable, undecodable.why.clone()))
             }
         };
         if let Some((cause, why)) = refusal {
-            parked.extend(dead_letter::park(tx, &Parked::new(cause, why, partition, record))?);
+            parked.extend(dead_letter::park(
+                tx,
+                &Parked::new(cause, why, partition, record),
+            )?);
         }
     }
     Ok((sent, parked))
@@ -365,7 +499,11 @@ fn refused(event: &Event, outcome: Option<Outcome>) -> Option<(Cause, String)> {
         Outcome::Unchanged(why) => why,
         Outcome::GivenUp => "it was given up for good",
     };
-    log::debug!("order {}: {} changed nothing: {why}", event.order_id, event.type_name());
+    log::debug!(
+        "order {}: {} changed nothing: {why}",
+        event.order_id,
+        event.type_name()
+    );
     None
 }
 
@@ -378,8 +516,21 @@ fn answer(
     partition: &TopicPartition,
     (undecodable, delivery): (&Undecodable, Delivery),
 ) -> Result<Vec<Event>> {
-    let is_request = Topic::from_name(&partition.topic, prefix).is_some_and(|topic| topic.1 == Channel::Request);
-    let Some(order_id) = undecodable.order_id.filter(|_| is_request) else { return Ok(vec![]) };
+    let is_request =
+        Topic::from_name(&partition.topic, prefix).is_some_and(|topic| topic.1 == Channel::Request);
+    let Some(order_id) = undecodable.order_id.filter(|_| is_request) else {
+        return Ok(vec![]);
+    };
     let traceparent = undecodable.traceparent.clone();
-    handler.give_up(tx, &GivenUp { order_id, traceparent, delivery: Delivery { attempt: 1, ..delivery } })
+    handler.give_up(
+        tx,
+        &GivenUp {
+            order_id,
+            traceparent,
+            delivery: Delivery {
+                attempt: 1,
+                ..delivery
+            },
+        },
+    )
 }

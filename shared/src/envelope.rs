@@ -34,16 +34,33 @@ struct Data {
 
 impl From<&Event> for Data {
     fn from(event: &Event) -> Data {
-        let bare = Data { order_id: event.order_id, ..Data::default() };
+        let bare = Data {
+            order_id: event.order_id,
+            ..Data::default()
+        };
         match event.body.clone() {
-            Body::PaymentRequested { user_name, price } => {
-                Data { user_name: Some(user_name), price: Some(price), ..bare }
-            }
-            Body::StockRequested { item_name, quantity } => {
-                Data { item_name: Some(item_name), quantity: Some(quantity), ..bare }
-            }
-            Body::Compensated { undone } => Data { undone: Some(undone), ..bare },
-            Body::Failed { reason, attempts } => Data { reason: Some(reason), attempts: Some(attempts), ..bare },
+            Body::PaymentRequested { user_name, price } => Data {
+                user_name: Some(user_name),
+                price: Some(price),
+                ..bare
+            },
+            Body::StockRequested {
+                item_name,
+                quantity,
+            } => Data {
+                item_name: Some(item_name),
+                quantity: Some(quantity),
+                ..bare
+            },
+            Body::Compensated { undone } => Data {
+                undone: Some(undone),
+                ..bare
+            },
+            Body::Failed { reason, attempts } => Data {
+                reason: Some(reason),
+                attempts: Some(attempts),
+                ..bare
+            },
             Body::Completed | Body::CompensationRequested => bare,
         }
     }
@@ -67,10 +84,17 @@ pub struct Undecodable {
 /// body, or the value is not the JSON of its type. Unknown fields and headers are let pass, and so are a trace context and a
 /// delivery (header `answers`) that are none.
 pub fn decode(topic: Topic, record: &kafka::Record) -> std::result::Result<Event, Undecodable> {
-    let order_id = record.key.as_deref().and_then(|key| Uuid::try_parse_ascii(key).ok());
+    let order_id = record
+        .key
+        .as_deref()
+        .and_then(|key| Uuid::try_parse_ascii(key).ok());
     decode_parts(topic, order_id, record).map_err(|why| {
         let traceparent = traceparent(record);
-        Undecodable { order_id, traceparent, why }
+        Undecodable {
+            order_id,
+            traceparent,
+            why,
+        }
     })
 }
 
@@ -87,46 +111,76 @@ pub fn delivery(record: &kafka::Record, partition: i32, taken_up: i64, attempt: 
     }
 }
 
-fn decode_parts(topic: Topic, order_id: Option<Uuid>, record: &kafka::Record) -> std::result::Result<Event, String> {
+fn decode_parts(
+    topic: Topic,
+    order_id: Option<Uuid>,
+    record: &kafka::Record,
+) -> std::result::Result<Event, String> {
     let order_id = order_id.ok_or("the key is not an order id (UUID)")?;
-    let header = |name: &str| header(record, name).ok_or(format!("header {name} is missing or not text"));
+    let header =
+        |name: &str| header(record, name).ok_or(format!("header {name} is missing or not text"));
     if header("ce_specversion")? != "1.0" {
         return Err("header ce_specversion is not 1.0".into());
     }
     let id = Uuid::parse_str(header("ce_id")?).map_err(|_| "header ce_id is not a UUID")?;
     let value = record.value.as_deref().ok_or("the value is missing")?;
-    let data: Data =
-        serde_json::from_slice(value).map_err(|error| format!("the value is not the expected JSON: {error}"))?;
+    let data: Data = serde_json::from_slice(value)
+        .map_err(|error| format!("the value is not the expected JSON: {error}"))?;
     if data.order_id != order_id {
         return Err("orderId in the value is not the key".into());
     }
     let ce_type = header("ce_type")?;
-    let verb = ce_type.strip_prefix(topic.0.name()).and_then(|rest| rest.strip_prefix('.'));
-    let body = body_of(topic, verb.unwrap_or_default(), data)
-        .ok_or(format!("type {ce_type} with these fields does not belong on {}", topic.name()))?;
-    let answers = self::header(record, delivery::HEADER).and_then(|text| Delivery::parse(text.as_bytes()));
-    let idempotency_key = self::header(record, KEY_HEADER).filter(|key| is_key(key)).map(str::to_string);
+    let verb = ce_type
+        .strip_prefix(topic.0.name())
+        .and_then(|rest| rest.strip_prefix('.'));
+    let body = body_of(topic, verb.unwrap_or_default(), data).ok_or(format!(
+        "type {ce_type} with these fields does not belong on {}",
+        topic.name()
+    ))?;
+    let answers =
+        self::header(record, delivery::HEADER).and_then(|text| Delivery::parse(text.as_bytes()));
+    let idempotency_key = self::header(record, KEY_HEADER)
+        .filter(|key| is_key(key))
+        .map(str::to_string);
     let traceparent = traceparent(record);
-    Ok(Event { id, side: topic.0, order_id, body, traceparent, delivery: None, answers, idempotency_key })
+    Ok(Event {
+        id,
+        side: topic.0,
+        order_id,
+        body,
+        traceparent,
+        delivery: None,
+        answers,
+        idempotency_key,
+    })
 }
 
 /// Checked, because the answers carry it on: an outbox row must not grow by what comes from outside.
 fn traceparent(record: &kafka::Record) -> Option<String> {
-    header(record, "traceparent").filter(|text| is_traceparent(text)).map(str::to_string)
+    header(record, "traceparent")
+        .filter(|text| is_traceparent(text))
+        .map(str::to_string)
 }
 
 fn body_of(topic: Topic, verb: &str, data: Data) -> Option<Body> {
     let positive = |number: Option<i64>| number.filter(|n| *n > 0);
     let body = match (verb, topic.0) {
-        ("requested", Side::Payment) => {
-            Body::PaymentRequested { user_name: data.user_name?, price: positive(data.price)? }
-        }
-        ("requested", Side::Stock) => {
-            Body::StockRequested { item_name: data.item_name?, quantity: positive(data.quantity)? }
-        }
+        ("requested", Side::Payment) => Body::PaymentRequested {
+            user_name: data.user_name?,
+            price: positive(data.price)?,
+        },
+        ("requested", Side::Stock) => Body::StockRequested {
+            item_name: data.item_name?,
+            quantity: positive(data.quantity)?,
+        },
         ("completed", _) => Body::Completed,
-        ("compensated", _) => Body::Compensated { undone: data.undone? },
-        ("failed", _) => Body::Failed { reason: data.reason?, attempts: data.attempts? },
+        ("compensated", _) => Body::Compensated {
+            undone: data.undone?,
+        },
+        ("failed", _) => Body::Failed {
+            reason: data.reason?,
+            attempts: data.attempts?,
+        },
         ("compensation-requested", _) => Body::CompensationRequested,
         _ => return None,
     };
@@ -179,7 +233,9 @@ fn stored_text(event: &Event) -> String {
         type_name: event.type_name().into(),
         traceparent: event.traceparent.as_deref().map(Into::into),
         key: event.idempotency_key.as_deref().map(Into::into),
-        answers: answers.as_deref().map(|json| serde_json::from_str(json).expect("just written")),
+        answers: answers
+            .as_deref()
+            .map(|json| serde_json::from_str(json).expect("just written")),
         data: serde_json::from_str(&data).expect("just written"),
     };
     serde_json::to_string(&stored).expect("plain data is always JSON")
@@ -197,7 +253,10 @@ pub fn to_record(
 ) -> kafka::ProducerRecord {
     let mut headers = Vec::with_capacity(9);
     let mut header = |name: &'static str, value: &str| {
-        headers.push((StrBytes::from_static_str(name), Some(Bytes::copy_from_slice(value.as_bytes()))));
+        headers.push((
+            StrBytes::from_static_str(name),
+            Some(Bytes::copy_from_slice(value.as_bytes())),
+        ));
     };
     header("ce_specversion", "1.0");
     header("ce_id", &stored.id.to_string());
@@ -231,14 +290,21 @@ pub fn is_key(text: &str) -> bool {
 
 /// A W3C trace context of our own (<https://www.w3.org/TR/trace-context/>), for a request that brought none.
 pub fn new_traceparent() -> String {
-    format!("00-{}-{:016x}-01", Uuid::now_v7().simple(), Uuid::now_v7().as_u128() as u64)
+    format!(
+        "00-{}-{:016x}-01",
+        Uuid::now_v7().simple(),
+        Uuid::now_v7().as_u128() as u64
+    )
 }
 
 /// Whether `text` is a version 00 trace context: lowercase hex, trace and parent ids not all zero.
 pub fn is_traceparent(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
     let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        part.len() == length
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
     let set = |part: &str| part.bytes().any(|b| b != b'0');
     matches!(parts[..], ["00", trace, parent, flags]
@@ -254,43 +320,116 @@ mod tests {
     const TRACE: &str = "00-01a207b06c617300bac7ad707dc8e76f-bac7ad71a665737d-01";
 
     fn record(ce_type: &'static str, value: &'static str, traceparent: &str) -> kafka::Record {
-        let header =
-            |name, value: &str| (StrBytes::from_static_str(name), Some(Bytes::copy_from_slice(value.as_bytes())));
+        let header = |name, value: &str| {
+            (
+                StrBytes::from_static_str(name),
+                Some(Bytes::copy_from_slice(value.as_bytes())),
+            )
+        };
         let headers = vec![
             header("ce_specversion", "1.0"),
             header("ce_id", "01a207b0-6c85-711f-941c-898f27171165"),
             header("ce_type", ce_type),
             header("traceparent", traceparent),
         ];
-        let (key, value) = (Some(Bytes::from_static(ORDER.as_bytes())), Some(Bytes::from_static(value.as_bytes())));
-        kafka::Record { offset: 0, timestamp: 0, key, value, headers }
+        let (key, value) = (
+            Some(Bytes::from_static(ORDER.as_bytes())),
+            Some(Bytes::from_static(value.as_bytes())),
+        );
+        kafka::Record {
+            offset: 0,
+            timestamp: 0,
+            key,
+            value,
+            headers,
+        }
     }
 
     #[test]
     fn a_record_is_read_back_as_the_event_it_was_made_of() {
-        let body = Body::PaymentRequested { user_name: "ann \u{0}\"ü".into(), price: 12 };
-        let event = Event::new(Side::Payment, ORDER.parse().unwrap(), body, Some(TRACE.into()));
+        let body = Body::PaymentRequested {
+            user_name: "ann \u{0}\"ü".into(),
+            price: 12,
+        };
+        let event = Event::new(
+            Side::Payment,
+            ORDER.parse().unwrap(),
+            body,
+            Some(TRACE.into()),
+        );
         let text = to_stored(std::slice::from_ref(&event));
         let stored: Vec<Stored<'_>> = serde_json::from_str(&text).unwrap();
-        let produced = to_record(&stored[0], event.order_id, Service::Order, "p-", "2026-01-02T03:04:05.678901Z", 7);
+        let produced = to_record(
+            &stored[0],
+            event.order_id,
+            Service::Order,
+            "p-",
+            "2026-01-02T03:04:05.678901Z",
+            7,
+        );
         assert_eq!(&*produced.topic, "p-payment");
-        let kafka::ProducerRecord { key, value, headers, timestamp, .. } = produced;
-        let read =
-            decode(event.topic(), &kafka::Record { offset: 3, timestamp: timestamp.unwrap(), key, value, headers });
+        let kafka::ProducerRecord {
+            key,
+            value,
+            headers,
+            timestamp,
+            ..
+        } = produced;
+        let read = decode(
+            event.topic(),
+            &kafka::Record {
+                offset: 3,
+                timestamp: timestamp.unwrap(),
+                key,
+                value,
+                headers,
+            },
+        );
         assert_eq!(read, Ok(event));
     }
 
     #[test]
     fn a_payment_request_carries_its_order_s_idempotency_key() {
-        let body = Body::PaymentRequested { user_name: "ann".into(), price: 12 };
-        let event = Event::new(Side::Payment, ORDER.parse().unwrap(), body, Some(TRACE.into()));
-        let event = Event { idempotency_key: Some(r#"{"id":"k~"#.into()), ..event };
+        let body = Body::PaymentRequested {
+            user_name: "ann".into(),
+            price: 12,
+        };
+        let event = Event::new(
+            Side::Payment,
+            ORDER.parse().unwrap(),
+            body,
+            Some(TRACE.into()),
+        );
+        let event = Event {
+            idempotency_key: Some(r#"{"id":"k~"#.into()),
+            ..event
+        };
         let text = to_stored(std::slice::from_ref(&event));
-        assert!(text.starts_with(&format!(r#"[{{"id":"{}","#, event.id)), "the id is the first field: {text}");
-        assert_eq!(text.matches(r#"{"id":""#).count(), 1, "the key's quotes are escaped: {text}");
+        assert!(
+            text.starts_with(&format!(r#"[{{"id":"{}","#, event.id)),
+            "the id is the first field: {text}"
+        );
+        assert_eq!(
+            text.matches(r#"{"id":""#).count(),
+            1,
+            "the key's quotes are escaped: {text}"
+        );
         let stored: Vec<Stored<'_>> = serde_json::from_str(&text).unwrap();
-        let produced = to_record(&stored[0], event.order_id, Service::Order, "", "2026-01-02T03:04:05.678901Z", 7);
-        let kafka::ProducerRecord { key, value, mut headers, timestamp, .. } = produced;
+        let produced = to_record(
+            &stored[0],
+            event.order_id,
+            Service::Order,
+            "",
+            "2026-01-02T03:04:05.678901Z",
+            7,
+        );
+        let kafka::ProducerRecord {
+            key,
+            value,
+            mut headers,
+            timestamp,
+            ..
+        } = produced;
         let record = |headers| kafka::Record {
             offset: 3,
             timestamp: timestamp.unwrap(),
@@ -298,12 +437,25 @@ mod tests {
             value: value.clone(),
             headers,
         };
-        assert_eq!(decode(event.topic(), &record(headers.clone())), Ok(event.clone()));
+        assert_eq!(
+            decode(event.topic(), &record(headers.clone())),
+            Ok(event.clone())
+        );
         for bad in ["", "a b", "\u{e4}", &"x".repeat(256)] {
-            let at = headers.iter().position(|(name, _)| &**name == "idempotency_key").unwrap();
+            let at = headers
+                .iter()
+                .position(|(name, _)| &**name == "idempotency_key")
+                .unwrap();
             headers[at].1 = Some(Bytes::copy_from_slice(bad.as_bytes()));
-            let keyless = Event { idempotency_key: None, ..event.clone() };
-            assert_eq!(decode(event.topic(), &record(headers.clone())), Ok(keyless), "{bad:?}");
+            let keyless = Event {
+                idempotency_key: None,
+                ..event.clone()
+            };
+            assert_eq!(
+                decode(event.topic(), &record(headers.clone())),
+                Ok(keyless),
+                "{bad:?}"
+            );
         }
     }
 
@@ -319,18 +471,58 @@ mod tests {
 
     #[test]
     fn an_answer_carries_the_delivery_of_what_it_answers() {
-        let request = Event::new(Side::Stock, ORDER.parse().unwrap(), Body::CompensationRequested, Some(TRACE.into()));
-        let request = Event { delivery: Some(ASKED), ..request };
+        let request = Event::new(
+            Side::Stock,
+            ORDER.parse().unwrap(),
+            Body::CompensationRequested,
+            Some(TRACE.into()),
+        );
+        let request = Event {
+            delivery: Some(ASKED),
+            ..request
+        };
         let answer = request.answer(Body::Completed);
-        assert_eq!((answer.traceparent.as_deref(), answer.answers, answer.delivery), (Some(TRACE), Some(ASKED), None));
+        assert_eq!(
+            (
+                answer.traceparent.as_deref(),
+                answer.answers,
+                answer.delivery
+            ),
+            (Some(TRACE), Some(ASKED), None)
+        );
         let text = to_stored(std::slice::from_ref(&answer));
         let stored: Vec<Stored<'_>> = serde_json::from_str(&text).unwrap();
-        let produced = to_record(&stored[0], answer.order_id, Service::Stock, "", "2026-01-02T03:04:05.678901Z", 7);
-        let kafka::ProducerRecord { key, value, headers, timestamp, .. } = produced;
-        let record = kafka::Record { offset: 5, timestamp: timestamp.unwrap(), key, value, headers };
+        let produced = to_record(
+            &stored[0],
+            answer.order_id,
+            Service::Stock,
+            "",
+            "2026-01-02T03:04:05.678901Z",
+            7,
+        );
+        let kafka::ProducerRecord {
+            key,
+            value,
+            headers,
+            timestamp,
+            ..
+        } = produced;
+        let record = kafka::Record {
+            offset: 5,
+            timestamp: timestamp.unwrap(),
+            key,
+            value,
+            headers,
+        };
         assert_eq!(decode(answer.topic(), &record), Ok(answer.clone()));
-        let delivered =
-            Delivery { id: Some(answer.id), partition: 1, offset: 5, published: Some(7_000), taken_up: 9, ..ASKED };
+        let delivered = Delivery {
+            id: Some(answer.id),
+            partition: 1,
+            offset: 5,
+            published: Some(7_000),
+            taken_up: 9,
+            ..ASKED
+        };
         assert_eq!(delivery(&record, 1, 9, 3), delivered);
     }
 
@@ -338,17 +530,36 @@ mod tests {
     fn an_answer_of_the_version_before_has_no_delivery() {
         let old = r#"[{"id":"01a207b0-6c85-711f-941c-898f27171165","topic":"stock.success","type":"stock.completed","data":{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3"}}]"#;
         let stored: Vec<Stored<'_>> = serde_json::from_str(old).unwrap();
-        let produced = to_record(&stored[0], ORDER.parse().unwrap(), Service::Stock, "", "", 7);
-        assert!(produced.headers.iter().all(|(name, _)| &**name != "answers"));
+        let produced = to_record(
+            &stored[0],
+            ORDER.parse().unwrap(),
+            Service::Stock,
+            "",
+            "",
+            7,
+        );
+        assert!(
+            produced
+                .headers
+                .iter()
+                .all(|(name, _)| &**name != "answers")
+        );
     }
 
     #[test]
     fn a_delivery_that_is_none_is_let_pass() {
         let topic = Topic(Side::Stock, Channel::Success);
         let value = r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3"}"#;
-        for text in ["{".to_string(), ASKED.to_json() + &" ".repeat(1_000_000), "{}".into()] {
+        for text in [
+            "{".to_string(),
+            ASKED.to_json() + &" ".repeat(1_000_000),
+            "{}".into(),
+        ] {
             let mut record = record("stock.completed", value, TRACE);
-            record.headers.push((StrBytes::from_static_str("answers"), Some(Bytes::from(text))));
+            record.headers.push((
+                StrBytes::from_static_str("answers"),
+                Some(Bytes::from(text)),
+            ));
             assert_eq!(decode(topic, &record).map(|event| event.answers), Ok(None));
         }
     }
@@ -356,9 +567,12 @@ mod tests {
     #[test]
     fn what_does_not_belong_on_the_topic_is_undecodable_and_names_its_order() {
         let topic = Topic(Side::Stock, Channel::Request);
-        let good = r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3","itemName":"pen","quantity":1}"#;
-        let none = r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3","itemName":"pen","quantity":0}"#;
-        let other = r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b4","itemName":"pen","quantity":1}"#;
+        let good =
+            r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3","itemName":"pen","quantity":1}"#;
+        let none =
+            r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3","itemName":"pen","quantity":0}"#;
+        let other =
+            r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b4","itemName":"pen","quantity":1}"#;
         assert!(decode(topic, &record("stock.requested", good, TRACE)).is_ok());
         for (ce_type, value) in [
             ("stock.requested", none),
@@ -369,8 +583,16 @@ mod tests {
             ("stock", good),
         ] {
             let undecodable = decode(topic, &record(ce_type, value, TRACE)).unwrap_err();
-            assert_eq!(undecodable.order_id, ORDER.parse().ok(), "{ce_type} {value}");
-            assert_eq!(undecodable.traceparent.as_deref(), Some(TRACE), "{ce_type} {value}");
+            assert_eq!(
+                undecodable.order_id,
+                ORDER.parse().ok(),
+                "{ce_type} {value}"
+            );
+            assert_eq!(
+                undecodable.traceparent.as_deref(),
+                Some(TRACE),
+                "{ce_type} {value}"
+            );
             let undecodable = decode(topic, &record(ce_type, value, "00-none-01")).unwrap_err();
             assert_eq!(undecodable.traceparent, None);
         }
@@ -380,10 +602,19 @@ mod tests {
     fn a_trace_context_that_is_none_is_not_carried_on() {
         let topic = Topic(Side::Payment, Channel::Compensation);
         let value = r#"{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3"}"#;
-        let traced =
-            |text: &str| decode(topic, &record("payment.compensation-requested", value, text)).unwrap().traceparent;
+        let traced = |text: &str| {
+            decode(
+                topic,
+                &record("payment.compensation-requested", value, text),
+            )
+            .unwrap()
+            .traceparent
+        };
         assert_eq!(traced(TRACE), Some(TRACE.into()));
         assert_eq!(traced(&"x".repeat(1_000_000)), None);
-        assert_eq!(traced("00-00000000000000000000000000000000-bac7ad71a665737d-01"), None);
+        assert_eq!(
+            traced("00-00000000000000000000000000000000-bac7ad71a665737d-01"),
+            None
+        );
     }
 }

@@ -61,7 +61,9 @@ impl Error {
     pub fn blame(&self) -> Blame {
         match self {
             Error::Panic(_) => Blame::Message,
-            Error::Database(error) if error.as_db_error().is_some_and(is_of_message) => Blame::Message,
+            Error::Database(error) if error.as_db_error().is_some_and(is_of_message) => {
+                Blame::Message
+            }
             Error::LostRace(_) => Blame::Nobody,
             Error::Database(_)
             | Error::Kafka(_)
@@ -76,18 +78,23 @@ impl Error {
     /// a shutdown; the client itself notices that a moment later), or it is of no use any more, and the next one may lead
     /// elsewhere ([`Connector::connect`](crate::db::Connector::connect) then says why not).
     pub fn is_lost_session(&self) -> bool {
-        let Error::Database(error) = self else { return matches!(self, Error::Unusable(_)) };
+        let Error::Database(error) = self else {
+            return matches!(self, Error::Unusable(_));
+        };
         if self.is_about_sessions() || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) {
             return true;
         }
         let ended = error.as_db_error().and_then(DbError::parsed_severity);
-        let broken = std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>());
+        let broken =
+            std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>());
         error.is_closed() || broken || matches!(ended, Some(Severity::Fatal | Severity::Panic))
     }
 
     /// Whether a statement that the session has prepared is gone, or was there before: its session is not its own.
     pub fn is_about_sessions(&self) -> bool {
-        let Error::Database(error) = self else { return false };
+        let Error::Database(error) = self else {
+            return false;
+        };
         error.code().is_some_and(|code| OF_SESSIONS.contains(code))
     }
 
@@ -95,7 +102,9 @@ impl Error {
     pub fn changed_nothing(&self) -> bool {
         match self {
             // a session that is ended while its commit waits for a standby has committed: such an error is FATAL
-            Error::Database(error) => error.as_db_error().and_then(DbError::parsed_severity) == Some(Severity::Error),
+            Error::Database(error) => {
+                error.as_db_error().and_then(DbError::parsed_severity) == Some(Severity::Error)
+            }
             Error::Unusable(_) | Error::LostRace(_) | Error::Unprepared => true,
             Error::Kafka(_) | Error::Panic(_) | Error::Stopped(_) | Error::Fatal(_) => false,
         }
@@ -106,7 +115,9 @@ impl Error {
         match self {
             Error::Kafka(_) => "Kafka is not there".into(),
             Error::Unusable(why) => why.clone(),
-            _ if self.is_lock_timeout() => "another database session holds a row or table that this call needs".into(),
+            _ if self.is_lock_timeout() => {
+                "another database session holds a row or table that this call needs".into()
+            }
             _ if self.is_time_limit() => "the database took too long".into(),
             Error::Database(cause) if turned_away(cause) => {
                 format!("the database refuses us: {}", describe_database(cause))
@@ -123,11 +134,19 @@ impl Error {
     pub fn is_refusal(&self) -> bool {
         match self {
             Error::Kafka(kafka::Error::Security { .. }) => true,
-            Error::Kafka(error @ kafka::Error::Refused { .. }) => error.kind() == kafka::ErrorKind::Fatal,
+            Error::Kafka(error @ kafka::Error::Refused { .. }) => {
+                error.kind() == kafka::ErrorKind::Fatal
+            }
             Error::Database(error) => {
-                let source = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-                let distrust = source.and_then(|io| io.get_ref()).is_some_and(|inner| inner.is::<rustls::Error>());
-                distrust || error.code().is_some_and(|code| code.code().starts_with("28"))
+                let source = std::error::Error::source(error)
+                    .and_then(|cause| cause.downcast_ref::<std::io::Error>());
+                let distrust = source
+                    .and_then(|io| io.get_ref())
+                    .is_some_and(|inner| inner.is::<rustls::Error>());
+                distrust
+                    || error
+                        .code()
+                        .is_some_and(|code| code.code().starts_with("28"))
             }
             _ => false,
         }
@@ -151,20 +170,28 @@ pub(crate) fn explain(what: &str, error: Error) -> String {
         Error::Fatal(why) | Error::Unusable(why) => why,
         error if error.is_refusal() => match error {
             Error::Kafka(error @ kafka::Error::Refused { .. }) => {
-                format!("{what} refuses: {error}; its user needs the rights that README lists under Deploying")
+                format!(
+                    "{what} refuses: {error}; its user needs the rights that README lists under Deploying"
+                )
             }
-            error => format!("{what} refuses us, or is not to be trusted: {error}; check the settings"),
+            error => {
+                format!("{what} refuses us, or is not to be trusted: {error}; check the settings")
+            }
         },
         Error::Kafka(error @ kafka::Error::Unreachable { .. }) => {
             format!("{error}; have it name an address that this host can reach")
         }
         Error::Kafka(error) => {
             let protocol = "KAFKA_SECURITY_PROTOCOL is what its listener there speaks";
-            format!("{what} is not there: {error}; check its address and that it runs, and that {protocol}")
+            format!(
+                "{what} is not there: {error}; check its address and that it runs, and that {protocol}"
+            )
         }
         Error::Database(cause) if turned_away(&cause) => {
             let why = describe_database(&cause);
-            format!("{what} refuses: {why}; check the database's URL and what the server grants its user")
+            format!(
+                "{what} refuses: {why}; check the database's URL and what the server grants its user"
+            )
         }
         error => format!("{what} is not there: {error}; check its address and that it runs"),
     }
@@ -176,16 +203,21 @@ const OF_LOST_SESSIONS: [&str; 4] = ["57", "08", "25", "40"];
 
 /// Whether the server is there and gives no session: no such database, no right, too many connections, no TLS.
 fn turned_away(error: &postgres::Error) -> bool {
-    let no_tls = || std::error::Error::source(error).is_some_and(|cause| cause.to_string() == NO_TLS);
+    let no_tls =
+        || std::error::Error::source(error).is_some_and(|cause| cause.to_string() == NO_TLS);
     error.as_db_error().map_or_else(no_tls, |answer| {
-        answer.parsed_severity() == Some(Severity::Fatal) && !OF_LOST_SESSIONS.contains(&&answer.code().code()[..2])
+        answer.parsed_severity() == Some(Severity::Fatal)
+            && !OF_LOST_SESSIONS.contains(&&answer.code().code()[..2])
     })
 }
 
 /// What the `postgres` crate says of a server without TLS where the settings ask for it.
 const NO_TLS: &str = "server does not support TLS";
 
-const OF_SESSIONS: [SqlState; 2] = [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
+const OF_SESSIONS: [SqlState; 2] = [
+    SqlState::INVALID_SQL_STATEMENT_NAME,
+    SqlState::DUPLICATE_PSTATEMENT,
+];
 
 /// The tables that hold what messages say. Constraints of all others are our own affair.
 const OF_MESSAGES: [&str; 9] = [
@@ -218,26 +250,38 @@ fn is_of_message(error: &DbError) -> bool {
         "22" => !OURS.contains(code),
         "23" => {
             ![SqlState::UNIQUE_VIOLATION, SqlState::NOT_NULL_VIOLATION].contains(code)
-                && error.table().is_none_or(|table| OF_MESSAGES.contains(&table))
+                && error
+                    .table()
+                    .is_none_or(|table| OF_MESSAGES.contains(&table))
         }
         _ => false,
     };
-    of_class && !(code.code().starts_with("22") && error.where_().is_some_and(is_in_function_of_others))
+    of_class
+        && !(code.code().starts_with("22") && error.where_().is_some_and(is_in_function_of_others))
 }
 
 /// `context` as PostgreSQL gives it: `PL/pgSQL function audit() line 3 at SQL statement`.
 fn is_in_function_of_others(context: &str) -> bool {
     let function = |line: &str| {
-        line.strip_prefix("PL/pgSQL function ").and_then(|rest| rest.split('(').next()).map(str::to_string)
+        line.strip_prefix("PL/pgSQL function ")
+            .and_then(|rest| rest.split('(').next())
+            .map(str::to_string)
     };
-    context.lines().filter_map(function).any(|name| !OF_EVENTS.contains(&name.rsplit('.').next().unwrap_or_default()))
+    context
+        .lines()
+        .filter_map(function)
+        .any(|name| !OF_EVENTS.contains(&name.rsplit('.').next().unwrap_or_default()))
 }
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Error::Database(error) if self.is_about_sessions() => {
-                write!(f, "PostgreSQL: {}: {NEEDS_SESSIONS}", describe_database(error))
+                write!(
+                    f,
+                    "PostgreSQL: {}: {NEEDS_SESSIONS}",
+                    describe_database(error)
+                )
             }
             Error::Database(error) => write!(f, "PostgreSQL: {}", describe_database(error)),
             Error::Kafka(error) => write!(f, "Kafka: {error}"),
@@ -257,9 +301,12 @@ fn describe_database(error: &postgres::Error) -> String {
             "{} (SQLSTATE {}{})",
             db.message(),
             db.code().code(),
-            db.constraint().map(|name| format!(", constraint {name}")).unwrap_or_default()
+            db.constraint()
+                .map(|name| format!(", constraint {name}"))
+                .unwrap_or_default()
         ),
-        None => std::error::Error::source(error).map_or(error.to_string(), |cause| format!("{error}: {cause}")),
+        None => std::error::Error::source(error)
+            .map_or(error.to_string(), |cause| format!("{error}: {cause}")),
     }
 }
 

@@ -45,17 +45,26 @@ impl Service {
 
     /// The topics it reads.
     pub fn reads(self) -> Vec<Topic> {
-        Topic::ALL.into_iter().filter(|topic| topic.reader() == self).collect()
+        Topic::ALL
+            .into_iter()
+            .filter(|topic| topic.reader() == self)
+            .collect()
     }
 
     /// The topics it writes.
     pub fn writes(self) -> Vec<Topic> {
-        Topic::ALL.into_iter().filter(|topic| topic.writer() == self).collect()
+        Topic::ALL
+            .into_iter()
+            .filter(|topic| topic.writer() == self)
+            .collect()
     }
 
     /// The topics it reads or writes: all that its user in Kafka needs rights on.
     pub fn topics(self) -> Vec<Topic> {
-        Topic::ALL.into_iter().filter(|topic| topic.reader() == self || topic.writer() == self).collect()
+        Topic::ALL
+            .into_iter()
+            .filter(|topic| topic.reader() == self || topic.writer() == self)
+            .collect()
     }
 }
 
@@ -187,7 +196,10 @@ pub struct Reason {
 impl Reason {
     /// `code` as said by `from`.
     pub fn new(code: &str, from: Service) -> Reason {
-        Reason { code: code.to_string(), from: from.name().to_string() }
+        Reason {
+            code: code.to_string(),
+            from: from.name().to_string(),
+        }
     }
 }
 
@@ -273,12 +285,24 @@ impl Event {
     /// A new event with an id of its own.
     pub fn new(side: Side, order_id: Uuid, body: Body, traceparent: Option<String>) -> Event {
         let (id, delivery, answers, idempotency_key) = (Uuid::now_v7(), None, None, None);
-        Event { id, side, order_id, body, traceparent, delivery, answers, idempotency_key }
+        Event {
+            id,
+            side,
+            order_id,
+            body,
+            traceparent,
+            delivery,
+            answers,
+            idempotency_key,
+        }
     }
 
     /// A new event that answers this one: about the same side of the same order, with its trace context.
     pub fn answer(&self, body: Body) -> Event {
-        Event { answers: self.delivery, ..Event::new(self.side, self.order_id, body, self.traceparent.clone()) }
+        Event {
+            answers: self.delivery,
+            ..Event::new(self.side, self.order_id, body, self.traceparent.clone())
+        }
     }
 
     /// The topic it goes to.
@@ -303,12 +327,19 @@ mod tests {
             ("stock.completed", Some("stock.success")),
             ("payment.compensated", Some("payment.success")),
             ("stock.failed", Some("stock.dlt")),
-            ("payment.compensation-requested", Some("payment.compensation")),
+            (
+                "payment.compensation-requested",
+                Some("payment.compensation"),
+            ),
             ("order.requested", None),
             ("payment.kompleted", None),
             ("payment", None),
         ] {
-            assert_eq!(Topic::of_type(type_name).map(Topic::name), topic, "{type_name}");
+            assert_eq!(
+                Topic::of_type(type_name).map(Topic::name),
+                topic,
+                "{type_name}"
+            );
         }
     }
 }

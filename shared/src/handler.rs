@@ -28,8 +28,13 @@ pub enum Cause {
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Cause; 5] =
-        [Cause::Undecodable, Cause::GivenUp, Cause::UnknownOrder, Cause::Contradiction, Cause::LogGap];
+    pub const ALL: [Cause; 5] = [
+        Cause::Undecodable,
+        Cause::GivenUp,
+        Cause::UnknownOrder,
+        Cause::Contradiction,
+        Cause::LogGap,
+    ];
 
     /// The cause of a name.
     pub fn from_name(name: &str) -> Option<Cause> {
@@ -83,7 +88,10 @@ pub struct GivenUp {
 impl GivenUp {
     /// The answer that says so.
     pub fn answer(&self, side: Side, body: Body) -> Event {
-        Event { answers: Some(self.delivery), ..Event::new(side, self.order_id, body, self.traceparent.clone()) }
+        Event {
+            answers: Some(self.delivery),
+            ..Event::new(side, self.order_id, body, self.traceparent.clone())
+        }
     }
 }
 
@@ -131,7 +139,9 @@ pub fn handle(handler: &mut dyn Handler, tx: &mut Tx<'_>, events: &[Event]) -> R
 
 /// What a caught panic said.
 pub fn panic_text(panic: Box<dyn Any + Send>) -> Error {
-    let text =
-        panic.downcast_ref::<&str>().map(|text| text.to_string()).or_else(|| panic.downcast_ref::<String>().cloned());
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| text.to_string())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
     Error::Panic(text.unwrap_or_else(|| "no text".into()))
 }

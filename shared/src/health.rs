@@ -91,7 +91,11 @@ pub fn kept_out(why: String) {
 /// The calling thread is out of its group, which counts unless it is in it again after `patience`. Said again, the
 /// earliest end of patience stands.
 pub fn out_of_group(patience: Duration) {
-    own(|pulse| _ = pulse.outside_from.fetch_min(clock() + patience.as_millis() as u64, Ordering::Relaxed));
+    own(|pulse| {
+        _ = pulse
+            .outside_from
+            .fetch_min(clock() + patience.as_millis() as u64, Ordering::Relaxed)
+    });
 }
 
 /// The calling thread's pulse, for others to look at.
@@ -107,7 +111,8 @@ impl Pulse {
     fn beat(&self, next_within: Duration) {
         let now = clock();
         self.last.store(now, Ordering::Relaxed);
-        self.due.store(now + next_within.as_millis() as u64, Ordering::Relaxed);
+        self.due
+            .store(now + next_within.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Since its last turn.
@@ -121,7 +126,10 @@ impl Pulse {
 
     fn outside(&self) -> Option<String> {
         (self.outside_from.load(Ordering::Relaxed) <= clock()).then(|| {
-            let why = self.kept_out().as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            let why = self
+                .kept_out()
+                .as_ref()
+                .map_or_else(String::new, |why| format!(": {why}"));
             format!("thread {} is not in its consumer group{why}", self.thread)
         })
     }
@@ -132,23 +140,38 @@ impl Pulse {
     }
 
     fn complaint(&self) -> Option<String> {
-        (!self.turns()).then(|| format!("thread {} has not turned for {} s", self.thread, self.age().as_secs()))
+        (!self.turns()).then(|| {
+            format!(
+                "thread {} has not turned for {} s",
+                self.thread,
+                self.age().as_secs()
+            )
+        })
     }
 }
 
 /// The threads that have not turned in time, each in a sentence; none: the process turns.
 pub fn complaints() -> Vec<String> {
-    pulses().iter().filter_map(|pulse| pulse.complaint()).collect()
+    pulses()
+        .iter()
+        .filter_map(|pulse| pulse.complaint())
+        .collect()
 }
 
 /// The threads that are out of their group for longer than they may, each in a sentence with what kept it out last.
 pub fn outsiders() -> Vec<String> {
-    pulses().iter().filter_map(|pulse| pulse.outside()).collect()
+    pulses()
+        .iter()
+        .filter_map(|pulse| pulse.outside())
+        .collect()
 }
 
 /// Every watched thread and the time since its last turn, by name.
 pub fn ages() -> Vec<(String, Duration)> {
-    let mut ages: Vec<_> = pulses().iter().map(|pulse| (pulse.thread.clone(), pulse.age())).collect();
+    let mut ages: Vec<_> = pulses()
+        .iter()
+        .map(|pulse| (pulse.thread.clone(), pulse.age()))
+        .collect();
     ages.sort();
     ages
 }
@@ -168,7 +191,10 @@ mod tests {
         out_of_group(Duration::from_secs(60));
         assert_eq!(outsiders(), ["thread sleeper is not in its consumer group"]);
         kept_out("no coordinator".into());
-        assert_eq!(outsiders(), ["thread sleeper is not in its consumer group: no coordinator"]);
+        assert_eq!(
+            outsiders(),
+            ["thread sleeper is not in its consumer group: no coordinator"]
+        );
         in_group();
         assert_eq!(outsiders(), Vec::<String>::new());
         beat();

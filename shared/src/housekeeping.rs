@@ -42,7 +42,9 @@ pub fn run(pool: &Pool, sweeps: &[Sweep], interval: Duration, shutdown: &Shutdow
 
 impl Sweep {
     fn sweep(&self, pool: &Pool, shutdown: &Shutdown) -> Result<u64> {
-        let Some(retention) = self.retention else { return Ok(0) };
+        let Some(retention) = self.retention else {
+            return Ok(0);
+        };
         let age = retention.as_millis() as f64;
         let mut removed = 0;
         loop {

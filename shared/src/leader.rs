@@ -26,7 +26,10 @@ pub struct Candidate {
 impl Candidate {
     /// `connector` must carry [`crate::db::Limits::LEADER`].
     pub fn new(connector: Connector) -> Candidate {
-        Candidate { connector, session: None }
+        Candidate {
+            connector,
+            session: None,
+        }
     }
 
     /// One try; none if another session leads. Call it again within `idle_session_timeout`.
@@ -64,7 +67,11 @@ impl Leadership {
         let ping = std::thread::Builder::new()
             .name(ping_thread.to_string())
             .spawn(move || while !shutdown.wait(PING) && keep(&pinged, turns()) {})?;
-        Ok(Leadership { session, ping: Some(ping), stop })
+        Ok(Leadership {
+            session,
+            ping: Some(ping),
+            stop,
+        })
     }
 
     /// Runs `work` on the leader's connection.
@@ -83,7 +90,10 @@ impl Leadership {
     /// # Errors
     /// As [`Leadership::with`]: they find out by themselves.
     pub fn resign(self, service: Service) -> Result<()> {
-        let sql = format!("select pg_advisory_unlock(lock_class(), 2); notify {}, '{UNLED}'", service.outbox());
+        let sql = format!(
+            "select pg_advisory_unlock(lock_class(), 2); notify {}, '{UNLED}'",
+            service.outbox()
+        );
         self.with(|session| session.batch_execute(&sql))
     }
 
@@ -116,8 +126,12 @@ fn keep(session: &Mutex<Option<Session>>, turns: bool) -> bool {
 
 /// Keeps the session alive, also while the relay waits for Kafka. A held mutex means that the relay itself is using it.
 fn ping(session: &Mutex<Option<Session>>) -> bool {
-    let Ok(mut guard) = session.try_lock() else { return true };
-    let alive = guard.as_mut().is_some_and(|session| session.query("select 1", &[]).is_ok());
+    let Ok(mut guard) = session.try_lock() else {
+        return true;
+    };
+    let alive = guard
+        .as_mut()
+        .is_some_and(|session| session.query("select 1", &[]).is_ok());
     if !alive {
         log::warn!("the leader's session was ended: leadership is lost");
         *guard = None;
@@ -126,7 +140,9 @@ fn ping(session: &Mutex<Option<Session>>) -> bool {
 }
 
 fn lock(session: &Mutex<Option<Session>>) -> MutexGuard<'_, Option<Session>> {
-    session.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    session
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn lost() -> Error {

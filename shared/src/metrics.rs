@@ -9,41 +9,68 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, TextEncoder,
 };
 
 use crate::error::{Blame, Error};
 use crate::handler::Cause;
 
 /// Seconds: from an answer out of memory to the longest `?wait`.
-const HTTP_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+const HTTP_BUCKETS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+];
 
 static HTTP: LazyLock<HistogramVec> = LazyLock::new(|| {
-    let opts = HistogramOpts::new("saga_http_request_seconds", "HTTP requests, from their last byte to their answer")
-        .buckets(HTTP_BUCKETS.to_vec());
+    let opts = HistogramOpts::new(
+        "saga_http_request_seconds",
+        "HTTP requests, from their last byte to their answer",
+    )
+    .buckets(HTTP_BUCKETS.to_vec());
     registered(HistogramVec::new(opts, &["method", "route", "status"]))
 });
 /// 1 where this instance's relay leads.
-pub static LEADER: LazyLock<IntGauge> = LazyLock::new(|| gauge("saga_relay_leader", "1: this instance's relay leads"));
+pub static LEADER: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("saga_relay_leader", "1: this instance's relay leads"));
 /// The epoch of the producer that leads or led last here.
-pub static EPOCH: LazyLock<IntGauge> =
-    LazyLock::new(|| gauge("saga_relay_epoch", "The producer epoch of this instance's last leadership"));
-static TRANSACTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    counters("saga_relay_transactions_total", "Kafka transactions of the relay, by how they ended", "outcome")
+pub static EPOCH: LazyLock<IntGauge> = LazyLock::new(|| {
+    gauge(
+        "saga_relay_epoch",
+        "The producer epoch of this instance's last leadership",
+    )
 });
-static PUBLISHED: LazyLock<IntCounter> =
-    LazyLock::new(|| registered(IntCounter::new("saga_relay_rows_total", "Outbox rows published by this instance")));
+static TRANSACTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters(
+        "saga_relay_transactions_total",
+        "Kafka transactions of the relay, by how they ended",
+        "outcome",
+    )
+});
+static PUBLISHED: LazyLock<IntCounter> = LazyLock::new(|| {
+    registered(IntCounter::new(
+        "saga_relay_rows_total",
+        "Outbox rows published by this instance",
+    ))
+});
 /// Times that this instance found, as it began to lead, that a promoted database lacks what it had published before.
 pub static LOST_TAILS: LazyLock<IntCounter> = LazyLock::new(|| {
-    let help = "Promotions of the database that lost messages which Kafka has, as found by this instance";
+    let help =
+        "Promotions of the database that lost messages which Kafka has, as found by this instance";
     registered(IntCounter::new("saga_lost_tails_total", help))
 });
 /// Rows in the outbox, published ones that are about to be deleted included.
-pub static OUTBOX_ROWS: LazyLock<IntGauge> =
-    LazyLock::new(|| gauge("saga_outbox_rows", "Rows in the database's outbox, counted up to 100,000"));
+pub static OUTBOX_ROWS: LazyLock<IntGauge> = LazyLock::new(|| {
+    gauge(
+        "saga_outbox_rows",
+        "Rows in the database's outbox, counted up to 100,000",
+    )
+});
 /// Age of the oldest of them.
 pub static OUTBOX_OLDEST: LazyLock<Gauge> = LazyLock::new(|| {
-    registered(Gauge::new("saga_outbox_oldest_seconds", "Age of the oldest row in the database's outbox; 0: none"))
+    registered(Gauge::new(
+        "saga_outbox_oldest_seconds",
+        "Age of the oldest row in the database's outbox; 0: none",
+    ))
 });
 /// By how much the latest stored time is ahead of the database's clock.
 pub static CLOCK_AHEAD: LazyLock<Gauge> = LazyLock::new(|| {
@@ -52,34 +79,52 @@ pub static CLOCK_AHEAD: LazyLock<Gauge> = LazyLock::new(|| {
 });
 /// For how long a snapshot has been open in the database.
 pub static OLDEST_SNAPSHOT: LazyLock<Gauge> = LazyLock::new(|| {
-    let help =
-        "For how long the oldest snapshot (a transaction, a backup) has been open in the database, as far as seen";
+    let help = "For how long the oldest snapshot (a transaction, a backup) has been open in the database, as far as seen";
     registered(Gauge::new("saga_database_oldest_snapshot_seconds", help))
 });
 /// Records behind the service's offsets.
 pub static LAG: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    let opts = Opts::new("saga_consumer_lag_records", "Offsets from the service's next one to the partition's end");
+    let opts = Opts::new(
+        "saga_consumer_lag_records",
+        "Offsets from the service's next one to the partition's end",
+    );
     registered(IntGaugeVec::new(opts, &["topic", "partition"]))
 });
 /// How long ago the partition's end was where the service is now.
 pub static LAG_SECONDS: LazyLock<GaugeVec> = LazyLock::new(|| {
-    let opts =
-        Opts::new("saga_consumer_lag_seconds", "How long the service's next record has been waiting, as seen here");
+    let opts = Opts::new(
+        "saga_consumer_lag_seconds",
+        "How long the service's next record has been waiting, as seen here",
+    );
     registered(GaugeVec::new(opts, &["topic", "partition"]))
 });
 /// Records whose effects are committed.
-pub static RECORDS: LazyLock<IntCounter> =
-    LazyLock::new(|| registered(IntCounter::new("saga_consumer_records_total", "Records handled by this instance")));
+pub static RECORDS: LazyLock<IntCounter> = LazyLock::new(|| {
+    registered(IntCounter::new(
+        "saga_consumer_records_total",
+        "Records handled by this instance",
+    ))
+});
 /// Batches tried.
 pub static ATTEMPTS: LazyLock<IntCounter> = LazyLock::new(|| {
-    registered(IntCounter::new("saga_consumer_attempts_total", "Batches of records tried, first attempts included"))
+    registered(IntCounter::new(
+        "saga_consumer_attempts_total",
+        "Batches of records tried, first attempts included",
+    ))
 });
 /// Records set aside.
-pub static ASIDE: LazyLock<IntGauge> =
-    LazyLock::new(|| gauge("saga_set_aside_records", "Records that wait for a row which somebody else holds locked"));
+pub static ASIDE: LazyLock<IntGauge> = LazyLock::new(|| {
+    gauge(
+        "saga_set_aside_records",
+        "Records that wait for a row which somebody else holds locked",
+    )
+});
 /// How long the oldest of them has waited.
 pub static ASIDE_SECONDS: LazyLock<Gauge> = LazyLock::new(|| {
-    registered(Gauge::new("saga_set_aside_seconds", "For how long the oldest of them has waited; 0: there is none"))
+    registered(Gauge::new(
+        "saga_set_aside_seconds",
+        "For how long the oldest of them has waited; 0: there is none",
+    ))
 });
 /// For how long something has waited because it fails again and again.
 pub static WAITING: LazyLock<GaugeVec> = LazyLock::new(|| {
@@ -96,19 +141,33 @@ static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
         "blame",
     )
 });
-static PARKED: LazyLock<IntCounterVec> =
-    LazyLock::new(|| counters("saga_consumer_parked_total", "Records parked by this instance", "cause"));
+static PARKED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters(
+        "saga_consumer_parked_total",
+        "Records parked by this instance",
+        "cause",
+    )
+});
 /// Dead letters that nobody has handled.
-pub static DEAD_LETTERS: LazyLock<IntGauge> =
-    LazyLock::new(|| gauge("saga_dead_letters", "Dead letters not handled, counted up to 10,000"));
+pub static DEAD_LETTERS: LazyLock<IntGauge> = LazyLock::new(|| {
+    gauge(
+        "saga_dead_letters",
+        "Dead letters not handled, counted up to 10,000",
+    )
+});
 static LOOKED: LazyLock<GaugeVec> = LazyLock::new(|| {
-    let opts =
-        Opts::new("saga_looked_timestamp_seconds", "When what is held there was last seen; older values are old");
+    let opts = Opts::new(
+        "saga_looked_timestamp_seconds",
+        "When what is held there was last seen; older values are old",
+    );
     registered(GaugeVec::new(opts, &["at"]))
 });
 static READY: LazyLock<IntGauge> = LazyLock::new(|| gauge("saga_ready", "1: /readyz answers 200"));
 static HEARTBEATS: LazyLock<GaugeVec> = LazyLock::new(|| {
-    let opts = Opts::new("saga_thread_heartbeat_seconds", "Since a thread's last turn");
+    let opts = Opts::new(
+        "saga_thread_heartbeat_seconds",
+        "Since a thread's last turn",
+    );
     registered(GaugeVec::new(opts, &["thread"]))
 });
 static HELD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
@@ -116,7 +175,10 @@ static HELD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     registered(IntGaugeVec::new(opts, &["what"]))
 });
 static HELD_LIMIT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    registered(IntGaugeVec::new(Opts::new("saga_held_limit", "How much of saga_held there can be"), &["what"]))
+    registered(IntGaugeVec::new(
+        Opts::new("saga_held_limit", "How much of saga_held there can be"),
+        &["what"],
+    ))
 });
 
 type Depth = Box<dyn Fn() -> usize + Send>;
@@ -153,19 +215,33 @@ pub fn start() {
     let counts = [&*LEADER, &EPOCH, &OUTBOX_ROWS, &DEAD_LETTERS, &READY];
     counts.iter().for_each(|gauge| gauge.set(0));
     ASIDE.set(0);
-    [&*OUTBOX_OLDEST, &CLOCK_AHEAD, &OLDEST_SNAPSHOT, &ASIDE_SECONDS].iter().for_each(|gauge| gauge.set(0.0));
+    [
+        &*OUTBOX_OLDEST,
+        &CLOCK_AHEAD,
+        &OLDEST_SNAPSHOT,
+        &ASIDE_SECONDS,
+    ]
+    .iter()
+    .for_each(|gauge| gauge.set(0.0));
     ["database", "kafka"].into_iter().for_each(looked);
-    [&*PUBLISHED, &LOST_TAILS, &RECORDS, &ATTEMPTS].iter().for_each(|counter| counter.inc_by(0));
+    [&*PUBLISHED, &LOST_TAILS, &RECORDS, &ATTEMPTS]
+        .iter()
+        .for_each(|counter| counter.inc_by(0));
     for outcome in ["committed", "aborted", "fenced", "unknown"] {
         TRANSACTIONS.with_label_values(&[outcome]);
     }
-    Blame::ALL.iter().for_each(|blame| drop(RETRIES.with_label_values(&[blame.name()])));
-    Cause::ALL.iter().for_each(|cause| drop(PARKED.with_label_values(&[cause.name()])));
+    Blame::ALL
+        .iter()
+        .for_each(|blame| drop(RETRIES.with_label_values(&[blame.name()])));
+    Cause::ALL
+        .iter()
+        .for_each(|cause| drop(PARKED.with_label_values(&[cause.name()])));
 }
 
 /// A request was answered.
 pub fn answered(method: &str, route: &str, status: u16, after: Duration) {
-    HTTP.with_label_values(&[method, route, &status.to_string()]).observe(after.as_secs_f64());
+    HTTP.with_label_values(&[method, route, &status.to_string()])
+        .observe(after.as_secs_f64());
 }
 
 /// The relay published so many rows in a transaction.
@@ -177,8 +253,18 @@ pub fn published(rows: usize) {
 /// A Kafka transaction of the relay was not committed, or who knows.
 pub fn transaction_failed(error: &Error) {
     let outcome = match error {
-        Error::Kafka(error) if error.code().is_some_and(|code| code.kind() == kafka::ErrorKind::Fenced) => "fenced",
-        Error::Kafka(error @ kafka::Error::Refused { .. }) if error.kind() == kafka::ErrorKind::Fatal => "aborted",
+        Error::Kafka(error)
+            if error
+                .code()
+                .is_some_and(|code| code.kind() == kafka::ErrorKind::Fenced) =>
+        {
+            "fenced"
+        }
+        Error::Kafka(error @ kafka::Error::Refused { .. })
+            if error.kind() == kafka::ErrorKind::Fatal =>
+        {
+            "aborted"
+        }
         Error::Kafka(_) => "unknown",
         // the commit was not asked for: the next epoch aborts it
         _ => "aborted",
@@ -188,7 +274,10 @@ pub fn transaction_failed(error: &Error) {
 
 /// The values that `at` (`database`, `kafka`) holds were seen now.
 pub fn looked(at: &str) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64();
     LOOKED.with_label_values(&[at]).set(now);
 }
 
@@ -205,17 +294,24 @@ pub fn parked(cause: Cause) {
 /// Shows how much `what` holds, asked of `depth` whenever the metrics are read, and how much it can.
 pub fn watch(what: &'static str, limit: usize, depth: impl Fn() -> usize + Send + 'static) {
     HELD_LIMIT.with_label_values(&[what]).set(limit as i64);
-    DEPTHS.lock().unwrap_or_else(PoisonError::into_inner).push((what, Box::new(depth)));
+    DEPTHS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push((what, Box::new(depth)));
 }
 
 /// All of it in Prometheus's text format. `ready`: whether `/readyz` says so; `heartbeats`: the threads' last turns.
 pub fn text(ready: bool, heartbeats: &[(String, Duration)]) -> String {
     READY.set(i64::from(ready));
     for (thread, age) in heartbeats {
-        HEARTBEATS.with_label_values(&[thread]).set(age.as_secs_f64());
+        HEARTBEATS
+            .with_label_values(&[thread])
+            .set(age.as_secs_f64());
     }
     for (what, depth) in DEPTHS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         HELD.with_label_values(&[what]).set(depth() as i64);
     }
-    TextEncoder::new().encode_to_string(&prometheus::gather()).unwrap_or_default()
+    TextEncoder::new()
+        .encode_to_string(&prometheus::gather())
+        .unwrap_or_default()
 }

@@ -134,7 +134,11 @@ impl Monitor {
         let monitor = Monitor {
             service: config.service,
             prefix: config.topic_prefix.clone(),
-            connection: Connection::new(Connector::new(&config.database_url, &name, Limits::GLANCE)?),
+            connection: Connection::new(Connector::new(
+                &config.database_url,
+                &name,
+                Limits::GLANCE,
+            )?),
             admin: Admin::new(kafka, interrupt),
             ends: HashMap::new(),
             group: config.group(),
@@ -159,7 +163,8 @@ impl Monitor {
                 let begun = Instant::now();
                 let held = self.count();
                 self.board.look().held = held;
-                self.count_at = Instant::now() + (begun.elapsed() * COUNTING_SHARE).min(COUNT_AGAIN);
+                self.count_at =
+                    Instant::now() + (begun.elapsed() * COUNTING_SHARE).min(COUNT_AGAIN);
             }
         }
     }
@@ -177,7 +182,9 @@ impl Monitor {
             offsets::all(session)
         });
         let offsets = noted(offsets, "the database", &mut reasons);
-        offsets.iter().for_each(|rows| offsets::compare(&known, rows));
+        offsets
+            .iter()
+            .for_each(|rows| offsets::compare(&known, rows));
         let lags = noted(self.lags(offsets.as_deref()), "Kafka", &mut reasons);
         reasons.append(&mut self.causes);
         if offsets.is_some() && lags.is_some() {
@@ -193,9 +200,16 @@ impl Monitor {
     fn count(&mut self) -> Held {
         let (service, extra) = (self.service, &self.extra);
         let (oldest, snapshots) = (&mut self.oldest, &mut self.snapshots);
-        let counted =
-            self.connection.with(|session| Ok((stored(session, service, oldest, snapshots)?, extra(session)?)));
-        let why = counted.as_ref().err().map(|error| format!("what the database holds can't be counted: {error}"));
+        let counted = self.connection.with(|session| {
+            Ok((
+                stored(session, service, oldest, snapshots)?,
+                extra(session)?,
+            ))
+        });
+        let why = counted
+            .as_ref()
+            .err()
+            .map(|error| format!("what the database holds can't be counted: {error}"));
         // once, as long as it fails in the same way
         if let Some(new) = why.as_ref().filter(|_| why != self.uncounted) {
             log::warn!("{new}");
@@ -205,9 +219,16 @@ impl Monitor {
             Ok((stored, extra)) => {
                 stored.show();
                 metrics::looked("database");
-                Held { reason: stored.unled(), stored: Some(stored), extra }
+                Held {
+                    reason: stored.unled(),
+                    stored: Some(stored),
+                    extra,
+                }
             }
-            Err(error) => Held { reason: why.filter(|_| !error.is_time_limit()), ..Held::default() },
+            Err(error) => Held {
+                reason: why.filter(|_| !error.is_time_limit()),
+                ..Held::default()
+            },
         }
     }
 
@@ -220,33 +241,54 @@ impl Monitor {
             let mut missing = names;
             missing.retain(|name| !described.iter().any(|topic| topic.name == *name));
             let missing = missing.join(", ");
-            return Err(Error::Fatal(format!("there is no topic {missing}: create it, or have a restart create it")));
+            return Err(Error::Fatal(format!(
+                "there is no topic {missing}: create it, or have a restart create it"
+            )));
         }
-        let places: Vec<_> = described.iter().flat_map(|t| (0..t.partitions).map(|p| (t.name.clone(), p))).collect();
+        let places: Vec<_> = described
+            .iter()
+            .flat_map(|t| (0..t.partitions).map(|p| (t.name.clone(), p)))
+            .collect();
         // also what an open transaction still hides: it may be there for long
-        let ends = self.admin.list_offsets(&places, OffsetSpec::Latest, Isolation::ReadUncommitted)?;
-        self.ends.retain(|(id, _), _| described.iter().any(|topic| topic.id == *id));
+        let ends =
+            self.admin
+                .list_offsets(&places, OffsetSpec::Latest, Isolation::ReadUncommitted)?;
+        self.ends
+            .retain(|(id, _), _| described.iter().any(|topic| topic.id == *id));
         let mut lags = Vec::with_capacity(ends.len());
         for (topic, described) in topics.iter().zip(&described) {
             for end in ends.iter().filter(|end| end.topic == described.name) {
-                let here = |(id, partition, _): &&(Uuid, i32, i64)| (*id, *partition) == (described.id, end.partition);
+                let here = |(id, partition, _): &&(Uuid, i32, i64)| {
+                    (*id, *partition) == (described.id, end.partition)
+                };
                 // none there: nothing was read yet
-                let next = |offsets: &[(Uuid, i32, i64)]| offsets.iter().find(here).map_or(0, |(_, _, next)| *next);
+                let next = |offsets: &[(Uuid, i32, i64)]| {
+                    offsets.iter().find(here).map_or(0, |(_, _, next)| *next)
+                };
                 let offset = offsets.map(next);
                 let ends = self.ends.entry((described.id, end.partition)).or_default();
                 lags.push(ends.lag(topic.name(), end.partition, offset, end.offset));
             }
         }
         lags.sort_by_key(|lag| (lag.topic, lag.partition));
-        let is_slow = |lag: &Lag| lag.lag_seconds.is_some_and(|seconds| seconds > STRANGERS_AFTER);
+        let is_slow = |lag: &Lag| {
+            lag.lag_seconds
+                .is_some_and(|seconds| seconds > STRANGERS_AFTER)
+        };
         let slow = lags.iter().any(is_slow);
-        self.causes = if slow { [self.strangers()?, self.hidden(&places, &lags)?].concat() } else { vec![] };
+        self.causes = if slow {
+            [self.strangers()?, self.hidden(&places, &lags)?].concat()
+        } else {
+            vec![]
+        };
         Ok(lags)
     }
 
     /// Partitions in which a transaction that is open for long keeps records from readers.
     fn hidden(&mut self, places: &[(String, i32)], lags: &[Lag]) -> Result<Vec<String>> {
-        let readable = self.admin.list_offsets(places, OffsetSpec::Latest, Isolation::ReadCommitted)?;
+        let readable =
+            self.admin
+                .list_offsets(places, OffsetSpec::Latest, Isolation::ReadCommitted)?;
         let prefix = &self.prefix;
         let hidden = readable.iter().filter_map(|end| {
             let is_here = |lag: &&Lag| end.topic == format!("{prefix}{}", lag.topic) && end.partition == lag.partition;
@@ -267,11 +309,15 @@ impl Monitor {
     fn strangers(&mut self) -> Result<Vec<String>> {
         let ours = format!("{}-consumer-", self.service.name());
         let members = self.admin.group_members(&self.group)?;
-        let strangers =
-            members.iter().filter(|member| !member.client_id.starts_with(&ours) && !member.partitions.is_empty());
+        let strangers = members
+            .iter()
+            .filter(|member| !member.client_id.starts_with(&ours) && !member.partitions.is_empty());
         let told = strangers.map(|member| {
-            let partitions: Vec<String> =
-                member.partitions.iter().map(|(topic, number)| format!("{topic}-{number}")).collect();
+            let partitions: Vec<String> = member
+                .partitions
+                .iter()
+                .map(|(topic, number)| format!("{topic}-{number}"))
+                .collect();
             format!(
                 "{} (at {}) is in the consumer group {} and keeps {} from being handled: end it",
                 member.client_id,
@@ -291,7 +337,9 @@ fn stored(
     snapshots: &mut HashMap<String, Instant>,
 ) -> Result<Stored> {
     let outbox = outbox::waiting(session, service)?;
-    let since = oldest.filter(|(id, _)| outbox.oldest == Some(*id)).map_or_else(Instant::now, |(_, since)| since);
+    let since = oldest
+        .filter(|(id, _)| outbox.oldest == Some(*id))
+        .map_or_else(Instant::now, |(_, since)| since);
     *oldest = outbox.oldest.map(|id| (id, since));
     Ok(Stored {
         waiting: outbox.rows,
@@ -315,7 +363,9 @@ fn oldest_snapshot(open: &[(String, f64)], seen: &mut HashMap<String, Instant>) 
 }
 
 fn noted<T>(outcome: Result<T>, what: &str, reasons: &mut Vec<String>) -> Option<T> {
-    outcome.map_err(|error| reasons.push(format!("{what}: {error}"))).ok()
+    outcome
+        .map_err(|error| reasons.push(format!("{what}: {error}")))
+        .ok()
 }
 
 impl Stored {
@@ -351,8 +401,12 @@ impl Lag {
     /// Where the service is may not be known: then the last that was known stays.
     fn show(&self) {
         let place = [self.topic, &self.partition.to_string()];
-        self.lag.into_iter().for_each(|lag| metrics::LAG.with_label_values(&place).set(lag));
-        self.lag_seconds.into_iter().for_each(|lag| metrics::LAG_SECONDS.with_label_values(&place).set(lag));
+        self.lag
+            .into_iter()
+            .for_each(|lag| metrics::LAG.with_label_values(&place).set(lag));
+        self.lag_seconds
+            .into_iter()
+            .for_each(|lag| metrics::LAG_SECONDS.with_label_values(&place).set(lag));
     }
 }
 
@@ -364,7 +418,14 @@ impl Ends {
     fn lag(&mut self, topic: &'static str, partition: i32, offset: Option<i64>, end: i64) -> Lag {
         let behind = offset.map(|offset| (end - offset).max(0));
         let seconds = offset.map(|offset| self.waiting_for(offset, end).as_secs_f64());
-        Lag { topic, partition, offset, end, lag: behind, lag_seconds: seconds }
+        Lag {
+            topic,
+            partition,
+            offset,
+            end,
+            lag: behind,
+            lag_seconds: seconds,
+        }
     }
 
     /// How long ago the log first ended beyond `offset`; at least that, where it was before the first look.
@@ -378,7 +439,9 @@ impl Ends {
         if self.0.len() > SAMPLES {
             self.thin_out();
         }
-        self.0.front().map_or(Duration::ZERO, |(since, _)| since.elapsed())
+        self.0
+            .front()
+            .map_or(Duration::ZERO, |(since, _)| since.elapsed())
     }
 
     /// Every other one goes, but not the first: the longer something waits, the coarser it is told.
@@ -403,7 +466,10 @@ impl Board {
         reasons.extend(shutdown::is_stopping().then(|| "stopping".into()));
         reasons.extend(health::outsiders());
         if look.at.elapsed() > STALE {
-            reasons.push(format!("database and Kafka were not looked at for {} s", look.at.elapsed().as_secs()));
+            reasons.push(format!(
+                "database and Kafka were not looked at for {} s",
+                look.at.elapsed().as_secs()
+            ));
         }
         reasons.extend(look.reasons.into_iter().chain(look.held.reason));
         reasons.extend(waits::reasons());
@@ -432,7 +498,10 @@ impl Board {
                 serde_json::json!({"records": records, "oldestSeconds": seconds, "for": waits_for})
             }),
         });
-        overview.as_object_mut().into_iter().for_each(|fields| fields.extend(look.held.extra.clone()));
+        overview
+            .as_object_mut()
+            .into_iter()
+            .for_each(|fields| fields.extend(look.held.extra.clone()));
         overview
     }
 }
@@ -448,8 +517,14 @@ mod tests {
         let first = Instant::now();
         ends.waiting_for(7, 9);
         let second = Instant::now();
-        assert!(ends.waiting_for(7, 12) >= second - first, "the first of them since the look before");
-        assert!(ends.waiting_for(9, 12) <= first.elapsed(), "those before 9 are read");
+        assert!(
+            ends.waiting_for(7, 12) >= second - first,
+            "the first of them since the look before"
+        );
+        assert!(
+            ends.waiting_for(9, 12) <= first.elapsed(),
+            "those before 9 are read"
+        );
         assert_eq!(ends.waiting_for(12, 12), Duration::ZERO);
     }
 

@@ -88,7 +88,9 @@ pub fn known() -> BTreeMap<TopicPartition, i64> {
 /// this process read their offsets again.
 pub fn compare(known: &BTreeMap<TopicPartition, i64>, rows: &[(Uuid, i32, i64)]) {
     let now = |place: &TopicPartition| {
-        rows.iter().find(|(id, number, _)| (*id, *number) == (place.topic_id, place.partition)).map_or(0, |row| row.2)
+        rows.iter()
+            .find(|(id, number, _)| (*id, *number) == (place.topic_id, place.partition))
+            .map_or(0, |row| row.2)
     };
     let behind: Vec<String> = known
         .iter()
@@ -96,7 +98,10 @@ pub fn compare(known: &BTreeMap<TopicPartition, i64>, rows: &[(Uuid, i32, i64)])
         .map(|(partition, next)| format!("{partition} is at {} and was at {next}", now(partition)))
         .collect();
     if !behind.is_empty() {
-        log::warn!("the database has gone back, and what was handled since is handled again: {}", behind.join(", "));
+        log::warn!(
+            "the database has gone back, and what was handled since is handled again: {}",
+            behind.join(", ")
+        );
         SETBACKS.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -112,15 +117,27 @@ pub fn setbacks() -> u64 {
 /// What PostgreSQL says.
 pub fn read(session: &mut Session, partitions: &[TopicPartition]) -> Result<Vec<Start>> {
     let (ids, numbers) = keys(partitions.iter());
-    let names: Vec<&str> = partitions.iter().map(|partition| &*partition.topic).collect();
+    let names: Vec<&str> = partitions
+        .iter()
+        .map(|partition| &*partition.topic)
+        .collect();
     session.execute(
         "insert into consumer_offset (topic_id, partition, topic, next_offset)
          select id, partition, topic, 0 from unnest($1::uuid[], $2::int[], $3::text[]) as p (id, partition, topic)
          order by id, partition on conflict (topic_id, partition) do nothing",
         &[&ids, &numbers, &names],
     )?;
-    let places = partitions.iter().cloned().zip(now(session, &ids, &numbers)?);
-    Ok(places.map(|(partition, (next, leader_epoch))| Start { partition, next, leader_epoch }).collect())
+    let places = partitions
+        .iter()
+        .cloned()
+        .zip(now(session, &ids, &numbers)?);
+    Ok(places
+        .map(|(partition, (next, leader_epoch))| Start {
+            partition,
+            next,
+            leader_epoch,
+        })
+        .collect())
 }
 
 fn now(query: &mut impl Query, ids: &[Uuid], numbers: &[i32]) -> Result<Vec<(i64, Option<i32>)>> {
@@ -138,8 +155,14 @@ fn now(query: &mut impl Query, ids: &[Uuid], numbers: &[i32]) -> Result<Vec<(i64
 /// # Errors
 /// What PostgreSQL says.
 pub fn all(session: &mut Session) -> Result<Vec<(Uuid, i32, i64)>> {
-    let rows = session.query("select topic_id, partition, next_offset from consumer_offset", &[])?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    let rows = session.query(
+        "select topic_id, partition, next_offset from consumer_offset",
+        &[],
+    )?;
+    Ok(rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect())
 }
 
 /// Moves the offsets by compare-and-set, locked in sorted order (`sql/common`, `move_offsets`). The first statement of a batch: a consumer that lost
@@ -153,18 +176,26 @@ pub fn advance(tx: &mut Tx<'_>, moves: &[Move]) -> Result<()> {
     let to: Vec<i64> = moves.iter().map(|m| m.to).collect();
     #[cfg(sabotage)]
     let from = if sabotage::is_off(Mechanism::OffsetCas) {
-        now(tx, &ids, &numbers)?.into_iter().map(|(next, _)| next).collect()
+        now(tx, &ids, &numbers)?
+            .into_iter()
+            .map(|(next, _)| next)
+            .collect()
     } else {
         from
     };
     let known: Vec<Hint> = {
         let hints = hints();
-        moves.iter().map(|m| hints.get(&m.partition).cloned().unwrap_or_default()).collect()
+        moves
+            .iter()
+            .map(|m| hints.get(&m.partition).cloned().unwrap_or_default())
+            .collect()
     };
     let epochs: Vec<Option<i32>> = known.iter().map(|hint| hint.leader_epoch).collect();
     let seen_at: Vec<Option<&str>> = known.iter().map(|hint| hint.seen_at.as_deref()).collect();
-    let rows =
-        tx.query("select move_offsets($1, $2, $3, $4, $5, $6)", &[&ids, &numbers, &from, &to, &epochs, &seen_at])?;
+    let rows = tx.query(
+        "select move_offsets($1, $2, $3, $4, $5, $6)",
+        &[&ids, &numbers, &from, &to, &epochs, &seen_at],
+    )?;
     let moved: Vec<Option<String>> = rows[0].get(0);
     if moved.iter().all(Option::is_some) {
         // also where the transaction is rolled back afterwards: what is not there is not found there
@@ -179,5 +210,7 @@ pub fn advance(tx: &mut Tx<'_>, moves: &[Move]) -> Result<()> {
 }
 
 fn keys<'a>(partitions: impl Iterator<Item = &'a TopicPartition>) -> (Vec<Uuid>, Vec<i32>) {
-    partitions.map(|partition| (partition.topic_id, partition.partition)).unzip()
+    partitions
+        .map(|partition| (partition.topic_id, partition.partition))
+        .unzip()
 }

@@ -21,22 +21,39 @@ struct Health {
 pub fn routes(routes: Routes, service: Service, board: Board) -> Routes {
     let (ready, measured, seen) = (board.clone(), board.clone(), board);
     routes
-        .answer(Method::Get, "/healthz", move |_| Ok(health(health::complaints())))
+        .answer(Method::Get, "/healthz", move |_| {
+            Ok(health(health::complaints()))
+        })
         .always()
         .answer(Method::Get, "/readyz", move |_| Ok(health(ready.reasons())))
         .always()
         .answer(Method::Get, "/metrics", move |_| Ok(metrics(&measured)))
         .always()
         .answer(Method::Get, "/overview", move |request| {
-            request.query.only(&[]).map(|()| Response::json(200, &seen.overview(service)))
+            request
+                .query
+                .only(&[])
+                .map(|()| Response::json(200, &seen.overview(service)))
         })
         .always()
 }
 
 fn health(reasons: Vec<String>) -> Response {
     match reasons.is_empty() {
-        true => Response::json(200, &Health { status: "ok", reasons }),
-        false => Response::json(503, &Health { status: "failing", reasons }),
+        true => Response::json(
+            200,
+            &Health {
+                status: "ok",
+                reasons,
+            },
+        ),
+        false => Response::json(
+            503,
+            &Health {
+                status: "failing",
+                reasons,
+            },
+        ),
     }
 }
 

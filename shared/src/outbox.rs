@@ -33,7 +33,10 @@ pub fn append(tx: &mut Tx<'_>, events: &[Event]) -> Result<()> {
         return Ok(());
     }
     let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
-    let messages: Vec<String> = events.iter().map(|event| envelope::to_stored(std::slice::from_ref(event))).collect();
+    let messages: Vec<String> = events
+        .iter()
+        .map(|event| envelope::to_stored(std::slice::from_ref(event)))
+        .collect();
     tx.execute("select append_outbox($1, $2)", &[&order_ids, &messages])?;
     Ok(())
 }
@@ -42,7 +45,12 @@ pub fn append(tx: &mut Tx<'_>, events: &[Event]) -> Result<()> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn next_batch(session: &mut Session, service: Service, after: i64, limit: usize) -> Result<Vec<Row>> {
+pub fn next_batch(
+    session: &mut Session,
+    service: Service,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<Row>> {
     let sql = format!(
         r#"select id, order_id, to_char(stored_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), messages::text
              from {} where id > $1 order by id limit $2"#,
@@ -53,7 +61,12 @@ pub fn next_batch(session: &mut Session, service: Service, after: i64, limit: us
 }
 
 fn row(row: &postgres::Row) -> Row {
-    Row { id: row.get(0), order_id: row.get(1), stored_at: row.get(2), messages: row.get(3) }
+    Row {
+        id: row.get(0),
+        order_id: row.get(1),
+        stored_at: row.get(2),
+        messages: row.get(3),
+    }
 }
 
 /// The id of a row's last message; none if there is no such row.
@@ -61,7 +74,10 @@ fn row(row: &postgres::Row) -> Row {
 /// # Errors
 /// What PostgreSQL says.
 pub fn last_message(session: &mut Session, service: Service, id: i64) -> Result<Option<Uuid>> {
-    let sql = format!("select (messages -> -1 ->> 'id')::uuid from {} where id = $1", service.outbox());
+    let sql = format!(
+        "select (messages -> -1 ->> 'id')::uuid from {} where id = $1",
+        service.outbox()
+    );
     Ok(session.query(&sql, &[&id])?.first().map(|row| row.get(0)))
 }
 
@@ -137,7 +153,11 @@ pub fn snapshots(session: &mut Session) -> Result<Vec<(String, f64)>> {
                 where datname = current_database() and backend_xmin is not null and backend_type <> 'autovacuum worker'
                 union all select gid, extract(epoch from clock_timestamp() - prepared)::float8
                             from pg_prepared_xacts where database = current_database()";
-    Ok(session.query(sql, &[])?.iter().map(|row| (row.get(0), row.get(1))).collect())
+    Ok(session
+        .query(sql, &[])?
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect())
 }
 
 /// The service's sessions that wait for a lock for longer than batches take: each by its name, with what it waits for and who
@@ -178,7 +198,10 @@ pub struct Removal {
 impl Removal {
     /// Where nothing else is to be done.
     pub fn alone() -> Removal {
-        Removal { sql: "select remove_published($1, $2, $3)".into(), around_locks: None }
+        Removal {
+            sql: "select remove_published($1, $2, $3)".into(),
+            around_locks: None,
+        }
     }
 }
 
@@ -187,8 +210,17 @@ impl Removal {
 ///
 /// # Errors
 /// [`Error::Fatal`] when the outbox holds some of the rows only; what PostgreSQL says. Nothing was deleted.
-pub fn remove_published(session: &mut Session, removal: &Removal, first: i64, last: i64, count: i64) -> Result<()> {
-    let removed = match (session.query(&removal.sql, &[&first, &last, &count]), &removal.around_locks) {
+pub fn remove_published(
+    session: &mut Session,
+    removal: &Removal,
+    first: i64,
+    last: i64,
+    count: i64,
+) -> Result<()> {
+    let removed = match (
+        session.query(&removal.sql, &[&first, &last, &count]),
+        &removal.around_locks,
+    ) {
         (Err(error), Some(around)) if error.is_lock_timeout() => {
             log::warn!("somebody holds a row of what was published: it is left as it is");
             session.query(around, &[&first, &last, &count])
@@ -196,10 +228,12 @@ pub fn remove_published(session: &mut Session, removal: &Removal, first: i64, la
         (removed, _) => removed,
     };
     match removed {
-        Err(Error::Database(error)) if error.code() == Some(&SqlState::ASSERT_FAILURE) => Err(Error::Fatal(format!(
-            "the position in Kafka names {count} outbox rows ({first} to {last}): {}; nothing was deleted; compare them by hand",
-            Error::Database(error)
-        ))),
+        Err(Error::Database(error)) if error.code() == Some(&SqlState::ASSERT_FAILURE) => {
+            Err(Error::Fatal(format!(
+                "the position in Kafka names {count} outbox rows ({first} to {last}): {}; nothing was deleted; compare them by hand",
+                Error::Database(error)
+            )))
+        }
         done => done.map(drop),
     }
 }

@@ -15,7 +15,10 @@ pub struct Connection {
 impl Connection {
     /// Opens nothing yet.
     pub fn new(connector: Connector) -> Connection {
-        Connection { connector, session: None }
+        Connection {
+            connector,
+            session: None,
+        }
     }
 
     /// The live session.
@@ -76,10 +79,13 @@ impl Pool {
         let connector = connector.with_limits(Limits::CALL);
         let (back, idle) = bounded(size);
         for _ in 0..size {
-            back.try_send(Connection::new(connector.clone())).expect("the channel holds `size`");
+            back.try_send(Connection::new(connector.clone()))
+                .expect("the channel holds `size`");
         }
         let at_rest = idle.clone();
-        metrics::watch("database connections of HTTP", size, move || size.saturating_sub(at_rest.len()));
+        metrics::watch("database connections of HTTP", size, move || {
+            size.saturating_sub(at_rest.len())
+        });
         Pool { idle, back }
     }
 
@@ -102,7 +108,10 @@ impl Pool {
     fn lend<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T> {
         // bounded by the statement limits of those who hold the connections, and by the watchdog
         let connection = self.idle.recv().expect("the pool keeps a sender");
-        let mut lent = Lent { connection: Some(connection), back: &self.back };
+        let mut lent = Lent {
+            connection: Some(connection),
+            back: &self.back,
+        };
         work(lent.connection.as_mut().expect("lent until dropped"))
     }
 }

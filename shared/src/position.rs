@@ -5,7 +5,9 @@
 //! The last ones also say which database wrote last. One that is not the one at hand refuses it ([`require_own`], [`judge`]):
 //! at a start, at every new leadership, and in `--check`.
 
-use kafka::{Bytes, Config, Header, Interrupt, Isolation, Record, StrBytes, TopicPartition, last_records};
+use kafka::{
+    Bytes, Config, Header, Interrupt, Isolation, Record, StrBytes, TopicPartition, last_records,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -44,7 +46,11 @@ pub struct Position {
 impl Position {
     /// The rows of a position before, which are still there, and those of this one behind them.
     pub fn behind(self, before: &Position) -> Position {
-        Position { first: before.first, count: before.count + self.count, ..self }
+        Position {
+            first: before.first,
+            count: before.count + self.count,
+            ..self
+        }
     }
 
     /// As it travels.
@@ -100,7 +106,9 @@ pub fn find(
         text(record).is_some()
     };
     let last = last_records(kafka, interrupt, topics, ends, is_wanted)?;
-    last.iter().map(|(place, record)| own(place, record, service, install_id)).collect()
+    last.iter()
+        .map(|(place, record)| own(place, record, service, install_id))
+        .collect()
 }
 
 /// The positions, the latest rows first, each once.
@@ -149,9 +157,16 @@ pub fn judge(found: &[Found], state: &State, service: Service) -> Result<Option<
              go on with this one; or, if this one shall live beside it, set TOPIC_PREFIX to a prefix of its own"
         )));
     }
-    let lost = found.iter().filter(|found| judgement(found, state) == Some(Judgement::LostTail));
+    let lost = found
+        .iter()
+        .filter(|found| judgement(found, state) == Some(Judgement::LostTail));
     let lost = lost.max_by_key(|found| &found.stored);
-    Ok(lost.and_then(|found| Some(LostTail { stored: found.stored.clone()?, what: lost_tail(found, state) })))
+    Ok(lost.and_then(|found| {
+        Some(LostTail {
+            stored: found.stored.clone()?,
+            what: lost_tail(found, state),
+        })
+    }))
 }
 
 /// What a database other than the one at hand has written last.
@@ -169,10 +184,17 @@ pub fn wrong(found: &[Found], state: &State) -> Vec<Wrong> {
     latest.sort_by_key(|found| std::cmp::Reverse(&found.stored));
     let mut wrong: Vec<Wrong> = Vec::new();
     for found in latest {
-        let Some(origin) = found.position.origin else { continue };
-        let Some(Judgement::Refused(why)) = judgement(found, state) else { continue };
+        let Some(origin) = found.position.origin else {
+            continue;
+        };
+        let Some(Judgement::Refused(why)) = judgement(found, state) else {
+            continue;
+        };
         if wrong.iter().all(|other| other.origin != origin) {
-            wrong.push(Wrong { origin, what: cause(found, origin, why, state) });
+            wrong.push(Wrong {
+                origin,
+                what: cause(found, origin, why, state),
+            });
         }
     }
     wrong.reverse();
@@ -190,12 +212,20 @@ fn cause(found: &Found, origin: Origin, why: Refusal, state: &State) -> String {
     let relation = match why {
         Refusal::TakenOver => "which has taken over from it".into(),
         Refusal::StoredSince => {
-            format!("from which this one has taken over only what was stored up to {}", time(&state.accepted_to))
+            format!(
+                "from which this one has taken over only what was stored up to {}",
+                time(&state.accepted_to)
+            )
         }
         Refusal::OtherDatabase => "another copy of the same installation".into(),
         Refusal::OldPrimary => "which was promoted in place of this one".into(),
-        Refusal::OtherLeader => "a physical copy of it, which has published since (the two have parted)".into(),
-        Refusal::OlderCopy => format!("of which it is an older copy (it last stored: {})", time(&state.last_stored)),
+        Refusal::OtherLeader => {
+            "a physical copy of it, which has published since (the two have parted)".into()
+        }
+        Refusal::OlderCopy => format!(
+            "of which it is an older copy (it last stored: {})",
+            time(&state.last_stored)
+        ),
     };
     format!(
         "{}, stored {}, is of {}, {relation}; this one is {} (installation {})",
@@ -220,10 +250,20 @@ fn lost_tail(found: &Found, state: &State) -> String {
 }
 
 fn text(record: &Record) -> Option<&Bytes> {
-    record.headers.iter().find(|(name, _)| &**name == HEADER)?.1.as_ref()
+    record
+        .headers
+        .iter()
+        .find(|(name, _)| &**name == HEADER)?
+        .1
+        .as_ref()
 }
 
-fn own(place: &TopicPartition, record: &Record, service: Service, install_id: Uuid) -> Result<Found> {
+fn own(
+    place: &TopicPartition,
+    record: &Record,
+    service: Service,
+    install_id: Uuid,
+) -> Result<Found> {
     let place = format!("{place}, offset {}", record.offset);
     let position: Position = serde_json::from_slice(text(record).map_or(&[][..], |text| text))
         .map_err(|error| Error::Fatal(format!("the position in {place} can't be read: {error}")))?;
@@ -235,8 +275,13 @@ fn own(place: &TopicPartition, record: &Record, service: Service, install_id: Uu
             position.install
         )));
     }
-    let stored = envelope::header(record, "ce_time").filter(|time| delivery::from_rfc3339(time).is_some());
-    Ok(Found { place, stored: stored.map(str::to_string), position })
+    let stored =
+        envelope::header(record, "ce_time").filter(|time| delivery::from_rfc3339(time).is_some());
+    Ok(Found {
+        place,
+        stored: stored.map(str::to_string),
+        position,
+    })
 }
 
 #[cfg(test)]
@@ -255,28 +300,56 @@ mod tests {
 
     #[test]
     fn a_position_names_what_an_earlier_one_named_too() {
-        let position =
-            |first, last, count, message| Position { first, last, count, message: Uuid::from_u128(message), ..BARE };
-        assert_eq!(position(8, 9, 2, 9).behind(&position(3, 7, 4, 7)), position(3, 9, 6, 9));
+        let position = |first, last, count, message| Position {
+            first,
+            last,
+            count,
+            message: Uuid::from_u128(message),
+            ..BARE
+        };
+        assert_eq!(
+            position(8, 9, 2, 9).behind(&position(3, 7, 4, 7)),
+            position(3, 9, 6, 9)
+        );
     }
 
     #[test]
     fn a_position_says_who_wrote_it_in_few_bytes_and_one_of_the_version_before_is_read() {
         let nil = "00000000-0000-0000-0000-000000000000";
-        let old = format!(r#"{{"install":"{nil}","first":4,"last":9,"count":5,"message":"{nil}"}}"#);
-        let text = |position: &Position| String::from_utf8(position.to_header().1.unwrap().to_vec()).unwrap();
-        assert_eq!((text(&BARE), serde_json::from_str(&old).ok()), (old.clone(), Some(BARE)));
-        let position = Position { origin: "7712376514795047735.16390.2".parse().ok(), leader: Some((4001, 7)), ..BARE };
+        let old =
+            format!(r#"{{"install":"{nil}","first":4,"last":9,"count":5,"message":"{nil}"}}"#);
+        let text = |position: &Position| {
+            String::from_utf8(position.to_header().1.unwrap().to_vec()).unwrap()
+        };
+        assert_eq!(
+            (text(&BARE), serde_json::from_str(&old).ok()),
+            (old.clone(), Some(BARE))
+        );
+        let position = Position {
+            origin: "7712376514795047735.16390.2".parse().ok(),
+            leader: Some((4001, 7)),
+            ..BARE
+        };
         let more = r#","origin":"7712376514795047735.16390.2","leader":[4001,7]}"#;
         let new = old.replace('}', more);
-        assert_eq!((text(&position), serde_json::from_str(&new).ok()), (new, Some(position)));
+        assert_eq!(
+            (text(&position), serde_json::from_str(&new).ok()),
+            (new, Some(position))
+        );
     }
 
     #[test]
     fn rows_are_the_positions_own_only_by_the_last_ones_message() {
         let (ours, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let position =
-            Position { install: Uuid::nil(), first: 4, last: 9, count: 5, message: ours, origin: None, leader: None };
+        let position = Position {
+            install: Uuid::nil(),
+            first: 4,
+            last: 9,
+            count: 5,
+            message: ours,
+            origin: None,
+            leader: None,
+        };
         assert!(position.is_held(Some(ours)));
         assert!(!position.is_held(Some(other)), "ids drawn again");
         assert!(!position.is_held(None), "deleted");

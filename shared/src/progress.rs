@@ -37,12 +37,24 @@ const NOT_REFUSED_AFTER: Duration = Duration::from_secs(3);
 impl Progress {
     /// Partitions at the offsets that the database holds.
     pub fn new(starts: Vec<Start>) -> Progress {
-        for Start { partition, next, .. } in &starts {
+        for Start {
+            partition, next, ..
+        } in &starts
+        {
             offsets::know(partition, *next);
             waits::goes_on(partition);
         }
-        let partition = |next| Partition { next, told: -1, trouble: None };
-        Progress(starts.into_iter().map(|start| (start.partition, partition(start.next))).collect())
+        let partition = |next| Partition {
+            next,
+            told: -1,
+            trouble: None,
+        };
+        Progress(
+            starts
+                .into_iter()
+                .map(|start| (start.partition, partition(start.next)))
+                .collect(),
+        )
     }
 
     /// The next offset; none if the partition is not assigned.
@@ -53,7 +65,9 @@ impl Progress {
     /// False once the slice's partition was put off or moved elsewhere, earlier in the same pass.
     pub fn expects(&self, slice: &Slice) -> bool {
         let partition = self.0.get(&slice.partition);
-        partition.is_some_and(|p| p.next == slice.from && p.trouble.as_ref().is_none_or(|trouble| !trouble.paused))
+        partition.is_some_and(|p| {
+            p.next == slice.from && p.trouble.as_ref().is_none_or(|trouble| !trouble.paused)
+        })
     }
 
     /// Whether nothing has failed since the last success.
@@ -68,20 +82,36 @@ impl Progress {
 
     /// The failed attempts so far of `culprit`, or of the world's.
     pub fn attempts(&self, partition: &TopicPartition, culprit: Option<i64>) -> u32 {
-        self.trouble(partition).filter(|trouble| trouble.culprit == culprit).map_or(0, |trouble| trouble.attempts)
+        self.trouble(partition)
+            .filter(|trouble| trouble.culprit == culprit)
+            .map_or(0, |trouble| trouble.attempts)
     }
 
     /// Which attempt comes next of the record at `offset`, from 1. What the world is to blame for counts for all that waits.
     pub fn attempt(&self, partition: &TopicPartition, offset: i64) -> i32 {
         let concerns = |trouble: &&Trouble| trouble.culprit.is_none_or(|culprit| culprit == offset);
-        1 + self.trouble(partition).filter(concerns).map_or(0, |trouble| trouble.attempts as i32)
+        1 + self
+            .trouble(partition)
+            .filter(concerns)
+            .map_or(0, |trouble| trouble.attempts as i32)
     }
 
     /// The partition waits; answers its next offset.
-    pub fn postpone(&mut self, partition: &TopicPartition, attempts: u32, culprit: Option<i64>) -> Option<i64> {
+    pub fn postpone(
+        &mut self,
+        partition: &TopicPartition,
+        attempts: u32,
+        culprit: Option<i64>,
+    ) -> Option<i64> {
         let retry_at = Instant::now() + backoff::delay(attempts);
         let partition = self.0.get_mut(partition)?;
-        partition.trouble = Some(Trouble { attempts, culprit, retry_at, paused: true, refused: false });
+        partition.trouble = Some(Trouble {
+            attempts,
+            culprit,
+            retry_at,
+            paused: true,
+            refused: false,
+        });
         Some(partition.next)
     }
 
@@ -96,18 +126,27 @@ impl Progress {
 
     /// It waits because the broker refuses to give its records.
     pub fn refused(&mut self, partition: &TopicPartition) {
-        if let Some(trouble) = self.0.get_mut(partition).and_then(|partition| partition.trouble.as_mut()) {
+        if let Some(trouble) = self
+            .0
+            .get_mut(partition)
+            .and_then(|partition| partition.trouble.as_mut())
+        {
             trouble.refused = true;
         }
     }
 
     /// Ends what was refused and is no longer; answers whose.
     pub fn end_refusals(&mut self) -> Vec<TopicPartition> {
-        let ended =
-            |trouble: &Trouble| trouble.refused && !trouble.paused && trouble.retry_at.elapsed() > NOT_REFUSED_AFTER;
+        let ended = |trouble: &Trouble| {
+            trouble.refused && !trouble.paused && trouble.retry_at.elapsed() > NOT_REFUSED_AFTER
+        };
         let mut gone_on = Vec::new();
         for (name, partition) in &mut self.0 {
-            if partition.trouble.take_if(|trouble| ended(trouble)).is_some() {
+            if partition
+                .trouble
+                .take_if(|trouble| ended(trouble))
+                .is_some()
+            {
                 waits::goes_on(name);
                 gone_on.push(name.clone());
             }
@@ -117,7 +156,8 @@ impl Progress {
 
     /// None of those that go on can be read, for this.
     pub fn all_wait(&self, why: &str) {
-        self.untroubled().for_each(|(name, _)| waits::put_off(name, why.into()));
+        self.untroubled()
+            .for_each(|(name, _)| waits::put_off(name, why.into()));
     }
 
     /// They can again.
@@ -130,7 +170,10 @@ impl Progress {
         let now = Instant::now();
         let mut ended = Vec::new();
         for (name, partition) in &mut self.0 {
-            let over = partition.trouble.as_mut().filter(|trouble| trouble.paused && trouble.retry_at <= now);
+            let over = partition
+                .trouble
+                .as_mut()
+                .filter(|trouble| trouble.paused && trouble.retry_at <= now);
             if let Some(trouble) = over {
                 trouble.paused = false;
                 ended.push(name.clone());
@@ -141,7 +184,13 @@ impl Progress {
 
     /// None while there is something to poll; else when the first pause ends (none of none).
     pub fn all_paused_until(&self) -> Option<Option<Instant>> {
-        let pause = |partition: &Partition| partition.trouble.as_ref().filter(|t| t.paused).map(|t| t.retry_at);
+        let pause = |partition: &Partition| {
+            partition
+                .trouble
+                .as_ref()
+                .filter(|t| t.paused)
+                .map(|t| t.retry_at)
+        };
         let pauses: Option<Vec<Instant>> = self.0.values().map(pause).collect();
         pauses.map(|pauses| pauses.into_iter().min())
     }
@@ -150,24 +199,37 @@ impl Progress {
     pub fn passed_over(&self, position: impl Fn(&TopicPartition) -> Option<i64>) -> Vec<Move> {
         let step = |(name, partition): (&TopicPartition, &Partition)| {
             let to = position(name).filter(|position| *position > partition.next)?;
-            Some(Move { partition: name.clone(), from: partition.next, to })
+            Some(Move {
+                partition: name.clone(),
+                from: partition.next,
+                to,
+            })
         };
         self.untroubled().filter_map(step).collect()
     }
 
     /// The offsets that Kafka was not told yet, with their metadata.
     pub fn untold(&self) -> Vec<(TopicPartition, i64, String)> {
-        let untold = self.0.iter().filter(|(_, partition)| partition.next != partition.told);
-        untold.map(|(name, partition)| (name.clone(), partition.next, String::new())).collect()
+        let untold = self
+            .0
+            .iter()
+            .filter(|(_, partition)| partition.next != partition.told);
+        untold
+            .map(|(name, partition)| (name.clone(), partition.next, String::new()))
+            .collect()
     }
 
     /// Kafka was told all offsets.
     pub fn told(&mut self) {
-        self.0.values_mut().for_each(|partition| partition.told = partition.next);
+        self.0
+            .values_mut()
+            .for_each(|partition| partition.told = partition.next);
     }
 
     fn untroubled(&self) -> impl Iterator<Item = (&TopicPartition, &Partition)> {
-        self.0.iter().filter(|(_, partition)| partition.trouble.is_none())
+        self.0
+            .iter()
+            .filter(|(_, partition)| partition.trouble.is_none())
     }
 
     fn trouble(&self, partition: &TopicPartition) -> Option<&Trouble> {
@@ -190,13 +252,33 @@ mod tests {
 
     #[test]
     fn an_attempt_is_counted_for_the_culprit_alone_and_the_worlds_for_all_that_waits() {
-        let partition = TopicPartition { topic: "payment".into(), topic_id: uuid::Uuid::nil(), partition: 0 };
-        let mut progress = Progress::new(vec![Start { partition: partition.clone(), next: 5, leader_epoch: None }]);
+        let partition = TopicPartition {
+            topic: "payment".into(),
+            topic_id: uuid::Uuid::nil(),
+            partition: 0,
+        };
+        let mut progress = Progress::new(vec![Start {
+            partition: partition.clone(),
+            next: 5,
+            leader_epoch: None,
+        }]);
         assert_eq!(progress.attempt(&partition, 5), 1);
         progress.postpone(&partition, 2, None);
-        assert_eq!((progress.attempt(&partition, 5), progress.attempt(&partition, 6)), (3, 3));
+        assert_eq!(
+            (
+                progress.attempt(&partition, 5),
+                progress.attempt(&partition, 6)
+            ),
+            (3, 3)
+        );
         progress.postpone(&partition, 1, Some(5));
-        assert_eq!((progress.attempt(&partition, 5), progress.attempt(&partition, 6)), (2, 1));
+        assert_eq!(
+            (
+                progress.attempt(&partition, 5),
+                progress.attempt(&partition, 6)
+            ),
+            (2, 1)
+        );
         progress.moved(&partition, 6);
         assert_eq!(progress.attempt(&partition, 6), 1);
     }

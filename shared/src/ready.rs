@@ -14,7 +14,8 @@ const REQUEST: &[u8] = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: 
 
 /// Writes what the instance answers to standard output; answers whether it is ready.
 pub fn run(config: &Config) -> bool {
-    let answer = ask(config).unwrap_or_else(|error| format!("no answer on {}:{}: {error}\n", config.bind, config.port));
+    let answer = ask(config)
+        .unwrap_or_else(|error| format!("no answer on {}:{}: {error}\n", config.bind, config.port));
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or(("", &answer));
     args::print(&format!("{}\n", body.trim_end()));
     head.starts_with("HTTP/1.1 200 ")

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::{Admin, Interrupt, Isolation, OffsetSpec, Reading, Record, Span, TopicPartition, read_spans};
+use kafka::{
+    Admin, Interrupt, Isolation, OffsetSpec, Reading, Record, Span, TopicPartition, read_spans,
+};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -58,7 +60,11 @@ impl Found {
     }
 
     fn take(&mut self, request: Event) {
-        let place = if request.side == Side::Payment { &mut self.payment } else { &mut self.stock };
+        let place = if request.side == Side::Payment {
+            &mut self.payment
+        } else {
+            &mut self.stock
+        };
         place.get_or_insert(request);
     }
 }
@@ -74,7 +80,11 @@ pub struct Recovery {
 impl Recovery {
     /// Connects to nothing yet. `interrupt` ends its Kafka calls.
     pub fn new(config: &Config, interrupt: Interrupt) -> Recovery {
-        Recovery { kafka: config.kafka("order-recovery"), interrupt, prefix: config.topic_prefix.clone() }
+        Recovery {
+            kafka: config.kafka("order-recovery"),
+            interrupt,
+            prefix: config.topic_prefix.clone(),
+        }
     }
 
     /// Looks up what Kafka holds of the orders that these answers are about, and adds it to `found`: what was found before an
@@ -84,11 +94,23 @@ impl Recovery {
     /// Kafka's; a topic that is not there, or reading that takes too long, is one of them.
     pub fn find(&self, answers: &[Event], found: &mut HashMap<Uuid, Found>) -> Result<()> {
         health::beat_before(2 * LIMIT);
-        answers.iter().for_each(|answer| _ = found.entry(answer.order_id).or_default());
-        let missing = |answer: &Event| Some(answer.order_id).filter(|order_id| !found[order_id].is_whole());
+        answers
+            .iter()
+            .for_each(|answer| _ = found.entry(answer.order_id).or_default());
+        let missing =
+            |answer: &Event| Some(answer.order_id).filter(|order_id| !found[order_id].is_whole());
         let missing: BTreeSet<Uuid> = answers.iter().filter_map(missing).collect();
-        let logs = Logs::describe(Admin::new(self.kafka.clone(), self.interrupt.clone()), &self.prefix)?;
-        let mut search = Search { recovery: self, logs, found, missing, until: Instant::now() + LIMIT };
+        let logs = Logs::describe(
+            Admin::new(self.kafka.clone(), self.interrupt.clone()),
+            &self.prefix,
+        )?;
+        let mut search = Search {
+            recovery: self,
+            logs,
+            found,
+            missing,
+            until: Instant::now() + LIMIT,
+        };
         search.read_answered(answers)?;
         search.read_near(0, GAP_MILLIS, usize::MAX)?;
         search.read_near(SKEW_MILLIS, SKEW_MILLIS, MOST)?;
@@ -116,10 +138,21 @@ impl Logs {
             let name = format!("{prefix}{}", Topic(side, Channel::Request).name());
             let described = admin.describe_topics(std::slice::from_ref(&name))?;
             // not gone for certain: brokers learn of topics one after another, and the services make those that are missing
-            let topic = described.first().ok_or_else(|| kafka::Error::Invalid(format!("topic {name} is not there")))?;
+            let topic = described
+                .first()
+                .ok_or_else(|| kafka::Error::Invalid(format!("topic {name} is not there")))?;
             let (name, topic_id): (Arc<str>, _) = (topic.name.as_str().into(), topic.id);
-            let of = |partition| TopicPartition { topic: name.clone(), topic_id, partition };
-            let log = |partition| Log { side, partition: of(partition), start: 0, end: 0 };
+            let of = |partition| TopicPartition {
+                topic: name.clone(),
+                topic_id,
+                partition,
+            };
+            let log = |partition| Log {
+                side,
+                partition: of(partition),
+                start: 0,
+                end: 0,
+            };
             partitions.extend((0..topic.partitions).map(log));
         }
         let mut logs = Logs { admin, partitions };
@@ -133,19 +166,31 @@ impl Logs {
     }
 
     /// The offset of each of these logs, by its place; -1: none.
-    fn list(&mut self, which: impl Fn(&Log) -> bool, spec: OffsetSpec) -> Result<Vec<(usize, i64)>> {
-        let wanted: Vec<usize> = (0..self.partitions.len()).filter(|place| which(&self.partitions[*place])).collect();
+    fn list(
+        &mut self,
+        which: impl Fn(&Log) -> bool,
+        spec: OffsetSpec,
+    ) -> Result<Vec<(usize, i64)>> {
+        let wanted: Vec<usize> = (0..self.partitions.len())
+            .filter(|place| which(&self.partitions[*place]))
+            .collect();
         let name = |place: &usize| {
             let partition = &self.partitions[*place].partition;
             (partition.topic.to_string(), partition.partition)
         };
         let names: Vec<(String, i32)> = wanted.iter().map(name).collect();
         // to the end of all that was written: what is not decided yet is waited for, and not taken for absent
-        let listed = self.admin.list_offsets(&names, spec, Isolation::ReadUncommitted)?;
+        let listed = self
+            .admin
+            .list_offsets(&names, spec, Isolation::ReadUncommitted)?;
         let mut offsets = Vec::with_capacity(wanted.len());
         for (place, (topic, partition)) in wanted.into_iter().zip(names) {
-            let its = listed.iter().find(|offset| offset.topic == topic && offset.partition == partition);
-            let its = its.ok_or_else(|| kafka::Error::Invalid(format!("{topic}-{partition} is not there")))?;
+            let its = listed
+                .iter()
+                .find(|offset| offset.topic == topic && offset.partition == partition);
+            let its = its.ok_or_else(|| {
+                kafka::Error::Invalid(format!("{topic}-{partition} is not there"))
+            })?;
             offsets.push((place, its.offset));
         }
         Ok(offsets)
@@ -155,14 +200,24 @@ impl Logs {
     fn within(&mut self, side: Side, times: &[(i64, i64)]) -> Result<Vec<Span>> {
         let mut spans = Vec::new();
         for (first, last) in times {
-            let from = self.list(|log| log.side == side, OffsetSpec::Timestamp(*first.max(&0)))?;
-            let until = self.list(|log| log.side == side, OffsetSpec::Timestamp(last.saturating_add(1).max(0)))?;
+            let from = self.list(
+                |log| log.side == side,
+                OffsetSpec::Timestamp(*first.max(&0)),
+            )?;
+            let until = self.list(
+                |log| log.side == side,
+                OffsetSpec::Timestamp(last.saturating_add(1).max(0)),
+            )?;
             for ((place, from), (_, until)) in from.into_iter().zip(until) {
                 let Log { partition, end, .. } = &self.partitions[place];
                 let until = if until < 0 { *end } else { until.min(*end) };
                 // -1: nothing so late
                 if (0..until).contains(&from) {
-                    spans.push(Span { partition: partition.clone(), from, until });
+                    spans.push(Span {
+                        partition: partition.clone(),
+                        from,
+                        until,
+                    });
                 }
             }
         }
@@ -184,17 +239,31 @@ impl Search<'_> {
     /// The records that the answers name.
     fn read_answered(&mut self, answers: &[Event]) -> Result<()> {
         let mut offsets: BTreeMap<usize, BTreeSet<i64>> = BTreeMap::new();
-        let missing = answers.iter().filter(|answer| self.missing.contains(&answer.order_id));
+        let missing = answers
+            .iter()
+            .filter(|answer| self.missing.contains(&answer.order_id));
         for (side, place, offset) in missing.filter_map(asked) {
             let its = |log: &Log| log.side == side && log.partition.partition == place;
-            let log = self.logs.partitions.iter().position(|log| its(log) && (log.start..log.end).contains(&offset));
-            log.into_iter().for_each(|log| _ = offsets.entry(log).or_default().insert(offset));
+            let log = self
+                .logs
+                .partitions
+                .iter()
+                .position(|log| its(log) && (log.start..log.end).contains(&offset));
+            log.into_iter()
+                .for_each(|log| _ = offsets.entry(log).or_default().insert(offset));
         }
         let mut spans = Vec::new();
         for (log, offsets) in offsets {
             let partition = &self.logs.partitions[log].partition;
-            for (from, last) in runs(offsets.into_iter().map(|offset| (offset, offset)).collect(), GAP_OFFSETS) {
-                spans.push(Span { partition: partition.clone(), from, until: last + 1 });
+            for (from, last) in runs(
+                offsets.into_iter().map(|offset| (offset, offset)).collect(),
+                GAP_OFFSETS,
+            ) {
+                spans.push(Span {
+                    partition: partition.clone(),
+                    from,
+                    until: last + 1,
+                });
             }
         }
         self.read(spans, usize::MAX)
@@ -204,8 +273,12 @@ impl Search<'_> {
     fn read_near(&mut self, skew: i64, gap: i64, most: usize) -> Result<()> {
         for side in Side::ALL {
             let halves = self.missing.iter().map(|order_id| &self.found[order_id]);
-            let halves = halves.filter(|found| found.request(side).is_none()).filter_map(Found::published_millis);
-            let times = halves.map(|millis| (millis - skew, millis + skew)).collect();
+            let halves = halves
+                .filter(|found| found.request(side).is_none())
+                .filter_map(Found::published_millis);
+            let times = halves
+                .map(|millis| (millis - skew, millis + skew))
+                .collect();
             let spans = self.logs.within(side, &runs(times, gap))?;
             self.read(spans, most)?;
         }
@@ -216,13 +289,21 @@ impl Search<'_> {
     /// known.
     fn read_between(&mut self, answers: &[Event]) -> Result<()> {
         let is_unknown = |answer: &&Event| {
-            self.missing.contains(&answer.order_id) && self.found[&answer.order_id].published_millis().is_none()
+            self.missing.contains(&answer.order_id)
+                && self.found[&answer.order_id].published_millis().is_none()
         };
         let between = |answer: &Event| {
             let (first, last) = (id_millis(answer.order_id)?, answered_millis(answer)?);
-            Some((first.saturating_sub(SKEW_MILLIS), last.saturating_add(SKEW_MILLIS)))
+            Some((
+                first.saturating_sub(SKEW_MILLIS),
+                last.saturating_add(SKEW_MILLIS),
+            ))
         };
-        let times: Vec<(i64, i64)> = answers.iter().filter(is_unknown).filter_map(between).collect();
+        let times: Vec<(i64, i64)> = answers
+            .iter()
+            .filter(is_unknown)
+            .filter_map(between)
+            .collect();
         for side in Side::ALL {
             let spans = self.logs.within(side, &runs(times.clone(), GAP_MILLIS))?;
             self.read(spans, MOST)?;
@@ -235,12 +316,17 @@ impl Search<'_> {
         if spans.is_empty() || self.missing.is_empty() {
             return Ok(());
         }
-        let Recovery { kafka, interrupt, prefix } = self.recovery;
+        let Recovery {
+            kafka,
+            interrupt,
+            prefix,
+        } = self.recovery;
         let left = self.until.saturating_duration_since(Instant::now());
         let (found, missing, mut seen) = (&mut *self.found, &mut self.missing, 0);
         let take = |partition: &TopicPartition, record: Record| {
             seen += 1;
-            if let Some(order_id) = order_of(&record).filter(|order_id| missing.contains(order_id)) {
+            if let Some(order_id) = order_of(&record).filter(|order_id| missing.contains(order_id))
+            {
                 let order = found.entry(order_id).or_default();
                 match request(&record, partition, prefix) {
                     Some(request) => order.take(request),
@@ -250,7 +336,11 @@ impl Search<'_> {
                     missing.remove(&order_id);
                 }
             }
-            if missing.is_empty() || seen >= most { Reading::Enough } else { Reading::On }
+            if missing.is_empty() || seen >= most {
+                Reading::Enough
+            } else {
+                Reading::On
+            }
         };
         Ok(read_spans(kafka, interrupt, spans, left, take)?)
     }
@@ -258,7 +348,9 @@ impl Search<'_> {
 
 /// Where the request of an answer lay, if it says so. (A confirmation answers a compensation request.)
 fn asked(answer: &Event) -> Option<(Side, i32, i64)> {
-    let asked = answer.answers.filter(|_| matches!(answer.body, Body::Completed | Body::Failed { .. }))?;
+    let asked = answer
+        .answers
+        .filter(|_| matches!(answer.body, Body::Completed | Body::Failed { .. }))?;
     Some((answer.side, asked.partition, asked.offset))
 }
 
@@ -276,7 +368,10 @@ fn runs(mut stretches: Vec<(i64, i64)>, gap: i64) -> Vec<(i64, i64)> {
 }
 
 fn order_of(record: &Record) -> Option<Uuid> {
-    record.key.as_deref().and_then(|key| Uuid::try_parse_ascii(key).ok())
+    record
+        .key
+        .as_deref()
+        .and_then(|key| Uuid::try_parse_ascii(key).ok())
 }
 
 /// The request that a record is, with how it was delivered to us; none if it is not one.
@@ -284,7 +379,10 @@ fn request(record: &Record, partition: &TopicPartition, prefix: &str) -> Option<
     let topic = Topic::from_name(&partition.topic, prefix)?;
     let event = envelope::decode(topic, record).ok()?;
     let delivery = envelope::delivery(record, partition.partition, delivery::now(), 1);
-    Some(Event { delivery: Some(delivery), ..event })
+    Some(Event {
+        delivery: Some(delivery),
+        ..event
+    })
 }
 
 fn published_millis(event: &Event) -> Option<i64> {
@@ -293,15 +391,25 @@ fn published_millis(event: &Event) -> Option<i64> {
 
 /// When an order was asked for: our ids are of version 7.
 pub fn id_millis(order_id: Uuid) -> Option<i64> {
-    let (seconds, nanos) = order_id.get_timestamp().filter(|_| order_id.get_version_num() == 7)?.to_unix();
-    i64::try_from(seconds).ok()?.checked_mul(1_000)?.checked_add(i64::from(nanos) / 1_000_000)
+    let (seconds, nanos) = order_id
+        .get_timestamp()
+        .filter(|_| order_id.get_version_num() == 7)?
+        .to_unix();
+    i64::try_from(seconds)
+        .ok()?
+        .checked_mul(1_000)?
+        .checked_add(i64::from(nanos) / 1_000_000)
 }
 
 /// When an answer was published, or now: of one that was parked it is not known, and what is older than its order has no time
 /// that could be trusted.
 fn answered_millis(answer: &Event) -> Option<i64> {
     let asked = id_millis(answer.order_id)?;
-    Some(published_millis(answer).filter(|answered| *answered >= asked).unwrap_or_else(|| delivery::now() / 1_000))
+    Some(
+        published_millis(answer)
+            .filter(|answered| *answered >= asked)
+            .unwrap_or_else(|| delivery::now() / 1_000),
+    )
 }
 
 #[cfg(test)]
@@ -312,9 +420,18 @@ mod tests {
     fn stretches_near_each_other_are_one_run() {
         assert_eq!(runs(vec![], 5), []);
         assert_eq!(runs(vec![(5, 5)], 5), [(5, 5)]);
-        assert_eq!(runs(vec![(20, 20), (5, 5), (10, 10), (16, 16)], 5), [(5, 10), (16, 20)]);
-        assert_eq!(runs(vec![(0, 100), (10, 20), (100, 110), (200, 200)], 0), [(0, 110), (200, 200)]);
-        assert_eq!(runs(vec![(i64::MIN, 0), (i64::MAX, i64::MAX)], 1), [(i64::MIN, 0), (i64::MAX, i64::MAX)]);
+        assert_eq!(
+            runs(vec![(20, 20), (5, 5), (10, 10), (16, 16)], 5),
+            [(5, 10), (16, 20)]
+        );
+        assert_eq!(
+            runs(vec![(0, 100), (10, 20), (100, 110), (200, 200)], 0),
+            [(0, 110), (200, 200)]
+        );
+        assert_eq!(
+            runs(vec![(i64::MIN, 0), (i64::MAX, i64::MAX)], 1),
+            [(i64::MIN, 0), (i64::MAX, i64::MAX)]
+        );
     }
 
     #[test]

@@ -106,7 +106,12 @@ impl Relay {
     ///
     /// # Errors
     /// When the database URL can't be parsed.
-    pub fn new(config: &Config, install_id: Uuid, interrupt: Interrupt, removal: Removal) -> Result<Relay> {
+    pub fn new(
+        config: &Config,
+        install_id: Uuid,
+        interrupt: Interrupt,
+        removal: Removal,
+    ) -> Result<Relay> {
         let name = format!("{}-relay", config.service.name());
         let kafka = config.kafka(&name);
         let transactional_id = config.transactional_id();
@@ -145,7 +150,11 @@ impl Relay {
         if let Err(error) = self.delete_published() {
             log::debug!("published rows are left to the next leader: {error}");
         }
-        if let Some(Err(error)) = self.leadership.take().map(|leadership| leadership.resign(self.service)) {
+        if let Some(Err(error)) = self
+            .leadership
+            .take()
+            .map(|leadership| leadership.resign(self.service))
+        {
             log::debug!("the next leader was not told: {error}");
         }
         ended
@@ -156,14 +165,18 @@ impl Relay {
         while !shutdown.is_set() {
             health::beat();
             let turn = self.relay_once();
-            let led = wakeups.leads.swap(self.leadership.is_some(), Ordering::Relaxed);
+            let led = wakeups
+                .leads
+                .swap(self.leadership.is_some(), Ordering::Relaxed);
             metrics::LEADER.set(i64::from(self.leadership.is_some()));
             let pause = match turn {
                 Ok(Turn::Published(_)) => Duration::ZERO,
                 // commits during the first turn of a leadership have woken nobody here
                 Ok(Turn::Empty | Turn::Drained(_)) if !led => Duration::ZERO,
                 // whoever commits afterwards wakes us
-                Ok(Turn::Empty | Turn::Drained(_)) => self.undeleted.as_ref().map_or(SLOW_POLL, Undeleted::rest),
+                Ok(Turn::Empty | Turn::Drained(_)) => {
+                    self.undeleted.as_ref().map_or(SLOW_POLL, Undeleted::rest)
+                }
                 Ok(Turn::Standby) => STAND_AGAIN / 2 + backoff::jitter(STAND_AGAIN / 2),
                 Err(Error::Fatal(why)) => return Err(Error::Fatal(why)),
                 Err(Error::Kafka(kafka::Error::Interrupted)) => return Ok(()),
@@ -206,7 +219,9 @@ impl Relay {
                 "a relay turn failed (attempt {attempt}, next in {pause:?}): {error}. If this lasts longer than a minute Kafka can't \
                  end the transaction of this id: see the broker's log, and `kafka-transactions.sh describe`"
             ),
-            Err(error) => log::warn!("a relay turn failed (attempt {attempt}, next in {pause:?}): {error}"),
+            Err(error) => {
+                log::warn!("a relay turn failed (attempt {attempt}, next in {pause:?}): {error}")
+            }
         }
     }
 
@@ -223,7 +238,8 @@ impl Relay {
             self.ahead.clear();
             self.floor = 0;
             // a fenced or broken leader closes its connection: the lock is free for whoever is alive
-            let keeps_lock = matches!(error, Error::Kafka(cause) if cause.kind() != ErrorKind::Fenced);
+            let keeps_lock =
+                matches!(error, Error::Kafka(cause) if cause.kind() != ErrorKind::Fenced);
             if !keeps_lock {
                 self.leadership = None;
             }
@@ -233,7 +249,9 @@ impl Relay {
 
     fn turn(&mut self) -> Result<Turn> {
         if self.leadership.is_none() {
-            self.leadership = self.candidate.stand(&format!("{}-leader-ping", self.service.name()))?;
+            self.leadership = self
+                .candidate
+                .stand(&format!("{}-leader-ping", self.service.name()))?;
             if self.leadership.is_none() {
                 return Ok(Turn::Standby);
             }
@@ -255,7 +273,11 @@ impl Relay {
         let (count, next_batch) = (rows.len(), (batch * 2).min(self.batch_limit));
         self.publish(&rows, (count == batch).then_some(next_batch))?;
         self.batch = next_batch;
-        Ok(if count == batch { Turn::Published(count) } else { Turn::Drained(count) })
+        Ok(if count == batch {
+            Turn::Published(count)
+        } else {
+            Turn::Drained(count)
+        })
     }
 
     /// Those read ahead, or read now.
@@ -281,7 +303,9 @@ impl Relay {
         let found = self.positions()?;
         self.require_own(&found, (identity.id, identity.epoch.into()))?;
         for position in position::latest_first(found) {
-            let last = self.leader()?.with(|session| outbox::last_message(session, self.service, position.last))?;
+            let last = self
+                .leader()?
+                .with(|session| outbox::last_message(session, self.service, position.last))?;
             if position.is_held(last) {
                 delete(self.leader()?, &self.removal, &position)?;
             }
@@ -299,9 +323,20 @@ impl Relay {
             return Ok(vec![]);
         }
         let is_empty = read(self.leader()?, self.service, 0, 1)?.is_empty();
-        let ends = if is_empty { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+        let ends = if is_empty {
+            Isolation::ReadCommitted
+        } else {
+            Isolation::ReadUncommitted
+        };
         let topics = topics::names(&self.prefix, &self.service.writes());
-        position::find(&topics, &self.kafka, &self.interrupt, self.service, self.install_id, ends)
+        position::find(
+            &topics,
+            &self.kafka,
+            &self.interrupt,
+            self.service,
+            self.install_id,
+            ends,
+        )
     }
 
     /// Stops where another database has written last; else notes this leadership. After a promotion that lost the tail it
@@ -309,11 +344,13 @@ impl Relay {
     fn require_own(&mut self, found: &[Found], leader: Leader) -> Result<()> {
         let state = self.leader()?.with(origin::read)?;
         if let Some(lost) = position::judge(found, &state, self.service)? {
-            self.leader()?.with(|session| outbox::advance_clock(session, &lost.stored))?;
+            self.leader()?
+                .with(|session| outbox::advance_clock(session, &lost.stored))?;
             metrics::LOST_TAILS.inc();
             log::warn!("{}", lost.what);
         }
-        self.leader()?.with(|session| origin::note_leader(session, leader))?;
+        self.leader()?
+            .with(|session| origin::note_leader(session, leader))?;
         self.origin = Some((state.origin, leader));
         Ok(())
     }
@@ -340,9 +377,12 @@ impl Relay {
         let ended = beside.run(format!("{}-relay-beside", service.name()), |deleted| {
             if let Err(error) = transaction.send_marked(&records, &mark) {
                 // an answer, not a lost one: the transaction may be ended plainly
-                if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal {
+                if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal
+                {
                     let Row { id, order_id, .. } = &rows[0];
-                    log::error!("Kafka refuses outbox rows {id} to {last} (first order {order_id}): {error}");
+                    log::error!(
+                        "Kafka refuses outbox rows {id} to {last} (first order {order_id}): {error}"
+                    );
                     transaction.abort()?;
                 }
                 return Err(error.into());
@@ -369,24 +409,46 @@ impl Relay {
                     row.id, row.order_id
                 ))
             };
-            let stored: Vec<Stored<'_>> = serde_json::from_str(&row.messages).map_err(|error| unreadable(&error))?;
+            let stored: Vec<Stored<'_>> =
+                serde_json::from_str(&row.messages).map_err(|error| unreadable(&error))?;
             message = stored.last().ok_or_else(|| unreadable(&"no message"))?.id;
             records.extend(stored.iter().map(|stored| {
-                envelope::to_record(stored, row.order_id, self.service, &self.prefix, &row.stored_at, now)
+                envelope::to_record(
+                    stored,
+                    row.order_id,
+                    self.service,
+                    &self.prefix,
+                    &row.stored_at,
+                    now,
+                )
             }));
         }
         let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
         let (origin, leader) = self.origin.unzip();
         let count = rows.len();
-        Ok((records, Position { install: self.install_id, first, last, count, message, origin, leader }))
+        Ok((
+            records,
+            Position {
+                install: self.install_id,
+                first,
+                last,
+                count,
+                message,
+                origin,
+                leader,
+            },
+        ))
     }
 
     fn take_due(&mut self) -> Option<Undeleted> {
-        self.undeleted.take_if(|undeleted| undeleted.is_due(self.batch_limit))
+        self.undeleted
+            .take_if(|undeleted| undeleted.is_due(self.batch_limit))
     }
 
     fn delete_published(&mut self) -> Result<()> {
-        let Some(undeleted) = self.undeleted.take() else { return Ok(()) };
+        let Some(undeleted) = self.undeleted.take() else {
+            return Ok(());
+        };
         delete(self.leader()?, &self.removal, &undeleted.position)
     }
 
@@ -399,8 +461,14 @@ impl Undeleted {
     /// What was published before and is still there, with what is published now.
     fn joined(before: Option<Undeleted>, now: Position) -> Undeleted {
         match before {
-            None => Undeleted { position: now, since: Instant::now() },
-            Some(Undeleted { position, since }) => Undeleted { position: now.behind(&position), since },
+            None => Undeleted {
+                position: now,
+                since: Instant::now(),
+            },
+            Some(Undeleted { position, since }) => Undeleted {
+                position: now.behind(&position),
+                since,
+            },
         }
     }
 
@@ -419,17 +487,30 @@ fn read(leadership: &Leadership, service: Service, after: i64, limit: usize) -> 
 }
 
 fn delete(leadership: &Leadership, removal: &Removal, position: &Position) -> Result<()> {
-    let Position { first, last, count, .. } = *position;
+    let Position {
+        first, last, count, ..
+    } = *position;
     leadership.with(|session| outbox::remove_published(session, removal, first, last, count as i64))
 }
 
 /// The coordinator still ends an earlier transaction, long after that should have been done.
 fn is_unended(error: &kafka::Error) -> bool {
-    matches!(error, kafka::Error::Refused { code: kafka::ErrorCode::CONCURRENT_TRANSACTIONS, .. })
+    matches!(
+        error,
+        kafka::Error::Refused {
+            code: kafka::ErrorCode::CONCURRENT_TRANSACTIONS,
+            ..
+        }
+    )
 }
 
 fn new_producer(kafka: &kafka::Config, interrupt: &Interrupt, transactional_id: &str) -> Producer {
-    Producer::transactional(kafka.clone(), interrupt.clone(), transactional_id, TRANSACTION_TIMEOUT)
+    Producer::transactional(
+        kafka.clone(),
+        interrupt.clone(),
+        transactional_id,
+        TRANSACTION_TIMEOUT,
+    )
 }
 
 fn not_leading() -> Error {
@@ -439,7 +520,9 @@ fn not_leading() -> Error {
 /// The records' timestamp is when they are published: Kafka refuses one that lies ahead of its clock, as a stored time
 /// may after the database's clock has jumped, and removes by age what carries an old one.
 fn unix_millis() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_millis() as i64)
 }
 
 fn wait(wakeups: &Wakeups, shutdown: &Shutdown, limit: Duration) {

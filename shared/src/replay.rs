@@ -22,7 +22,11 @@ const FAILED_REPLAYS: usize = 5;
 
 /// What a replay came to.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "result", content = "detail", rename_all = "SCREAMING_SNAKE_CASE")]
+#[serde(
+    tag = "result",
+    content = "detail",
+    rename_all = "SCREAMING_SNAKE_CASE"
+)]
 pub enum Replay {
     /// The record had its effect.
     Applied,
@@ -105,10 +109,18 @@ impl Replayer {
         }
     }
 
-    fn try_replay(&self, session: &mut Session, ask: &Ask<'_>, handler: &mut dyn Handler) -> Result<Verdict<Replay>> {
+    fn try_replay(
+        &self,
+        session: &mut Session,
+        ask: &Ask<'_>,
+        handler: &mut dyn Handler,
+    ) -> Result<Verdict<Replay>> {
         let mut tx = session.transaction()?;
-        let Some((kept, history)) = lock(&mut tx, ask.id, ask.wait)? else { return Ok(Verdict::Unknown) };
-        let objection = handled(&kept.summary, &history).or_else(|| held_back(&history).filter(|_| !ask.force));
+        let Some((kept, history)) = lock(&mut tx, ask.id, ask.wait)? else {
+            return Ok(Verdict::Unknown);
+        };
+        let objection =
+            handled(&kept.summary, &history).or_else(|| held_back(&history).filter(|_| !ask.force));
         if let Some(why) = objection {
             return Ok(Verdict::Refused(why));
         }
@@ -121,7 +133,11 @@ impl Replayer {
             return Ok(Verdict::Done(replay));
         }
         tx.commit()?;
-        log::info!("dead letter {} replayed by {}: {replay:?}", ask.id, ask.actor);
+        log::info!(
+            "dead letter {} replayed by {}: {replay:?}",
+            ask.id,
+            ask.actor
+        );
         if !matches!(replay, Replay::Failed(_)) {
             handler.committed();
             if !sent.is_empty() {
@@ -150,19 +166,30 @@ impl Replayer {
 /// What PostgreSQL says; nothing was changed.
 pub fn discard(session: &mut Session, id: i64, actor: &str, reason: &str) -> Result<Verdict<()>> {
     let mut tx = session.transaction()?;
-    let Some((kept, history)) = lock(&mut tx, id, true)? else { return Ok(Verdict::Unknown) };
+    let Some((kept, history)) = lock(&mut tx, id, true)? else {
+        return Ok(Verdict::Unknown);
+    };
     if let Some(why) = handled(&kept.summary, &history) {
         return Ok(Verdict::Refused(why));
     }
     dead_letter::discard(&mut tx, id, reason)?;
-    dead_letter_action::note(&mut tx, id, actor, Deed::Discard, State::Discarded.name(), Some(reason))?;
+    dead_letter_action::note(
+        &mut tx,
+        id,
+        actor,
+        Deed::Discard,
+        State::Discarded.name(),
+        Some(reason),
+    )?;
     tx.commit()?;
     log::info!("dead letter {id} discarded by {actor}: {reason}");
     Ok(Verdict::Done(()))
 }
 
 fn lock(tx: &mut Tx<'_>, id: i64, wait: bool) -> Result<Option<(Kept, Vec<Action>)>> {
-    let Some(kept) = dead_letter::lock(tx, id, wait)? else { return Ok(None) };
+    let Some(kept) = dead_letter::lock(tx, id, wait)? else {
+        return Ok(None);
+    };
     Ok(Some((kept, dead_letter_action::history(tx, id)?)))
 }
 
@@ -175,28 +202,51 @@ fn handled(summary: &Summary, history: &[Action]) -> Option<String> {
     };
     let actor = history.last().map_or("unknown", |action| &action.actor);
     let text = |part: &Option<String>| part.clone().unwrap_or_default();
-    Some(format!("dead letter {} was {deed} at {} by {actor}: {}", summary.id, text(at), text(result)))
+    Some(format!(
+        "dead letter {} was {deed} at {} by {actor}: {}",
+        summary.id,
+        text(at),
+        text(result)
+    ))
 }
 
 /// Why it may not be replayed once more without force.
 fn held_back(history: &[Action]) -> Option<String> {
-    let failed: Vec<&Action> = history.iter().filter(|action| action.result == "FAILED").collect();
+    let failed: Vec<&Action> = history
+        .iter()
+        .filter(|action| action.result == "FAILED")
+        .collect();
     let last = failed.last().filter(|_| failed.len() >= FAILED_REPLAYS)?;
     let why = last.detail.as_deref().unwrap_or_default();
-    Some(format!("{} replays have failed, the last one: {why}; ?force=true tries once more", failed.len()))
+    Some(format!(
+        "{} replays have failed, the last one: {why}; ?force=true tries once more",
+        failed.len()
+    ))
 }
 
 fn decode(prefix: &str, kept: &Kept) -> std::result::Result<Event, Replay> {
     if kept.summary.cause == Cause::LogGap.name() {
-        return Err(Replay::Unchanged("a gap holds no record that could be handled".into()));
+        return Err(Replay::Unchanged(
+            "a gap holds no record that could be handled".into(),
+        ));
     }
     let name = &kept.partition.topic;
-    let topic = Topic::from_name(name, prefix)
-        .ok_or_else(|| Replay::Failed(format!("{name} is not one of this installation's topics")))?;
-    let event = envelope::decode(topic, &kept.record).map_err(|undecodable| Replay::Failed(undecodable.why))?;
+    let topic = Topic::from_name(name, prefix).ok_or_else(|| {
+        Replay::Failed(format!("{name} is not one of this installation's topics"))
+    })?;
+    let event = envelope::decode(topic, &kept.record)
+        .map_err(|undecodable| Replay::Failed(undecodable.why))?;
     let attempt = kept.summary.attempts + 1;
-    let delivery = envelope::delivery(&kept.record, kept.partition.partition, delivery::now(), attempt);
-    Ok(Event { delivery: Some(delivery), ..event })
+    let delivery = envelope::delivery(
+        &kept.record,
+        kept.partition.partition,
+        delivery::now(),
+        attempt,
+    );
+    Ok(Event {
+        delivery: Some(delivery),
+        ..event
+    })
 }
 
 /// Notes what it came to and appends what is sent. What can't be appended by the record's fault makes a failed replay of it.
@@ -216,10 +266,16 @@ fn record(tx: &mut Tx<'_>, ask: &Ask<'_>, sent: &[Event], replay: Replay) -> Res
 const UNDO_EFFECTS: &str = "rollback to savepoint before_effects";
 
 /// Of a replay that fails by the record's fault nothing is left but the locks, the record's own among them.
-fn guarded_effects(tx: &mut Tx<'_>, handler: &mut dyn Handler, event: Event) -> Result<(Vec<Event>, Verdict<Replay>)> {
+fn guarded_effects(
+    tx: &mut Tx<'_>,
+    handler: &mut dyn Handler,
+    event: Event,
+) -> Result<(Vec<Event>, Verdict<Replay>)> {
     tx.execute("savepoint before_effects", &[])?;
     let (sent, verdict) = match effects(tx, handler, event) {
-        Err(error) if error.blame() == Blame::Message => (vec![], Verdict::Done(Replay::Failed(error.to_string()))),
+        Err(error) if error.blame() == Blame::Message => {
+            (vec![], Verdict::Done(Replay::Failed(error.to_string())))
+        }
         done => done?,
     };
     if matches!(verdict, Verdict::Done(Replay::Failed(_))) {
@@ -228,8 +284,15 @@ fn guarded_effects(tx: &mut Tx<'_>, handler: &mut dyn Handler, event: Event) -> 
     Ok((sent, verdict))
 }
 
-fn effects(tx: &mut Tx<'_>, handler: &mut dyn Handler, event: Event) -> Result<(Vec<Event>, Verdict<Replay>)> {
-    let given_up = format!("the request of order {} was given up for good: it stays FAILED", event.order_id);
+fn effects(
+    tx: &mut Tx<'_>,
+    handler: &mut dyn Handler,
+    event: Event,
+) -> Result<(Vec<Event>, Verdict<Replay>)> {
+    let given_up = format!(
+        "the request of order {} was given up for good: it stays FAILED",
+        event.order_id
+    );
     let handled = handler::handle(handler, tx, &[event])?;
     let verdict = match handled.outcomes.into_iter().next() {
         Some(Outcome::Unchanged(why)) => Verdict::Done(Replay::Unchanged(why.into())),

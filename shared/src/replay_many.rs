@@ -67,14 +67,29 @@ pub struct Skipped {
 /// The first one that is neither a record's fault nor somebody's who holds it makes an end of it: the records before are done,
 /// this and those behind are not.
 pub fn replay_many(pool: &Pool, replayer: &Replayer, ask: &AskMany<'_>) -> (Replays, Result<()>) {
-    let mut done = Replays { dry_run: ask.dry_run, matched: 0, replayed: vec![], skipped: vec![], next: None };
+    let mut done = Replays {
+        dry_run: ask.dry_run,
+        matched: 0,
+        replayed: vec![],
+        skipped: vec![],
+        next: None,
+    };
     let end = go_through(pool, replayer, ask, &mut done);
     (done, end)
 }
 
-fn go_through(pool: &Pool, replayer: &Replayer, ask: &AskMany<'_>, done: &mut Replays) -> Result<()> {
-    let open = Filter { state: Some(State::Open), ..ask.filter.clone() };
-    let (ids, matched) = pool.with(|session| dead_letter::oldest(session, &open, ask.after, ask.limit))?;
+fn go_through(
+    pool: &Pool,
+    replayer: &Replayer,
+    ask: &AskMany<'_>,
+    done: &mut Replays,
+) -> Result<()> {
+    let open = Filter {
+        state: Some(State::Open),
+        ..ask.filter.clone()
+    };
+    let (ids, matched) =
+        pool.with(|session| dead_letter::oldest(session, &open, ask.after, ask.limit))?;
     done.matched = matched;
     done.next = ids.last().copied().filter(|_| matched > ids.len() as i64);
     let (until, mut last) = (Instant::now() + TIME, ask.after);
@@ -84,7 +99,13 @@ fn go_through(pool: &Pool, replayer: &Replayer, ask: &AskMany<'_>, done: &mut Re
             return Ok(());
         }
         last = id;
-        let one = Ask { id, actor: ask.actor, force: false, dry_run: ask.dry_run, wait: false };
+        let one = Ask {
+            id,
+            actor: ask.actor,
+            force: false,
+            dry_run: ask.dry_run,
+            wait: false,
+        };
         let skipped = match pool.once(|session| replayer.replay(session, &one)) {
             Ok(Verdict::Done(replay)) => {
                 done.replayed.push(Replayed { id, replay });
@@ -96,7 +117,10 @@ fn go_through(pool: &Pool, replayer: &Replayer, ask: &AskMany<'_>, done: &mut Re
             Err(error) if error.is_lock_timeout() => error.for_clients(),
             Err(error) => return Err(error),
         };
-        done.skipped.push(Skipped { id, detail: skipped });
+        done.skipped.push(Skipped {
+            id,
+            detail: skipped,
+        });
     }
     Ok(())
 }

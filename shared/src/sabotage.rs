@@ -49,18 +49,27 @@ pub fn is_off(mechanism: Mechanism) -> bool {
 
 /// A transactional id that no other process has, if relays shall not fence each other.
 pub fn own_id(shared: String) -> String {
-    if is_off(Mechanism::Fencing) { format!("{shared}-{}", std::process::id()) } else { shared }
+    if is_off(Mechanism::Fencing) {
+        format!("{shared}-{}", std::process::id())
+    } else {
+        shared
+    }
 }
 
 /// Publishes the payment messages in a Kafka transaction of their own, if pairs shall be torn; answers what is left.
 ///
 /// # Errors
 /// Kafka's.
-pub fn publish_halves(producer: &mut Producer, records: Vec<ProducerRecord>) -> Result<Vec<ProducerRecord>> {
+pub fn publish_halves(
+    producer: &mut Producer,
+    records: Vec<ProducerRecord>,
+) -> Result<Vec<ProducerRecord>> {
     if !is_off(Mechanism::Pair) {
         return Ok(records);
     }
-    let (first, second): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.topic.ends_with("payment"));
+    let (first, second): (Vec<_>, Vec<_>) = records
+        .into_iter()
+        .partition(|record| record.topic.ends_with("payment"));
     let mut transaction = producer.begin()?;
     transaction.send(first)?;
     transaction.commit()?;

@@ -56,7 +56,9 @@ fn set_sequences_on(session: &mut Session, until: Instant) -> Result<()> {
     let behind = loop {
         match sequences_behind(session) {
             Err(error) if error.is_lock_timeout() && Instant::now() < until => {
-                log::warn!("somebody has locked a table, whose sequence is to be looked at: {error}");
+                log::warn!(
+                    "somebody has locked a table, whose sequence is to be looked at: {error}"
+                );
                 std::thread::sleep(PAUSE);
             }
             found => break found?,
@@ -75,7 +77,9 @@ fn set_sequences_on(session: &mut Session, until: Instant) -> Result<()> {
 /// [`Error::Fatal`] when somebody has emptied its table; what PostgreSQL says.
 pub fn install_id(session: &mut Session) -> Result<Uuid> {
     let rows = session.query("select install_id from install", &[])?;
-    rows.first().map(|row| row.get(0)).ok_or_else(|| emptied("install"))
+    rows.first()
+        .map(|row| row.get(0))
+        .ok_or_else(|| emptied("install"))
 }
 
 fn emptied(table: &str) -> Error {
@@ -86,15 +90,27 @@ fn emptied(table: &str) -> Error {
 }
 
 /// What [`require_rights`] looks at, apart from the tables of the service.
-const TABLES: [&str; 6] =
-    ["consumer_offset", "dead_letter", "dead_letter_action", "install", "leadership", "set_aside"];
+const TABLES: [&str; 6] = [
+    "consumer_offset",
+    "dead_letter",
+    "dead_letter_action",
+    "install",
+    "leadership",
+    "set_aside",
+];
 const FUNCTIONS: [&str; 3] = ["append_outbox", "remove_published", "stamp_outbox"];
 
 fn tables(service: Service) -> &'static [&'static str] {
     match service {
-        Service::Order => {
-            &["orders", "idempotency_key", "deadline", "timeline", "repair", "order_flow", "order_outbox"]
-        }
+        Service::Order => &[
+            "orders",
+            "idempotency_key",
+            "deadline",
+            "timeline",
+            "repair",
+            "order_flow",
+            "order_outbox",
+        ],
         Service::Payment => &["account", "payment", "payment_outbox"],
         Service::Stock => &["item", "reservation", "stock_outbox"],
     }
@@ -145,7 +161,10 @@ const LOCK_CLASS: &str = "(select case nspname when 'public' then 7301 else oid:
 
 /// One database may hold all services, each in a schema of its own: tables of the same names would be shared else.
 fn require_own_schema(session: &mut Session, service: Service) -> Result<()> {
-    let found = &session.query("select current_schema()::text, current_setting('search_path')", &[])?[0];
+    let found = &session.query(
+        "select current_schema()::text, current_setting('search_path')",
+        &[],
+    )?[0];
     let (schema, path): (Option<String>, String) = (found.get(0), found.get(1));
     let Some(schema) = schema else {
         return Err(Error::Fatal(format!(
@@ -153,7 +172,10 @@ fn require_own_schema(session: &mut Session, service: Service) -> Result<()> {
         )));
     };
     for other in Service::ALL.into_iter().filter(|other| *other != service) {
-        if has_table(session, &format!("\"{}\".{}", schema.replace('"', "\"\""), other.outbox()))? {
+        if has_table(
+            session,
+            &format!("\"{}\".{}", schema.replace('"', "\"\""), other.outbox()),
+        )? {
             return Err(Error::Fatal(format!(
                 "schema {schema} belongs to the service {}: give {} a database or a schema of its own \
                  (options=-c%20search_path=… in its URL)",
@@ -170,7 +192,11 @@ fn require_no_other_schema(session: &mut Session, schema: &str, path: &str) -> R
     let sql = "select s from unnest(current_schemas(false)) as s
                 where s <> $1 and to_regclass(format('%I.install', s)) is not null
                   and to_regclass(format('%I.install', $1)) is null";
-    match session.query(sql, &[&schema])?.first().map(|row| row.get::<_, String>(0)) {
+    match session
+        .query(sql, &[&schema])?
+        .first()
+        .map(|row| row.get::<_, String>(0))
+    {
         None => Ok(()),
         Some(other) => Err(Error::Fatal(format!(
             "the search_path ({path}) leads to schema {schema}, where there is nothing, and the tables are in schema {other}: \
@@ -191,14 +217,21 @@ struct Behind {
 
 impl Behind {
     fn told(&self) -> String {
-        let Behind { column, next, last, .. } = self;
+        let Behind {
+            column, next, last, ..
+        } = self;
         format!("the sequence of {column} stands at {next}, behind its rows (up to {last})")
     }
 
     /// A little further than it must: others may draw from it at this moment.
     fn set_on(&self, session: &mut Session) -> Result<()> {
         const FURTHER: i64 = 1_000;
-        session.query("select setval($1::text::regclass, $2)", &[&self.sequence, &(self.last + FURTHER)]).map(drop)
+        session
+            .query(
+                "select setval($1::text::regclass, $2)",
+                &[&self.sequence, &(self.last + FURTHER)],
+            )
+            .map(drop)
     }
 }
 
@@ -217,7 +250,8 @@ fn sequences_behind(session: &mut Session) -> Result<Vec<Behind>> {
     )?;
     let mut behind = vec![];
     for row in &columns {
-        let (table, column, sequence): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let (table, column, sequence): (String, String, String) =
+            (row.get(0), row.get(1), row.get(2));
         let sql = format!(
             "select case when is_called then last_value + 1 else last_value end, (select max({column}) from {table})
                from {sequence}"
@@ -225,7 +259,12 @@ fn sequences_behind(session: &mut Session) -> Result<Vec<Behind>> {
         let row = &session.query(&sql, &[])?[0];
         let (next, last): (i64, Option<i64>) = (row.get(0), row.get(1));
         if let Some(last) = last.filter(|last| *last >= next) {
-            behind.push(Behind { sequence, column: format!("{table}.{column}"), next, last });
+            behind.push(Behind {
+                sequence,
+                column: format!("{table}.{column}"),
+                next,
+                last,
+            });
         }
     }
     Ok(behind)
@@ -263,15 +302,27 @@ pub fn pending(session: &mut Session, service: Service, own: Runner) -> Result<P
     require_own_schema(session, service)?;
     check_compatible(session)?;
     let mut pending = Pending::default();
-    for (history, mut runner) in [("common", common::migrations::runner()), (service.name(), own)] {
+    for (history, mut runner) in [
+        ("common", common::migrations::runner()),
+        (service.name(), own),
+    ] {
         let applied = applied(session, history, &mut runner)?;
         let known = runner.get_migrations();
         let last = newest(&applied);
-        pending.migrations += known.iter().filter(|migration| Some(migration.version()) > last).count();
+        pending.migrations += known
+            .iter()
+            .filter(|migration| Some(migration.version()) > last)
+            .count();
         pending.newer.extend(newer(history, &applied, known));
-        let is_other = |ours: &&Migration| applied.iter().any(|it| it.version() == ours.version() && it != *ours);
+        let is_other = |ours: &&Migration| {
+            applied
+                .iter()
+                .any(|it| it.version() == ours.version() && it != *ours)
+        };
         if let Some(other) = known.iter().find(is_other) {
-            return Err(Error::Fatal(format!("the schema ({history}) has another {other} than this binary")));
+            return Err(Error::Fatal(format!(
+                "the schema ({history}) has another {other} than this binary"
+            )));
         }
     }
     if pending.migrations > 0 {
@@ -280,7 +331,10 @@ pub fn pending(session: &mut Session, service: Service, own: Runner) -> Result<P
     } else {
         require_rights(session, service)?;
         let behind = sequences_behind(session)?;
-        pending.behind = behind.iter().map(|behind| format!("{}; a start sets it on", behind.told())).collect();
+        pending.behind = behind
+            .iter()
+            .map(|behind| format!("{}; a start sets it on", behind.told()))
+            .collect();
     }
     Ok(pending)
 }
@@ -322,8 +376,15 @@ fn applied(session: &mut Session, history: &str, runner: &mut Runner) -> Result<
     if !has_table(session, &table)? {
         return Ok(vec![]);
     }
-    let unreadable = |error| Error::Fatal(format!("the schema's history ({history}) can't be read: {}", told(&error)));
-    runner.get_applied_migrations(session.client()).map_err(unreadable)
+    let unreadable = |error| {
+        Error::Fatal(format!(
+            "the schema's history ({history}) can't be read: {}",
+            told(&error)
+        ))
+    };
+    runner
+        .get_applied_migrations(session.client())
+        .map_err(unreadable)
 }
 
 /// Whether the session's database has this table.
@@ -361,7 +422,12 @@ pub fn require_compatible(session: &mut Session) -> Result<()> {
 /// # Errors
 /// [`Error::Unusable`] where it can't; what PostgreSQL says.
 pub fn require_writable(session: &mut Session) -> Result<()> {
-    session.execute("update install set created_at = created_at where false", &[]).map(drop)
+    session
+        .execute(
+            "update install set created_at = created_at where false",
+            &[],
+        )
+        .map(drop)
 }
 
 /// Common V3 looks for relays of older versions in all of the database. A new schema has had none, and those of others are not
@@ -372,9 +438,13 @@ fn begin(session: &mut Session) -> Result<()> {
         return Ok(());
     }
     let mut to = |target| {
-        let mut runner = common::migrations::runner().set_grouped(true).set_target(target);
+        let mut runner = common::migrations::runner()
+            .set_grouped(true)
+            .set_target(target);
         runner.set_migration_table_name(format!("schema_history_{COMMON}"));
-        runner.run(session.client()).map_err(|error| not_applied(COMMON, &error))
+        runner
+            .run(session.client())
+            .map_err(|error| not_applied(COMMON, &error))
     };
     to(Target::Version(2))?;
     to(Target::FakeVersion(3))?;
@@ -387,7 +457,10 @@ fn run(session: &mut Session, history: &str, mut runner: Runner, until: Instant)
     if let Some(newer) = newer(history, &applied, runner.get_migrations()) {
         log::warn!("{newer}");
     }
-    let runner = runner.set_grouped(true).set_abort_divergent(true).set_abort_missing(false);
+    let runner = runner
+        .set_grouped(true)
+        .set_abort_divergent(true)
+        .set_abort_missing(false);
     let report = patiently(history, until, || runner.run(session.client()));
     let report = report.map_err(|error| not_applied(history, &error))?;
     for migration in report.applied_migrations() {
@@ -397,7 +470,10 @@ fn run(session: &mut Session, history: &str, mut runner: Runner, until: Instant)
 }
 
 fn not_applied(history: &str, error: &refinery::Error) -> Error {
-    Error::Fatal(format!("the schema ({history}) can't be brought up to date: {}", told(error)))
+    Error::Fatal(format!(
+        "the schema ({history}) can't be brought up to date: {}",
+        told(error)
+    ))
 }
 
 /// A failed attempt leaves no trace, so another can be made.
@@ -409,7 +485,10 @@ fn patiently(
     loop {
         match attempt() {
             Err(error) if waits_for_a_table(&error) && Instant::now() < until => {
-                log::warn!("schema ({history}): somebody uses a table that a migration changes: {}", told(&error));
+                log::warn!(
+                    "schema ({history}): somebody uses a table that a migration changes: {}",
+                    told(&error)
+                );
                 std::thread::sleep(PAUSE);
             }
             outcome => return outcome,
@@ -428,7 +507,10 @@ fn causes(error: &refinery::Error) -> impl Iterator<Item = &(dyn std::error::Err
 
 /// An error with what lies behind it, down to the server's own words.
 fn told(error: &refinery::Error) -> String {
-    std::iter::once(error.to_string()).chain(causes(error).map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+    std::iter::once(error.to_string())
+        .chain(causes(error).map(ToString::to_string))
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 fn newer(history: &str, applied: &[Migration], known: &[Migration]) -> Option<String> {

@@ -30,7 +30,9 @@ use crate::recovery::Recovery;
 use crate::relay::Relay;
 use crate::shutdown::{self, Shutdown, Stop};
 use crate::wake::{self, Waker};
-use crate::{backoff, brokers, check, dead_letter, logging, metrics, position, ready, schema, topics};
+use crate::{
+    backoff, brokers, check, dead_letter, logging, metrics, position, ready, schema, topics,
+};
 
 pub mod take_over;
 
@@ -56,9 +58,13 @@ pub fn main(
         match action {
             Action::Help => args::print(&args::help(service, about)),
             Action::Version => args::print(&args::version(service)),
-            Action::Check if !check::run(&settings()?, migrations()) => return Ok(ExitCode::FAILURE),
+            Action::Check if !check::run(&settings()?, migrations()) => {
+                return Ok(ExitCode::FAILURE);
+            }
             Action::Ready if !ready::run(&settings()?) => return Ok(ExitCode::FAILURE),
-            Action::TakeOver if !take_over::run(&settings()?, migrations()) => return Ok(ExitCode::FAILURE),
+            Action::TakeOver if !take_over::run(&settings()?, migrations()) => {
+                return Ok(ExitCode::FAILURE);
+            }
             Action::Check | Action::Ready | Action::TakeOver => {}
             Action::Run => return Ok(run_logged(settings()?, run)),
         }
@@ -72,12 +78,19 @@ pub fn main(
 
 fn run_logged(config: Config, run: impl FnOnce(Config, Stop, Shutdown) -> Result<()>) -> ExitCode {
     logging::init(config.log_level);
-    config.remarks().iter().for_each(|remark| log::warn!("{remark}"));
+    config
+        .remarks()
+        .iter()
+        .for_each(|remark| log::warn!("{remark}"));
     let (stop, shutdown) = shutdown::channel();
     let watched = shutdown.clone();
-    let watchdog = std::thread::Builder::new().name("watchdog".into()).spawn(move || watch(&watched));
+    let watchdog = std::thread::Builder::new()
+        .name("watchdog".into())
+        .spawn(move || watch(&watched));
     let ready = watchdog.and_then(|_| stop.on_signals(config.shutdown_delay));
-    let outcome = ready.map_err(Error::from).and_then(|()| run(config, stop, shutdown));
+    let outcome = ready
+        .map_err(Error::from)
+        .and_then(|()| run(config, stop, shutdown));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Stopped(what)) => {
@@ -107,7 +120,10 @@ pub fn listen(config: &Config) -> Result<TcpListener> {
 
 /// No calls yet, behind the service's doors: its operator's token, and the origins whose pages may use it.
 pub fn routes(config: &Config) -> Routes {
-    Routes::new().behind(Guard::new(config.admin_token.as_ref()), Cors::new(config.cors_origins.clone()))
+    Routes::new().behind(
+        Guard::new(config.admin_token.as_ref()),
+        Cors::new(config.cors_origins.clone()),
+    )
 }
 
 /// A service whose servers are there, and whose schema and topics are ready.
@@ -129,7 +145,9 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
     let connector = Connector::new(&config.database_url, config.service.name(), Limits::WORK)?;
     let until = Instant::now() + config.startup_limit;
     let mut session = wait_for("PostgreSQL", until, shutdown, || connector.connect())?;
-    wait_for("PostgreSQL", until, shutdown, || connector.require_sessions())?;
+    wait_for("PostgreSQL", until, shutdown, || {
+        connector.require_sessions()
+    })?;
     let begun = Instant::now();
     schema::migrate(&mut session, config.service, migrations)?;
     // what a migration takes is no waiting for servers
@@ -148,13 +166,34 @@ pub fn prepare(config: &Config, migrations: Runner, shutdown: &Shutdown) -> Resu
         topics::require_use(&mut admin, config)?;
         brokers::require_room(&mut admin)?;
         let ends = Isolation::ReadCommitted;
-        Ok((topics_keep, position::find(&written, &kafka, &interrupt, config.service, install_id, ends)?))
+        Ok((
+            topics_keep,
+            position::find(
+                &written,
+                &kafka,
+                &interrupt,
+                config.service,
+                install_id,
+                ends,
+            )?,
+        ))
     })?;
-    wait_for("PostgreSQL", until, shutdown, || position::require_own(&found, config.service, || connector.connect()))?;
-    Ok(Ready { install_id, connector, topics_keep })
+    wait_for("PostgreSQL", until, shutdown, || {
+        position::require_own(&found, config.service, || connector.connect())
+    })?;
+    Ok(Ready {
+        install_id,
+        connector,
+        topics_keep,
+    })
 }
 
-fn wait_for<T>(what: &str, until: Instant, shutdown: &Shutdown, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+fn wait_for<T>(
+    what: &str,
+    until: Instant,
+    shutdown: &Shutdown,
+    mut attempt: impl FnMut() -> Result<T>,
+) -> Result<T> {
     for number in 1.. {
         let error = match attempt() {
             Ok(done) => return Ok(done),
@@ -214,14 +253,22 @@ impl Threads {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn spawn(&mut self, name: String, work: impl FnOnce(&Shutdown) -> Result<()> + Send + 'static) -> Result<()> {
-        let (stop, shutdown, failed, done) =
-            (self.stop.clone(), self.shutdown.clone(), self.failed.clone(), self.done.0.clone());
+    pub fn spawn(
+        &mut self,
+        name: String,
+        work: impl FnOnce(&Shutdown) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let (stop, shutdown, failed, done) = (
+            self.stop.clone(),
+            self.shutdown.clone(),
+            self.failed.clone(),
+            self.done.0.clone(),
+        );
         let (watched_as, limit) = (name.clone(), self.heartbeat_limit);
         let body = move || {
             let _watched = health::watch(&watched_as, limit);
-            let outcome =
-                catch_unwind(AssertUnwindSafe(|| work(&shutdown))).unwrap_or_else(|panic| Err(panic_text(panic)));
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(&shutdown)))
+                .unwrap_or_else(|panic| Err(panic_text(panic)));
             if let Err(error) = outcome {
                 log::error!("{error}");
                 failed.store(true, Ordering::Relaxed);
@@ -229,7 +276,8 @@ impl Threads {
             }
             let _ = done.send(());
         };
-        self.handles.push(std::thread::Builder::new().name(name).spawn(body)?);
+        self.handles
+            .push(std::thread::Builder::new().name(name).spawn(body)?);
         Ok(())
     }
 
@@ -237,7 +285,12 @@ impl Threads {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn spawn_relay(&mut self, config: &Config, ready: &Ready, removal: Removal) -> Result<Waker> {
+    pub fn spawn_relay(
+        &mut self,
+        config: &Config,
+        ready: &Ready,
+        removal: Removal,
+    ) -> Result<Waker> {
         let (waker, wakeups) = wake::channel();
         let (wakeups, service) = (Arc::new(wakeups), config.service);
         let mut relay = Relay::new(config, ready.install_id, self.turn.clone(), removal)?;
@@ -251,7 +304,9 @@ impl Threads {
             theirs.run_notifier(service, notify, shutdown);
             Ok(())
         })?;
-        self.spawn(format!("{}-relay", service.name()), move |shutdown| relay.run(&wakeups, shutdown))?;
+        self.spawn(format!("{}-relay", service.name()), move |shutdown| {
+            relay.run(&wakeups, shutdown)
+        })?;
         Ok(waker)
     }
 
@@ -262,10 +317,13 @@ impl Threads {
     pub fn spawn_monitor(&mut self, config: &Config, extra: Extra) -> Result<Board> {
         metrics::start();
         let (mut monitor, board) = Monitor::new(config, self.poll.clone(), extra)?;
-        self.spawn(format!("{}-monitor", config.service.name()), move |shutdown| {
-            monitor.run(shutdown);
-            Ok(())
-        })?;
+        self.spawn(
+            format!("{}-monitor", config.service.name()),
+            move |shutdown| {
+                monitor.run(shutdown);
+                Ok(())
+            },
+        )?;
         Ok(board)
     }
 
@@ -273,14 +331,25 @@ impl Threads {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn spawn_housekeeping(&mut self, config: &Config, ready: &Ready, pool: Pool, own: Vec<Sweep>) -> Result<()> {
+    pub fn spawn_housekeeping(
+        &mut self,
+        config: &Config,
+        ready: &Ready,
+        pool: Pool,
+        own: Vec<Sweep>,
+    ) -> Result<()> {
         let mut sweeps = own;
-        sweeps.push(dead_letter::sweep(config.dead_letter_retention.time(ready.topics_keep)));
+        sweeps.push(dead_letter::sweep(
+            config.dead_letter_retention.time(ready.topics_keep),
+        ));
         let interval = config.housekeeping_interval;
-        self.spawn(format!("{}-housekeeping", config.service.name()), move |shutdown| {
-            housekeeping::run(&pool, &sweeps, interval, shutdown);
-            Ok(())
-        })
+        self.spawn(
+            format!("{}-housekeeping", config.service.name()),
+            move |shutdown| {
+                housekeeping::run(&pool, &sweeps, interval, shutdown);
+                Ok(())
+            },
+        )
     }
 
     /// Starts the consumer threads, each with a handler of its own.
@@ -295,7 +364,8 @@ impl Threads {
     ) -> Result<()> {
         for number in 1..=config.consumers {
             let name = format!("{}-consumer-{number}", config.service.name());
-            let mut consumer = Consumer::new(config, &name, self.poll.clone(), handler(), waker.clone())?;
+            let mut consumer =
+                Consumer::new(config, &name, self.poll.clone(), handler(), waker.clone())?;
             self.spawn(name, move |shutdown| consumer.run(shutdown))?;
         }
         Ok(())
@@ -317,10 +387,14 @@ impl Threads {
         if left > 0 {
             log::warn!("{left} threads did not end in time and are cut off, which is safe");
         } else {
-            self.handles.into_iter().for_each(|handle| drop(handle.join()));
+            self.handles
+                .into_iter()
+                .for_each(|handle| drop(handle.join()));
         }
         if self.failed.load(Ordering::Relaxed) {
-            Err(Error::Fatal("a thread failed; its error is logged above".into()))
+            Err(Error::Fatal(
+                "a thread failed; its error is logged above".into(),
+            ))
         } else {
             Ok(())
         }
@@ -339,7 +413,9 @@ impl Threads {
 fn watch(shutdown: &Shutdown) {
     while !shutdown.wait(Duration::from_secs(1)) {
         if db::has_overdue_call() {
-            log::error!("the database does not answer a call: ending the process, the restart is safe");
+            log::error!(
+                "the database does not answer a call: ending the process, the restart is safe"
+            );
             std::process::exit(70);
         }
     }

@@ -22,7 +22,13 @@ pub struct Shutdown(Receiver<()>);
 /// A new pair.
 pub fn channel() -> (Stop, Shutdown) {
     let (sender, receiver) = bounded(0);
-    (Stop { sender: Arc::new(Mutex::new(Some(sender))), serving: Arc::default() }, Shutdown(receiver))
+    (
+        Stop {
+            sender: Arc::new(Mutex::new(Some(sender))),
+            serving: Arc::default(),
+        },
+        Shutdown(receiver),
+    )
 }
 
 /// Whether a signal has come and the stop waits for clients to turn elsewhere.
@@ -36,7 +42,10 @@ pub fn is_stopping() -> bool {
 impl Stop {
     /// Closes the channel; every [`Shutdown`] sees it at once. A second call changes nothing.
     pub fn stop(&self) {
-        self.sender.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        self.sender
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .take();
     }
 
     /// From now on requests are served: a signal's stop waits for its delay.
@@ -55,10 +64,17 @@ impl Stop {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT].into_iter().chain(hang_up))?;
         let (sender, received) = unbounded();
         let stop = self.clone();
-        std::thread::Builder::new().name("signals".into()).spawn(move || {
-            signals.forever().take_while(|signal| sender.send(*signal).is_ok()).for_each(drop);
-        })?;
-        std::thread::Builder::new().name("stop".into()).spawn(move || stop.obey(&received, delay))?;
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                signals
+                    .forever()
+                    .take_while(|signal| sender.send(*signal).is_ok())
+                    .for_each(drop);
+            })?;
+        std::thread::Builder::new()
+            .name("stop".into())
+            .spawn(move || stop.obey(&received, delay))?;
         Ok(())
     }
 
@@ -68,7 +84,9 @@ impl Stop {
             log::info!("signal {signal}: stopping");
             return self.stop();
         }
-        log::info!("signal {signal}: stopping in {delay:?}, at another signal at once; /readyz answers 503 until then");
+        log::info!(
+            "signal {signal}: stopping in {delay:?}, at another signal at once; /readyz answers 503 until then"
+        );
         STOPPING.store(true, Ordering::Relaxed);
         match signals.recv_timeout(delay) {
             Ok(signal) => log::info!("signal {signal}: stopping, {delay:?} are not waited for"),
@@ -81,7 +99,9 @@ impl Stop {
 /// Linux tells it in the process's status; elsewhere no signal counts as ignored.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    let ignored = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
     ignored.is_some_and(|ignored| ignored >> (signal - 1) & 1 == 1)
 }
 
@@ -93,7 +113,10 @@ impl Shutdown {
 
     /// Waits up to `limit`; true as soon as it is time to stop.
     pub fn wait(&self, limit: Duration) -> bool {
-        matches!(self.0.recv_timeout(limit), Err(RecvTimeoutError::Disconnected))
+        matches!(
+            self.0.recv_timeout(limit),
+            Err(RecvTimeoutError::Disconnected)
+        )
     }
 
     /// The closed channel itself, for `select!`.

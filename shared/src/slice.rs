@@ -25,8 +25,15 @@ impl Input {
     /// Decodes a record of `topic`, from this partition, taken up `now` for this attempt.
     pub fn new(topic: Topic, partition: i32, record: Record, now: i64, attempt: i32) -> Input {
         let delivery = envelope::delivery(&record, partition, now, attempt);
-        let event = envelope::decode(topic, &record).map(|event| Event { delivery: Some(delivery), ..event });
-        Input { record, delivery, event }
+        let event = envelope::decode(topic, &record).map(|event| Event {
+            delivery: Some(delivery),
+            ..event
+        });
+        Input {
+            record,
+            delivery,
+            event,
+        }
     }
 }
 
@@ -58,14 +65,24 @@ impl Slice {
             Input::new(topic, number, record, now, attempt)
         };
         let inputs = records.into_iter().map(input).collect();
-        Slice { partition, from, to, inputs }
+        Slice {
+            partition,
+            from,
+            to,
+            inputs,
+        }
     }
 
     /// The first `at` records, and the rest; both must have some.
     pub fn split(mut self, at: usize) -> (Slice, Slice) {
         let right = self.inputs.split_off(at);
         let middle = right[0].record.offset;
-        let right = Slice { partition: self.partition.clone(), from: middle, to: self.to, inputs: right };
+        let right = Slice {
+            partition: self.partition.clone(),
+            from: middle,
+            to: self.to,
+            inputs: right,
+        };
         (Slice { to: middle, ..self }, right)
     }
 
@@ -76,7 +93,11 @@ impl Slice {
 
     /// The step of the partition's offset.
     pub fn step(&self) -> Move {
-        Move { partition: self.partition.clone(), from: self.from, to: self.to }
+        Move {
+            partition: self.partition.clone(),
+            from: self.from,
+            to: self.to,
+        }
     }
 }
 
@@ -110,15 +131,41 @@ mod tests {
     use crate::event::{Channel, Side};
 
     fn slice(partition: i32, from: i64, count: i64) -> Slice {
-        let partition = TopicPartition { topic: "payment".into(), topic_id: uuid::Uuid::nil(), partition };
-        let record = |offset| Record { offset, timestamp: 0, key: None, value: None, headers: vec![] };
+        let partition = TopicPartition {
+            topic: "payment".into(),
+            topic_id: uuid::Uuid::nil(),
+            partition,
+        };
+        let record = |offset| Record {
+            offset,
+            timestamp: 0,
+            key: None,
+            value: None,
+            headers: vec![],
+        };
         let records = (from..from + count).map(record).collect();
         // one control record behind the last
-        Slice::new(Topic(Side::Payment, Channel::Request), partition, (from, from + count + 1), records, |_| 1)
+        Slice::new(
+            Topic(Side::Payment, Channel::Request),
+            partition,
+            (from, from + count + 1),
+            records,
+            |_| 1,
+        )
     }
 
     fn steps(batch: &[Slice]) -> Vec<(i32, i64, i64, usize)> {
-        batch.iter().map(|slice| (slice.partition.partition, slice.from, slice.to, slice.inputs.len())).collect()
+        batch
+            .iter()
+            .map(|slice| {
+                (
+                    slice.partition.partition,
+                    slice.from,
+                    slice.to,
+                    slice.inputs.len(),
+                )
+            })
+            .collect()
     }
 
     #[test]

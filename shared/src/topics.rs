@@ -13,7 +13,10 @@ const LARGEST_RECORD: u32 = 3_000;
 
 /// Their names with the prefix, in the order given.
 pub fn names(prefix: &str, topics: &[Topic]) -> Vec<String> {
-    topics.iter().map(|topic| format!("{prefix}{}", topic.name())).collect()
+    topics
+        .iter()
+        .map(|topic| format!("{prefix}{}", topic.name()))
+        .collect()
 }
 
 /// Creates those of the service's topics that are missing. Answers how long they keep records; none: for ever.
@@ -25,14 +28,25 @@ pub fn create(admin: &mut Admin, config: &Config) -> Result<Option<Duration>> {
     let mut found = find(admin, config)?;
     // where all are there, made by somebody else, the right to create them is not needed
     if !found.missing.is_empty() {
-        let created = admin.create_topics(&found.new_topics(config)).map_err(|error| found.not_created(error))?;
-        for (name, _) in created.iter().filter(|(_, created)| *created == Created::Created) {
-            log::info!("created topic {name} with {} partitions", config.topic_partitions);
+        let created = admin
+            .create_topics(&found.new_topics(config))
+            .map_err(|error| found.not_created(error))?;
+        for (name, _) in created
+            .iter()
+            .filter(|(_, created)| *created == Created::Created)
+        {
+            log::info!(
+                "created topic {name} with {} partitions",
+                config.topic_partitions
+            );
         }
         // one that somebody else has just made may not be fit for the saga
         found = find(admin, config)?;
     }
-    found.remarks().iter().for_each(|remark| log::warn!("{remark}"));
+    found
+        .remarks()
+        .iter()
+        .for_each(|remark| log::warn!("{remark}"));
     found.fit(config)?;
     Ok(found.keep())
 }
@@ -58,18 +72,33 @@ pub fn find(admin: &mut Admin, config: &Config) -> Result<Found> {
     let described = admin.describe_topics(&wanted)?;
     let is_there = |name: &String| described.iter().any(|topic| topic.name == *name);
     let (there, missing) = wanted.into_iter().partition(is_there);
-    let other = described.iter().filter(|topic| topic.partitions != config.topic_partitions);
+    let other = described
+        .iter()
+        .filter(|topic| topic.partitions != config.topic_partitions);
     let remarks = other.map(|topic| {
         let (name, count, wanted) = (&topic.name, topic.partitions, config.topic_partitions);
         format!("topic {name} has {count} partitions; TOPIC_PARTITIONS={wanted} counts for new topics only")
     });
-    let mut found = Found { there, missing, remarks: remarks.collect(), policies: vec![], retentions: vec![] };
+    let mut found = Found {
+        there,
+        missing,
+        remarks: remarks.collect(),
+        policies: vec![],
+        retentions: vec![],
+    };
     found.policies = found.read(admin, "cleanup.policy");
     let retentions = found.read(admin, "retention.ms");
-    found.retentions = retentions.into_iter().map(|(name, millis)| (name, retention(&millis))).collect();
+    found.retentions = retentions
+        .into_iter()
+        .map(|(name, millis)| (name, retention(&millis)))
+        .collect();
     found.remark_short_retentions(config.order_deadline);
     let sizes = found.read(admin, "max.message.bytes");
-    found.remarks.extend(sizes.iter().filter_map(|(name, bytes)| too_small(name, bytes)));
+    found.remarks.extend(
+        sizes
+            .iter()
+            .filter_map(|(name, bytes)| too_small(name, bytes)),
+    );
     Ok(found)
 }
 
@@ -87,18 +116,35 @@ pub fn require_use(admin: &mut Admin, config: &Config) -> Result<()> {
         )),
         error => error.into(),
     })?;
-    let (read, written) =
-        (names(&config.topic_prefix, &config.service.reads()), names(&config.topic_prefix, &config.service.writes()));
+    let (read, written) = (
+        names(&config.topic_prefix, &config.service.reads()),
+        names(&config.topic_prefix, &config.service.writes()),
+    );
     let operations = admin.topic_operations(&[read.clone(), written.clone()].concat())?;
-    let may = |name: &String| operations.iter().find(|(topic, _)| topic == name).map(|(_, operations)| *operations);
+    let may = |name: &String| {
+        operations
+            .iter()
+            .find(|(topic, _)| topic == name)
+            .map(|(_, operations)| *operations)
+    };
     // a new leader reads the positions in what it writes
-    let unread = read.iter().chain(&written).filter(|name| may(name).is_some_and(|may| !may.read()));
-    let unwritten = written.iter().filter(|name| may(name).is_some_and(|may| !may.write()));
-    let missing: Vec<String> =
-        unread.map(|name| format!("READ on {name}")).chain(unwritten.map(|name| format!("WRITE on {name}"))).collect();
+    let unread = read
+        .iter()
+        .chain(&written)
+        .filter(|name| may(name).is_some_and(|may| !may.read()));
+    let unwritten = written
+        .iter()
+        .filter(|name| may(name).is_some_and(|may| !may.write()));
+    let missing: Vec<String> = unread
+        .map(|name| format!("READ on {name}"))
+        .chain(unwritten.map(|name| format!("WRITE on {name}")))
+        .collect();
     match missing.is_empty() {
         true => Ok(()),
-        false => Err(Error::Fatal(format!("Kafka's user lacks rights: grant it {}", missing.join(", ")))),
+        false => Err(Error::Fatal(format!(
+            "Kafka's user lacks rights: grant it {}",
+            missing.join(", ")
+        ))),
     }
 }
 
@@ -108,16 +154,23 @@ impl Found {
         if self.there.is_empty() {
             return vec![];
         }
-        let values = admin.topic_config(&self.there, key).unwrap_or_else(|error| {
-            self.remarks.push(format!("the topics' {key} can't be checked: {error}"));
-            vec![]
-        });
+        let values = admin
+            .topic_config(&self.there, key)
+            .unwrap_or_else(|error| {
+                self.remarks
+                    .push(format!("the topics' {key} can't be checked: {error}"));
+                vec![]
+            });
         self.there.iter().cloned().zip(values).collect()
     }
 
     /// What is not read within it is gone, and orders wait for it until their deadline.
     fn remark_short_retentions(&mut self, deadline: Duration) {
-        for (name, kept) in self.retentions.iter().filter_map(|(name, kept)| Some((name, (*kept)?))) {
+        for (name, kept) in self
+            .retentions
+            .iter()
+            .filter_map(|(name, kept)| Some((name, (*kept)?)))
+        {
             if kept < deadline {
                 self.remarks.push(format!(
                     "topic {name} keeps records for {} s (retention.ms), less than ORDER_DEADLINE ({} s): what a service that is \
@@ -131,7 +184,11 @@ impl Found {
 
     /// How long they keep records; none: for ever, or not known.
     fn keep(&self) -> Option<Duration> {
-        self.retentions.iter().map(|(_, kept)| *kept).max_by_key(|kept| kept.unwrap_or(Duration::MAX)).flatten()
+        self.retentions
+            .iter()
+            .map(|(_, kept)| *kept)
+            .max_by_key(|kept| kept.unwrap_or(Duration::MAX))
+            .flatten()
     }
 
     /// What to know about them, with what a start would create.
@@ -139,9 +196,15 @@ impl Found {
         let missing = match &self.missing[..] {
             [] => None,
             [name] => Some(format!("topic {name} is missing, it will be created")),
-            names => Some(format!("topics {} are missing, they will be created", names.join(", "))),
+            names => Some(format!(
+                "topics {} are missing, they will be created",
+                names.join(", ")
+            )),
         };
-        missing.into_iter().chain(self.remarks.iter().cloned()).collect()
+        missing
+            .into_iter()
+            .chain(self.remarks.iter().cloned())
+            .collect()
     }
 
     /// Whether a start could create those that are missing. Nothing is created.
@@ -152,7 +215,10 @@ impl Found {
         if self.missing.is_empty() {
             return Ok(());
         }
-        admin.validate_topics(&self.new_topics(config)).map(drop).map_err(|error| self.not_created(error))
+        admin
+            .validate_topics(&self.new_topics(config))
+            .map(drop)
+            .map_err(|error| self.not_created(error))
     }
 
     fn new_topics(&self, config: &Config) -> Vec<NewTopic> {
@@ -169,12 +235,12 @@ impl Found {
     fn not_created(&self, error: kafka::Error) -> Error {
         let names = self.missing.join(", ");
         match error.code() {
-            Some(ErrorCode::TOPIC_AUTHORIZATION_FAILED | ErrorCode::CLUSTER_AUTHORIZATION_FAILED) => {
-                Error::Fatal(format!(
-                    "Kafka's user may not create what is missing: grant it CREATE on {names}, or on the cluster, or have them \
+            Some(
+                ErrorCode::TOPIC_AUTHORIZATION_FAILED | ErrorCode::CLUSTER_AUTHORIZATION_FAILED,
+            ) => Error::Fatal(format!(
+                "Kafka's user may not create what is missing: grant it CREATE on {names}, or on the cluster, or have them \
                      created by somebody else ({error})"
-                ))
-            }
+            )),
             // the other brokers may be about to come
             Some(ErrorCode::INVALID_REPLICATION_FACTOR) => Error::Unusable(format!(
                 "Kafka has fewer brokers than copies are asked for of {names} ({error}): start the others, or set \
@@ -189,14 +255,23 @@ impl Found {
     /// # Errors
     /// [`Error::Fatal`], naming the first that it can't and what to do.
     pub fn fit(&self, config: &Config) -> Result<()> {
-        if let Some((name, policy)) = self.policies.iter().find(|(_, policy)| policy.contains("compact")) {
+        if let Some((name, policy)) = self
+            .policies
+            .iter()
+            .find(|(_, policy)| policy.contains("compact"))
+        {
             return Err(Error::Fatal(format!(
                 "topic {name} has cleanup.policy={policy}: compaction removes records that were not read yet; \
                  set it to delete, or set TOPIC_PREFIX to use other topics"
             )));
         }
         for (name, kept) in &self.retentions {
-            fits("DEAD_LETTER_RETENTION", config.dead_letter_retention, name, *kept)?;
+            fits(
+                "DEAD_LETTER_RETENTION",
+                config.dead_letter_retention,
+                name,
+                *kept,
+            )?;
             fits("TIMELINE_RETENTION", config.timeline_retention, name, *kept)?;
         }
         Ok(())
@@ -205,12 +280,19 @@ impl Found {
 
 /// A topic's `retention.ms`; -1, or Kafka's largest number: for ever.
 fn retention(millis: &str) -> Option<Duration> {
-    millis.parse().ok().filter(|millis| *millis < i64::MAX as u64).map(Duration::from_millis)
+    millis
+        .parse()
+        .ok()
+        .filter(|millis| *millis < i64::MAX as u64)
+        .map(Duration::from_millis)
 }
 
 /// Kafka would refuse some of the service's records.
 fn too_small(topic: &str, bytes: &str) -> Option<String> {
-    let bytes = bytes.parse::<u32>().ok().filter(|bytes| *bytes < LARGEST_RECORD)?;
+    let bytes = bytes
+        .parse::<u32>()
+        .ok()
+        .filter(|bytes| *bytes < LARGEST_RECORD)?;
     Some(format!(
         "topic {topic} takes batches of {bytes} bytes at most (max.message.bytes), and a single record of ours may need \
          {LARGEST_RECORD}: set it to more, or one that does not fit holds up all behind it"
@@ -219,8 +301,15 @@ fn too_small(topic: &str, bytes: &str) -> Option<String> {
 
 /// What is told of a record must not be removed before the record: it could be read again, from the topic's beginning.
 fn fits(variable: &str, ours: Retention, topic: &str, topics: Option<Duration>) -> Result<()> {
-    let Some(ours) = ours.time(topics).filter(|ours| topics.is_none_or(|topics| *ours < topics)) else { return Ok(()) };
-    let kept = topics.map_or("for ever".into(), |kept| format!("for {} s", kept.as_secs()));
+    let Some(ours) = ours
+        .time(topics)
+        .filter(|ours| topics.is_none_or(|topics| *ours < topics))
+    else {
+        return Ok(());
+    };
+    let kept = topics.map_or("for ever".into(), |kept| {
+        format!("for {} s", kept.as_secs())
+    });
     Err(Error::Fatal(format!(
         "{variable} is {} s, and topic {topic} keeps records {kept} (retention.ms): leave {variable} at topics, \
          or set the topic's retention.ms to less",
@@ -234,7 +323,10 @@ mod tests {
 
     #[test]
     fn topics_keep_records_for_a_time_or_for_ever() {
-        assert_eq!(retention("604800000"), Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(
+            retention("604800000"),
+            Some(Duration::from_secs(7 * 86_400))
+        );
         assert_eq!(retention("-1"), None);
         assert_eq!(retention("9223372036854775807"), None);
     }
@@ -243,6 +335,9 @@ mod tests {
     fn a_topic_that_does_not_take_the_largest_record_is_remarked() {
         assert_eq!(too_small("stock", "3000"), None);
         let told = too_small("stock", "2999").unwrap();
-        assert!(told.starts_with("topic stock takes batches of 2999 bytes at most (max.message.bytes)"), "{told}");
+        assert!(
+            told.starts_with("topic stock takes batches of 2999 bytes at most (max.message.bytes)"),
+            "{told}"
+        );
     }
 }

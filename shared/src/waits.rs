@@ -39,7 +39,10 @@ pub fn seen(what: &impl Display, why: String, fresh: Duration) {
 fn note(what: &impl Display, why: String, until: Option<Instant>) {
     let mut waits = waits();
     let what = what.to_string();
-    let since = waits.get(&what).filter(|wait| wait.is_known()).map_or_else(Instant::now, |wait| wait.since);
+    let since = waits
+        .get(&what)
+        .filter(|wait| wait.is_known())
+        .map_or_else(Instant::now, |wait| wait.since);
     waits.insert(what, Wait { since, until, why });
 }
 
@@ -69,8 +72,14 @@ pub struct Waiting {
 pub fn all() -> Vec<Waiting> {
     let waiting = |(what, wait): (&String, &Wait)| {
         let waited = wait.since.elapsed();
-        metrics::WAITING.with_label_values(&[what]).set(waited.as_secs_f64());
-        Waiting { what: what.clone(), seconds: waited.as_secs(), why: wait.why.clone() }
+        metrics::WAITING
+            .with_label_values(&[what])
+            .set(waited.as_secs_f64());
+        Waiting {
+            what: what.clone(),
+            seconds: waited.as_secs(),
+            why: wait.why.clone(),
+        }
     };
     let mut waits = waits();
     waits
@@ -81,8 +90,13 @@ pub fn all() -> Vec<Waiting> {
 
 /// Those that have waited for too long, each in a sentence.
 pub fn reasons() -> Vec<String> {
-    let long = all().into_iter().filter(|waiting| waiting.seconds >= LIMIT.as_secs());
-    long.map(|Waiting { what, seconds, why }| format!("{what} has been waiting for {seconds} s: {why}")).collect()
+    let long = all()
+        .into_iter()
+        .filter(|waiting| waiting.seconds >= LIMIT.as_secs());
+    long.map(|Waiting { what, seconds, why }| {
+        format!("{what} has been waiting for {seconds} s: {why}")
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -95,7 +109,10 @@ mod tests {
         put_off(&partition, "the first".into());
         waits().get_mut(partition).unwrap().since = Instant::now() - LIMIT;
         put_off(&partition, "the second".into());
-        assert_eq!(reasons(), ["waits-test-3 has been waiting for 60 s: the second"]);
+        assert_eq!(
+            reasons(),
+            ["waits-test-3 has been waiting for 60 s: the second"]
+        );
         goes_on(&partition);
         assert_eq!(reasons(), Vec::<String>::new());
         seen(&partition, "a lock".into(), Duration::ZERO);

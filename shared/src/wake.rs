@@ -45,14 +45,30 @@ pub fn channel() -> (Waker, Wakeups) {
     let (relay_sender, relay) = bounded(1);
     let (notify_sender, notify) = bounded(1);
     let leads = Arc::new(AtomicBool::new(false));
-    let waker = Waker { relay: relay_sender.clone(), notify: notify_sender, leads: leads.clone() };
-    (waker, Wakeups { relay, leads, notify, feed: relay_sender })
+    let waker = Waker {
+        relay: relay_sender.clone(),
+        notify: notify_sender,
+        leads: leads.clone(),
+    };
+    (
+        waker,
+        Wakeups {
+            relay,
+            leads,
+            notify,
+            feed: relay_sender,
+        },
+    )
 }
 
 impl Waker {
     /// Wakes the leader's relay, wherever it runs. Never blocks; a lost wake-up is made good by the relay's slow poll.
     pub fn wake(&self) {
-        let target = if self.leads.load(Ordering::Relaxed) { &self.relay } else { &self.notify };
+        let target = if self.leads.load(Ordering::Relaxed) {
+            &self.relay
+        } else {
+            &self.notify
+        };
         let _ = target.try_send(());
     }
 }
@@ -70,7 +86,9 @@ impl Wakeups {
                 default(health::IDLE) => continue,
             }
             if let Err(error) = connection.with(|session| session.batch_execute(&sql)) {
-                log::debug!("the leader was not told of a commit, its slow poll will see it: {error}");
+                log::debug!(
+                    "the leader was not told of a commit, its slow poll will see it: {error}"
+                );
             }
         }
     }
@@ -81,8 +99,9 @@ impl Wakeups {
         while !shutdown.is_set() {
             health::beat();
             attempt += 1;
-            let listened =
-                connector.connect().and_then(|session| self.listen(service, session, shutdown, &mut attempt));
+            let listened = connector
+                .connect()
+                .and_then(|session| self.listen(service, session, shutdown, &mut attempt));
             if let Err(error) = listened {
                 log::debug!("not listening for commits of other instances: {error}");
                 shutdown.wait(backoff::delay(attempt));
@@ -90,14 +109,25 @@ impl Wakeups {
         }
     }
 
-    fn listen(&self, service: Service, mut session: Session, shutdown: &Shutdown, attempt: &mut u32) -> Result<()> {
+    fn listen(
+        &self,
+        service: Service,
+        mut session: Session,
+        shutdown: &Shutdown,
+        attempt: &mut u32,
+    ) -> Result<()> {
         session.batch_execute(&format!("listen {}", service.outbox()))?;
         *attempt = 0;
         while !shutdown.is_set() {
             health::beat();
-            let heard = session.client().notifications().timeout_iter(SLICE).next()?;
+            let heard = session
+                .client()
+                .notifications()
+                .timeout_iter(SLICE)
+                .next()?;
             // a follower has nothing to do for a commit
-            let wanted = |told: Notification| told.payload() == UNLED || self.leads.load(Ordering::Relaxed);
+            let wanted =
+                |told: Notification| told.payload() == UNLED || self.leads.load(Ordering::Relaxed);
             if heard.is_some_and(wanted) {
                 let _ = self.feed.try_send(());
             }

@@ -3,8 +3,8 @@
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde_json::{Value, json};
 use shared::http::{
-    BODY_LIMIT, Fields, HEAD_LIMIT, Limits, Method, Problem, Request, Responder, Response, Routes, Server,
-    idempotency_key, json_object,
+    BODY_LIMIT, Fields, HEAD_LIMIT, Limits, Method, Problem, Request, Responder, Response, Routes,
+    Server, idempotency_key, json_object,
 };
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -42,35 +42,51 @@ fn routes(park: Sender<(Request, Responder)>) -> Routes {
         .answer(Method::Get, "/accounts/{userName}", |request| {
             Ok(Response::json(200, &request.name_param("userName")?))
         })
-        .answer(Method::Post, "/full/{name}", |request| Ok(Response::json(202, &request.param("name"))))
+        .answer(Method::Post, "/full/{name}", |request| {
+            Ok(Response::json(202, &request.param("name")))
+        })
         .gated(|| Err(Problem::unavailable("full", 7)))
         .answer(Method::Get, "/panic", |_| panic!("on purpose"))
-        .answer(Method::Get, "/large", |_| Ok(Response::json(200, &"x".repeat(300_000))))
-        .answer(Method::Get, "/header", |_| Ok(Response::json(200, &1).with_header("X-Name", "a\r\nX-Injected: b")))
+        .answer(Method::Get, "/large", |_| {
+            Ok(Response::json(200, &"x".repeat(300_000)))
+        })
+        .answer(Method::Get, "/header", |_| {
+            Ok(Response::json(200, &1).with_header("X-Name", "a\r\nX-Injected: b"))
+        })
         .hand_over(Method::Get, "/dropped", |_, _| {})
-        .hand_over(Method::Get, "/parked", move |request, responder| park.send((request, responder)).unwrap())
+        .hand_over(Method::Get, "/parked", move |request, responder| {
+            park.send((request, responder)).unwrap()
+        })
 }
 
 fn place(request: &Request) -> Result<Response, Problem> {
     let key = idempotency_key(request)?.map(str::to_owned);
     let mut fields = Fields::new(json_object(request)?);
     let (user, item) = (fields.name("userName"), fields.name("itemName"));
-    let (price, quantity) =
-        (fields.integer("price", 1..=1_000_000_000_000_000), fields.integer("quantity", 1..=1_000_000_000));
+    let (price, quantity) = (
+        fields.integer("price", 1..=1_000_000_000_000_000),
+        fields.integer("quantity", 1..=1_000_000_000),
+    );
     let order = fields.finish(|| Some(json!([user?, item?, price?, quantity?, key])))?;
     Ok(Response::json(202, &order).with_header("Location", "/orders/1"))
 }
 
 fn list(request: &Request) -> Result<Response, Problem> {
     request.query.only(&["limit", "after"])?;
-    let (limit, after) = (request.query.integer("limit", 1..=200)?, request.query.uuid("after")?);
+    let (limit, after) = (
+        request.query.integer("limit", 1..=200)?,
+        request.query.uuid("after")?,
+    );
     Ok(Response::json(200, &(limit, after)))
 }
 
 fn show(request: &Request) -> Result<Response, Problem> {
     let id = request.uuid_param("orderId")?;
     let wait = request.query.duration("wait", Duration::from_secs(30))?;
-    Ok(Response::json(200, &(id, wait.map(|wait| wait.as_millis()))))
+    Ok(Response::json(
+        200,
+        &(id, wait.map(|wait| wait.as_millis())),
+    ))
 }
 
 // ---- a client that sends exactly what it is told ----------------------------------------------------------------------------------
@@ -91,7 +107,9 @@ impl Client {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_write_timeout(Some(LIMIT)).unwrap();
-        Client { reader: BufReader::new(stream) }
+        Client {
+            reader: BufReader::new(stream),
+        }
     }
 
     fn of(service: &Service) -> Self {
@@ -108,7 +126,8 @@ impl Client {
     }
 
     fn post(&mut self, body: impl AsRef<[u8]>) -> Answer {
-        self.send(post("Content-Type: application/json\r\n", body)).answer()
+        self.send(post("Content-Type: application/json\r\n", body))
+            .answer()
     }
 
     fn line(&mut self) -> String {
@@ -120,14 +139,25 @@ impl Client {
     /// The next answer's head; its body is left unread.
     fn head(&mut self) -> Answer {
         let first = self.line();
-        let status = first.split(' ').nth(1).unwrap_or_else(|| panic!("no status line: {first:?}")).parse().unwrap();
+        let status = first
+            .split(' ')
+            .nth(1)
+            .unwrap_or_else(|| panic!("no status line: {first:?}"))
+            .parse()
+            .unwrap();
         let mut headers = Vec::new();
         loop {
             let line = self.line();
-            let Some((name, value)) = line.split_once(": ") else { break };
+            let Some((name, value)) = line.split_once(": ") else {
+                break;
+            };
             headers.push((name.to_lowercase(), value.into()));
         }
-        Answer { status, headers, body: Vec::new() }
+        Answer {
+            status,
+            headers,
+            body: Vec::new(),
+        }
     }
 
     fn answer(&mut self) -> Answer {
@@ -147,7 +177,10 @@ impl Client {
 
 impl Answer {
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     fn json(&self) -> Value {
@@ -157,7 +190,10 @@ impl Answer {
     #[track_caller]
     fn is_problem(&self, expected: Value) {
         assert_eq!(self.json(), expected);
-        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json")
+        );
         assert_eq!(u64::from(self.status), expected["status"]);
     }
 
@@ -178,13 +214,15 @@ fn get(target: &str) -> String {
 
 fn post(headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
-    let head = format!("POST /orders HTTP/1.1\r\nHost: test\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /orders HTTP/1.1\r\nHost: test\r\n{headers}Content-Length: {}\r\n\r\n",
+        body.len()
+    );
     [head.as_bytes(), body].concat()
 }
 
 fn chunked(chunks: &str) -> String {
-    let head =
-        "POST /orders HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /orders HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     format!("{head}{chunks}")
 }
 
@@ -199,8 +237,16 @@ fn order_of_length(length: usize) -> String {
 fn an_unknown_path_is_not_found() {
     let service = start();
     let mut client = Client::of(&service);
-    let expected = json!({"title": "Not Found", "status": 404, "detail": "there is nothing at this path"});
-    for path in ["/", "/nothing", "/orders/", "/orders/1/2", "/accounts/", "//orders"] {
+    let expected =
+        json!({"title": "Not Found", "status": 404, "detail": "there is nothing at this path"});
+    for path in [
+        "/",
+        "/nothing",
+        "/orders/",
+        "/orders/1/2",
+        "/accounts/",
+        "//orders",
+    ] {
         client.get(path).is_problem(expected.clone());
     }
 }
@@ -210,7 +256,9 @@ fn a_wrong_method_is_told_the_right_ones() {
     let service = start();
     let mut client = Client::of(&service);
     for method in ["PUT", "DELETE", "PATCH", "OPTIONS"] {
-        let answer = client.send(format!("{method} /orders HTTP/1.1\r\nHost: test\r\n\r\n")).answer();
+        let answer = client
+            .send(format!("{method} /orders HTTP/1.1\r\nHost: test\r\n\r\n"))
+            .answer();
         assert_eq!(answer.header("allow"), Some("GET, HEAD, POST"));
         answer.is_problem(
             json!({"title": "Method Not Allowed", "status": 405, "detail": "this path knows GET, HEAD, POST"}),
@@ -222,8 +270,20 @@ fn a_wrong_method_is_told_the_right_ones() {
 fn a_head_request_gets_no_body() {
     let service = start();
     let mut client = Client::of(&service);
-    assert_eq!(client.send("HEAD /accounts/alice HTTP/1.1\r\nHost: test\r\n\r\n").head().status, 200);
-    assert_eq!(client.send("HEAD /nowhere HTTP/1.1\r\nHost: test\r\n\r\n").head().status, 404);
+    assert_eq!(
+        client
+            .send("HEAD /accounts/alice HTTP/1.1\r\nHost: test\r\n\r\n")
+            .head()
+            .status,
+        200
+    );
+    assert_eq!(
+        client
+            .send("HEAD /nowhere HTTP/1.1\r\nHost: test\r\n\r\n")
+            .head()
+            .status,
+        404
+    );
     client.get("/accounts/alice").is(200, json!("alice"));
 }
 
@@ -237,7 +297,10 @@ fn an_order_is_taken() {
     assert_eq!(answer.header("location"), Some("/orders/1"));
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
-    assert_eq!(answer.header("date").map(str::len), Some("Sun, 06 Nov 1994 08:49:37 GMT".len()));
+    assert_eq!(
+        answer.header("date").map(str::len),
+        Some("Sun, 06 Nov 1994 08:49:37 GMT".len())
+    );
 }
 
 #[test]
@@ -253,7 +316,10 @@ fn a_body_that_is_not_declared_as_json_is_refused() {
         "Content-Type: application/json; charset=latin1\r\n",
         "Content-Type: application/json\r\nContent-Encoding: gzip\r\n",
     ] {
-        client.send(post(headers, ORDER)).answer().is_problem(expected.clone());
+        client
+            .send(post(headers, ORDER))
+            .answer()
+            .is_problem(expected.clone());
     }
     for headers in [
         "content-type: Application/JSON; charset=\"UTF-8\"\r\n",
@@ -276,7 +342,9 @@ fn a_body_over_the_limit_is_refused_by_its_declared_length() {
     let service = start();
     for length in ["65537", "10000000000000", "18446744073709551616"] {
         let mut client = Client::of(&service);
-        client.send(format!("POST /orders HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{{"));
+        client.send(format!(
+            "POST /orders HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{{"
+        ));
         client.answer().is_problem(too_large());
         assert_eq!(client.rest(), "");
     }
@@ -287,7 +355,10 @@ fn a_client_that_sends_a_large_body_to_its_end_still_reads_the_refusal() {
     let service = start();
     let mut client = Client::of(&service);
     // More than the sockets hold: the client can't finish unless the server goes on taking it in, for as long as it lingers.
-    client.send(post("Content-Type: application/json\r\n", vec![b' '; 160 * BODY_LIMIT]));
+    client.send(post(
+        "Content-Type: application/json\r\n",
+        vec![b' '; 160 * BODY_LIMIT],
+    ));
     client.answer().is_problem(too_large());
 }
 
@@ -298,7 +369,10 @@ fn a_chunked_body_over_the_limit_is_refused() {
     let in_many = format!("8000\r\n{}\r\n", " ".repeat(0x8000)).repeat(3);
     for chunks in [in_one.as_str(), &in_many, "fffffffffffffffff\r\n"] {
         let mut client = Client::of(&service);
-        client.send(chunked(chunks)).answer().is_problem(too_large());
+        client
+            .send(chunked(chunks))
+            .answer()
+            .is_problem(too_large());
         assert_eq!(client.rest(), "");
     }
 }
@@ -309,7 +383,13 @@ fn a_body_of_exactly_the_limit_is_read() {
     let mut client = Client::of(&service);
     let body = order_of_length(BODY_LIMIT);
     assert_eq!(client.post(&body).status, 202);
-    assert_eq!(client.send(chunked(&format!("10000\r\n{body}\r\n0\r\n\r\n"))).answer().status, 202);
+    assert_eq!(
+        client
+            .send(chunked(&format!("10000\r\n{body}\r\n0\r\n\r\n")))
+            .answer()
+            .status,
+        202
+    );
 }
 
 #[test]
@@ -317,8 +397,14 @@ fn a_chunked_body_is_read_like_any_other() {
     let service = start();
     let mut client = Client::of(&service);
     let (start, end) = ORDER.split_at(10);
-    let chunks = format!("a;name=value\r\n{start}\r\n{:X}\r\n{end}\r\n0\r\nX-Trailer: 1\r\n\r\n", end.len());
-    client.send(chunked(&chunks)).answer().is(202, json!(["alice", "book", 1000, 2, null]));
+    let chunks = format!(
+        "a;name=value\r\n{start}\r\n{:X}\r\n{end}\r\n0\r\nX-Trailer: 1\r\n\r\n",
+        end.len()
+    );
+    client
+        .send(chunked(&chunks))
+        .answer()
+        .is(202, json!(["alice", "book", 1000, 2, null]));
     client.get("/accounts/alice").is(200, json!("alice"));
 }
 
@@ -326,7 +412,10 @@ fn a_chunked_body_is_read_like_any_other() {
 fn a_client_that_asks_first_is_told_to_go_on() {
     let service = start();
     let mut client = Client::of(&service);
-    let request = post("Content-Type: application/json\r\nExpect: 100-continue\r\n", ORDER);
+    let request = post(
+        "Content-Type: application/json\r\nExpect: 100-continue\r\n",
+        ORDER,
+    );
     let (head, body) = request.split_at(request.len() - ORDER.len());
     assert_eq!(client.send(head).head().status, 100);
     assert_eq!(client.send(body).answer().status, 202);
@@ -342,11 +431,23 @@ fn a_request_that_is_not_let_in_is_refused_whatever_its_body_says_and_the_next_o
         let body = "{ this is not JSON";
         let length = body.len();
         let answer = client
-            .send(format!("POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{body}"))
+            .send(format!(
+                "POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{body}"
+            ))
             .answer();
-        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("7")), "{target}");
-        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
-        assert_eq!(answer.json(), json!({"title": "Service Unavailable", "status": 503, "detail": "full"}));
+        assert_eq!(
+            (answer.status, answer.header("retry-after")),
+            (503, Some("7")),
+            "{target}"
+        );
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/problem+json")
+        );
+        assert_eq!(
+            answer.json(),
+            json!({"title": "Service Unavailable", "status": 503, "detail": "full"})
+        );
     }
     assert_eq!(client.post(ORDER).status, 202);
 }
@@ -357,7 +458,10 @@ fn a_client_that_asks_first_is_refused_before_it_sends_its_body() {
     let mut client = Client::of(&service);
     client.send("POST /full/a HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 60000\r\n\r\n");
     let answer = client.answer();
-    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (503, Some("close"))
+    );
     assert_eq!(client.rest(), "");
 }
 
@@ -365,18 +469,35 @@ fn a_client_that_asks_first_is_refused_before_it_sends_its_body() {
 fn json_that_cannot_be_parsed_is_refused_with_its_place() {
     let service = start();
     let mut client = Client::of(&service);
-    client.post("{\n  \"price\": 1,,\n}").is_problem(json!({"title": "Bad Request", "status": 400,
+    client
+        .post("{\n  \"price\": 1,,\n}")
+        .is_problem(json!({"title": "Bad Request", "status": 400,
         "detail": "the body is not JSON: key must be a string at line 2 column 14"}));
     let refused = |client: &mut Client, body: &[u8]| client.post(body).summary();
     for (body, detail) in [
-        ("", "the body is not JSON: EOF while parsing a value at line 1 column 0"),
-        ("{\"price\":", "the body is not JSON: EOF while parsing a value at line 1 column 9"),
-        ("[1,", "the body is not JSON: EOF while parsing a value at line 1 column 3"),
-        ("{} {}", "the body is not JSON: trailing characters at line 1 column 4"),
+        (
+            "",
+            "the body is not JSON: EOF while parsing a value at line 1 column 0",
+        ),
+        (
+            "{\"price\":",
+            "the body is not JSON: EOF while parsing a value at line 1 column 9",
+        ),
+        (
+            "[1,",
+            "the body is not JSON: EOF while parsing a value at line 1 column 3",
+        ),
+        (
+            "{} {}",
+            "the body is not JSON: trailing characters at line 1 column 4",
+        ),
     ] {
         assert_eq!(refused(&mut client, body.as_bytes()), (400, detail.into()));
     }
-    assert_eq!(refused(&mut client, b"{\n\"a\xff"), (400, "the body is not UTF-8 at line 2 column 3".into()));
+    assert_eq!(
+        refused(&mut client, b"{\n\"a\xff"),
+        (400, "the body is not UTF-8 at line 2 column 3".into())
+    );
 }
 
 #[test]
@@ -395,7 +516,8 @@ fn a_body_that_is_no_object_is_refused() {
 #[test]
 fn all_bad_fields_are_named_at_once() {
     let service = start();
-    let answer = Client::of(&service).post(r#"{"userName": 7, "price": 0, "quantity": 1.5, "colour": "red"}"#);
+    let answer = Client::of(&service)
+        .post(r#"{"userName": 7, "price": 0, "quantity": 1.5, "colour": "red"}"#);
     answer.is_problem(json!({
         "title": "Unprocessable Content",
         "status": 422,
@@ -419,10 +541,23 @@ fn only_whole_numbers_within_the_range_are_taken() {
     for price in ["1", "1000000000000000"] {
         assert_eq!(post(price).status, 202, "{price}");
     }
-    for price in ["0", "-0", "-1", "1000000000000001", "9223372036854775808", "1000000000000000000000000000000"] {
-        assert_eq!(post(price).summary(), (422, "`price` must be from 1 to 1000000000000000".into()), "{price}");
+    for price in [
+        "0",
+        "-0",
+        "-1",
+        "1000000000000001",
+        "9223372036854775808",
+        "1000000000000000000000000000000",
+    ] {
+        assert_eq!(
+            post(price).summary(),
+            (422, "`price` must be from 1 to 1000000000000000".into()),
+            "{price}"
+        );
     }
-    for price in ["1.0", "1e3", "1E3", "1.5", "1e400", "\"5\"", "true", "null", "[1]", "{}"] {
+    for price in [
+        "1.0", "1e3", "1E3", "1.5", "1e400", "\"5\"", "true", "null", "[1]", "{}",
+    ] {
         let detail = "`price` must be a whole number, without fraction or exponent";
         assert_eq!(post(price).summary(), (422, detail.into()), "{price}");
     }
@@ -432,11 +567,13 @@ fn only_whole_numbers_within_the_range_are_taken() {
 fn a_field_given_twice_is_refused() {
     let service = start();
     let body = r#"{"userName": "a", "price": 1, "userName": "b", "\u0070rice": 2}"#;
-    Client::of(&service).post(body).is_problem(json!({"title": "Unprocessable Content", "status": 422,
-    "detail": "`userName` is given more than once; `price` is given more than once", "errors": [
-        {"field": "userName", "detail": "is given more than once"},
-        {"field": "price", "detail": "is given more than once"},
-    ]}));
+    Client::of(&service).post(body).is_problem(
+        json!({"title": "Unprocessable Content", "status": 422,
+        "detail": "`userName` is given more than once; `price` is given more than once", "errors": [
+            {"field": "userName", "detail": "is given more than once"},
+            {"field": "price", "detail": "is given more than once"},
+        ]}),
+    );
 }
 
 #[test]
@@ -447,12 +584,21 @@ fn names_in_bodies_have_1_to_200_characters_without_control_characters() {
     post(r"  \t zoë 😀 ").is(202, json!(["zoë 😀", "book", 1000, 2, null]));
     assert_eq!(post(&"ß".repeat(200)).status, 202);
     for name in ["", "   ", &"ß".repeat(201)] {
-        assert_eq!(post(name).summary(), (422, "`userName` must have 1 to 200 characters".into()));
+        assert_eq!(
+            post(name).summary(),
+            (422, "`userName` must have 1 to 200 characters".into())
+        );
     }
     for name in [r"a\u0000b", r"a\nb", r"a\u0085b"] {
-        assert_eq!(post(name).summary(), (422, "`userName` must not contain control characters".into()));
+        assert_eq!(
+            post(name).summary(),
+            (422, "`userName` must not contain control characters".into())
+        );
     }
-    assert_eq!(post(r"\ud800").summary(), (422, "`userName` must be a string".into()));
+    assert_eq!(
+        post(r"\ud800").summary(),
+        (422, "`userName` must be a string".into())
+    );
 }
 
 // ---- path, query, headers ---------------------------------------------------------------------------------------------------------
@@ -461,14 +607,23 @@ fn names_in_bodies_have_1_to_200_characters_without_control_characters() {
 fn names_in_paths_are_percent_decoded_and_keep_the_same_rules() {
     let service = start();
     let mut client = Client::of(&service);
-    client.get("/accounts/zo%C3%AB%20%2f").is(200, json!("zoë /"));
+    client
+        .get("/accounts/zo%C3%AB%20%2f")
+        .is(200, json!("zoë /"));
     client.get("/accounts/zoë").is(200, json!("zoë"));
     client.get("/accounts/a+b").is(200, json!("a+b"));
-    client.get("http://test/accounts/alice").is(200, json!("alice"));
-    client.get("/accounts/%20").is_problem(json!({"title": "Unprocessable Content", "status": 422,
+    client
+        .get("http://test/accounts/alice")
+        .is(200, json!("alice"));
+    client
+        .get("/accounts/%20")
+        .is_problem(json!({"title": "Unprocessable Content", "status": 422,
         "detail": "`userName` must have 1 to 200 characters",
         "errors": [{"field": "userName", "detail": "must have 1 to 200 characters"}]}));
-    assert_eq!(client.get("/accounts/a%00b").summary(), (422, "`userName` must not contain control characters".into()));
+    assert_eq!(
+        client.get("/accounts/a%00b").summary(),
+        (422, "`userName` must not contain control characters".into())
+    );
 }
 
 #[test]
@@ -485,7 +640,9 @@ fn a_target_that_cannot_be_decoded_is_refused() {
         ("orders", "the request target is not a path"),
         ("*", "the request target is not a path"),
     ] {
-        client.get(target).is_problem(json!({"title": "Bad Request", "status": 400, "detail": detail}));
+        client
+            .get(target)
+            .is_problem(json!({"title": "Bad Request", "status": 400, "detail": detail}));
     }
 }
 
@@ -494,8 +651,14 @@ fn an_order_id_that_is_no_uuid_is_refused() {
     let service = start();
     let mut client = Client::of(&service);
     let id = "0190163d-8694-739b-aea5-966c26f8ad91";
-    client.get(&format!("/orders/{id}")).is(200, json!([id, null]));
-    for other in ["1", "0190163d8694739baea5966c26f8ad91", "{0190163d-8694-739b-aea5-966c26f8ad91}"] {
+    client
+        .get(&format!("/orders/{id}"))
+        .is(200, json!([id, null]));
+    for other in [
+        "1",
+        "0190163d8694739baea5966c26f8ad91",
+        "{0190163d-8694-739b-aea5-966c26f8ad91}",
+    ] {
         let answer = client.get(&format!("/orders/{other}"));
         answer
             .is_problem(json!({"title": "Unprocessable Content", "status": 422, "detail": "`orderId` must be a UUID",
@@ -512,14 +675,27 @@ fn a_wait_is_a_number_and_a_unit_up_to_the_limit() {
     for (text, millis) in [("10s", 10_000), ("500ms", 500), ("0s", 0), ("30s", 30_000)] {
         wait(text).is(200, json!([id, millis]));
     }
-    for text in ["", "10", "s", "-1s", "1.5s", "10 s", "10h", "99999999999999999999s", "9223372036854775807m"] {
+    for text in [
+        "",
+        "10",
+        "s",
+        "-1s",
+        "1.5s",
+        "10 s",
+        "10h",
+        "99999999999999999999s",
+        "9223372036854775807m",
+    ] {
         assert_eq!(
             wait(&text.replace(' ', "%20")).summary(),
             (422, "`wait` must be a time such as 500ms, 10s or 1m".into())
         );
     }
     for text in ["31s", "1m", "30001ms"] {
-        assert_eq!(wait(text).summary(), (422, "`wait` must be at most 30s".into()));
+        assert_eq!(
+            wait(text).summary(),
+            (422, "`wait` must be at most 30s".into())
+        );
     }
 }
 
@@ -528,15 +704,26 @@ fn query_parameters_are_checked() {
     let service = start();
     let mut client = Client::of(&service);
     let id = "0190163d-8694-739b-aea5-966c26f8ad91";
-    client.get(&format!("/orders?limit=50&after={id}")).is(200, json!([50, id]));
+    client
+        .get(&format!("/orders?limit=50&after={id}"))
+        .is(200, json!([50, id]));
     client.get("/orders?").is(200, json!([null, null]));
     for (query, detail) in [
         ("limit=0", "`limit` must be from 1 to 200"),
-        ("limit=x", "`limit` must be a whole number, without fraction or exponent"),
+        (
+            "limit=x",
+            "`limit` must be a whole number, without fraction or exponent",
+        ),
         ("after=x", "`after` must be a UUID"),
-        ("limit=1&limit=2&page=3", "`limit` is given more than once; `page` is unknown"),
+        (
+            "limit=1&limit=2&page=3",
+            "`limit` is given more than once; `page` is unknown",
+        ),
     ] {
-        assert_eq!(client.get(&format!("/orders?{query}")).summary(), (422, detail.into()));
+        assert_eq!(
+            client.get(&format!("/orders?{query}")).summary(),
+            (422, detail.into())
+        );
     }
     let many = client.get(&format!("/orders?{}", "x&".repeat(1_000)));
     assert_eq!(
@@ -550,10 +737,19 @@ fn query_parameters_are_checked() {
 fn an_idempotency_key_is_visible_ascii() {
     let service = start();
     let mut client = Client::of(&service);
-    let mut send =
-        |header: &str| client.send(post(&format!("Content-Type: application/json\r\n{header}\r\n"), ORDER)).answer();
+    let mut send = |header: &str| {
+        client
+            .send(post(
+                &format!("Content-Type: application/json\r\n{header}\r\n"),
+                ORDER,
+            ))
+            .answer()
+    };
     send("idempotency-key: a~!\"1").is(202, json!(["alice", "book", 1000, 2, "a~!\"1"]));
-    assert_eq!(send(&format!("Idempotency-Key: {}", "k".repeat(255))).status, 202);
+    assert_eq!(
+        send(&format!("Idempotency-Key: {}", "k".repeat(255))).status,
+        202
+    );
     let long = format!("Idempotency-Key: {}", "k".repeat(256));
     for header in [
         "Idempotency-Key:",
@@ -582,7 +778,10 @@ fn a_connection_goes_on_after_an_error() {
     let service = start();
     let mut client = Client::of(&service);
     for _ in 0..3 {
-        assert_eq!(client.get("/nothing").header("connection"), Some("keep-alive"));
+        assert_eq!(
+            client.get("/nothing").header("connection"),
+            Some("keep-alive")
+        );
         assert_eq!(client.post("{").status, 400);
         assert_eq!(client.post("{}").status, 422);
         assert_eq!(client.post(ORDER).status, 202);
@@ -599,7 +798,10 @@ fn a_connection_ends_when_the_client_says_so() {
     ] {
         let mut client = Client::of(&service);
         let answer = client.send(request).answer();
-        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (200, Some("close"))
+        );
         assert_eq!(client.rest(), "");
     }
 }
@@ -638,7 +840,12 @@ fn an_answer_larger_than_all_buffers_arrives_whole() {
 fn pipelined_requests_are_answered_in_order() {
     let service = start();
     let mut client = Client::of(&service);
-    client.send(format!("{}{}{}", get("/parked"), get("/accounts/second"), get("/nothing")));
+    client.send(format!(
+        "{}{}{}",
+        get("/parked"),
+        get("/accounts/second"),
+        get("/nothing")
+    ));
     let (_, responder) = service.parked.recv_timeout(LIMIT).unwrap();
     responder.send(Response::json(200, &"first"));
     client.answer().is(200, json!("first"));
@@ -654,7 +861,9 @@ fn many_connections_are_kept_alive_and_answered_at_once() {
         clients.iter_mut().for_each(|client| {
             client.send(get(&format!("/accounts/{round}")));
         });
-        clients.iter_mut().for_each(|client| client.answer().is(200, json!(round.to_string())));
+        clients
+            .iter_mut()
+            .for_each(|client| client.answer().is(200, json!(round.to_string())));
     }
 }
 
@@ -666,8 +875,13 @@ fn a_parked_request_is_answered_from_another_thread() {
         client.send(get(&format!("/parked?number={number}")));
     }
     // All are parked before the first is answered: more than there are workers.
-    let parked: Vec<_> = clients.iter().map(|_| service.parked.recv_timeout(LIMIT).unwrap()).collect();
-    Client::of(&service).get("/accounts/alice").is(200, json!("alice"));
+    let parked: Vec<_> = clients
+        .iter()
+        .map(|_| service.parked.recv_timeout(LIMIT).unwrap())
+        .collect();
+    Client::of(&service)
+        .get("/accounts/alice")
+        .is(200, json!("alice"));
     std::thread::spawn(move || {
         for (request, responder) in parked.into_iter().rev() {
             responder.send(Response::json(200, &request.query.get("number").unwrap()));
@@ -684,7 +898,9 @@ fn a_panic_is_answered_and_the_connection_goes_on() {
     let mut client = Client::of(&service);
     // More often than there are workers: a panic gives its turn back.
     for _ in 0..6 {
-        client.get("/panic").is_problem(json!({"title": "Internal Server Error", "status": 500,
+        client
+            .get("/panic")
+            .is_problem(json!({"title": "Internal Server Error", "status": 500,
             "detail": "the request was dropped without an answer; its outcome is unknown"}));
     }
     client.get("/accounts/alice").is(200, json!("alice"));
@@ -706,7 +922,10 @@ fn is_refused(service: &Service, status: u16, bytes: impl AsRef<[u8]>) {
     let mut client = Client::of(service);
     let answer = client.send(bytes).send(get("/accounts/smuggled")).answer();
     assert_eq!(answer.status, status, "{answer:?}");
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/problem+json")
+    );
     assert_eq!(answer.header("connection"), Some("close"));
     assert_eq!(client.rest(), "");
 }
@@ -724,15 +943,26 @@ fn a_body_whose_length_is_in_doubt_is_refused() {
         (400, "Content-Length: \u{a0}5\r\n"),
         (501, "Transfer-Encoding: \u{a0}chunked\r\n"),
         (400, "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
-        (400, "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+        (
+            400,
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        ),
         (400, "Transfer-Encoding : chunked\r\n"),
         (501, "Transfer-Encoding: gzip, chunked\r\n"),
         (501, "Transfer-Encoding: identity\r\n"),
         (417, "Content-Length: 5\r\nExpect: 200-ok\r\n"),
     ] {
-        is_refused(&service, status, format!("POST /orders HTTP/1.1\r\nHost: test\r\n{headers}\r\n"));
+        is_refused(
+            &service,
+            status,
+            format!("POST /orders HTTP/1.1\r\nHost: test\r\n{headers}\r\n"),
+        );
     }
-    is_refused(&service, 400, "POST /orders HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
+    is_refused(
+        &service,
+        400,
+        "POST /orders HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
 }
 
 #[test]
@@ -753,7 +983,11 @@ fn broken_chunks_are_refused() {
     ] {
         is_refused(&service, 400, chunked(chunks));
     }
-    is_refused(&service, 431, chunked(&format!("0\r\n{}", "a: b\r\n".repeat(100))));
+    is_refused(
+        &service,
+        431,
+        chunked(&format!("0\r\n{}", "a: b\r\n".repeat(100))),
+    );
 }
 
 #[test]
@@ -777,8 +1011,16 @@ fn an_endless_head_is_refused() {
     let service = start();
     let endless = "a".repeat(8 * HEAD_LIMIT);
     is_refused(&service, 414, format!("GET /{endless}"));
-    is_refused(&service, 431, format!("GET / HTTP/1.1\r\nHost: test\r\nX: {endless}"));
-    is_refused(&service, 431, format!("GET / HTTP/1.1\r\nHost: test\r\n{}", "a: b\r\n".repeat(65)));
+    is_refused(
+        &service,
+        431,
+        format!("GET / HTTP/1.1\r\nHost: test\r\nX: {endless}"),
+    );
+    is_refused(
+        &service,
+        431,
+        format!("GET / HTTP/1.1\r\nHost: test\r\n{}", "a: b\r\n".repeat(65)),
+    );
 }
 
 #[test]
@@ -801,7 +1043,11 @@ fn half_a_request_is_not_handled() {
 fn stopping_finishes_what_is_in_flight_and_closes_the_rest() {
     let Service { server, parked } = start();
     let address = server.local_addr();
-    let (mut idle, mut half, mut busy) = (Client::to(address), Client::to(address), Client::to(address));
+    let (mut idle, mut half, mut busy) = (
+        Client::to(address),
+        Client::to(address),
+        Client::to(address),
+    );
     assert_eq!(idle.get("/accounts/alice").status, 200);
     half.send("GET /parked HTTP/1.1\r\n");
     busy.send(get("/parked").repeat(2));
@@ -840,14 +1086,21 @@ fn a_dropped_server_ends_its_connections_and_its_threads() {
     drop(server);
     assert_eq!(client.rest(), "");
     // The threads let go of the routes, and with them of the channel's other end.
-    assert!(parked.recv_timeout(LIMIT).is_err_and(|error| error.is_disconnected()));
+    assert!(
+        parked
+            .recv_timeout(LIMIT)
+            .is_err_and(|error| error.is_disconnected())
+    );
 }
 
 // ---- limits -----------------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn beyond_the_most_connections_the_longest_idle_one_makes_room() {
-    let service = start_with(Limits { connections: 3, ..Limits::default() });
+    let service = start_with(Limits {
+        connections: 3,
+        ..Limits::default()
+    });
     let mut clients: Vec<_> = (0..3).map(|_| Client::of(&service)).collect();
     // accepted in their order: now all three are
     assert_eq!(clients[2].get("/accounts/alice").status, 200);
@@ -862,14 +1115,22 @@ fn beyond_the_most_connections_the_longest_idle_one_makes_room() {
 
 #[test]
 fn busy_connections_are_not_disturbed_by_any_number_of_new_ones() {
-    let service = start_with(Limits { connections: 3, ..Limits::default() });
+    let service = start_with(Limits {
+        connections: 3,
+        ..Limits::default()
+    });
     let mut busy: Vec<_> = (0..3).map(|_| Client::of(&service)).collect();
-    let parked: Vec<_> = busy.iter_mut().map(|client| park(&service, client)).collect();
+    let parked: Vec<_> = busy
+        .iter_mut()
+        .map(|client| park(&service, client))
+        .collect();
     for _ in 0..20 {
         // nobody can make room
         assert_eq!(Client::of(&service).rest(), "");
     }
-    parked.into_iter().for_each(|responder| responder.send(Response::json(200, &"done")));
+    parked
+        .into_iter()
+        .for_each(|responder| responder.send(Response::json(200, &"done")));
     for client in &mut busy {
         client.answer().is(200, json!("done"));
     }
@@ -883,7 +1144,10 @@ fn park(service: &Service, client: &mut Client) -> Responder {
 
 #[test]
 fn a_request_without_an_answer_in_time_is_answered_and_its_late_answer_dropped() {
-    let service = start_with(Limits { answer: Duration::from_millis(20), ..Limits::default() });
+    let service = start_with(Limits {
+        answer: Duration::from_millis(20),
+        ..Limits::default()
+    });
     let mut client = Client::of(&service);
     let responder = park(&service, &mut client);
     let answer = client.answer();
@@ -900,7 +1164,10 @@ fn a_request_without_an_answer_in_time_is_answered_and_its_late_answer_dropped()
 #[test]
 fn a_client_that_does_not_take_in_its_answers_loses_its_connection() {
     // the answer to the next client is under it too
-    let service = start_with(Limits { write: Duration::from_secs(1), ..Limits::default() });
+    let service = start_with(Limits {
+        write: Duration::from_secs(1),
+        ..Limits::default()
+    });
     let mut client = Client::of(&service);
     // 30 MB of answers, more than both kernels' buffers hold
     client.send(get("/large").repeat(100));
@@ -936,22 +1203,33 @@ fn served_in_a_child_process() {
 #[test]
 fn descriptors_used_up_do_not_end_the_service() {
     let mut child = Command::new("sh")
-        .args(["-c", "ulimit -n 64; exec \"$0\" --ignored --exact served_in_a_child_process --nocapture"])
+        .args([
+            "-c",
+            "ulimit -n 64; exec \"$0\" --ignored --exact served_in_a_child_process --nocapture",
+        ])
         .arg(std::env::current_exe().unwrap())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let port = lines.find_map(|line| line.strip_prefix("port ")?.parse().ok()).unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let port = lines
+        .find_map(|line| line.strip_prefix("port ")?.parse().ok())
+        .unwrap();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let idle: Vec<_> = (0..200).map(|_| Client::to(address)).collect();
     // The service has 64 at most: those that waited longest make room, again and again.
     for _ in 0..5 {
-        Client::to(address).get("/accounts/alice").is(200, json!("alice"));
+        Client::to(address)
+            .get("/accounts/alice")
+            .is(200, json!("alice"));
     }
     drop(idle);
-    Client::to(address).get("/accounts/alice").is(200, json!("alice"));
+    Client::to(address)
+        .get("/accounts/alice")
+        .is(200, json!("alice"));
     drop(child.stdin.take());
     lines.for_each(drop);
     assert!(child.wait().unwrap().success());

@@ -21,14 +21,23 @@ impl Handler for Requests {
         let mut books = open(tx, &order_ids.into_iter().collect::<Vec<_>>(), events)?;
         let outcomes = events.iter().map(|event| books.decide(event)).collect();
         store::write(tx, &books)?;
-        Ok(Handled { outcomes, events: books.sent })
+        Ok(Handled {
+            outcomes,
+            events: books.sent,
+        })
     }
 
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {
-        aside::at_participant(tx, events, "reservation", ("item", "item_name"), |event| match &event.body {
-            Body::StockRequested { item_name, .. } => Some(item_name),
-            _ => None,
-        })
+        aside::at_participant(
+            tx,
+            events,
+            "reservation",
+            ("item", "item_name"),
+            |event| match &event.body {
+                Body::StockRequested { item_name, .. } => Some(item_name),
+                _ => None,
+            },
+        )
     }
 
     fn give_up(&mut self, tx: &mut Tx<'_>, request: &GivenUp) -> Result<Vec<Event>> {
@@ -47,9 +56,12 @@ fn open(tx: &mut Tx<'_>, order_ids: &[Uuid], events: &[Event]) -> Result<Books> 
         Body::StockRequested { item_name, .. } => Some(item_name.as_str()),
         _ => None,
     });
-    let known = reservations
-        .values()
-        .filter_map(|reservation| reservation.terms.as_ref().map(|(item_name, _)| item_name.as_str()));
+    let known = reservations.values().filter_map(|reservation| {
+        reservation
+            .terms
+            .as_ref()
+            .map(|(item_name, _)| item_name.as_str())
+    });
     let item_names: BTreeSet<&str> = asked.chain(known).collect();
     let quantities = store::lock_quantities(tx, &item_names.into_iter().collect::<Vec<_>>())?;
     Ok(Books::new(reservations, quantities))

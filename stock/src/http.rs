@@ -35,16 +35,30 @@ struct ReservationView {
 pub fn routes(routes: Routes, pool: Pool) -> Routes {
     let (put, get) = (pool.clone(), pool.clone());
     routes
-        .answer(Method::Put, "/items/{itemName}", move |request| set_quantity(&put, request))
-        .answer(Method::Get, "/items/{itemName}", move |request| quantity(&get, request))
-        .answer(Method::Get, "/reservations/{orderId}", move |request| reservation(&pool, request))
+        .answer(Method::Put, "/items/{itemName}", move |request| {
+            set_quantity(&put, request)
+        })
+        .answer(Method::Get, "/items/{itemName}", move |request| {
+            quantity(&get, request)
+        })
+        .answer(Method::Get, "/reservations/{orderId}", move |request| {
+            reservation(&pool, request)
+        })
 }
 
 fn set_quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
     let (item_name, quantity) = both(request.name_param("itemName"), new_quantity(request))?;
-    let created = pool.once(|session| store::set_quantity(session, &item_name, quantity)).map_err(problem)?;
-    Ok(Response::json(if created { 201 } else { 200 }, &ItemView { item_name, quantity }))
+    let created = pool
+        .once(|session| store::set_quantity(session, &item_name, quantity))
+        .map_err(problem)?;
+    Ok(Response::json(
+        if created { 201 } else { 200 },
+        &ItemView {
+            item_name,
+            quantity,
+        },
+    ))
 }
 
 fn new_quantity(request: &Request) -> Result<i64, Problem> {
@@ -56,21 +70,40 @@ fn new_quantity(request: &Request) -> Result<i64, Problem> {
 fn quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
     let item_name = request.name_param("itemName")?;
-    let found = pool.with(|session| store::quantity(session, &item_name)).map_err(problem)?;
-    let quantity = found.ok_or_else(|| Problem::new(404, format!("there is no item {item_name}")))?;
-    Ok(Response::json(200, &ItemView { item_name, quantity }))
+    let found = pool
+        .with(|session| store::quantity(session, &item_name))
+        .map_err(problem)?;
+    let quantity =
+        found.ok_or_else(|| Problem::new(404, format!("there is no item {item_name}")))?;
+    Ok(Response::json(
+        200,
+        &ItemView {
+            item_name,
+            quantity,
+        },
+    ))
 }
 
 fn reservation(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
     let order_id = request.uuid_param("orderId")?;
-    let found = pool.with(|session| store::find(session, order_id)).map_err(problem)?;
-    let (reservation, created_at, updated_at) =
-        found.ok_or_else(|| Problem::new(404, format!("stock has not heard of order {order_id}")))?;
+    let found = pool
+        .with(|session| store::find(session, order_id))
+        .map_err(problem)?;
+    let (reservation, created_at, updated_at) = found
+        .ok_or_else(|| Problem::new(404, format!("stock has not heard of order {order_id}")))?;
     let (item_name, quantity) = reservation.terms.unzip();
     let status = reservation.status.name();
     Ok(Response::json(
         200,
-        &ReservationView { order_id, item_name, quantity, status, reason: reservation.reason, created_at, updated_at },
+        &ReservationView {
+            order_id,
+            item_name,
+            quantity,
+            status,
+            reason: reservation.reason,
+            created_at,
+            updated_at,
+        },
     ))
 }

@@ -47,7 +47,8 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let routes = operations_http::routes(service::routes(&config), config.service, board);
     let routes = http::routes(routes, pool.clone());
     let handler = Arc::new(|| Box::new(handlers::Requests) as _);
-    let routes = dead_letter_http::routes(routes, pool, config.topic_prefix.clone(), waker, handler);
+    let routes =
+        dead_letter_http::routes(routes, pool, config.topic_prefix.clone(), waker, handler);
     let server = Server::start("stock", listener, descriptors::http_limits(&config), routes)?;
     log::info!("stock listens on {}", server.local_addr());
     threads.run_until_stopped(server)

@@ -2,5 +2,10 @@
 
 fn main() -> std::process::ExitCode {
     let service = shared::event::Service::Stock;
-    shared::service::main(service, env!("CARGO_PKG_DESCRIPTION"), stock::migrations, stock::run)
+    shared::service::main(
+        service,
+        env!("CARGO_PKG_DESCRIPTION"),
+        stock::migrations,
+        stock::run,
+    )
 }

@@ -25,8 +25,13 @@ pub enum Status {
 
 impl Status {
     /// All statuses.
-    pub const ALL: [Status; 5] =
-        [Status::New, Status::Completed, Status::Failed, Status::Compensated, Status::Cancelled];
+    pub const ALL: [Status; 5] = [
+        Status::New,
+        Status::Completed,
+        Status::Failed,
+        Status::Compensated,
+        Status::Cancelled,
+    ];
 
     /// Its name in table and JSON.
     pub fn name(self) -> &'static str {
@@ -61,7 +66,12 @@ pub struct Reservation {
 impl Reservation {
     /// One that was placed and has not been decided.
     pub fn new() -> Reservation {
-        Reservation { terms: None, status: Status::New, reason: None, confirmed: vec![] }
+        Reservation {
+            terms: None,
+            status: Status::New,
+            reason: None,
+            confirmed: vec![],
+        }
     }
 }
 
@@ -87,7 +97,10 @@ pub struct Books {
 
 impl Books {
     /// Books as they stand.
-    pub fn new(reservations: HashMap<Uuid, Reservation>, quantities: HashMap<String, i64>) -> Books {
+    pub fn new(
+        reservations: HashMap<Uuid, Reservation>,
+        quantities: HashMap<String, i64>,
+    ) -> Books {
         Books {
             reservations,
             quantities,
@@ -100,16 +113,27 @@ impl Books {
     /// Decides one event. Its reservation must be in the books, placed [`Status::New`] if it was not known.
     pub fn decide(&mut self, event: &Event) -> Outcome {
         match &event.body {
-            Body::StockRequested { item_name, quantity } => self.request(event, (item_name.clone(), *quantity)),
+            Body::StockRequested {
+                item_name,
+                quantity,
+            } => self.request(event, (item_name.clone(), *quantity)),
             Body::CompensationRequested => self.compensate(event),
-            _ => Outcome::Refused(Cause::Contradiction, format!("stock takes no {}", event.type_name())),
+            _ => Outcome::Refused(
+                Cause::Contradiction,
+                format!("stock takes no {}", event.type_name()),
+            ),
         }
     }
 
     /// Gives a request up for good, where it is undecided: unknown terms, FAILED, `UNPROCESSABLE`.
     pub fn give_up(&mut self, request: &GivenUp) {
         if self.reservations[&request.order_id].status == Status::New {
-            let answer = self.fail(request.order_id, None, "UNPROCESSABLE", request.delivery.attempt);
+            let answer = self.fail(
+                request.order_id,
+                None,
+                "UNPROCESSABLE",
+                request.delivery.attempt,
+            );
             self.sent.push(request.answer(Side::Stock, answer));
         }
     }
@@ -118,7 +142,11 @@ impl Books {
         let reservation = &self.reservations[&event.order_id];
         let status = reservation.status;
         #[cfg(sabotage)]
-        let status = if sabotage::is_off(Mechanism::NaturalKey) { Status::New } else { status };
+        let status = if sabotage::is_off(Mechanism::NaturalKey) {
+            Status::New
+        } else {
+            status
+        };
         match (status, &reservation.terms) {
             (Status::New, _) => {
                 let answer = self.reserve(event.order_id, terms);
@@ -133,7 +161,9 @@ impl Books {
                 ),
             ),
             (Status::Cancelled, None) => {
-                self.change(event.order_id, |reservation| reservation.terms = Some(terms));
+                self.change(event.order_id, |reservation| {
+                    reservation.terms = Some(terms)
+                });
                 Outcome::Unchanged("it was cancelled before it came")
             }
             (Status::Failed, None) => Outcome::GivenUp,
@@ -145,7 +175,9 @@ impl Books {
         let wanted = terms.1;
         match self.quantities.get_mut(&terms.0) {
             None => self.fail(order_id, Some(terms), "UNKNOWN_ITEM", 1),
-            Some(quantity) if *quantity < wanted => self.fail(order_id, Some(terms), "INSUFFICIENT_STOCK", 1),
+            Some(quantity) if *quantity < wanted => {
+                self.fail(order_id, Some(terms), "INSUFFICIENT_STOCK", 1)
+            }
             Some(quantity) => {
                 *quantity -= wanted;
                 self.changed_quantities.insert(terms.0.clone());
@@ -158,7 +190,13 @@ impl Books {
         }
     }
 
-    fn fail(&mut self, order_id: Uuid, terms: Option<(String, i64)>, code: &str, attempts: i32) -> Body {
+    fn fail(
+        &mut self,
+        order_id: Uuid,
+        terms: Option<(String, i64)>,
+        code: &str,
+        attempts: i32,
+    ) -> Body {
         let reason = Reason::new(code, Service::Stock);
         self.change(order_id, |reservation| {
             reservation.status = Status::Failed;
@@ -183,21 +221,35 @@ impl Books {
             reservation.status = status;
             reservation.confirmed.push(event.id)
         });
-        self.answer(event, Body::Compensated { undone: status == Status::Compensated });
+        self.answer(
+            event,
+            Body::Compensated {
+                undone: status == Status::Compensated,
+            },
+        );
         Outcome::Changed
     }
 
     fn release(&mut self, order_id: Uuid) -> Status {
-        let (item_name, quantity) =
-            self.reservations[&order_id].terms.clone().expect("a completed reservation has terms");
+        let (item_name, quantity) = self.reservations[&order_id]
+            .terms
+            .clone()
+            .expect("a completed reservation has terms");
         // an item is never removed, and the lock covers every completed reservation's
-        *self.quantities.get_mut(&item_name).expect("a completed reservation's item is locked") += quantity;
+        *self
+            .quantities
+            .get_mut(&item_name)
+            .expect("a completed reservation's item is locked") += quantity;
         self.changed_quantities.insert(item_name);
         Status::Compensated
     }
 
     fn change(&mut self, order_id: Uuid, change: impl FnOnce(&mut Reservation)) {
-        change(self.reservations.get_mut(&order_id).expect("the reservation is in the books"));
+        change(
+            self.reservations
+                .get_mut(&order_id)
+                .expect("the reservation is in the books"),
+        );
         self.changed_reservations.insert(order_id);
     }
 
@@ -216,12 +268,23 @@ mod tests {
 
     fn books(quantity: Option<i64>) -> Books {
         let reservation = Reservation::new();
-        let quantities = quantity.map(|quantity| ("pen".to_string(), quantity)).into_iter().collect();
+        let quantities = quantity
+            .map(|quantity| ("pen".to_string(), quantity))
+            .into_iter()
+            .collect();
         Books::new(HashMap::from([(ORDER, reservation)]), quantities)
     }
 
     fn request(quantity: i64) -> Event {
-        Event::new(Side::Stock, ORDER, Body::StockRequested { item_name: "pen".into(), quantity }, None)
+        Event::new(
+            Side::Stock,
+            ORDER,
+            Body::StockRequested {
+                item_name: "pen".into(),
+                quantity,
+            },
+            None,
+        )
     }
 
     fn compensation() -> Event {
@@ -229,13 +292,31 @@ mod tests {
     }
 
     fn failed(code: &str) -> Body {
-        Body::Failed { reason: Reason { code: code.into(), from: "stock".into() }, attempts: 1 }
+        Body::Failed {
+            reason: Reason {
+                code: code.into(),
+                from: "stock".into(),
+            },
+            attempts: 1,
+        }
     }
 
     fn given_up() -> GivenUp {
         let (stored, published, taken_up) = (Some(1), Some(2), 3);
-        let delivery = Delivery { id: None, partition: 0, offset: 17, stored, published, taken_up, attempt: 5 };
-        GivenUp { order_id: ORDER, traceparent: Some("of the request".into()), delivery }
+        let delivery = Delivery {
+            id: None,
+            partition: 0,
+            offset: 17,
+            stored,
+            published,
+            taken_up,
+            attempt: 5,
+        };
+        GivenUp {
+            order_id: ORDER,
+            traceparent: Some("of the request".into()),
+            delivery,
+        }
     }
 
     fn answers(books: &Books) -> Vec<Body> {
@@ -280,7 +361,10 @@ mod tests {
     fn a_compensation_before_its_request_cancels_it() {
         let mut books = books(Some(10));
         books.decide(&compensation());
-        assert_eq!(books.decide(&request(7)), Outcome::Unchanged("it was cancelled before it came"));
+        assert_eq!(
+            books.decide(&request(7)),
+            Outcome::Unchanged("it was cancelled before it came")
+        );
         assert_eq!(books.reservations[&ORDER].status, Status::Cancelled);
         assert_eq!(books.quantities["pen"], 10);
         assert_eq!(answers(&books), [Body::Compensated { undone: false }]);
@@ -299,7 +383,10 @@ mod tests {
     fn a_second_request_with_another_quantity_is_parked() {
         let mut books = books(Some(10));
         books.decide(&request(7));
-        assert!(matches!(books.decide(&request(8)), Outcome::Refused(Cause::Contradiction, _)));
+        assert!(matches!(
+            books.decide(&request(8)),
+            Outcome::Refused(Cause::Contradiction, _)
+        ));
         assert_eq!(books.quantities["pen"], 3);
     }
 
@@ -317,9 +404,21 @@ mod tests {
     fn giving_up_fails_only_what_is_undecided() {
         let mut undecided = books(Some(10));
         undecided.give_up(&given_up());
-        let reason = Reason { code: "UNPROCESSABLE".into(), from: "stock".into() };
-        assert_eq!(answers(&undecided), [Body::Failed { reason, attempts: 5 }]);
-        assert_eq!(undecided.sent[0].traceparent.as_deref(), Some("of the request"));
+        let reason = Reason {
+            code: "UNPROCESSABLE".into(),
+            from: "stock".into(),
+        };
+        assert_eq!(
+            answers(&undecided),
+            [Body::Failed {
+                reason,
+                attempts: 5
+            }]
+        );
+        assert_eq!(
+            undecided.sent[0].traceparent.as_deref(),
+            Some("of the request")
+        );
         assert_eq!(undecided.sent[0].answers, Some(given_up().delivery));
         let mut decided = books(Some(10));
         decided.decide(&request(7));

@@ -21,8 +21,15 @@ pub fn place_and_lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uui
          on conflict (order_id) do nothing returning order_id",
         &[&order_ids],
     )?;
-    let mut locked: HashMap<Uuid, Reservation> = placed.iter().map(|row| (row.get(0), Reservation::new())).collect();
-    let known: Vec<Uuid> = order_ids.iter().copied().filter(|order_id| !locked.contains_key(order_id)).collect();
+    let mut locked: HashMap<Uuid, Reservation> = placed
+        .iter()
+        .map(|row| (row.get(0), Reservation::new()))
+        .collect();
+    let known: Vec<Uuid> = order_ids
+        .iter()
+        .copied()
+        .filter(|order_id| !locked.contains_key(order_id))
+        .collect();
     if !known.is_empty() {
         locked.extend(lock(tx, &known)?);
     }
@@ -36,7 +43,10 @@ fn lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation
           order by r.order_id for update of r",
         &[&order_ids],
     )?;
-    Ok(rows.iter().map(|row| (row.get(0), reservation(row))).collect())
+    Ok(rows
+        .iter()
+        .map(|row| (row.get(0), reservation(row)))
+        .collect())
 }
 
 fn reservation(row: &Row) -> Reservation {
@@ -45,7 +55,10 @@ fn reservation(row: &Row) -> Reservation {
     Reservation {
         terms: item_name.map(|item_name| (item_name, row.get(2))),
         status: Status::from_name(row.get(3)).expect("the table checks the names"),
-        reason: code.map(|code| Reason { code, from: row.get(5) }),
+        reason: code.map(|code| Reason {
+            code,
+            from: row.get(5),
+        }),
         confirmed: row.get(6),
     }
 }
@@ -72,19 +85,37 @@ pub fn write(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
         return Ok(());
     }
     let order_ids: Vec<Uuid> = books.changed_reservations.iter().copied().collect();
-    let changed: Vec<&Reservation> = order_ids.iter().map(|order_id| &books.reservations[order_id]).collect();
-    let item_names: Vec<Option<&str>> =
-        changed.iter().map(|r| r.terms.as_ref().map(|(item, _)| item.as_str())).collect();
-    let quantities: Vec<Option<i64>> =
-        changed.iter().map(|r| r.terms.as_ref().map(|(_, quantity)| *quantity)).collect();
+    let changed: Vec<&Reservation> = order_ids
+        .iter()
+        .map(|order_id| &books.reservations[order_id])
+        .collect();
+    let item_names: Vec<Option<&str>> = changed
+        .iter()
+        .map(|r| r.terms.as_ref().map(|(item, _)| item.as_str()))
+        .collect();
+    let quantities: Vec<Option<i64>> = changed
+        .iter()
+        .map(|r| r.terms.as_ref().map(|(_, quantity)| *quantity))
+        .collect();
     let statuses: Vec<&str> = changed.iter().map(|r| r.status.name()).collect();
-    let codes: Vec<Option<&str>> =
-        changed.iter().map(|r| r.reason.as_ref().map(|reason| reason.code.as_str())).collect();
-    let froms: Vec<Option<&str>> =
-        changed.iter().map(|r| r.reason.as_ref().map(|reason| reason.from.as_str())).collect();
+    let codes: Vec<Option<&str>> = changed
+        .iter()
+        .map(|r| r.reason.as_ref().map(|reason| reason.code.as_str()))
+        .collect();
+    let froms: Vec<Option<&str>> = changed
+        .iter()
+        .map(|r| r.reason.as_ref().map(|reason| reason.from.as_str()))
+        .collect();
     let confirmed: Vec<String> = changed.iter().map(|r| array_text(&r.confirmed)).collect();
-    let items: Vec<&str> = books.changed_quantities.iter().map(String::as_str).collect();
-    let left: Vec<i64> = items.iter().map(|item_name| books.quantities[*item_name]).collect();
+    let items: Vec<&str> = books
+        .changed_quantities
+        .iter()
+        .map(String::as_str)
+        .collect();
+    let left: Vec<i64> = items
+        .iter()
+        .map(|item_name| books.quantities[*item_name])
+        .collect();
     tx.execute(
         "with written as (
              update reservation r set item_name = c.item_name, quantity = c.quantity, status = c.status,
@@ -127,7 +158,10 @@ pub fn set_quantity(session: &mut Session, item_name: &str, quantity: i64) -> Re
 /// # Errors
 /// What PostgreSQL says.
 pub fn quantity(session: &mut Session, item_name: &str) -> Result<Option<i64>> {
-    let rows = session.query("select quantity from item where item_name = $1", &[&item_name])?;
+    let rows = session.query(
+        "select quantity from item where item_name = $1",
+        &[&item_name],
+    )?;
     Ok(rows.first().map(|row| row.get(0)))
 }
 
@@ -135,7 +169,10 @@ pub fn quantity(session: &mut Session, item_name: &str) -> Result<Option<i64>> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<(Reservation, String, String)>> {
+pub fn find(
+    session: &mut Session,
+    order_id: Uuid,
+) -> Result<Option<(Reservation, String, String)>> {
     let rows = session.query(
         r#"select order_id, item_name, quantity, status, reason_code, reason_from, confirmed,
                   to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
@@ -143,5 +180,7 @@ pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<(Reservation
              from reservation where order_id = $1"#,
         &[&order_id],
     )?;
-    Ok(rows.first().map(|row| (reservation(row), row.get(7), row.get(8))))
+    Ok(rows
+        .first()
+        .map(|row| (reservation(row), row.get(7), row.get(8))))
 }

@@ -99,7 +99,9 @@ const SECTIONS: [(&str, Section); 8] = [
 ];
 
 fn main() -> ExitCode {
-    match options::read(&SECTIONS.map(|(name, _)| name)).and_then(|asked| asked.map_or(Ok(true), |asked| run(&asked))) {
+    match options::read(&SECTIONS.map(|(name, _)| name))
+        .and_then(|asked| asked.map_or(Ok(true), |asked| run(&asked)))
+    {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -111,9 +113,12 @@ fn main() -> ExitCode {
 
 /// False: something is wrong that the bench must not pass over; it is printed.
 fn run(options: &Options) -> Result<bool, String> {
-    let binaries =
-        std::env::var("TEST_BIN_DIR").map_err(|_| "TEST_BIN_DIR is not set: start this as ./run.sh bench")?;
-    let mut report = Report::create(&Path::new(&binaries).with_file_name("bench"), machine::describe()?)?;
+    let binaries = std::env::var("TEST_BIN_DIR")
+        .map_err(|_| "TEST_BIN_DIR is not set: start this as ./run.sh bench")?;
+    let mut report = Report::create(
+        &Path::new(&binaries).with_file_name("bench"),
+        machine::describe()?,
+    )?;
     for (name, section) in SECTIONS.iter().filter(|(name, _)| options.wants(name)) {
         println!("\n{name}");
         section(options, &mut report)?;
@@ -121,6 +126,8 @@ fn run(options: &Options) -> Result<bool, String> {
         report.save()?;
     }
     println!();
-    targets::compare(&report).iter().for_each(|comparison| println!("{comparison}"));
+    targets::compare(&report)
+        .iter()
+        .for_each(|comparison| println!("{comparison}"));
     Ok(report.verdict())
 }

@@ -98,7 +98,11 @@ fn main() -> ExitCode {
     let outcome = options::read().and_then(|task| match task {
         Task::Help => Ok(true),
         Task::Hurt(options) => run(&options),
-        Task::Prove { sabotaged, only, times } => prove::run(&sabotaged, only.as_deref(), times),
+        Task::Prove {
+            sabotaged,
+            only,
+            times,
+        } => prove::run(&sabotaged, only.as_deref(), times),
     });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -112,13 +116,18 @@ fn main() -> ExitCode {
 
 /// False: something is wrong; it is printed.
 fn run(options: &Options) -> Result<bool, String> {
-    let folder = std::env::var_os("RUN_DIR").ok_or("RUN_DIR is not set: start this as ./run.sh chaos")?;
+    let folder =
+        std::env::var_os("RUN_DIR").ok_or("RUN_DIR is not set: start this as ./run.sh chaos")?;
     println!("{options}");
     let stage = Stage::start(&PathBuf::from(folder), options);
     let verdict = catch_unwind(AssertUnwindSafe(|| judge(options, &stage)));
-    let verdict = verdict.unwrap_or_else(|panic| Err(shared::handler::panic_text(panic).to_string()));
+    let verdict =
+        verdict.unwrap_or_else(|panic| Err(shared::handler::panic_text(panic).to_string()));
     if verdict != Ok(true) {
-        println!("all logs: {}; again: {options}", stage.keep_logs().display());
+        println!(
+            "all logs: {}; again: {options}",
+            stage.keep_logs().display()
+        );
     }
     verdict
 }
@@ -132,8 +141,19 @@ fn judge(options: &Options, stage: &Stage) -> Result<bool, String> {
         flood::limit_capacity(&stage.world).map_err(said)?;
     }
     put(stage, &put_in);
-    let load = Load::new(stage.members_of(Service::Order).map(|member| member.port).collect());
-    let Hurt { mut heard, done, poisons, puts, mut checks } = hurt(options, stage, &load, &asked, &put_in);
+    let load = Load::new(
+        stage
+            .members_of(Service::Order)
+            .map(|member| member.port)
+            .collect(),
+    );
+    let Hurt {
+        mut heard,
+        done,
+        poisons,
+        puts,
+        mut checks,
+    } = hurt(options, stage, &load, &asked, &put_in);
     for (number, again) in load.again.into_inner().expect("no client panicked") {
         heard[number].add(again);
     }
@@ -152,14 +172,28 @@ fn judge(options: &Options, stage: &Stage) -> Result<bool, String> {
     if repeat_lost(stage, &asked, &mut heard)? > 0 {
         settle(stage)?;
     }
-    look(stage, checks.iter_mut().find(|check| check.claim == checker::PAIRS).expect("it is among them"));
+    look(
+        stage,
+        checks
+            .iter_mut()
+            .find(|check| check.claim == checker::PAIRS)
+            .expect("it is among them"),
+    );
     let mut found = evidence::read(&stage.world).map_err(said)?;
     found.lost = stage.lost();
-    found.records.retain(|record| !poisons.iter().any(|poison| poison.ce_id == record.ce_id));
-    let added: Vec<(&str, i64)> =
-        found.puts.iter().map(|(service, _, was, becomes)| (*service, becomes - was)).collect();
+    found
+        .records
+        .retain(|record| !poisons.iter().any(|poison| poison.ce_id == record.ce_id));
+    let added: Vec<(&str, i64)> = found
+        .puts
+        .iter()
+        .map(|(service, _, was, becomes)| (*service, becomes - was))
+        .collect();
     checks.extend(checker::check(&asked, &heard, &put_in.and(&added), &found));
-    checks.extend([checker::dead_letters(&poisons, &found), checker::puts(&puts, &found)]);
+    checks.extend([
+        checker::dead_letters(&poisons, &found),
+        checker::puts(&puts, &found),
+    ]);
     if options.is_load_alone() {
         checks.push(checker::deadlines(&found));
     }
@@ -167,7 +201,11 @@ fn judge(options: &Options, stage: &Stage) -> Result<bool, String> {
     checks.push(report_faults(stage, &done)?);
     let violations = report::checks(&checks);
     let seconds = began.elapsed().as_secs_f64();
-    println!("\n{} faults, {} orders, {violations} violations, {seconds:.0} s", done.len(), found.orders.len());
+    println!(
+        "\n{} faults, {} orders, {violations} violations, {seconds:.0} s",
+        done.len(),
+        found.orders.len()
+    );
     Ok(violations == 0)
 }
 
@@ -176,14 +214,24 @@ fn said(error: postgres::Error) -> String {
 }
 
 fn missing(back: bool) -> Vec<String> {
-    if back { vec![] } else { vec![format!("not within {SETTLE_LIMIT:?}")] }
+    if back {
+        vec![]
+    } else {
+        vec![format!("not within {SETTLE_LIMIT:?}")]
+    }
 }
 
 fn put(stage: &Stage, put_in: &PutIn) {
     let api = |service| Api::new(stage.members_of(service).next().expect("at least one").port);
     let (payment, stock) = (api(Service::Payment), api(Service::Stock));
-    put_in.accounts.iter().for_each(|(user, balance)| payment.put_balance(user, *balance));
-    put_in.items.iter().for_each(|(item, quantity)| stock.put_quantity(item, *quantity));
+    put_in
+        .accounts
+        .iter()
+        .for_each(|(user, balance)| payment.put_balance(user, *balance));
+    put_in
+        .items
+        .iter()
+        .for_each(|(item, quantity)| stock.put_quantity(item, *quantity));
 }
 
 /// Load and faults, to the end of both.
@@ -200,10 +248,21 @@ fn hurt(options: &Options, stage: &Stage, load: &Load, asked: &[Asked], put_in: 
         let faults = faults::draw(options);
         let share = asked.len() as f64 / (faults.len() + 1) as f64;
         for (number, fault) in faults.iter().enumerate() {
-            let (from, to) = ((number as f64 * share) as usize, ((number + 1) as f64 * share) as usize);
+            let (from, to) = (
+                (number as f64 * share) as usize,
+                ((number + 1) as f64 * share) as usize,
+            );
             poisons.extend((0..POISONS).map(|_| provoked::poison(&stage.world, &mut random)));
             puts.push(provoked::put(stage, number, &mut random));
-            done.push(one_fault(number + 1, fault, stage, load, asked, from..to, began));
+            done.push(one_fault(
+                number + 1,
+                fault,
+                stage,
+                load,
+                asked,
+                from..to,
+                began,
+            ));
             snapshot(stage, put_in, &mut snapshots);
             look(stage, &mut pairs);
             if began.elapsed() > options.limit {
@@ -218,15 +277,28 @@ fn hurt(options: &Options, stage: &Stage, load: &Load, asked: &[Asked], put_in: 
         load.stop();
         clients.join().expect("no client panics")
     });
-    let over = if began.elapsed() > options.limit { vec![format!("not within {:?}", options.limit)] } else { vec![] };
+    let over = if began.elapsed() > options.limit {
+        vec![format!("not within {:?}", options.limit)]
+    } else {
+        vec![]
+    };
     let unheard = asked.len() - load.done.load(Ordering::SeqCst);
     let in_time = Check {
         claim: "all requests are sent and all faults done in time",
         counted: asked.len() + options.faults,
         violations: over,
     };
-    assert!(unheard == 0 || !in_time.violations.is_empty(), "{unheard} requests were not sent");
-    Hurt { heard, done, poisons, puts, checks: vec![in_time, snapshots, pairs] }
+    assert!(
+        unheard == 0 || !in_time.violations.is_empty(),
+        "{unheard} requests were not sent"
+    );
+    Hurt {
+        heard,
+        done,
+        poisons,
+        puts,
+        checks: vec![in_time, snapshots, pairs],
+    }
 }
 
 struct StopAtTheEnd<'a>(&'a Load);
@@ -252,7 +324,9 @@ fn one_fault(
     let half = share.len() / 2;
     let moment = share.start + (half as f64 * fault.moment) as usize;
     load.release(share.start + half);
-    wait_until(Duration::from_secs(30), || load.done.load(Ordering::SeqCst) >= moment);
+    wait_until(Duration::from_secs(30), || {
+        load.done.load(Ordering::SeqCst) >= moment
+    });
     let busy = Busy::now(stage, load);
     // nobody can be struck who has ended meanwhile, as one that was frozen may
     tell_of_revived(stage);
@@ -261,7 +335,11 @@ fn one_fault(
     report::fault(number, began.elapsed(), &what, &busy);
     load.release(share.end);
     wound.heal(stage, load, asked);
-    Done { what, busy, healed: now() }
+    Done {
+        what,
+        busy,
+        healed: now(),
+    }
 }
 
 fn wait_until(limit: Duration, mut so: impl FnMut() -> bool) {
@@ -273,25 +351,39 @@ fn wait_until(limit: Duration, mut so: impl FnMut() -> bool) {
 
 /// An instance that ends by itself is started again, as its keeper would, and told of.
 fn tell_of_revived(stage: &Stage) {
-    stage.revive().iter().for_each(|name| println!("     {name} had ended by itself and is started again"));
+    stage
+        .revive()
+        .iter()
+        .for_each(|name| println!("     {name} had ended by itself and is started again"));
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// Each database by one statement, hence one moment; while it is away there is nothing to see.
 fn snapshot(stage: &Stage, put_in: &PutIn, into: &mut Check) {
-    let accounts = stage.db(Service::Payment).and_then(|mut db| evidence::accounts(&mut db));
-    let items = stage.db(Service::Stock).and_then(|mut db| evidence::items(&mut db));
+    let accounts = stage
+        .db(Service::Payment)
+        .and_then(|mut db| evidence::accounts(&mut db));
+    let items = stage
+        .db(Service::Stock)
+        .and_then(|mut db| evidence::items(&mut db));
     for (put_in, holdings) in [(&put_in.accounts, accounts), (&put_in.items, items)] {
         // what was put in anew by this moment is known in the end
         let of_old = |name: &str| name != load::TOPPED;
         if let Ok(mut holdings) = holdings {
             holdings.retain(|holding| of_old(&holding.name));
-            let put_in: Vec<_> = put_in.iter().filter(|(name, _)| of_old(name)).cloned().collect();
+            let put_in: Vec<_> = put_in
+                .iter()
+                .filter(|(name, _)| of_old(name))
+                .cloned()
+                .collect();
             into.counted += holdings.len();
-            into.violations.extend(checker::conserved("", &put_in, &holdings).violations);
+            into.violations
+                .extend(checker::conserved("", &put_in, &holdings).violations);
         }
     }
 }
@@ -300,13 +392,17 @@ fn snapshot(stage: &Stage, put_in: &PutIn, into: &mut Check) {
 fn look(stage: &Stage, into: &mut Check) {
     let seen = (0..LOOKS).find_map(|_| stage.world.records_at_rest(&["payment", "stock"]));
     into.counted += seen.as_ref().map_or(0, Vec::len);
-    into.violations.extend(seen.iter().flat_map(|seen| checker::torn(seen)));
+    into.violations
+        .extend(seen.iter().flat_map(|seen| checker::torn(seen)));
 }
 
 /// What a client gave up after an error is repeated with its key; what the key stood for before is noted.
 fn repeat_given_up(stage: &Stage, asked: &[Asked], heard: &mut [Heard]) -> Result<(), String> {
     let mut db = stage.db(Service::Order).map_err(said)?;
-    let apis: Vec<Api> = stage.members_of(Service::Order).map(|member| Api::new(member.port)).collect();
+    let apis: Vec<Api> = stage
+        .members_of(Service::Order)
+        .map(|member| Api::new(member.port))
+        .collect();
     for (number, (asked, heard)) in asked.iter().zip(heard).enumerate() {
         if heard.given_up.is_none() {
             continue;
@@ -320,19 +416,33 @@ fn repeat_given_up(stage: &Stage, asked: &[Asked], heard: &mut [Heard]) -> Resul
 
 /// An order that was accepted and is gone is asked for again with its key; answers how many there were.
 fn repeat_lost(stage: &Stage, asked: &[Asked], heard: &mut [Heard]) -> Result<usize, String> {
-    if !stage.lost().iter().any(|lost| lost.service == Service::Order.name()) {
+    if !stage
+        .lost()
+        .iter()
+        .any(|lost| lost.service == Service::Order.name())
+    {
         return Ok(0);
     }
     let orders = evidence::order_ids(&mut stage.db(Service::Order).map_err(said)?).map_err(said)?;
-    let apis: Vec<Api> = stage.members_of(Service::Order).map(|member| Api::new(member.port)).collect();
+    let apis: Vec<Api> = stage
+        .members_of(Service::Order)
+        .map(|member| Api::new(member.port))
+        .collect();
     let mut count = 0;
     for (number, (asked, heard)) in asked.iter().zip(heard).enumerate() {
-        if !heard.accepted.is_empty() && !heard.accepted.iter().any(|order_id| orders.contains(order_id)) {
+        if !heard.accepted.is_empty()
+            && !heard
+                .accepted
+                .iter()
+                .any(|order_id| orders.contains(order_id))
+        {
             count += 1;
             load::ask_until_accepted(&apis[number % apis.len()], asked, heard);
         }
     }
-    println!("{count} orders had been accepted, were lost with the database's tail and are asked for again");
+    println!(
+        "{count} orders had been accepted, were lost with the database's tail and are asked for again"
+    );
     Ok(count)
 }
 
@@ -342,7 +452,10 @@ fn settle(stage: &Stage) -> Result<(), String> {
     while begun.elapsed() < SETTLE_LIMIT {
         let (orders, rows) = evidence::unfinished(&stage.world).map_err(said)?;
         if (orders, rows) == (0, 0) && stage.world.is_quiet() {
-            println!("\nsettled {:.1} s after the last request", begun.elapsed().as_secs_f64());
+            println!(
+                "\nsettled {:.1} s after the last request",
+                begun.elapsed().as_secs_f64()
+            );
             return Ok(());
         }
         tell_of_revived(stage);
@@ -363,11 +476,22 @@ fn report_faults(stage: &Stage, done: &[Done]) -> Result<Check, String> {
         }
     }
     let busy = done.iter().filter(|fault| fault.busy.is_busy()).count();
-    println!("\n{} faults, {busy} of them struck a busy system", done.len());
+    println!(
+        "\n{} faults, {busy} of them struck a busy system",
+        done.len()
+    );
     println!(
         "longest time from a fault's end until the last order open then was settled, whatever struck meanwhile: {:.1} s ({})",
         longest.0, longest.1
     );
-    let idle = if 2 * busy < done.len() { vec![format!("only {busy} of {}", done.len())] } else { vec![] };
-    Ok(Check { claim: "at least half of the faults struck a busy system", counted: done.len(), violations: idle })
+    let idle = if 2 * busy < done.len() {
+        vec![format!("only {busy} of {}", done.len())]
+    } else {
+        vec![]
+    };
+    Ok(Check {
+        claim: "at least half of the faults struck a busy system",
+        counted: done.len(),
+        violations: idle,
+    })
 }

@@ -21,7 +21,11 @@ pub struct Client {
 impl Client {
     /// The service of these settings, on this machine or where it is bound to. Connects to nothing yet.
     pub fn new(config: &Config) -> Client {
-        let agent = Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(LIMIT)).build();
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_global(Some(LIMIT))
+            .build();
         Client {
             base: format!("http://{}", config.local_address()),
             agent: agent.new_agent(),
@@ -44,8 +48,13 @@ impl Client {
     /// Any answer but 200 and 201, or none.
     pub fn put(&self, path: &str, body: &Value) -> Result<Value, String> {
         let url = format!("{}{path}", self.base);
-        let request = self.agent.put(&url).header("content-type", "application/json");
-        let request = self.authorization.iter().fold(request, |request, value| request.header("authorization", value));
+        let request = self
+            .agent
+            .put(&url)
+            .header("content-type", "application/json");
+        let request = self.authorization.iter().fold(request, |request, value| {
+            request.header("authorization", value)
+        });
         self.read("PUT", &url, request.send(body.to_string()), &[200, 201])
     }
 
@@ -55,7 +64,10 @@ impl Client {
     /// Any answer but 202, or none.
     pub fn place(&self, order: &Value) -> Result<Value, String> {
         let url = format!("{}/orders", self.base);
-        let request = self.agent.post(&url).header("content-type", "application/json");
+        let request = self
+            .agent
+            .post(&url)
+            .header("content-type", "application/json");
         self.read("POST", &url, request.send(order.to_string()), &[202])
     }
 
@@ -69,7 +81,10 @@ impl Client {
         let mut response = answered.map_err(|error| format!("{method} {url}: {error}"))?;
         let status = response.status().as_u16();
         // to its end, also if it is an error: else the connection can't be kept
-        let text = response.body_mut().read_to_string().map_err(|error| format!("{method} {url}: {error}"))?;
+        let text = response
+            .body_mut()
+            .read_to_string()
+            .map_err(|error| format!("{method} {url}: {error}"))?;
         if !wanted.contains(&status) {
             return Err(format!("{method} {url}: {status} {text}"));
         }

@@ -121,10 +121,19 @@ fn main() -> ExitCode {
     let played = play(&mut stage);
     let restarted = stage.start_what_was_stopped();
     match (played, restarted) {
-        (Ok(0), Ok(())) => println!("All eight rows as expected, in {} s.", began.elapsed().as_secs()),
+        (Ok(0), Ok(())) => println!(
+            "All eight rows as expected, in {} s.",
+            began.elapsed().as_secs()
+        ),
         (Ok(0), Err(error)) | (Err(error), Ok(())) => return fail(&error),
-        (Ok(differences), Ok(())) => return fail(&format!("{differences} differences: the lines marked <-- above")),
-        (Ok(differences), Err(error)) => return fail(&format!("{differences} differences\n{error}")),
+        (Ok(differences), Ok(())) => {
+            return fail(&format!(
+                "{differences} differences: the lines marked <-- above"
+            ));
+        }
+        (Ok(differences), Err(error)) => {
+            return fail(&format!("{differences} differences\n{error}"));
+        }
         (Err(error), Err(stopped)) => return fail(&format!("{error}\n{stopped}")),
     }
     ExitCode::SUCCESS
@@ -161,8 +170,19 @@ fn row(number: usize) -> &'static Row {
 }
 
 fn summary(row: &Row, differences: usize) -> String {
-    let verdict = if differences == 0 { "as expected".to_string() } else { format!("{differences} DIFFERENCES") };
-    let Row { number, order, payment, stock, compensated, .. } = row;
+    let verdict = if differences == 0 {
+        "as expected".to_string()
+    } else {
+        format!("{differences} DIFFERENCES")
+    };
+    let Row {
+        number,
+        order,
+        payment,
+        stock,
+        compensated,
+        ..
+    } = row;
     format!("{number}  {order:<9} | {payment:<27} | {stock:<27} | {compensated:<38}  {verdict}")
 }
 
@@ -182,8 +202,15 @@ fn title(row: &Row, order: &Order) -> Report {
 // ---- the scenes
 
 /// Rows 1 to 6: one participant is stopped, the other one decides, then the stopped one comes back.
-fn one_is_down(stage: &mut Stage, down: &'static str, numbers: [usize; 3]) -> Result<Vec<Report>, String> {
-    println!("\n== {down} is stopped (rows {}, {}, {})", numbers[0], numbers[1], numbers[2]);
+fn one_is_down(
+    stage: &mut Stage,
+    down: &'static str,
+    numbers: [usize; 3],
+) -> Result<Vec<Report>, String> {
+    println!(
+        "\n== {down} is stopped (rows {}, {}, {})",
+        numbers[0], numbers[1], numbers[2]
+    );
     stage.stop(down)?;
     let mut plays = vec![];
     for row in numbers.map(row) {
@@ -202,15 +229,32 @@ fn one_is_down(stage: &mut Stage, down: &'static str, numbers: [usize; 3]) -> Re
 
 /// Row 7: order is stopped while payment and stock refuse, so that it finds both notices when it comes back.
 fn both_notices_on_the_topics(stage: &mut Stage, row: &Row) -> Result<Report, String> {
-    println!("\n== payment and stock are stopped, then order, then payment and stock run again (row 7)");
+    println!(
+        "\n== payment and stock are stopped, then order, then payment and stock run again (row 7)"
+    );
     let mut notices = Notices::from_now_on(stage)?;
     stage.stop("payment")?;
     stage.stop("stock")?;
     let order = stage.place(row.number, PRICE, QUANTITY)?;
     let mut report = title(row, &order);
-    let seen = stage.wait_for(&order, [row.meanwhile.order, row.meanwhile.payment_side, row.meanwhile.stock_side])?;
+    let seen = stage.wait_for(
+        &order,
+        [
+            row.meanwhile.order,
+            row.meanwhile.payment_side,
+            row.meanwhile.stock_side,
+        ],
+    )?;
     report.heading("all but order are stopped");
-    compare_order(&mut report, &seen, [row.meanwhile.order, row.meanwhile.payment_side, row.meanwhile.stock_side]);
+    compare_order(
+        &mut report,
+        &seen,
+        [
+            row.meanwhile.order,
+            row.meanwhile.payment_side,
+            row.meanwhile.stock_side,
+        ],
+    );
     stage.stop("order")?;
     stage.start("payment")?;
     stage.start("stock")?;
@@ -237,18 +281,40 @@ fn all_run(stage: &mut Stage, row: &Row) -> Result<Report, String> {
 
 // ---- what is compared
 
-fn see_meanwhile(stage: &Stage, row: &Row, order: &Order, down: &str, report: &mut Report) -> Result<(), String> {
+fn see_meanwhile(
+    stage: &Stage,
+    row: &Row,
+    order: &Order,
+    down: &str,
+    report: &mut Report,
+) -> Result<(), String> {
     let meanwhile = &row.meanwhile;
-    let expected = [meanwhile.order, meanwhile.payment_side, meanwhile.stock_side];
+    let expected = [
+        meanwhile.order,
+        meanwhile.payment_side,
+        meanwhile.stock_side,
+    ];
     let seen = stage.wait_for(order, expected)?;
     report.heading(&format!("while {down} is stopped"));
     compare_order(report, &seen, expected);
     if down == "stock" {
         report.compare("payment's record", meanwhile.record, &stage.payment(order)?);
-        report.compare("balance", &meanwhile.left.to_string(), &stage.balance(&order.user)?.to_string());
+        report.compare(
+            "balance",
+            &meanwhile.left.to_string(),
+            &stage.balance(&order.user)?.to_string(),
+        );
     } else {
-        report.compare("stock's record", meanwhile.record, &stage.reservation(order)?);
-        report.compare("in stock", &meanwhile.left.to_string(), &stage.in_stock(&order.item)?.to_string());
+        report.compare(
+            "stock's record",
+            meanwhile.record,
+            &stage.reservation(order)?,
+        );
+        report.compare(
+            "in stock",
+            &meanwhile.left.to_string(),
+            &stage.in_stock(&order.item)?.to_string(),
+        );
     }
     report.note(&format!("GET /orders/{}", order.id));
     report.note(&seen.to_string());
@@ -260,12 +326,24 @@ fn see_end(stage: &Stage, row: &Row, order: &Order, report: &mut Report) -> Resu
     let seen = stage.wait_until_settled(order)?;
     report.heading(&format!("row {}, at the end", row.number));
     compare_order(report, &seen, [end.order, end.payment_side, end.stock_side]);
-    report.compare("reason", end.reason, seen["reason"]["code"].as_str().unwrap_or("-"));
+    report.compare(
+        "reason",
+        end.reason,
+        seen["reason"]["code"].as_str().unwrap_or("-"),
+    );
     report.compare("settled", "true", &seen["settled"].to_string());
     report.compare("payment's record", end.payment, &stage.payment(order)?);
-    report.compare("stock's record", end.reservation, &stage.reservation(order)?);
+    report.compare(
+        "stock's record",
+        end.reservation,
+        &stage.reservation(order)?,
+    );
     let change = |before: i64, after: i64| format!("{before} -> {after}");
-    report.compare("balance", &change(row.balance, end.balance), &change(order.balance, stage.balance(&order.user)?));
+    report.compare(
+        "balance",
+        &change(row.balance, end.balance),
+        &change(order.balance, stage.balance(&order.user)?),
+    );
     report.compare(
         "in stock",
         &change(row.in_stock, end.in_stock),
@@ -275,7 +353,11 @@ fn see_end(stage: &Stage, row: &Row, order: &Order, report: &mut Report) -> Resu
 }
 
 fn compare_order(report: &mut Report, seen: &serde_json::Value, expected: [&str; 3]) {
-    let fields = [("order", "orderStatus"), ("its payment side", "paymentStatus"), ("its stock side", "stockStatus")];
+    let fields = [
+        ("order", "orderStatus"),
+        ("its payment side", "paymentStatus"),
+        ("its stock side", "stockStatus"),
+    ];
     for ((label, field), expected) in fields.into_iter().zip(expected) {
         report.compare(label, expected, seen[field].as_str().unwrap_or("?"));
     }

@@ -36,16 +36,25 @@ pub struct Answer {
 impl Answer {
     /// The value of a header, by its name in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(header, _)| header == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
 impl Api {
     /// The instance that listens on this port of the local machine.
     pub fn new(port: u16) -> Api {
-        let config =
-            Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(LIMIT)).build();
-        Api { base: format!("http://127.0.0.1:{port}"), agent: config.new_agent() }
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_global(Some(LIMIT))
+            .build();
+        Api {
+            base: format!("http://127.0.0.1:{port}"),
+            agent: config.new_agent(),
+        }
     }
 
     /// `http://host:port`.
@@ -69,7 +78,9 @@ impl Api {
     ) -> Result<Answer, ureq::Error> {
         let name = method;
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -98,7 +109,8 @@ impl Api {
     /// # Panics
     /// When no whole answer comes.
     pub fn get(&self, path: &str) -> Answer {
-        self.call("GET", path, &[], None).unwrap_or_else(|error| panic!("GET {}{path}: {error}", self.base))
+        self.call("GET", path, &[], None)
+            .unwrap_or_else(|error| panic!("GET {}{path}: {error}", self.base))
     }
 
     /// `POST` with JSON.
@@ -122,10 +134,13 @@ impl Api {
     /// # Panics
     /// When it is not accepted.
     pub fn place(&self, user: &str, item: &str, price: i64, quantity: i64) -> Uuid {
-        let order = json!({"userName": user, "itemName": item, "price": price, "quantity": quantity});
+        let order =
+            json!({"userName": user, "itemName": item, "price": price, "quantity": quantity});
         let answer = self.post("/orders", &order);
         assert_eq!(answer.status, 202, "{}", answer.text);
-        let order_id = answer.json["orderId"].as_str().and_then(|id| id.parse().ok());
+        let order_id = answer.json["orderId"]
+            .as_str()
+            .and_then(|id| id.parse().ok());
         order_id.unwrap_or_else(|| panic!("no order id in {}", answer.text))
     }
 
@@ -176,7 +191,11 @@ impl Api {
 
     fn accepted(&self, path: &str, body: &Value) {
         let answer = self.put(path, body);
-        assert!(matches!(answer.status, 200 | 201), "PUT {path}: {}", answer.text);
+        assert!(
+            matches!(answer.status, 200 | 201),
+            "PUT {path}: {}",
+            answer.text
+        );
     }
 
     /// A user's balance (payment).
@@ -184,7 +203,9 @@ impl Api {
     /// # Panics
     /// When the user is unknown.
     pub fn balance(&self, user: &str) -> i64 {
-        self.found(&format!("/accounts/{user}"))["balance"].as_i64().expect("a number")
+        self.found(&format!("/accounts/{user}"))["balance"]
+            .as_i64()
+            .expect("a number")
     }
 
     /// An item's quantity (stock).
@@ -192,16 +213,28 @@ impl Api {
     /// # Panics
     /// When the item is unknown.
     pub fn quantity(&self, item: &str) -> i64 {
-        self.found(&format!("/items/{item}"))["quantity"].as_i64().expect("a number")
+        self.found(&format!("/items/{item}"))["quantity"]
+            .as_i64()
+            .expect("a number")
     }
 }
 
 fn answer(mut response: ureq::http::Response<Body>) -> Result<Answer, ureq::Error> {
-    let text = response.body_mut().with_config().limit(64 << 20).lossy_utf8(true).read_to_string()?;
-    let text_of = |value: &ureq::http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let text = response
+        .body_mut()
+        .with_config()
+        .limit(64 << 20)
+        .lossy_utf8(true)
+        .read_to_string()?;
+    let text_of =
+        |value: &ureq::http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     Ok(Answer {
         status: response.status().as_u16(),
-        headers: response.headers().iter().map(|(name, value)| (name.to_string(), text_of(value))).collect(),
+        headers: response
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.to_string(), text_of(value)))
+            .collect(),
         json: serde_json::from_str(&text).unwrap_or_default(),
         text,
     })

@@ -41,16 +41,45 @@ impl Broker {
         fs::create_dir_all(&folder).expect("a folder for the broker");
         let (port, behind_proxy) = (ports::free_port(), ports::free_port());
         let proxy = Proxy::to(&format!("127.0.0.1:{behind_proxy}"));
-        let guarded: Vec<(String, u16)> =
-            listeners.iter().map(|(name, _)| (name.to_string(), ports::free_port())).collect();
-        let addresses: String = guarded.iter().map(|(name, port)| format!(",{name}://127.0.0.1:{port}")).collect();
-        let protocols: String = listeners.iter().map(|(name, protocol)| format!(",{name}:{protocol}")).collect();
+        let guarded: Vec<(String, u16)> = listeners
+            .iter()
+            .map(|(name, _)| (name.to_string(), ports::free_port()))
+            .collect();
+        let addresses: String = guarded
+            .iter()
+            .map(|(name, port)| format!(",{name}://127.0.0.1:{port}"))
+            .collect();
+        let protocols: String = listeners
+            .iter()
+            .map(|(name, protocol)| format!(",{name}:{protocol}"))
+            .collect();
         let advertised = addresses.replace("ASTRAY://127.0.0.1", "ASTRAY://kafka-internal.invalid");
-        let ours = settings(&folder, port, behind_proxy, proxy.port(), [&addresses, &advertised, &protocols]);
+        let ours = settings(
+            &folder,
+            port,
+            behind_proxy,
+            proxy.port(),
+            [&addresses, &advertised, &protocols],
+        );
         let settings = ours + more;
         fs::write(folder.join("server.properties"), settings).expect("the broker's folder");
-        let mut broker = Broker { proxy, folder, port, guarded, process: None };
-        broker.tool("kafka.tools.StorageTool", &["format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", &broker.properties()]);
+        let mut broker = Broker {
+            proxy,
+            folder,
+            port,
+            guarded,
+            process: None,
+        };
+        broker.tool(
+            "kafka.tools.StorageTool",
+            &[
+                "format",
+                "-t",
+                "MkU3OEVBNTcwNTJENDM2Qg",
+                "-c",
+                &broker.properties(),
+            ],
+        );
         broker.restart();
         broker
     }
@@ -70,7 +99,11 @@ impl Broker {
     /// # Panics
     /// When it was not.
     pub fn guarded(&self, listener: &str) -> String {
-        let (_, port) = self.guarded.iter().find(|(name, _)| name == listener).expect("a listener of this name");
+        let (_, port) = self
+            .guarded
+            .iter()
+            .find(|(name, _)| name == listener)
+            .expect("a listener of this name");
         format!("127.0.0.1:{port}")
     }
 
@@ -84,13 +117,25 @@ impl Broker {
     /// # Panics
     /// When it does not, with its log.
     pub fn restart(&mut self) {
-        let args = [&java_args()[..], &["kafka.Kafka".to_string(), self.properties()]].concat();
+        let args = [
+            &java_args()[..],
+            &["kafka.Kafka".to_string(), self.properties()],
+        ]
+        .concat();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let process = self.process.insert(Process::start("kafka", Path::new("java"), &args, &[]));
-        let mut admin =
-            Admin::new(Config::new(vec![format!("127.0.0.1:{}", self.port)], "saga-tests"), Interrupt::new());
+        let process = self
+            .process
+            .insert(Process::start("kafka", Path::new("java"), &args, &[]));
+        let mut admin = Admin::new(
+            Config::new(vec![format!("127.0.0.1:{}", self.port)], "saga-tests"),
+            Interrupt::new(),
+        );
         wait::until("the private broker", || {
-            assert!(process.ended().is_none(), "the private broker ended:\n{}", process.tail());
+            assert!(
+                process.ended().is_none(),
+                "the private broker ended:\n{}",
+                process.tail()
+            );
             admin.describe_topics(&["none".to_owned()]).is_ok()
         });
     }
@@ -100,7 +145,11 @@ impl Broker {
     /// # Panics
     /// When there is no such batch.
     pub fn spoil_batch(&self, partition: &str, number: usize) {
-        let segment = self.folder.join("data").join(partition).join("00000000000000000000.log");
+        let segment = self
+            .folder
+            .join("data")
+            .join(partition)
+            .join("00000000000000000000.log");
         let mut bytes = fs::read(&segment).expect("the partition's segment");
         let mut end = 0;
         for _ in 0..=number {
@@ -137,8 +186,16 @@ impl Drop for Broker {
 /// # Panics
 /// When it fails.
 pub fn tool(class: &str, arguments: &[&str]) -> String {
-    let done = Command::new("java").args(java_args()).arg(class).args(arguments).output().expect("java is there");
-    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    let done = Command::new("java")
+        .args(java_args())
+        .arg(class)
+        .args(arguments)
+        .output()
+        .expect("java is there");
+    let (out, err) = (
+        String::from_utf8_lossy(&done.stdout),
+        String::from_utf8_lossy(&done.stderr),
+    );
     assert!(done.status.success(), "{class} failed:\n{out}\n{err}");
     format!("{out}\n{err}")
 }
@@ -146,7 +203,15 @@ pub fn tool(class: &str, arguments: &[&str]) -> String {
 /// A JVM that starts fast and stays small, with Kafka's classes.
 pub fn java_args() -> Vec<String> {
     let jars = format!("{}/*", env::setting("KAFKA_LIBS_4"));
-    ["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &jars].map(str::to_string).to_vec()
+    [
+        "-Xmx320m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-cp",
+        &jars,
+    ]
+    .map(str::to_string)
+    .to_vec()
 }
 
 fn settings(folder: &Path, port: u16, behind_proxy: u16, proxy: u16, more: [&str; 3]) -> String {

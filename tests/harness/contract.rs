@@ -24,7 +24,10 @@ pub fn document() -> &'static Value {
 /// What the document calls the operation: `GET /orders/{orderId}`. None if it knows no such path or method.
 pub fn operation(method: &str, target: &str) -> Option<String> {
     let path = target.split('?').next().unwrap_or_default();
-    let mut fitting: Vec<&String> = paths().keys().filter(|template| fits(template, path)).collect();
+    let mut fitting: Vec<&String> = paths()
+        .keys()
+        .filter(|template| fits(template, path))
+        .collect();
     // `/dead-letters/replay` before `/dead-letters/{id}`
     fitting.sort_by_key(|template| template.matches('{').count());
     let template = fitting.first()?;
@@ -37,20 +40,33 @@ pub fn operation(method: &str, target: &str) -> Option<String> {
 /// # Panics
 /// When the operation's answer with this status and media type is not in it, or its body is not as it says.
 pub fn check(method: &str, target: &str, answer: &Answer) {
-    let Some(operation) = operation(method, target) else { return };
+    let Some(operation) = operation(method, target) else {
+        return;
+    };
     let told = format!("{method} {target}: {} {}", answer.status, answer.text);
-    let content =
-        content(&operation, answer.status).unwrap_or_else(|| panic!("openapi.yaml has no such status: {told}"));
+    let content = content(&operation, answer.status)
+        .unwrap_or_else(|| panic!("openapi.yaml has no such status: {told}"));
     let media_type = answer.header("content-type").unwrap_or_default();
-    let Some(content) = content else { return assert_eq!(answer.text, "", "openapi.yaml has no body: {told}") };
-    let schema = content.get(essence(media_type)).unwrap_or_else(|| panic!("openapi.yaml has no {media_type}: {told}"));
+    let Some(content) = content else {
+        return assert_eq!(answer.text, "", "openapi.yaml has no body: {told}");
+    };
+    let schema = content
+        .get(essence(media_type))
+        .unwrap_or_else(|| panic!("openapi.yaml has no {media_type}: {told}"));
     if essence(media_type).ends_with("json") {
         let key = format!("{operation} {} {media_type}", answer.status);
         let mut validators = VALIDATORS.lock().unwrap_or_else(PoisonError::into_inner);
-        let validator = validators.entry(key).or_insert_with(|| validator(&schema["schema"]));
-        let errors: Vec<String> =
-            validator.iter_errors(&answer.json).map(|error| format!("{}: {error}", error.instance_path())).collect();
-        assert!(errors.is_empty(), "not as openapi.yaml says: {errors:#?}\n{told}");
+        let validator = validators
+            .entry(key)
+            .or_insert_with(|| validator(&schema["schema"]));
+        let errors: Vec<String> = validator
+            .iter_errors(&answer.json)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(
+            errors.is_empty(),
+            "not as openapi.yaml says: {errors:#?}\n{told}"
+        );
     }
 }
 
@@ -65,9 +81,15 @@ fn paths() -> &'static Map<String, Value> {
 }
 
 fn fits(template: &str, path: &str) -> bool {
-    let (parts, segments): (Vec<&str>, Vec<&str>) = (template.split('/').collect(), path.split('/').collect());
-    let fit =
-        |(part, segment): (&&str, &&str)| if part.starts_with('{') { !segment.is_empty() } else { part == segment };
+    let (parts, segments): (Vec<&str>, Vec<&str>) =
+        (template.split('/').collect(), path.split('/').collect());
+    let fit = |(part, segment): (&&str, &&str)| {
+        if part.starts_with('{') {
+            !segment.is_empty()
+        } else {
+            part == segment
+        }
+    };
     parts.len() == segments.len() && parts.iter().zip(&segments).all(fit)
 }
 
@@ -75,14 +97,22 @@ fn fits(template: &str, path: &str) -> bool {
 fn content(operation: &str, status: u16) -> Option<Option<&'static Value>> {
     let (method, template) = operation.split_once(' ')?;
     let responses = &paths()[template][method.to_lowercase()]["responses"];
-    let response = resolved(responses.get(status.to_string()).or_else(|| responses.get("default"))?);
+    let response = resolved(
+        responses
+            .get(status.to_string())
+            .or_else(|| responses.get("default"))?,
+    );
     Some(response.get("content"))
 }
 
 /// What a `$ref` into the document stands for.
 pub fn resolved(value: &'static Value) -> &'static Value {
-    let Some(reference) = value.get("$ref").and_then(Value::as_str) else { return value };
-    let found = reference.strip_prefix('#').and_then(|pointer| DOCUMENT.pointer(pointer));
+    let Some(reference) = value.get("$ref").and_then(Value::as_str) else {
+        return value;
+    };
+    let found = reference
+        .strip_prefix('#')
+        .and_then(|pointer| DOCUMENT.pointer(pointer));
     resolved(found.unwrap_or_else(|| panic!("openapi.yaml has no {reference}")))
 }
 

@@ -17,7 +17,9 @@ pub fn setting(name: &str) -> String {
 pub fn database_url(database: &str) -> String {
     let url = setting("TEST_POSTGRES_URL");
     let (address, options) = url.split_once('?').unwrap_or((&url, ""));
-    let (server, _) = address.rsplit_once('/').expect("TEST_POSTGRES_URL names a database");
+    let (server, _) = address
+        .rsplit_once('/')
+        .expect("TEST_POSTGRES_URL names a database");
     let mark = if options.is_empty() { "" } else { "?" };
     format!("{server}/{database}{mark}{options}")
 }
@@ -34,7 +36,9 @@ pub fn postgres_address() -> String {
 pub fn address_of(url: &str) -> String {
     let (_, rest) = url.split_once("://").expect("a URL");
     let authority = rest.split(['/', '?']).next().unwrap_or(rest);
-    let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+    let address = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, address)| address);
     address.to_string()
 }
 
@@ -46,6 +50,10 @@ pub fn brokers() -> String {
 /// The built binary of a service.
 pub fn binary(name: &str) -> PathBuf {
     let path = PathBuf::from(setting("TEST_BIN_DIR")).join(name);
-    assert!(path.exists(), "{} is not built: run ./run.sh test", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: run ./run.sh test",
+        path.display()
+    );
     path
 }

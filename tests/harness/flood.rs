@@ -73,24 +73,48 @@ impl Flood {
     /// # Errors
     /// When the connections can't be made at the start.
     pub fn run(&self, requests: &[Vec<u8>]) -> io::Result<Flooded> {
-        let mut drivers = (0..THREADS).map(|thread| self.driver(thread, requests)).collect::<io::Result<Vec<_>>>()?;
+        let mut drivers = (0..THREADS)
+            .map(|thread| self.driver(thread, requests))
+            .collect::<io::Result<Vec<_>>>()?;
         let began = Instant::now();
-        std::thread::scope(|scope| drivers.iter_mut().for_each(|driver| drop(scope.spawn(|| driver.drive(began)))));
-        let mut all = Flooded { began, answered: vec![], not_sent: vec![], lost: vec![], refusals: vec![] };
-        for Driver { answered, not_sent, lost, refusals, .. } in drivers {
+        std::thread::scope(|scope| {
+            drivers
+                .iter_mut()
+                .for_each(|driver| drop(scope.spawn(|| driver.drive(began))))
+        });
+        let mut all = Flooded {
+            began,
+            answered: vec![],
+            not_sent: vec![],
+            lost: vec![],
+            refusals: vec![],
+        };
+        for Driver {
+            answered,
+            not_sent,
+            lost,
+            refusals,
+            ..
+        } in drivers
+        {
             all.answered.extend(answered);
             all.not_sent.extend(not_sent);
             all.lost.extend(lost);
             all.refusals.extend(refusals);
         }
-        all.answered.sort_unstable_by_key(|answered| answered.number);
+        all.answered
+            .sort_unstable_by_key(|answered| answered.number);
         Ok(all)
     }
 
     fn driver<'r>(&'r self, thread: usize, requests: &'r [Vec<u8>]) -> io::Result<Driver<'r>> {
         let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let ports = (thread..self.connections).step_by(THREADS).map(|number| self.ports[number % self.ports.len()]);
-        let connections = ports.enumerate().map(|(place, port)| Connection::open(port, place, &ready));
+        let ports = (thread..self.connections)
+            .step_by(THREADS)
+            .map(|number| self.ports[number % self.ports.len()]);
+        let connections = ports
+            .enumerate()
+            .map(|(place, port)| Connection::open(port, place, &ready));
         let connections = connections.collect::<io::Result<Vec<_>>>()?;
         Ok(Driver {
             flood: self,
@@ -161,7 +185,11 @@ impl Driver<'_> {
             tick = (tick + TICK).max(now);
             std::thread::sleep(tick.saturating_duration_since(now));
         }
-        self.lost.extend(self.connections.iter().filter_map(|connection| Some(connection.sent?.number)));
+        self.lost.extend(
+            self.connections
+                .iter()
+                .filter_map(|connection| Some(connection.sent?.number)),
+        );
     }
 
     fn send_what_is_due(&mut self, began: Instant, end: Instant) {
@@ -180,8 +208,15 @@ impl Driver<'_> {
 
     fn send(&mut self, place: usize, start: Instant) {
         let request = &self.requests[self.next % self.requests.len()];
-        match self.connections[place].send(&self.ready, request, Sent { number: self.next, start, at: Instant::now() })
-        {
+        match self.connections[place].send(
+            &self.ready,
+            request,
+            Sent {
+                number: self.next,
+                start,
+                at: Instant::now(),
+            },
+        ) {
             Ok(()) => {}
             Err(_) => {
                 self.lost.push(self.next);
@@ -194,7 +229,11 @@ impl Driver<'_> {
     fn receive(&mut self) {
         let mut events = Vec::with_capacity(self.connections.len().max(1));
         // interrupted: at the next tick
-        let _ = epoll::wait(&self.ready, rustix::buffer::spare_capacity(&mut events), Some(&Timespec::default()));
+        let _ = epoll::wait(
+            &self.ready,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&Timespec::default()),
+        );
         for event in events {
             let connection = &mut self.connections[event.data.u64() as usize];
             // a server closes idle ones, too
@@ -209,7 +248,9 @@ impl Driver<'_> {
                     }
                     self.answered.push(answered);
                 }
-                Err(_) => self.lost.extend(connection.sent.take().map(|sent| sent.number)),
+                Err(_) => self
+                    .lost
+                    .extend(connection.sent.take().map(|sent| sent.number)),
             }
             self.free.push(connection.place);
         }
@@ -242,7 +283,9 @@ impl Connection {
 
     /// A server closes connections that were idle for long, or when it stops.
     fn is_open(&self) -> bool {
-        self.stream.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        self.stream
+            .peek(&mut [0])
+            .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// The answer once it is whole.
@@ -254,10 +297,27 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
         }
-        let Some(WireAnswer { status, order_id, closes, .. }) = wire::parse(&self.received)? else { return Ok(None) };
-        let Some(Sent { number, start, at }) = self.sent.take() else { return Ok(None) };
+        let Some(WireAnswer {
+            status,
+            order_id,
+            closes,
+            ..
+        }) = wire::parse(&self.received)?
+        else {
+            return Ok(None);
+        };
+        let Some(Sent { number, start, at }) = self.sent.take() else {
+            return Ok(None);
+        };
         self.closes = closes;
-        Ok(Some(Answered { number, start, sent: at, answered: Instant::now(), status, order_id }))
+        Ok(Some(Answered {
+            number,
+            start,
+            sent: at,
+            answered: Instant::now(),
+            status,
+            order_id,
+        }))
     }
 
     /// The last answer, whole.
@@ -271,7 +331,12 @@ fn connect(port: u16, place: usize, ready: &OwnedFd) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, LIMIT)?;
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
-    epoll::add(ready, &stream, epoll::EventData::new_u64(place as u64), epoll::EventFlags::IN)?;
+    epoll::add(
+        ready,
+        &stream,
+        epoll::EventData::new_u64(place as u64),
+        epoll::EventFlags::IN,
+    )?;
     Ok(stream)
 }
 
@@ -292,7 +357,9 @@ mod tests {
                     let mut bytes = [0; 1024];
                     while matches!(stream.read(&mut bytes), Ok(count) if count > 0) {
                         std::thread::sleep(pause);
-                        stream.write_all(answer.as_bytes()).expect("a client that reads");
+                        stream
+                            .write_all(answer.as_bytes())
+                            .expect("a client that reads");
                     }
                 });
             }
@@ -303,14 +370,36 @@ mod tests {
     #[test]
     fn every_request_is_answered_or_not_sent_and_a_busy_connection_takes_no_second_one() {
         // two connections, each taken for at least 200 ms: of 50 requests in 500 ms at most six find one
-        let port = server(Duration::from_millis(200), "HTTP/1.1 503 Unavailable\r\nContent-Length: 4\r\n\r\nfull");
-        let flood = Flood { ports: vec![port], connections: 2, rate: 100.0, time: Duration::from_millis(500) };
+        let port = server(
+            Duration::from_millis(200),
+            "HTTP/1.1 503 Unavailable\r\nContent-Length: 4\r\n\r\nfull",
+        );
+        let flood = Flood {
+            ports: vec![port],
+            connections: 2,
+            rate: 100.0,
+            time: Duration::from_millis(500),
+        };
         let flooded = flood.run(&[b"x".to_vec()]).expect("connections");
-        let mut numbers: Vec<usize> = flooded.answered.iter().map(|answered| answered.number).collect();
+        let mut numbers: Vec<usize> = flooded
+            .answered
+            .iter()
+            .map(|answered| answered.number)
+            .collect();
         assert!((2..=6).contains(&numbers.len()), "{numbers:?}");
         assert_eq!(flooded.refusals.len(), numbers.len());
-        assert!(flooded.refusals.iter().all(|(_, text)| text.ends_with("full")));
-        assert!(flooded.answered.iter().all(|a| a.status == 503 && a.start <= a.sent && a.sent <= a.answered));
+        assert!(
+            flooded
+                .refusals
+                .iter()
+                .all(|(_, text)| text.ends_with("full"))
+        );
+        assert!(
+            flooded
+                .answered
+                .iter()
+                .all(|a| a.status == 503 && a.start <= a.sent && a.sent <= a.answered)
+        );
         numbers.extend(flooded.not_sent);
         numbers.sort_unstable();
         assert_eq!(numbers, (0..50).collect::<Vec<usize>>());
@@ -326,14 +415,24 @@ mod tests {
                 let mut stream = stream.expect("a client");
                 let mut bytes = [0; 1024];
                 if matches!(stream.read(&mut bytes), Ok(count) if count > 0) {
-                    let answer = b"HTTP/1.1 202 Accepted\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+                    let answer =
+                        b"HTTP/1.1 202 Accepted\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
                     stream.write_all(answer).expect("a client that reads");
                 }
             }
         });
-        let flood = Flood { ports: vec![port], connections: 1, rate: 20.0, time: Duration::from_millis(500) };
+        let flood = Flood {
+            ports: vec![port],
+            connections: 1,
+            rate: 20.0,
+            time: Duration::from_millis(500),
+        };
         let flooded = flood.run(&[b"x".to_vec()]).expect("a connection");
-        assert!(flooded.answered.len() >= 2, "only {} answers", flooded.answered.len());
+        assert!(
+            flooded.answered.len() >= 2,
+            "only {} answers",
+            flooded.answered.len()
+        );
         assert_eq!(flooded.lost, [0; 0]);
     }
 }

@@ -21,7 +21,9 @@ impl World {
     /// # Panics
     /// When that takes too long.
     pub fn wait_for_none_waiting(&self, service: Service) {
-        wait::until("no session that waits for a lock", || self.waiting(service) == 0);
+        wait::until("no session that waits for a lock", || {
+            self.waiting(service) == 0
+        });
     }
 
     /// Stops every `statement` (`insert on account`) of a service's database, without a lock, until [`World::let_go`].
@@ -35,7 +37,9 @@ impl World {
                  $$ begin while exists (select from gate) loop perform pg_sleep(0.02); end loop; return new; end $$;
              create trigger stand_still before {statement} for each row execute function stand_still()"
         );
-        self.db(service).batch_execute(&sql).expect("a superuser may");
+        self.db(service)
+            .batch_execute(&sql)
+            .expect("a superuser may");
     }
 
     /// Waits until so many statements stand still there.
@@ -44,7 +48,9 @@ impl World {
     /// When that takes too long.
     pub fn wait_for_stopped(&self, service: Service, statements: i64) {
         let what = format!("{statements} statements that stand still");
-        wait::until(&what, || self.sessions(service, "wait_event = 'PgSleep'") == statements);
+        wait::until(&what, || {
+            self.sessions(service, "wait_event = 'PgSleep'") == statements
+        });
     }
 
     /// Lets them go on.
@@ -52,7 +58,9 @@ impl World {
     /// # Panics
     /// When they were not stopped.
     pub fn let_go(&self, service: Service) {
-        self.db(service).batch_execute("delete from gate").expect("a superuser may");
+        self.db(service)
+            .batch_execute("delete from gate")
+            .expect("a superuser may");
     }
 
     fn waiting(&self, service: Service) -> i64 {
@@ -61,7 +69,10 @@ impl World {
 
     fn sessions(&self, service: Service, state: &str) -> i64 {
         let sql = format!("select count(*) from pg_stat_activity where datname = $1 and {state}");
-        self.db(service).query_one(&sql, &[&self.database(service)]).expect("a superuser may look").get(0)
+        self.db(service)
+            .query_one(&sql, &[&self.database(service)])
+            .expect("a superuser may look")
+            .get(0)
     }
 }
 
@@ -71,7 +82,8 @@ impl World {
 /// # Panics
 /// When PostgreSQL does not answer, or that takes too long.
 pub fn end_sessions(db: &mut Client, name: &str) {
-    let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()
+    let sql =
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()
                 and application_name = $1";
     wait::until(&format!("the sessions of {name} to be gone"), || {
         db.execute(sql, &[&name]).expect("a superuser may") == 0

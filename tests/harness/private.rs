@@ -23,7 +23,12 @@ impl PrivateServers {
     /// When they do not, with what `run.sh` said.
     pub fn start() -> PrivateServers {
         let folder = std::env::temp_dir().join(format!("saga-servers-{}", Uuid::new_v4().simple()));
-        let servers = PrivateServers { folder, env: vec![], data: PathBuf::new(), ours: true };
+        let servers = PrivateServers {
+            folder,
+            env: vec![],
+            data: PathBuf::new(),
+            ours: true,
+        };
         servers.restart();
         servers.described()
     }
@@ -33,16 +38,27 @@ impl PrivateServers {
     /// # Panics
     /// When there is none.
     pub fn of(folder: &Path) -> PrivateServers {
-        PrivateServers { folder: folder.into(), env: vec![], data: PathBuf::new(), ours: false }.described()
+        PrivateServers {
+            folder: folder.into(),
+            env: vec![],
+            data: PathBuf::new(),
+            ours: false,
+        }
+        .described()
     }
 
     fn described(mut self) -> PrivateServers {
         let servers = &mut self;
         let text = std::fs::read_to_string(servers.folder.join("env")).expect("run.sh writes it");
-        let assignments = text.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
-        servers.env =
-            assignments.map(|(name, value)| (name.to_string(), value.trim_matches('\'').to_string())).collect();
-        servers.data = servers.ask("select current_setting('data_directory')").into();
+        let assignments = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("export ")?.split_once('='));
+        servers.env = assignments
+            .map(|(name, value)| (name.to_string(), value.trim_matches('\'').to_string()))
+            .collect();
+        servers.data = servers
+            .ask("select current_setting('data_directory')")
+            .into();
         self
     }
 
@@ -52,7 +68,9 @@ impl PrivateServers {
     /// When `run.sh` does not write it.
     pub fn setting(&self, name: &str) -> &str {
         let found = self.env.iter().find(|(setting, _)| setting == name);
-        found.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("run.sh servers wrote no {name}"))
+        found
+            .map(|(_, value)| value.as_str())
+            .unwrap_or_else(|| panic!("run.sh servers wrote no {name}"))
     }
 
     /// Starts again what was killed, and waits until it answers.
@@ -68,7 +86,10 @@ impl PrivateServers {
     /// # Panics
     /// When it does not run.
     pub fn kill_postgres(&self) {
-        signal_to("-KILL", &self.ask("select split_part(pg_read_file('postmaster.pid'), e'\\n', 1)"));
+        signal_to(
+            "-KILL",
+            &self.ask("select split_part(pg_read_file('postmaster.pid'), e'\\n', 1)"),
+        );
     }
 
     /// A signal to the broker of this number, from 1; a lone one has number 1.
@@ -77,13 +98,22 @@ impl PrivateServers {
     /// When it does not run.
     pub fn signal_kafka(&self, number: usize, signal: &str) {
         let names = ["pid/kafka".to_string(), format!("pid/kafka-{number}")];
-        let written = names.iter().find_map(|name| std::fs::read_to_string(self.folder.join(name)).ok());
-        signal_to(signal, written.expect("run.sh writes it").lines().next().expect("a process id"));
+        let written = names
+            .iter()
+            .find_map(|name| std::fs::read_to_string(self.folder.join(name)).ok());
+        signal_to(
+            signal,
+            written
+                .expect("run.sh writes it")
+                .lines()
+                .next()
+                .expect("a process id"),
+        );
     }
 
     fn ask(&self, sql: &str) -> String {
-        let mut client =
-            Client::connect(self.setting("TEST_POSTGRES_URL"), NoTls).expect("the private PostgreSQL answers");
+        let mut client = Client::connect(self.setting("TEST_POSTGRES_URL"), NoTls)
+            .expect("the private PostgreSQL answers");
         client.query_one(sql, &[]).expect("a superuser may").get(0)
     }
 
@@ -95,7 +125,11 @@ impl PrivateServers {
             .output()
             .expect("run.sh is there");
         let said = [done.stdout, done.stderr].concat();
-        assert!(done.status.success(), "run.sh servers {action}: {}", String::from_utf8_lossy(&said));
+        assert!(
+            done.status.success(),
+            "run.sh servers {action}: {}",
+            String::from_utf8_lossy(&said)
+        );
     }
 }
 
@@ -105,7 +139,10 @@ impl Drop for PrivateServers {
             return;
         }
         self.run("down");
-        let home = self.data.parent().filter(|home| home.starts_with("/var/lib/saga-postgres"));
+        let home = self
+            .data
+            .parent()
+            .filter(|home| home.starts_with("/var/lib/saga-postgres"));
         for folder in [Some(self.folder.as_path()), home].into_iter().flatten() {
             let _ = std::fs::remove_dir_all(folder);
         }
@@ -113,6 +150,9 @@ impl Drop for PrivateServers {
 }
 
 fn signal_to(signal: &str, pid: &str) {
-    let sent = Command::new("kill").args([signal, pid.trim()]).status().expect("kill is there");
+    let sent = Command::new("kill")
+        .args([signal, pid.trim()])
+        .status()
+        .expect("kill is there");
     assert!(sent.success(), "there is no process {pid}");
 }

@@ -34,15 +34,33 @@ impl Process {
     pub fn start(name: &str, program: &Path, args: &[&str], env: &[(String, String)]) -> Process {
         // the kernel kills it when the test process ends, by whatever
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(args);
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program)
+            .args(args);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(env.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = spawn(command).unwrap_or_else(|error| panic!("can't start {name}: {error}"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child =
+            spawn(command).unwrap_or_else(|error| panic!("can't start {name}: {error}"));
         let log = Arc::default();
-        let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let (out, err) = (
+            child.stdout.take().expect("piped"),
+            child.stderr.take().expect("piped"),
+        );
         let readers = Mutex::new(vec![keep(out, &log), keep(err, &log)]);
-        Process { name: name.to_string(), pid: child.id(), child: Mutex::new(child), log, readers }
+        Process {
+            name: name.to_string(),
+            pid: child.id(),
+            child: Mutex::new(child),
+            log,
+            readers,
+        }
     }
 
     /// Its process id.
@@ -55,8 +73,11 @@ impl Process {
     /// # Panics
     /// When it has ended, or there is no such figure.
     pub fn figure(&self, name: &str) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         number.unwrap_or_else(|| panic!("{} has no {name}:\n{}", self.name, self.tail()))
     }
@@ -66,11 +87,19 @@ impl Process {
     /// # Panics
     /// When the process has ended already.
     pub fn signal(&self, signal: Signal) {
-        assert!(self.ended().is_none(), "{} has ended before {signal:?}:\n{}", self.name, self.tail());
+        assert!(
+            self.ended().is_none(),
+            "{} has ended before {signal:?}:\n{}",
+            self.name,
+            self.tail()
+        );
         let pid = Pid::from_raw(self.pid as i32).expect("a process id");
-        kill_process(pid, signal).unwrap_or_else(|error| panic!("{signal:?} to {}: {error}", self.name));
+        kill_process(pid, signal)
+            .unwrap_or_else(|error| panic!("{signal:?} to {}: {error}", self.name));
         if signal == Signal::STOP {
-            wait::until(&format!("{} to stand still", self.name), || self.stands_still());
+            wait::until(&format!("{} to stand still", self.name), || {
+                self.stands_still()
+            });
         } else if signal == Signal::KILL {
             self.exit();
         }
@@ -82,7 +111,8 @@ impl Process {
         tasks.flatten().all(|task| {
             let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
             // the state follows the name, which may hold spaces and stands in parentheses
-            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('T'))
         })
     }
 
@@ -104,7 +134,9 @@ impl Process {
     }
 
     fn finish_log(&self) {
-        lock(&self.readers).drain(..).for_each(|reader| drop(reader.join()));
+        lock(&self.readers)
+            .drain(..)
+            .for_each(|reader| drop(reader.join()));
     }
 
     /// Waits for its end.
@@ -125,7 +157,12 @@ impl Process {
             if let Some(status) = self.ended() {
                 return status;
             }
-            assert!(begun.elapsed() < limit, "{} still runs after {limit:?}:\n{}", self.name, self.tail());
+            assert!(
+                begun.elapsed() < limit,
+                "{} still runs after {limit:?}:\n{}",
+                self.name,
+                self.tail()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -147,7 +184,12 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() || std::env::var_os("TEST_LOG").is_some() {
-            eprintln!("---- {} (process {}) said last:\n{}", self.name, self.pid, self.tail());
+            eprintln!(
+                "---- {} (process {}) said last:\n{}",
+                self.name,
+                self.pid,
+                self.tail()
+            );
         }
     }
 }
@@ -179,10 +221,14 @@ fn spawn(command: Command) -> Spawned {
         sender
     });
     let (reply, spawned) = mpsc::channel();
-    spawner.send((command, reply)).expect("the spawner never ends");
+    spawner
+        .send((command, reply))
+        .expect("the spawner never ends");
     spawned.recv().expect("the spawner answers")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -46,7 +46,10 @@ impl Proxy {
     pub fn to(server: &str) -> Proxy {
         let (listener, state) = (listener(), Shared::default());
         lock(&state).server = server.to_string();
-        let proxy = Proxy { addresses: vec![listener.local_addr().expect("bound")], state: state.clone() };
+        let proxy = Proxy {
+            addresses: vec![listener.local_addr().expect("bound")],
+            state: state.clone(),
+        };
         listen(listener, state.clone(), move |client| {
             let server = lock(&state).server.clone();
             serve(client, &server, &state)
@@ -59,25 +62,42 @@ impl Proxy {
     /// # Panics
     /// When there is no free port.
     pub fn to_kafka(brokers: &str) -> Proxy {
-        let listeners: Vec<(TcpListener, String)> =
-            brokers.split(',').map(|broker| (listener(), broker.to_string())).collect();
-        let addresses: Vec<SocketAddr> =
-            listeners.iter().map(|(listener, _)| listener.local_addr().expect("bound")).collect();
-        let own = |(_, broker): &(TcpListener, String)| broker.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        let ports: Option<HashMap<i32, i32>> =
-            listeners.iter().zip(&addresses).map(|(it, address)| Some((own(it)?, address.port().into()))).collect();
+        let listeners: Vec<(TcpListener, String)> = brokers
+            .split(',')
+            .map(|broker| (listener(), broker.to_string()))
+            .collect();
+        let addresses: Vec<SocketAddr> = listeners
+            .iter()
+            .map(|(listener, _)| listener.local_addr().expect("bound"))
+            .collect();
+        let own = |(_, broker): &(TcpListener, String)| {
+            broker
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse().ok())
+        };
+        let ports: Option<HashMap<i32, i32>> = listeners
+            .iter()
+            .zip(&addresses)
+            .map(|(it, address)| Some((own(it)?, address.port().into())))
+            .collect();
         let ports = Arc::new(ports.expect("brokers as host:port"));
         let state: Shared = Arc::default();
         for (listener, broker) in listeners {
             let (state, ports) = (state.clone(), ports.clone());
-            listen(listener, state.clone(), move |client| kafka::serve(client, &broker, &state, &ports));
+            listen(listener, state.clone(), move |client| {
+                kafka::serve(client, &broker, &state, &ports)
+            });
         }
         Proxy { addresses, state }
     }
 
     /// Where clients reach it, as `host:port`; several separated by commas.
     pub fn addr(&self) -> String {
-        self.addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",")
+        self.addresses
+            .iter()
+            .map(SocketAddr::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// Its (first) port.
@@ -87,7 +107,11 @@ impl Proxy {
 
     /// Whether the server knows one of the connections passed on by this port.
     pub fn carries(&self, client_port: u16) -> bool {
-        let is_it = |socket: &TcpStream| socket.local_addr().is_ok_and(|address| address.port() == client_port);
+        let is_it = |socket: &TcpStream| {
+            socket
+                .local_addr()
+                .is_ok_and(|address| address.port() == client_port)
+        };
         lock(&self.state).sockets.iter().any(is_it)
     }
 
@@ -128,7 +152,10 @@ impl Proxy {
 
     /// Whether a request with these bytes in it is kept back by [`Proxy::hold_requests`].
     pub fn keeps(&self, bytes: &[u8]) -> bool {
-        lock(&self.state).kept.windows(bytes.len()).any(|window| window == bytes)
+        lock(&self.state)
+            .kept
+            .windows(bytes.len())
+            .any(|window| window == bytes)
     }
 
     /// Whether the request that [`Proxy::hold_after`] waited for has been answered; its answer is kept back.
@@ -153,21 +180,30 @@ impl Drop for Proxy {
 }
 
 /// Picks a Kafka request by its API number and the client id in its header; gives its correlation id.
-pub fn kafka_request(api: i16, client_id: &str) -> impl Fn(&[u8]) -> Option<[u8; 4]> + Send + 'static {
+pub fn kafka_request(
+    api: i16,
+    client_id: &str,
+) -> impl Fn(&[u8]) -> Option<[u8; 4]> + Send + 'static {
     let client_id = client_id.as_bytes().to_vec();
     // length, API, version, correlation id, client id with its length before it
     move |request| {
-        let is_it =
-            request.get(4..6) == Some(&api.to_be_bytes()) && request.get(14..14 + client_id.len()) == Some(&client_id);
-        request.get(8..12).filter(|_| is_it).and_then(|id| id.try_into().ok())
+        let is_it = request.get(4..6) == Some(&api.to_be_bytes())
+            && request.get(14..14 + client_id.len()) == Some(&client_id);
+        request
+            .get(8..12)
+            .filter(|_| is_it)
+            .and_then(|id| id.try_into().ok())
     }
 }
 
 /// The frames that begin in these bytes: several requests, or answers, may arrive at once.
 fn frames(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let length = |bytes: &[u8]| Some(4 + u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?) as usize);
+    let length =
+        |bytes: &[u8]| Some(4 + u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?) as usize);
     let begin = Some(bytes).filter(|bytes| !bytes.is_empty());
-    std::iter::successors(begin, move |frame| frame.get(length(frame)?..).filter(|rest| !rest.is_empty()))
+    std::iter::successors(begin, move |frame| {
+        frame.get(length(frame)?..).filter(|rest| !rest.is_empty())
+    })
 }
 
 type Shared = Arc<(Mutex<State>, Condvar)>;
@@ -176,7 +212,11 @@ fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").expect("a free port")
 }
 
-fn listen(listener: TcpListener, state: Shared, serve: impl Fn(TcpStream) -> io::Result<()> + Send + 'static) {
+fn listen(
+    listener: TcpListener,
+    state: Shared,
+    serve: impl Fn(TcpStream) -> io::Result<()> + Send + 'static,
+) {
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {
             if lock(&state).refuses || serve(client).is_err() {
@@ -200,8 +240,16 @@ fn serve(client: TcpStream, server: &str, state: &Shared) -> io::Result<()> {
     let (from_client, to_server) = (client.try_clone()?, server.try_clone()?);
     let (asking, answering) = (state.clone(), state.clone());
     let connection = number(state);
-    std::thread::spawn(move || pump(from_client, to_server, |request| choose(&asking, connection, request)));
-    std::thread::spawn(move || pump(server, client, |answer| wait_while_held(&answering, connection, answer)));
+    std::thread::spawn(move || {
+        pump(from_client, to_server, |request| {
+            choose(&asking, connection, request)
+        })
+    });
+    std::thread::spawn(move || {
+        pump(server, client, |answer| {
+            wait_while_held(&answering, connection, answer)
+        })
+    });
     Ok(())
 }
 
@@ -224,7 +272,10 @@ fn pump(mut from: TcpStream, mut to: TcpStream, before: impl Fn(&[u8])) {
 
 fn choose(shared: &(Mutex<State>, Condvar), connection: u64, request: &[u8]) {
     let mut state = lock(shared);
-    let picked = state.hold_after.as_ref().and_then(|choice| frames(request).find_map(choice));
+    let picked = state
+        .hold_after
+        .as_ref()
+        .and_then(|choice| frames(request).find_map(choice));
     if let Some(correlation_id) = picked {
         state.hold_after = None;
         state.picked = Some((connection, correlation_id));
@@ -234,7 +285,12 @@ fn choose(shared: &(Mutex<State>, Condvar), connection: u64, request: &[u8]) {
     }
     state.kept.extend(request);
     let held = |state: &mut State| state.holds_requests && !state.refuses;
-    drop(shared.1.wait_while(state, held).unwrap_or_else(|poisoned| poisoned.into_inner()));
+    drop(
+        shared
+            .1
+            .wait_while(state, held)
+            .unwrap_or_else(|poisoned| poisoned.into_inner()),
+    );
 }
 
 fn wait_while_held(state: &(Mutex<State>, Condvar), connection: u64, answer: &[u8]) {
@@ -242,11 +298,19 @@ fn wait_while_held(state: &(Mutex<State>, Condvar), connection: u64, answer: &[u
     let mut now = lock(state);
     // length, correlation id
     let is_picked = |id: [u8; 4]| frames(answer).any(|frame| frame.get(4..8) == Some(&id));
-    if now.picked.is_some_and(|(picked, id)| picked == connection && is_picked(id)) {
+    if now
+        .picked
+        .is_some_and(|(picked, id)| picked == connection && is_picked(id))
+    {
         now.holds = true;
         now.answered = true;
     }
-    drop(state.1.wait_while(now, held).unwrap_or_else(|poisoned| poisoned.into_inner()));
+    drop(
+        state
+            .1
+            .wait_while(now, held)
+            .unwrap_or_else(|poisoned| poisoned.into_inner()),
+    );
 }
 
 fn close(state: &mut State) {
@@ -256,5 +320,8 @@ fn close(state: &mut State) {
 }
 
 fn lock(state: &(Mutex<State>, Condvar)) -> MutexGuard<'_, State> {
-    state.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    state
+        .0
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }

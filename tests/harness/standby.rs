@@ -71,7 +71,15 @@ impl Replicated {
         let password = Uuid::new_v4().simple().to_string();
         let primary = Server::create(&folder.join("1"), &password);
         let proxy = Proxy::to(&primary.address());
-        let replicated = Replicated { proxy, folder, password, roles: Mutex::new(Roles { primary, standby: None }) };
+        let replicated = Replicated {
+            proxy,
+            folder,
+            password,
+            roles: Mutex::new(Roles {
+                primary,
+                standby: None,
+            }),
+        };
         replicated.renew();
         replicated
     }
@@ -92,7 +100,12 @@ impl Replicated {
     /// # Panics
     /// When there is none.
     pub fn standby(&self) -> String {
-        self.roles().standby.as_ref().expect("a standby, after renew()").server.address()
+        self.roles()
+            .standby
+            .as_ref()
+            .expect("a standby, after renew()")
+            .server
+            .address()
     }
 
     /// A superuser's URL to a database, by the proxy.
@@ -113,7 +126,9 @@ impl Replicated {
     /// # Panics
     /// When it is there already.
     pub fn create_database(&self, name: &str) {
-        self.db("postgres").batch_execute(&format!("create database {name}")).expect("a name that is free");
+        self.db("postgres")
+            .batch_execute(&format!("create database {name}"))
+            .expect("a name that is free");
     }
 
     /// The primary's timeline: each takeover begins another one.
@@ -121,8 +136,12 @@ impl Replicated {
     /// # Panics
     /// When the primary does not answer.
     pub fn timeline(&self) -> i32 {
-        let sql = "select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer";
-        self.db("postgres").query_one(sql, &[]).expect("a superuser may ask").get(0)
+        let sql =
+            "select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer";
+        self.db("postgres")
+            .query_one(sql, &[])
+            .expect("a superuser may ask")
+            .get(0)
     }
 
     /// All that was committed before this call reaches the standby; nothing that is committed after its return does.
@@ -150,11 +169,16 @@ impl Replicated {
     /// As [`Replicated::lose_tail`].
     pub fn fail_over(&self) -> Aside {
         let mut roles = self.roles();
-        let Standby { server, replication } = roles.standby.take().expect("a standby, after renew()");
+        let Standby {
+            server,
+            replication,
+        } = roles.standby.take().expect("a standby, after renew()");
         roles.primary.kill();
         replication.cut();
         let mut db = connect(&url(&self.password, &server.address(), "postgres"));
-        let promoted = db.query_one("select pg_promote(true, 60)", &[]).expect("a superuser may");
+        let promoted = db
+            .query_one("select pg_promote(true, 60)", &[])
+            .expect("a superuser may");
         assert!(promoted.get::<_, bool>(0), "the standby was not promoted");
         self.proxy.lead_to(&server.address());
         Aside(std::mem::replace(&mut roles.primary, server))
@@ -168,8 +192,16 @@ impl Replicated {
         let mut roles = self.roles();
         roles.primary.stop();
         let folder = self.folder.join(Uuid::new_v4().simple().to_string());
-        run("cp", &["-a", text(&roles.primary.folder), text(&folder)], "");
-        let copy = Server { folder, port: 0, process: None };
+        run(
+            "cp",
+            &["-a", text(&roles.primary.folder), text(&folder)],
+            "",
+        );
+        let copy = Server {
+            folder,
+            port: 0,
+            process: None,
+        };
         self.lead_to(&mut roles);
         Aside(copy)
     }
@@ -217,9 +249,15 @@ impl Replicated {
         assert!(roles.standby.is_none(), "it has a standby");
         let replication = Proxy::to(&roles.primary.address());
         let folder = self.folder.join(Uuid::new_v4().simple().to_string());
-        let server = Server::copy(&folder, &url(&self.password, &replication.addr(), "postgres"));
+        let server = Server::copy(
+            &folder,
+            &url(&self.password, &replication.addr(), "postgres"),
+        );
         server.wait_until_ready(&self.password);
-        let standby = Standby { server, replication };
+        let standby = Standby {
+            server,
+            replication,
+        };
         standby.wait_for(&self.password, &self.flushed(&roles.primary));
         roles.standby = Some(standby);
     }
@@ -227,11 +265,15 @@ impl Replicated {
     /// Up to where the primary's log is on its disk, and may be sent.
     fn flushed(&self, primary: &Server) -> String {
         let mut db = connect(&url(&self.password, &primary.address(), "postgres"));
-        db.query_one("select pg_current_wal_flush_lsn()::text", &[]).expect("a superuser may ask").get(0)
+        db.query_one("select pg_current_wal_flush_lsn()::text", &[])
+            .expect("a superuser may ask")
+            .get(0)
     }
 
     fn roles(&self) -> MutexGuard<'_, Roles> {
-        self.roles.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.roles
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -250,9 +292,12 @@ impl Standby {
     /// Waits until it has the log up to there. What came with its copy is replayed and counts as never received.
     fn wait_for(&self, password: &str, end: &str) {
         let mut db = connect(&url(password, &self.server.address(), "postgres"));
-        let sql =
-            format!("select coalesce(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) >= '{end}', false)");
-        wait::until("the standby to catch up", || db.query_one(&sql, &[]).expect("a hot standby").get(0));
+        let sql = format!(
+            "select coalesce(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) >= '{end}', false)"
+        );
+        wait::until("the standby to catch up", || {
+            db.query_one(&sql, &[]).expect("a hot standby").get(0)
+        });
     }
 }
 
@@ -270,9 +315,29 @@ impl Server {
         let data = text(folder);
         let file = format!("{data}.password");
         run("tee", &[&file], password);
-        let arguments = ["--pgdata", data, "--username", USER, "--pwfile", &file, "--auth=scram-sha-256"];
-        run(&program("initdb"), &[&arguments[..], &["--encoding=UTF8", "--locale=C", "--no-sync"]].concat(), "");
-        run("tee", &["--append", &format!("{data}/postgresql.conf")], SETTINGS);
+        let arguments = [
+            "--pgdata",
+            data,
+            "--username",
+            USER,
+            "--pwfile",
+            &file,
+            "--auth=scram-sha-256",
+        ];
+        run(
+            &program("initdb"),
+            &[
+                &arguments[..],
+                &["--encoding=UTF8", "--locale=C", "--no-sync"],
+            ]
+            .concat(),
+            "",
+        );
+        run(
+            "tee",
+            &["--append", &format!("{data}/postgresql.conf")],
+            SETTINGS,
+        );
         let server = Server::start(folder);
         server.wait_until_ready(password);
         server
@@ -280,14 +345,28 @@ impl Server {
 
     /// A standby of the one at this URL.
     fn copy(folder: &Path, primary: &str) -> Server {
-        let arguments = ["--dbname", primary, "--pgdata", text(folder), "--write-recovery-conf"];
+        let arguments = [
+            "--dbname",
+            primary,
+            "--pgdata",
+            text(folder),
+            "--write-recovery-conf",
+        ];
         let quickly = ["--checkpoint=fast", "--wal-method=stream", "--no-sync"];
-        run(&program("pg_basebackup"), &[&arguments[..], &quickly].concat(), "");
+        run(
+            &program("pg_basebackup"),
+            &[&arguments[..], &quickly].concat(),
+            "",
+        );
         Server::start(folder)
     }
 
     fn start(folder: &Path) -> Server {
-        let mut server = Server { folder: folder.into(), port: 0, process: None };
+        let mut server = Server {
+            folder: folder.into(),
+            port: 0,
+            process: None,
+        };
         server.restart();
         server
     }
@@ -295,15 +374,25 @@ impl Server {
     /// On another port.
     fn restart(&mut self) {
         self.port = ports::free_port();
-        let command = as_user(&program("postgres"), &["-D", text(&self.folder), "-p", &self.port.to_string()]);
+        let command = as_user(
+            &program("postgres"),
+            &["-D", text(&self.folder), "-p", &self.port.to_string()],
+        );
         let arguments: Vec<&str> = command[1..].iter().map(String::as_str).collect();
         let name = format!("postgres on port {}", self.port);
-        self.process = Some(Process::start(&name, Path::new(&command[0]), &arguments, &[]));
+        self.process = Some(Process::start(
+            &name,
+            Path::new(&command[0]),
+            &arguments,
+            &[],
+        ));
     }
 
     /// Or was not started yet.
     fn has_ended(&self) -> bool {
-        self.process.as_ref().is_none_or(|process| process.ended().is_some())
+        self.process
+            .as_ref()
+            .is_none_or(|process| process.ended().is_some())
     }
 
     fn address(&self) -> String {
@@ -324,7 +413,9 @@ impl Server {
         let memory = self.shared_memory();
         self.process.iter().for_each(Process::kill);
         let Some(memory) = memory else { return };
-        wait::until("a killed PostgreSQL's processes to end", || is_attached_to(&memory) != Some(true));
+        wait::until("a killed PostgreSQL's processes to end", || {
+            is_attached_to(&memory) != Some(true)
+        });
         if is_attached_to(&memory).is_some() {
             run("ipcrm", &["--shmem-id", &memory], "");
         }
@@ -346,7 +437,12 @@ impl Server {
     /// The number of its block of System V memory, which it writes into its lock file.
     fn shared_memory(&self) -> Option<String> {
         let lock_file = std::fs::read_to_string(self.folder.join("postmaster.pid")).ok()?;
-        lock_file.lines().nth(6)?.split_whitespace().nth(1).map(str::to_string)
+        lock_file
+            .lines()
+            .nth(6)?
+            .split_whitespace()
+            .nth(1)
+            .map(str::to_string)
     }
 }
 
@@ -361,8 +457,13 @@ impl Drop for Server {
 fn is_attached_to(memory: &str) -> Option<bool> {
     let all = std::fs::read_to_string("/proc/sysvipc/shm").expect("procfs");
     // key, number, permissions, size, two process ids, users
-    let fields = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    fields.into_iter().find(|fields| fields.get(1) == Some(&memory)).map(|fields| fields[6] != "0")
+    let fields = all
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields
+        .into_iter()
+        .find(|fields| fields.get(1) == Some(&memory))
+        .map(|fields| fields[6] != "0")
 }
 
 fn url(password: &str, address: &str, database: &str) -> String {
@@ -370,7 +471,8 @@ fn url(password: &str, address: &str, database: &str) -> String {
 }
 
 fn connect(url: &str) -> Client {
-    Client::connect(url, NoTls).unwrap_or_else(|error| panic!("our own PostgreSQL does not answer: {error}"))
+    Client::connect(url, NoTls)
+        .unwrap_or_else(|error| panic!("our own PostgreSQL does not answer: {error}"))
 }
 
 pub(crate) fn text(path: &Path) -> &str {
@@ -388,16 +490,34 @@ fn is_root() -> bool {
 pub(crate) fn create_folder(folder: &Path) {
     std::fs::create_dir_all(folder).expect("a temporary folder");
     if is_root() {
-        let owned = Command::new("chown").arg(USER).arg(folder).status().expect("chown is there");
+        let owned = Command::new("chown")
+            .arg(USER)
+            .arg(folder)
+            .status()
+            .expect("chown is there");
         assert!(owned.success(), "there is no user {USER}");
     }
 }
 
 /// The command line that runs a program as a user whom PostgreSQL accepts. The kernel kills it when its parent ends.
 pub(crate) fn as_user(program: &str, arguments: &[&str]) -> Vec<String> {
-    let changed = ["setpriv", "--reuid", USER, "--regid", USER, "--init-groups", "--pdeathsig", "KILL", "--"];
+    let changed = [
+        "setpriv",
+        "--reuid",
+        USER,
+        "--regid",
+        USER,
+        "--init-groups",
+        "--pdeathsig",
+        "KILL",
+        "--",
+    ];
     let before = if is_root() { &changed[..] } else { &[] };
-    [before, &[program], arguments].concat().into_iter().map(str::to_string).collect()
+    [before, &[program], arguments]
+        .concat()
+        .into_iter()
+        .map(str::to_string)
+        .collect()
 }
 
 /// Runs it to its end.
@@ -412,8 +532,16 @@ fn run(program: &str, arguments: &[&str], input: &str) {
         .spawn()
         .unwrap_or_else(|error| panic!("can't run {program}: {error}"));
     // a program that reads nothing may have ended already; its status says whether that was right
-    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    let _ = child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(input.as_bytes());
     let done = child.wait_with_output().expect("it is our child");
     let said = [done.stdout, done.stderr].concat();
-    assert!(done.status.success(), "{program} failed: {}", String::from_utf8_lossy(&said));
+    assert!(
+        done.status.success(),
+        "{program} failed: {}",
+        String::from_utf8_lossy(&said)
+    );
 }

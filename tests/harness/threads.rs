@@ -19,8 +19,12 @@ const SYSCALL: u64 = 2;
 /// When there is no such thread, or the kernel does not let this process trace its child.
 pub fn end(process: &Process, name: &str) {
     let tid = wait::eventually(&format!("the thread {name}"), || find(process.pid(), name));
-    wait::until(&format!("{name} to wait in the kernel"), || exit_in_wait(Pid::from_raw(tid)));
-    wait::until(&format!("{name} to be gone"), || find(process.pid(), name).is_none());
+    wait::until(&format!("{name} to wait in the kernel"), || {
+        exit_in_wait(Pid::from_raw(tid))
+    });
+    wait::until(&format!("{name} to be gone"), || {
+        find(process.pid(), name).is_none()
+    });
 }
 
 fn find(pid: u32, name: &str) -> Option<i32> {
@@ -29,7 +33,13 @@ fn find(pid: u32, name: &str) -> Option<i32> {
     let named = |task: &std::fs::DirEntry| {
         std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == short)
     };
-    tasks.flatten().find(named)?.file_name().to_str()?.parse().ok()
+    tasks
+        .flatten()
+        .find(named)?
+        .file_name()
+        .to_str()?
+        .parse()
+        .ok()
 }
 
 /// Whether the thread was in a system call; then it makes another one in its place.

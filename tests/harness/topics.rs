@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use kafka::{
-    Admin, Bytes, Config, Consumer, FetchConfig, Interrupt, Isolation, ListedOffset, OffsetSpec, Polled, Producer,
-    ProducerRecord, Record, StrBytes, TopicPartition,
+    Admin, Bytes, Config, Consumer, FetchConfig, Interrupt, Isolation, ListedOffset, OffsetSpec,
+    Polled, Producer, ProducerRecord, Record, StrBytes, TopicPartition,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -53,7 +53,11 @@ pub struct Message {
 impl Message {
     /// One of the saga's events under a message id of its own: `ce_type` and `data` as the contract has them.
     pub fn event(topic: &str, order_id: Uuid, ce_type: &str, data: &Value) -> Message {
-        let source = if topic.contains(".compensation") || !topic.contains('.') { "order" } else { side_of(topic) };
+        let source = if topic.contains(".compensation") || !topic.contains('.') {
+            "order"
+        } else {
+            side_of(topic)
+        };
         let headers = [
             ("ce_specversion", "1.0".to_string()),
             ("ce_id", Uuid::now_v7().to_string()),
@@ -61,19 +65,29 @@ impl Message {
             ("ce_source", format!("/{source}")),
             ("ce_time", "2026-01-02T03:04:05.678901Z".to_string()),
             ("content-type", "application/json".to_string()),
-            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_string()),
+            (
+                "traceparent",
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_string(),
+            ),
         ];
         Message {
             topic: topic.to_string(),
             key: Some(order_id.to_string().into_bytes()),
-            headers: headers.into_iter().map(|(name, value)| (name.to_string(), value.into_bytes())).collect(),
+            headers: headers
+                .into_iter()
+                .map(|(name, value)| (name.to_string(), value.into_bytes()))
+                .collect(),
             value: Some(data.to_string().into_bytes()),
         }
     }
 
     fn to_record(&self, prefix: &str) -> ProducerRecord {
-        let header =
-            |(name, value): &(String, Vec<u8>)| (StrBytes::from_string(name.clone()), Some(Bytes::from(value.clone())));
+        let header = |(name, value): &(String, Vec<u8>)| {
+            (
+                StrBytes::from_string(name.clone()),
+                Some(Bytes::from(value.clone())),
+            )
+        };
         ProducerRecord {
             topic: format!("{prefix}{}", self.topic).into(),
             key: self.key.clone().map(Bytes::from),
@@ -117,7 +131,12 @@ impl World {
     /// What a reader sees on these topics at a moment when no transaction is open on any of their partitions; none if now
     /// is not such a moment, or the broker is away.
     pub fn records_at_rest(&self, topics: &[&str]) -> Option<Vec<Seen>> {
-        self.read(topics, &self.ends_at_rest(topics)?, Isolation::ReadCommitted).ok()
+        self.read(
+            topics,
+            &self.ends_at_rest(topics)?,
+            Isolation::ReadCommitted,
+        )
+        .ok()
     }
 
     /// Where the partitions of these topics end at such a moment.
@@ -134,7 +153,11 @@ impl World {
     /// When a topic does not exist.
     pub fn types_about(&self, order_id: Uuid) -> Vec<String> {
         let key = Some(order_id.to_string());
-        self.all_records().into_iter().filter(|seen| seen.key == key).map(|seen| seen.ce_type).collect()
+        self.all_records()
+            .into_iter()
+            .filter(|seen| seen.key == key)
+            .map(|seen| seen.ce_type)
+            .collect()
     }
 
     /// Writes a record, outside of any transaction.
@@ -142,7 +165,8 @@ impl World {
     /// # Panics
     /// When the broker refuses it.
     pub fn produce(&self, message: &Message) {
-        self.try_produce(message).unwrap_or_else(|error| panic!("produce to {}: {error}", message.topic));
+        self.try_produce(message)
+            .unwrap_or_else(|error| panic!("produce to {}: {error}", message.topic));
     }
 
     /// The same where the broker may be away.
@@ -164,14 +188,23 @@ impl World {
 
     /// How tests reach the installation's Kafka.
     pub fn kafka(&self) -> Config {
-        let config = Config::new(self.brokers().split(',').map(str::to_string).collect(), "saga-tests");
+        let config = Config::new(
+            self.brokers().split(',').map(str::to_string).collect(),
+            "saga-tests",
+        );
         // whoever hurts brokers meanwhile does not wait for them
         let limit = Duration::from_secs(15);
-        Config { api_timeout: limit, delivery_timeout: limit, ..config }
+        Config {
+            api_timeout: limit,
+            delivery_timeout: limit,
+            ..config
+        }
     }
 
     fn scan(&self, topics: &[&str], isolation: Isolation) -> Vec<Seen> {
-        let seen = self.ends(topics, isolation).and_then(|ends| self.read(topics, &ends, isolation));
+        let seen = self
+            .ends(topics, isolation)
+            .and_then(|ends| self.read(topics, &ends, isolation));
         seen.unwrap_or_else(|error| panic!("reading {}: {error}", topics.join(", ")))
     }
 
@@ -182,51 +215,103 @@ impl World {
         ends: &[(TopicPartition, i64)],
         isolation: Isolation,
     ) -> Result<Vec<Seen>, kafka::Error> {
-        let fetch = FetchConfig { isolation, max_wait: Duration::from_millis(20), ..FetchConfig::default() };
+        let fetch = FetchConfig {
+            isolation,
+            max_wait: Duration::from_millis(20),
+            ..FetchConfig::default()
+        };
         let mut consumer = Consumer::new(self.kafka(), Interrupt::new(), fetch);
-        let filled: Vec<_> = ends.iter().filter(|(_, end)| *end > 0).map(|(place, _)| (place.clone(), 0)).collect();
+        let filled: Vec<_> = ends
+            .iter()
+            .filter(|(_, end)| *end > 0)
+            .map(|(place, _)| (place.clone(), 0))
+            .collect();
         consumer.assign(&filled);
         let mut seen = Vec::new();
         let is_behind = |consumer: &Consumer| {
-            ends.iter().any(|(place, end)| consumer.position(place).is_some_and(|position| position < *end))
+            ends.iter().any(|(place, end)| {
+                consumer
+                    .position(place)
+                    .is_some_and(|position| position < *end)
+            })
         };
         let begun = Instant::now();
         while is_behind(&consumer) {
-            consumer.poll()?.into_iter().for_each(|polled| self.collect(polled, &mut seen));
-            assert!(begun.elapsed() < LIMIT, "the ends of {} are not reached", topics.join(", "));
+            consumer
+                .poll()?
+                .into_iter()
+                .for_each(|polled| self.collect(polled, &mut seen));
+            assert!(
+                begun.elapsed() < LIMIT,
+                "the ends of {} are not reached",
+                topics.join(", ")
+            );
         }
         // what was committed while we read is not part of this moment
         seen.retain(|seen| seen.offset < self.end_of(ends, seen));
-        let place = |seen: &Seen| (topics.iter().position(|topic| *topic == seen.topic), seen.partition, seen.offset);
+        let place = |seen: &Seen| {
+            (
+                topics.iter().position(|topic| *topic == seen.topic),
+                seen.partition,
+                seen.offset,
+            )
+        };
         seen.sort_by_key(place);
         Ok(seen)
     }
 
     /// Where each partition ends.
-    fn ends(&self, topics: &[&str], isolation: Isolation) -> Result<Vec<(TopicPartition, i64)>, kafka::Error> {
-        let names: Vec<String> = topics.iter().map(|topic| format!("{}{topic}", self.prefix())).collect();
+    fn ends(
+        &self,
+        topics: &[&str],
+        isolation: Isolation,
+    ) -> Result<Vec<(TopicPartition, i64)>, kafka::Error> {
+        let names: Vec<String> = topics
+            .iter()
+            .map(|topic| format!("{}{topic}", self.prefix()))
+            .collect();
         let mut admin = Admin::new(self.kafka(), Interrupt::new());
         let described = admin.describe_topics(&names)?;
         if described.len() < names.len() {
-            return Err(kafka::Error::Invalid(format!("of the topics {names:?} only these are there: {described:?}")));
+            return Err(kafka::Error::Invalid(format!(
+                "of the topics {names:?} only these are there: {described:?}"
+            )));
         }
         let places: Vec<(String, i32)> = described
             .iter()
-            .flat_map(|topic| (0..topic.partitions).map(|partition| (topic.name.clone(), partition)))
+            .flat_map(|topic| {
+                (0..topic.partitions).map(|partition| (topic.name.clone(), partition))
+            })
             .collect();
         let listed = admin.list_offsets(&places, OffsetSpec::Latest, isolation)?;
-        let id = |name: &str| described.iter().find(|topic| topic.name == name).expect("described").id;
+        let id = |name: &str| {
+            described
+                .iter()
+                .find(|topic| topic.name == name)
+                .expect("described")
+                .id
+        };
         let end = |end: &ListedOffset| {
             let (topic, topic_id) = (end.topic.as_str().into(), id(&end.topic));
-            (TopicPartition { topic, topic_id, partition: end.partition }, end.offset)
+            (
+                TopicPartition {
+                    topic,
+                    topic_id,
+                    partition: end.partition,
+                },
+                end.offset,
+            )
         };
         Ok(listed.iter().map(end).collect())
     }
 
     fn end_of(&self, ends: &[(TopicPartition, i64)], seen: &Seen) -> i64 {
-        let is_its =
-            |place: &TopicPartition| place.partition == seen.partition && self.bare(&place.topic) == seen.topic;
-        ends.iter().find(|(place, _)| is_its(place)).map_or(0, |(_, end)| *end)
+        let is_its = |place: &TopicPartition| {
+            place.partition == seen.partition && self.bare(&place.topic) == seen.topic
+        };
+        ends.iter()
+            .find(|(place, _)| is_its(place))
+            .map_or(0, |(_, end)| *end)
     }
 
     fn bare<'a>(&self, topic: &'a str) -> &'a str {
@@ -235,9 +320,15 @@ impl World {
 
     fn collect(&self, polled: Polled, into: &mut Vec<Seen>) {
         match polled {
-            Polled::Records { partition, records, .. } => {
+            Polled::Records {
+                partition, records, ..
+            } => {
                 let topic = self.bare(&partition.topic);
-                into.extend(records.iter().map(|record| seen(topic, partition.partition, record)));
+                into.extend(
+                    records
+                        .iter()
+                        .map(|record| seen(topic, partition.partition, record)),
+                );
             }
             other => panic!("records expected, not {other:?}"),
         }
@@ -249,10 +340,19 @@ fn seen(topic: &str, partition: i32, record: &Record) -> Seen {
     let headers: Vec<(String, String)> = record
         .headers
         .iter()
-        .map(|(name, value)| (name.to_string(), value.as_ref().map(text).unwrap_or_default()))
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                value.as_ref().map(text).unwrap_or_default(),
+            )
+        })
         .collect();
     let header = |name: &str| {
-        headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.clone()).unwrap_or_default()
+        headers
+            .iter()
+            .find(|(header, _)| header == name)
+            .map(|(_, value)| value.clone())
+            .unwrap_or_default()
     };
     Seen {
         topic: topic.to_string(),
@@ -263,7 +363,11 @@ fn seen(topic: &str, partition: i32, record: &Record) -> Seen {
         ce_type: header("ce_type"),
         ce_id: header("ce_id"),
         ce_time: header("ce_time"),
-        data: record.value.as_ref().and_then(|value| serde_json::from_slice(value).ok()).unwrap_or_default(),
+        data: record
+            .value
+            .as_ref()
+            .and_then(|value| serde_json::from_slice(value).ok())
+            .unwrap_or_default(),
         headers,
     }
 }

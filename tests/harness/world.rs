@@ -93,8 +93,14 @@ impl World {
             ("TOPIC_REPLICATION".to_string(), "1".to_string()),
             ("RUST_BACKTRACE".to_string(), "1".to_string()),
         ];
-        all.extend(Service::ALL.map(|service| (service.variable("DATABASE_URL"), url(&id, service))));
-        all.extend(settings.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+        all.extend(
+            Service::ALL.map(|service| (service.variable("DATABASE_URL"), url(&id, service))),
+        );
+        all.extend(
+            settings
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string())),
+        );
         if value(&all, "KAFKA_BROKERS").is_empty() {
             all.push(("KAFKA_BROKERS".to_string(), env::brokers()));
         }
@@ -109,7 +115,8 @@ impl World {
         };
         let mut admin = connect(&env::database_url("postgres"));
         for service in Service::ALL {
-            let created = admin.batch_execute(&format!("create database {}", world.database(service)));
+            let created =
+                admin.batch_execute(&format!("create database {}", world.database(service)));
             created.unwrap_or_else(|error| panic!("create database: {error}"));
         }
         world
@@ -128,12 +135,16 @@ impl World {
     pub fn on(mut self, service: Service, servers: &Replicated) -> World {
         let name = self.database(service);
         servers.create_database(&name);
-        self.settings.push((service.variable("DATABASE_URL"), servers.url(&name)));
+        self.settings
+            .push((service.variable("DATABASE_URL"), servers.url(&name)));
         self
     }
 
     fn binary(&self, service: Service) -> PathBuf {
-        self.binaries.as_ref().map_or_else(|| env::binary(service.name()), |folder| folder.join(service.name()))
+        self.binaries.as_ref().map_or_else(
+            || env::binary(service.name()),
+            |folder| folder.join(service.name()),
+        )
     }
 
     /// Put before the names of its topics, groups and transactional ids.
@@ -216,7 +227,10 @@ impl World {
     pub fn restart(&self, instance: &mut Instance) {
         assert_eq!(instance.stop().code(), Some(0), "{}", instance.log());
         let variable = format!("{}_PORT", instance.service().name().to_uppercase());
-        *instance = self.start_with(instance.service(), &[(&variable, &instance.port().to_string())]);
+        *instance = self.start_with(
+            instance.service(),
+            &[(&variable, &instance.port().to_string())],
+        );
     }
 
     /// One instance of each service: order, payment, stock.
@@ -248,7 +262,11 @@ impl World {
         settings: &[(&str, &str)],
     ) -> Instance {
         let binary = self.binary(service);
-        let args = [format!("--nofile={}:{}", limit.0, limit.1), "--".into(), binary.display().to_string()];
+        let args = [
+            format!("--nofile={}:{}", limit.0, limit.1),
+            "--".into(),
+            binary.display().to_string(),
+        ];
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let instance = self.launch_by(Path::new("prlimit"), &args, service, settings);
         instance.wait_until_ready();
@@ -259,7 +277,12 @@ impl World {
     ///
     /// # Panics
     /// As [`World::start`].
-    pub fn start_of(&self, binaries: &Path, service: Service, settings: &[(&str, &str)]) -> Instance {
+    pub fn start_of(
+        &self,
+        binaries: &Path,
+        service: Service,
+        settings: &[(&str, &str)],
+    ) -> Instance {
         let instance = self.launch_by(&binaries.join(service.name()), &[], service, settings);
         instance.wait_until_ready();
         instance
@@ -272,7 +295,12 @@ impl World {
     pub fn ask(&self, service: Service, args: &[&str], settings: &[(&str, &str)]) -> (i32, String) {
         let asked = self.launch_by(&self.binary(service), args, service, settings);
         let status = asked.process().exit();
-        (status.code().unwrap_or_else(|| panic!("ended by a signal: {}", asked.log())), asked.log())
+        (
+            status
+                .code()
+                .unwrap_or_else(|| panic!("ended by a signal: {}", asked.log())),
+            asked.log(),
+        )
     }
 
     /// Runs `--take-over`, as an operator does who goes on with a database that was not the last one to write; answers what it
@@ -286,17 +314,37 @@ impl World {
         said
     }
 
-    fn launch_by(&self, program: &Path, args: &[&str], service: Service, settings: &[(&str, &str)]) -> Instance {
+    fn launch_by(
+        &self,
+        program: &Path,
+        args: &[&str],
+        service: Service,
+        settings: &[(&str, &str)],
+    ) -> Instance {
         let port = ports::free_port();
         let mut all = self.settings.clone();
         all.push((service.variable("PORT"), port.to_string()));
-        all.extend(settings.iter().map(|(name, value)| (name.to_string(), value.to_string())));
-        let port = value(&all, &service.variable("PORT")).parse().unwrap_or(port);
+        all.extend(
+            settings
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string())),
+        );
+        let port = value(&all, &service.variable("PORT"))
+            .parse()
+            .unwrap_or(port);
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}#{number} of {}", service.name(), self.id);
         let process = Arc::new(Process::start(&name, program, args, &all));
-        self.processes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(process.clone());
-        Instance { service, port, api: Api::new(port), process }
+        self.processes
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .push(process.clone());
+        Instance {
+            service,
+            port,
+            api: Api::new(port),
+            process,
+        }
     }
 
     fn remove(&self) {
@@ -305,14 +353,20 @@ impl World {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
             .iter()
             .for_each(|process| process.kill());
-        let topics: Vec<String> = TOPICS.iter().map(|topic| format!("{}{topic}", self.prefix)).collect();
+        let topics: Vec<String> = TOPICS
+            .iter()
+            .map(|topic| format!("{}{topic}", self.prefix))
+            .collect();
         let mut kafka = self.kafka();
         kafka.api_timeout = Duration::from_secs(5);
         let _ = Admin::new(kafka, Interrupt::new()).delete_topics(&topics);
-        let Ok(mut admin) = Client::connect(&env::database_url("postgres"), NoTls) else { return };
+        let Ok(mut admin) = Client::connect(&env::database_url("postgres"), NoTls) else {
+            return;
+        };
         for service in Service::ALL {
             for database in [self.database(service), self.backup(service)] {
-                let _ = admin.batch_execute(&format!("drop database if exists {database} with (force)"));
+                let _ = admin
+                    .batch_execute(&format!("drop database if exists {database} with (force)"));
             }
         }
     }
@@ -390,7 +444,10 @@ impl Instance {
     /// # Panics
     /// When none does in time.
     pub fn wait_for_log(&self, text: &str) {
-        wait::until(&format!("{:?} in the log of {}", text, self.service.name()), || self.log().contains(text));
+        wait::until(
+            &format!("{:?} in the log of {}", text, self.service.name()),
+            || self.log().contains(text),
+        );
     }
 
     /// Waits until it answers HTTP.
@@ -398,20 +455,31 @@ impl Instance {
     /// # Panics
     /// When it ends or is silent instead, with its log.
     pub fn wait_until_ready(&self) {
-        wait::until(&format!("{} to answer on port {}", self.service.name(), self.port), || {
-            if let Some(status) = self.process.ended() {
-                panic!("{} ended with {status}:\n{}", self.service.name(), self.process.tail());
-            }
-            self.api.call("GET", "/dead-letters", &[], None).is_ok()
-        });
+        wait::until(
+            &format!("{} to answer on port {}", self.service.name(), self.port),
+            || {
+                if let Some(status) = self.process.ended() {
+                    panic!(
+                        "{} ended with {status}:\n{}",
+                        self.service.name(),
+                        self.process.tail()
+                    );
+                }
+                self.api.call("GET", "/dead-letters", &[], None).is_ok()
+            },
+        );
     }
 }
 
 /// Replaces a database by a copy of another one.
 fn copy_database(from: &str, to: &str) {
     let mut admin = connect(&env::database_url("postgres"));
-    admin.batch_execute(&format!("drop database if exists {to} with (force)")).expect("dropped");
-    admin.batch_execute(&format!("create database {to} template {from}")).expect("copied");
+    admin
+        .batch_execute(&format!("drop database if exists {to} with (force)"))
+        .expect("dropped");
+    admin
+        .batch_execute(&format!("create database {to} template {from}"))
+        .expect("copied");
 }
 
 fn database(id: &str, service: Service) -> String {
@@ -424,9 +492,14 @@ fn url(id: &str, service: Service) -> String {
 
 /// The last setting of a name counts.
 fn value<'a>(settings: &'a [(String, String)], name: &str) -> &'a str {
-    settings.iter().rev().find(|(setting, _)| setting == name).map_or("", |(_, value)| value)
+    settings
+        .iter()
+        .rev()
+        .find(|(setting, _)| setting == name)
+        .map_or("", |(_, value)| value)
 }
 
 fn connect(url: &str) -> Client {
-    Client::connect(url, NoTls).unwrap_or_else(|error| panic!("the test PostgreSQL does not answer: {error}"))
+    Client::connect(url, NoTls)
+        .unwrap_or_else(|error| panic!("the test PostgreSQL does not answer: {error}"))
 }

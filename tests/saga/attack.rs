@@ -48,7 +48,13 @@ impl Target {
     fn of(world: World, order: Instance, others: [Instance; 2]) -> Target {
         others[0].api().put_balance("ann", 1_000_000);
         others[1].api().put_quantity("lamp", 1_000_000);
-        let mut target = Target { world, order, others, calm: (0, 0), placed: Cell::new(0) };
+        let mut target = Target {
+            world,
+            order,
+            others,
+            calm: (0, 0),
+            placed: Cell::new(0),
+        };
         target.serves();
         target.calm = (target.threads(), target.order.process().figure("VmRSS"));
         target
@@ -82,15 +88,22 @@ impl Target {
         let peak = process.figure("VmHWM");
         assert!(peak < PEAK, "it took {peak} KiB");
         let (threads, memory) = self.calm;
-        until("the connections' threads to end", || self.threads() <= threads);
-        until("the memory to be given back", || process.figure("VmRSS") <= memory + KEPT);
+        until("the connections' threads to end", || {
+            self.threads() <= threads
+        });
+        until("the memory to be given back", || {
+            process.figure("VmRSS") <= memory + KEPT
+        });
     }
 
     /// Each order was taken whole, and settles; nothing else was.
     fn holds_orders(&self, count: usize) {
         self.world.wait_until_quiet();
         let mut db = self.world.db(Service::Order);
-        let orders: i64 = db.query_one("select count(*) from orders", &[]).unwrap().get(0);
+        let orders: i64 = db
+            .query_one("select count(*) from orders", &[])
+            .unwrap()
+            .get(0);
         assert_eq!(orders, count as i64, "an order for each 202, and no other");
         assert_eq!(self.world.parked(), 0);
         self.world.assert_conserved();
@@ -100,11 +113,17 @@ impl Target {
     fn answer_to_endless(&self, opening: &str, endless: &str) -> String {
         let mut client = self.connect();
         let mut sender = client.try_clone().unwrap();
-        let (opening, chunk) = (opening.to_string(), endless.repeat(1 + (64 << 10) / endless.len()));
+        let (opening, chunk) = (
+            opening.to_string(),
+            endless.repeat(1 + (64 << 10) / endless.len()),
+        );
         let pouring = thread::spawn(move || {
             let _ = sender.write_all(opening.as_bytes());
             let chunks = FLOOD / chunk.len();
-            (0..chunks).take_while(|_| sender.write_all(chunk.as_bytes()).is_ok()).count() * chunk.len()
+            (0..chunks)
+                .take_while(|_| sender.write_all(chunk.as_bytes()).is_ok())
+                .count()
+                * chunk.len()
         });
         let answer = said(&mut client);
         // it is cut, or has found no end
@@ -116,7 +135,9 @@ impl Target {
     /// The server takes no more than its buffers hold as long as nobody takes in the answers.
     fn stalls(&self, client: &mut TcpStream, request: &str) {
         // long enough for a busy machine: what is left unread for so long is stalled
-        client.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+        client
+            .set_write_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
         let chunk = request.repeat(1 + (64 << 10) / request.len());
         let mut taken = 0;
         while client.write_all(chunk.as_bytes()).is_ok() {
@@ -130,13 +151,17 @@ impl Target {
 fn said(client: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     match client.read_to_end(&mut bytes) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("the connection is still open"),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            panic!("the connection is still open")
+        }
         _ => String::from_utf8_lossy(&bytes).into_owned(),
     }
 }
 
 fn post(length: usize) -> String {
-    format!("POST /orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
+    format!(
+        "POST /orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    )
 }
 
 fn whole_post() -> String {
@@ -144,8 +169,7 @@ fn whole_post() -> String {
 }
 
 fn chunked_post(chunks: &str) -> String {
-    let head =
-        "POST /orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     format!("{head}{chunks}")
 }
 
@@ -160,7 +184,14 @@ fn accepted(answers: &str) -> usize {
 /// So that this process can have thousands of connections itself.
 fn raise_own_descriptors() {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )
+    .unwrap();
 }
 
 // ---- many and slow ----------------------------------------------------------------------------------------------------
@@ -171,14 +202,26 @@ fn two_thousand_idle_connections_disturb_nobody_and_beyond_2500_the_oldest_make_
     let target = Target::start("attack_idle");
     let calm = target.calm.0;
     let mut idle: Vec<TcpStream> = (0..2_000).map(|_| target.connect()).collect();
-    until("2,000 connections to be served", || target.threads() >= calm - 1 + 2_000);
+    until("2,000 connections to be served", || {
+        target.threads() >= calm - 1 + 2_000
+    });
     target.serves();
     assert!(idle.iter().all(is_open));
     idle.extend((0..1_000).map(|_| target.connect()));
     // the newest is served, and with it all before
-    idle.last_mut().unwrap().write_all(get("/orders/x").as_bytes()).unwrap();
-    assert!(idle.last().unwrap().read(&mut [0; 12]).is_ok_and(|count| count == 12));
-    until("the oldest to be gone", || idle.iter().take(500).all(|client| !is_open(client)));
+    idle.last_mut()
+        .unwrap()
+        .write_all(get("/orders/x").as_bytes())
+        .unwrap();
+    assert!(
+        idle.last()
+            .unwrap()
+            .read(&mut [0; 12])
+            .is_ok_and(|count| count == 12)
+    );
+    until("the oldest to be gone", || {
+        idle.iter().take(500).all(|client| !is_open(client))
+    });
     assert!(target.threads() <= calm + 2_500);
     // all but the last, whose answer is not read to its end
     assert!(idle[600..2_999].iter().all(is_open));
@@ -189,7 +232,9 @@ fn two_thousand_idle_connections_disturb_nobody_and_beyond_2500_the_oldest_make_
 
 fn is_open(client: &TcpStream) -> bool {
     client.set_nonblocking(true).unwrap();
-    let open = client.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    let open = client
+        .peek(&mut [0])
+        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
     client.set_nonblocking(false).unwrap();
     open
 }
@@ -204,7 +249,10 @@ fn slow_headers_and_slow_bodies_hold_up_nobody_and_are_ended() {
         target.serves();
     }
     for answer in dribbling.join().unwrap() {
-        assert!(answer.starts_with("HTTP/1.1 408 ") || answer.is_empty(), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 408 ") || answer.is_empty(),
+            "{answer}"
+        );
     }
     // what was kept is used again: a second and a third crowd raise the peak no further
     for _ in 0..2 {
@@ -235,7 +283,9 @@ fn dribble(mut clients: Vec<TcpStream>) -> Vec<String> {
         let (open, ended) = std::mem::take(&mut clients).into_iter().partition(is_open);
         clients = open;
         answers.extend(Vec::into_iter(ended).map(|mut client| said(&mut client)));
-        clients.iter_mut().for_each(|client| drop(client.write_all(b"a")));
+        clients
+            .iter_mut()
+            .for_each(|client| drop(client.write_all(b"a")));
         clients.is_empty()
     });
     answers
@@ -248,7 +298,11 @@ fn with_all_descriptors_used_up_database_and_broker_are_still_reached_again() {
     let broker = Broker::start();
     let world = World::with("attack_descriptors", &[("KAFKA_BROKERS", &broker.direct())]);
     // what one broker's service needs for itself, and two clients: with fewer it says so, and holds nothing back
-    let order = world.start_with_descriptors((80, 80), Service::Order, &[("KAFKA_BROKERS", &broker.proxied())]);
+    let order = world.start_with_descriptors(
+        (80, 80),
+        Service::Order,
+        &[("KAFKA_BROKERS", &broker.proxied())],
+    );
     let others = [world.start(Service::Payment), world.start(Service::Stock)];
     let target = Target::of(world, order, others);
     let crowd = Crowd::around(&target);
@@ -261,17 +315,25 @@ fn with_all_descriptors_used_up_database_and_broker_are_still_reached_again() {
     crowd.leave();
     target.is_unharmed(0);
     let log = target.order.log();
-    assert!(!log.contains("Too many open files"), "clients took what the service needs itself:\n{log}");
+    assert!(
+        !log.contains("Too many open files"),
+        "clients took what the service needs itself:\n{log}"
+    );
 }
 
 impl Target {
     /// A client in a crowd may lose its connection to the next one; by repeating with its key it gets its one order.
     fn serves_the_patient(&self) {
         let key = Uuid::new_v4().to_string();
-        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key.as_str())];
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("Idempotency-Key", key.as_str()),
+        ];
         let answer = eventually("an order to be taken", || {
             let api = Api::new(self.order.port());
-            api.call("POST", "/orders", &headers, Some(ORDER.as_bytes())).ok().filter(|answer| answer.status == 202)
+            api.call("POST", "/orders", &headers, Some(ORDER.as_bytes()))
+                .ok()
+                .filter(|answer| answer.status == 202)
         });
         self.placed.set(self.placed.get() + 1);
         let path = answer.header("location").unwrap();
@@ -287,8 +349,12 @@ fn a_low_soft_limit_of_descriptors_is_raised_as_far_as_allowed() {
     let world = World::new("attack_soft_limit");
     let order = world.start_with_descriptors((64, 500), Service::Order, &[]);
     let calm = order.process().figure("Threads");
-    let idle: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(("127.0.0.1", order.port())).unwrap()).collect();
-    until("300 connections to be served", || order.process().figure("Threads") >= calm - 1 + 300);
+    let idle: Vec<TcpStream> = (0..300)
+        .map(|_| TcpStream::connect(("127.0.0.1", order.port())).unwrap())
+        .collect();
+    until("300 connections to be served", || {
+        order.process().figure("Threads") >= calm - 1 + 300
+    });
     assert!(idle.iter().all(is_open));
 }
 
@@ -342,7 +408,10 @@ fn endless_heads_are_refused_after_what_a_head_may_have() {
         (400, "\0", "\0"),
     ] {
         let answer = target.answer_to_endless(opening, endless);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{opening:?} {endless:?}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{opening:?} {endless:?}: {answer}"
+        );
     }
     target.is_unharmed(0);
 }
@@ -350,7 +419,8 @@ fn endless_heads_are_refused_after_what_a_head_may_have() {
 #[test]
 fn huge_and_endless_bodies_are_refused_after_what_a_body_may_have() {
     let target = Target::start("attack_body");
-    let length = |length: &str| post(0).replace("Content-Length: 0", &format!("Content-Length: {length}"));
+    let length =
+        |length: &str| post(0).replace("Content-Length: 0", &format!("Content-Length: {length}"));
     for (status, opening, endless) in [
         (413, post(65_537), " "),
         (413, length("10000000000000"), " "),
@@ -363,14 +433,26 @@ fn huge_and_endless_bodies_are_refused_after_what_a_body_may_have() {
         (413, chunked_post("10000000000000000\r\n"), " "),
         (400, chunked_post("1;"), "a"),
         (400, chunked_post(""), "0"),
-        (431, chunked_post(&format!("{:x}\r\n{ORDER}\r\n0\r\n", ORDER.len())), "a: b\r\n"),
+        (
+            431,
+            chunked_post(&format!("{:x}\r\n{ORDER}\r\n0\r\n", ORDER.len())),
+            "a: b\r\n",
+        ),
     ] {
         let answer = target.answer_to_endless(&opening, endless);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{opening:?} {endless:?}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{opening:?} {endless:?}: {answer}"
+        );
     }
     let mut client = target.connect();
-    let byte_by_byte: String = ORDER.chars().map(|character| format!("1\r\n{character}\r\n")).collect();
-    client.write_all(chunked_post(&format!("{byte_by_byte}0\r\n\r\n")).as_bytes()).unwrap();
+    let byte_by_byte: String = ORDER
+        .chars()
+        .map(|character| format!("1\r\n{character}\r\n"))
+        .collect();
+    client
+        .write_all(chunked_post(&format!("{byte_by_byte}0\r\n\r\n")).as_bytes())
+        .unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     let answer = said(&mut client);
     assert_eq!(accepted(&answer), 1, "{answer}");
@@ -389,7 +471,9 @@ fn pipelined_floods_are_taken_no_faster_than_they_are_answered() {
     let stuck = Api::new(target.order.port()).place("ann", "lamp", 1, 1);
     target.placed.set(target.placed.get() + 1);
     let mut parked = target.connect();
-    parked.write_all(get(&format!("/orders/{stuck}?wait=30s")).as_bytes()).unwrap();
+    parked
+        .write_all(get(&format!("/orders/{stuck}?wait=30s")).as_bytes())
+        .unwrap();
     target.stalls(&mut parked, &get("/orders/x"));
     payment.signal(harness::Signal::CONT);
     target.serves();
@@ -402,17 +486,33 @@ fn half_closed_connections_get_the_answers_to_whole_requests_and_to_no_other() {
     let target = Target::start("attack_half");
     let whole = whole_post();
     let mut count = 0;
-    for half in [0, 1, 50, post(0).len(), whole.len() - ORDER.len(), whole.len() - 1] {
+    for half in [
+        0,
+        1,
+        50,
+        post(0).len(),
+        whole.len() - ORDER.len(),
+        whole.len() - 1,
+    ] {
         let mut client = target.connect();
-        client.write_all((whole.repeat(20) + &whole[..half]).as_bytes()).unwrap();
+        client
+            .write_all((whole.repeat(20) + &whole[..half]).as_bytes())
+            .unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         let answers = said(&mut client);
-        assert_eq!((accepted(&answers), answers.matches("HTTP/1.1 ").count()), (20, 20), "{half}: {answers}");
+        assert_eq!(
+            (accepted(&answers), answers.matches("HTTP/1.1 ").count()),
+            (20, 20),
+            "{half}: {answers}"
+        );
         count += 20;
     }
     // cut off on both sides in the middle of a request
     for length in 0..whole.len() {
-        target.connect().write_all(&whole.as_bytes()[..length]).unwrap();
+        target
+            .connect()
+            .write_all(&whole.as_bytes()[..length])
+            .unwrap();
     }
     target.is_unharmed(count);
 }
@@ -462,16 +562,21 @@ fn ten_thousand_random_byte_strings_are_survived() {
         let _ = client.shutdown(Shutdown::Write);
         count += accepted(&said(&mut client));
     }
-    assert!(count > 0, "some requests stay valid, or nothing would show that none is taken half");
+    assert!(
+        count > 0,
+        "some requests stay valid, or nothing would show that none is taken half"
+    );
     target.is_unharmed(count);
 }
 
 fn random_bytes(random: &mut StdRng, number: usize) -> Vec<u8> {
     match number % 3 {
-        0 => (0..random.random_range(1..400)).map(|_| random.random()).collect(),
-        1 => {
-            (0..random.random_range(1..30)).flat_map(|_| PIECES[random.random_range(0..PIECES.len())].bytes()).collect()
-        }
+        0 => (0..random.random_range(1..400))
+            .map(|_| random.random())
+            .collect(),
+        1 => (0..random.random_range(1..30))
+            .flat_map(|_| PIECES[random.random_range(0..PIECES.len())].bytes())
+            .collect(),
         _ => damaged(random),
     }
 }

@@ -17,8 +17,12 @@ fn repository() -> &'static Path {
 
 /// The line that `--check` writes about one thing.
 fn line<'a>(said: &'a str, about: &str) -> &'a str {
-    let mut lines = said.lines().filter(|line| line.starts_with(&format!("{about}: ")));
-    lines.next().unwrap_or_else(|| panic!("no line about the {about} in:\n{said}"))
+    let mut lines = said
+        .lines()
+        .filter(|line| line.starts_with(&format!("{about}: ")));
+    lines
+        .next()
+        .unwrap_or_else(|| panic!("no line about the {about} in:\n{said}"))
 }
 
 /// What a `--check` that fails writes.
@@ -31,7 +35,10 @@ fn failed(world: &World, settings: &[(&str, &str)]) -> String {
 /// That line says `failed`, with these words.
 fn assert_fails(said: &str, about: &str, words: &str) {
     let line = line(said, about);
-    assert!(line.starts_with(&format!("{about}: failed: ")) && line.contains(words), "{words:?} in {line}");
+    assert!(
+        line.starts_with(&format!("{about}: failed: ")) && line.contains(words),
+        "{words:?} in {line}"
+    );
 }
 
 // ---- help, version, arguments
@@ -39,17 +46,29 @@ fn assert_fails(said: &str, about: &str, words: &str) {
 /// The names in the first column of README's table.
 fn documented() -> BTreeSet<String> {
     let readme = std::fs::read_to_string(repository().join("README.md")).expect("README.md");
-    let (_, section) = readme.split_once("\n## Settings\n").expect("a section about settings");
+    let (_, section) = readme
+        .split_once("\n## Settings\n")
+        .expect("a section about settings");
     let (section, _) = section.split_once("\n## ").expect("a section after it");
-    let columns = section.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
-    let names = columns.flat_map(|column| column.split('`').filter(|part| part.chars().any(char::is_alphanumeric)));
+    let columns = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let names = columns.flat_map(|column| {
+        column
+            .split('`')
+            .filter(|part| part.chars().any(char::is_alphanumeric))
+    });
     names.map(str::to_string).collect()
 }
 
 /// The names of the lines `  NAME=default`.
 fn helped(help: &str) -> impl Iterator<Item = String> {
-    let settings = help.lines().filter_map(|line| line.strip_prefix("  ")?.split_once('='));
-    settings.map(|(name, _)| name.to_string()).filter(|name| !name.starts_with(' '))
+    let settings = help
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split_once('='));
+    settings
+        .map(|(name, _)| name.to_string())
+        .filter(|name| !name.starts_with(' '))
 }
 
 #[test]
@@ -59,7 +78,10 @@ fn the_help_of_the_services_names_the_settings_of_the_readme_and_no_others() {
     for service in Service::ALL {
         let (code, help) = world.ask(service, &["--help"], &[]);
         assert_eq!(code, 0, "{help}");
-        assert!(help.starts_with(&format!("{}: Takes ", service.name())), "{help}");
+        assert!(
+            help.starts_with(&format!("{}: Takes ", service.name())),
+            "{help}"
+        );
         all.extend(helped(&help));
     }
     assert!(all.contains("ORDER_DEADLINE"), "{all:?}");
@@ -82,7 +104,10 @@ fn the_help_tells_a_setting_s_default_meaning_and_unit_even_while_settings_are_b
 fn the_version_is_the_workspace_s() {
     let world = World::new("version");
     for argument in ["--version", "-V"] {
-        let wanted = (0, concat!("stock ", env!("CARGO_PKG_VERSION"), "\n").to_string());
+        let wanted = (
+            0,
+            concat!("stock ", env!("CARGO_PKG_VERSION"), "\n").to_string(),
+        );
         assert_eq!(world.ask(Service::Stock, &[argument], &[]), wanted);
     }
 }
@@ -103,7 +128,12 @@ fn an_unknown_argument_and_a_bad_setting_end_with_2_and_are_named() {
         assert!(said.contains(wanted), "{wanted:?} in {said}");
     }
     let (_, said) = world.ask(Service::Order, &["--chek"], &[]);
-    assert!(["--check", "--help", "--version"].iter().all(|known| said.contains(known)), "{said}");
+    assert!(
+        ["--check", "--help", "--version"]
+            .iter()
+            .all(|known| said.contains(known)),
+        "{said}"
+    );
 }
 
 // ---- what platforms do
@@ -114,12 +144,25 @@ fn a_service_stops_in_order_when_its_terminal_is_gone_and_where_kubernetes_names
     for signal in [Signal::HUP, Signal::QUIT] {
         let payment = world.start(Service::Payment);
         payment.signal(signal);
-        assert_eq!(payment.process().exit().code(), Some(0), "{}", payment.log());
+        assert_eq!(
+            payment.process().exit().code(),
+            Some(0),
+            "{}",
+            payment.log()
+        );
         assert!(payment.log().contains(": stopping"), "{}", payment.log());
     }
-    let (code, help) = world.ask(Service::Payment, &["--help"], &[("PAYMENT_PORT", "tcp://10.43.161.118:8082")]);
+    let (code, help) = world.ask(
+        Service::Payment,
+        &["--help"],
+        &[("PAYMENT_PORT", "tcp://10.43.161.118:8082")],
+    );
     assert!(code == 0 && help.contains("PAYMENT_PORT=8082"), "{help}");
-    let (code, said) = world.ask(Service::Payment, CHECK, &[("PAYMENT_PORT", "tcp://10.43.161.118:8082")]);
+    let (code, said) = world.ask(
+        Service::Payment,
+        CHECK,
+        &[("PAYMENT_PORT", "tcp://10.43.161.118:8082")],
+    );
     assert!(code == 0 && said.contains("settings: ok"), "{said}");
 }
 
@@ -139,9 +182,18 @@ fn a_service_that_is_to_stop_later_is_not_ready_and_serves_until_then() {
     assert_eq!(api.get("/readyz?verbose=1").json, stopping);
     assert_eq!(api.get("/healthz?verbose").status, 200);
     assert!(api.get("/metrics?name[]=up").text.contains("saga_ready 0"));
-    assert_eq!(api.get("/overview?verbose=1").status, 422, "nobody else asks for that");
+    assert_eq!(
+        api.get("/overview?verbose=1").status,
+        422,
+        "nobody else asks for that"
+    );
     payment.signal(Signal::TERM);
-    assert_eq!(payment.process().exit().code(), Some(0), "{}", payment.log());
+    assert_eq!(
+        payment.process().exit().code(),
+        Some(0),
+        "{}",
+        payment.log()
+    );
     assert!(!payment.log().contains("ERROR"), "{}", payment.log());
 }
 
@@ -149,18 +201,28 @@ fn a_service_that_is_to_stop_later_is_not_ready_and_serves_until_then() {
 
 fn tables(world: &World, service: Service) -> i64 {
     let sql = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
-    world.db(service).query_one(sql, &[]).expect("a count").get(0)
+    world
+        .db(service)
+        .query_one(sql, &[])
+        .expect("a count")
+        .get(0)
 }
 
 fn topics(world: &World) -> usize {
     let names = TOPICS.map(|topic| format!("{}{topic}", world.prefix()));
-    Admin::new(world.kafka(), Interrupt::new()).describe_topics(&names).expect("a broker").len()
+    Admin::new(world.kafka(), Interrupt::new())
+        .describe_topics(&names)
+        .expect("a broker")
+        .len()
 }
 
 /// How many migrations there are in `sql/`, for every service and for this one.
 fn migrations(service: Service) -> usize {
     let folders = ["common", service.name()].map(|name| repository().join("sql").join(name));
-    folders.iter().map(|folder| std::fs::read_dir(folder).expect("migrations").count()).sum()
+    folders
+        .iter()
+        .map(|folder| std::fs::read_dir(folder).expect("migrations").count())
+        .sum()
 }
 
 #[test]
@@ -168,10 +230,25 @@ fn before_the_first_start_a_check_says_what_it_would_do_and_does_none_of_it() {
     let world = World::new("check_first");
     let (code, said) = world.ask(Service::Order, CHECK, &[]);
     assert_eq!(code, 0, "{said}");
-    assert_eq!(line(&said, "schema"), format!("schema: ok: {} migrations to apply", migrations(Service::Order)));
-    let names = TOPICS.map(|topic| format!("{}{topic}", world.prefix())).join(", ");
-    assert_eq!(line(&said, "topics"), format!("topics: ok: topics {names} are missing, they will be created"));
-    assert_eq!((tables(&world, Service::Order), topics(&world)), (0, 0), "nothing was made");
+    assert_eq!(
+        line(&said, "schema"),
+        format!(
+            "schema: ok: {} migrations to apply",
+            migrations(Service::Order)
+        )
+    );
+    let names = TOPICS
+        .map(|topic| format!("{}{topic}", world.prefix()))
+        .join(", ");
+    assert_eq!(
+        line(&said, "topics"),
+        format!("topics: ok: topics {names} are missing, they will be created")
+    );
+    assert_eq!(
+        (tables(&world, Service::Order), topics(&world)),
+        (0, 0),
+        "nothing was made"
+    );
 }
 
 #[test]
@@ -197,13 +274,22 @@ fn what_is_missing_of_a_schema_and_of_the_topics_is_counted_and_named() {
     let last = "delete from schema_history_payment where version = (select max(version) from schema_history_payment)";
     world.db(Service::Payment).batch_execute(last).unwrap();
     let topic = format!("{}payment.dlt", world.prefix());
-    Admin::new(world.kafka(), Interrupt::new()).delete_topics(std::slice::from_ref(&topic)).unwrap();
+    Admin::new(world.kafka(), Interrupt::new())
+        .delete_topics(std::slice::from_ref(&topic))
+        .unwrap();
     harness::until("the topic to be gone", || topics(&world) == 3);
     let (code, said) = world.ask(Service::Payment, CHECK, &[("TOPIC_PARTITIONS", "4")]);
     assert_eq!(code, 0, "{said}");
     assert_eq!(line(&said, "schema"), "schema: ok: 1 migration to apply");
-    assert!(line(&said, "topics").contains(&format!("topic {topic} is missing, it will be created; ")), "{said}");
-    assert!(line(&said, "topics").contains("payment has 3 partitions; TOPIC_PARTITIONS=4 counts for new"), "{said}");
+    assert!(
+        line(&said, "topics").contains(&format!("topic {topic} is missing, it will be created; ")),
+        "{said}"
+    );
+    assert!(
+        line(&said, "topics")
+            .contains("payment has 3 partitions; TOPIC_PARTITIONS=4 counts for new"),
+        "{said}"
+    );
     assert_eq!(topics(&world), 3, "the topic was not made");
 }
 
@@ -213,8 +299,15 @@ fn a_server_that_is_away_silent_or_refuses_fails_the_check_without_being_waited_
     assert!(world.start(Service::Payment).stop().success());
     // a start would wait a day
     let failed = |name, value: &str| failed(&world, &[("STARTUP_LIMIT", "24h"), (name, value)]);
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let said = failed("PAYMENT_DATABASE_URL", &world.database_url_at(Service::Payment, &closed));
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let said = failed(
+        "PAYMENT_DATABASE_URL",
+        &world.database_url_at(Service::Payment, &closed),
+    );
     assert_fails(&said, "database", "check its address and that it runs");
     assert_fails(&said, "schema", "not known without the database");
     assert_fails(&said, "position", "not known without the database");
@@ -227,16 +320,26 @@ fn a_server_that_is_away_silent_or_refuses_fails_the_check_without_being_waited_
     // it accepts, and says nothing
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
-    let said = failed("PAYMENT_DATABASE_URL", &world.database_url_at(Service::Payment, &address));
+    let said = failed(
+        "PAYMENT_DATABASE_URL",
+        &world.database_url_at(Service::Payment, &address),
+    );
     assert_fails(&said, "database", "no answer within 10 s");
-    assert_fails(&failed("KAFKA_BROKERS", &address), "broker", "check its address and that it runs");
+    assert_fails(
+        &failed("KAFKA_BROKERS", &address),
+        "broker",
+        "check its address and that it runs",
+    );
 }
 
 #[test]
 fn a_wrong_password_fails_the_check_and_is_not_told() {
     let world = World::new("check_password");
     let url = world.database_url(Service::Payment);
-    let url = format!("postgres://postgres:not-the-password@{}", url.split_once('@').expect("a password").1);
+    let url = format!(
+        "postgres://postgres:not-the-password@{}",
+        url.split_once('@').expect("a password").1
+    );
     let settings = [("PAYMENT_DATABASE_URL", url.as_str())];
     let said = failed(&world, &settings);
     assert_fails(&said, "database", "password authentication failed");
@@ -247,25 +350,46 @@ fn a_wrong_password_fails_the_check_and_is_not_told() {
 #[test]
 fn a_user_who_may_not_create_the_tables_fails_the_check_as_long_as_there_are_some_to_create() {
     let world = World::new("check_rights");
-    let (user, mut db) = (format!("{}_reader", world.database(Service::Payment)), world.db(Service::Payment));
+    let (user, mut db) = (
+        format!("{}_reader", world.database(Service::Payment)),
+        world.db(Service::Payment),
+    );
     db.batch_execute(&format!(
         "create role {user} login password 'reader'; revoke create on schema public from public"
     ))
     .unwrap();
     let url = world.database_url(Service::Payment);
-    let url = format!("postgres://{user}:reader@{}", url.split_once('@').expect("a password").1);
+    let url = format!(
+        "postgres://{user}:reader@{}",
+        url.split_once('@').expect("a password").1
+    );
     let settings = [("PAYMENT_DATABASE_URL", url.as_str())];
-    assert_fails(&failed(&world, &settings), "schema", &format!("{user} may not create tables in schema public"));
+    assert_fails(
+        &failed(&world, &settings),
+        "schema",
+        &format!("{user} may not create tables in schema public"),
+    );
     assert!(world.start(Service::Payment).stop().success());
-    db.batch_execute(&format!("grant all on all tables in schema public to {user}")).unwrap();
+    db.batch_execute(&format!(
+        "grant all on all tables in schema public to {user}"
+    ))
+    .unwrap();
     assert_fails(
         &failed(&world, &settings),
         "schema",
         &format!("{user} lacks what this service needs: SELECT on sequence"),
     );
-    db.batch_execute(&format!("grant all on all sequences in schema public to {user}")).unwrap();
-    assert_eq!(world.ask(Service::Payment, CHECK, &settings).0, 0, "all of them are there");
-    db.batch_execute(&format!("drop owned by {user}; drop role {user}")).unwrap();
+    db.batch_execute(&format!(
+        "grant all on all sequences in schema public to {user}"
+    ))
+    .unwrap();
+    assert_eq!(
+        world.ask(Service::Payment, CHECK, &settings).0,
+        0,
+        "all of them are there"
+    );
+    db.batch_execute(&format!("drop owned by {user}; drop role {user}"))
+        .unwrap();
 }
 
 #[test]
@@ -278,13 +402,28 @@ fn what_a_start_would_refuse_fails_the_check() {
     world.wait_until_quiet();
     // Kafka holds the position of this world's database, not of a database that is empty, or another one
     let other = World::with("check_foreign", &[("TOPIC_PREFIX", world.prefix())]);
-    assert_fails(&failed(&other, &[]), "position", "Kafka holds the position of another payment database");
+    assert_fails(
+        &failed(&other, &[]),
+        "position",
+        "Kafka holds the position of another payment database",
+    );
     let mut db = world.db(Service::Payment);
-    db.batch_execute("update schema_compat set min_version = 1000").unwrap();
-    assert_fails(&failed(&world, &[]), "schema", "needs a binary of schema version 1000 or newer");
-    db.batch_execute("update schema_compat set min_version = 1").unwrap();
-    db.batch_execute("update schema_history_payment set checksum = '1' where version = 1").unwrap();
-    assert_fails(&failed(&world, &[]), "schema", "the schema (payment) has another V1__payment than this binary");
+    db.batch_execute("update schema_compat set min_version = 1000")
+        .unwrap();
+    assert_fails(
+        &failed(&world, &[]),
+        "schema",
+        "needs a binary of schema version 1000 or newer",
+    );
+    db.batch_execute("update schema_compat set min_version = 1")
+        .unwrap();
+    db.batch_execute("update schema_history_payment set checksum = '1' where version = 1")
+        .unwrap();
+    assert_fails(
+        &failed(&world, &[]),
+        "schema",
+        "the schema (payment) has another V1__payment than this binary",
+    );
 }
 
 #[test]
@@ -297,7 +436,10 @@ fn a_schema_that_is_newer_but_additive_passes_the_check_with_a_remark() {
     let (code, said) = world.ask(Service::Payment, CHECK, &[]);
     assert_eq!(code, 0, "{said}");
     let line = line(&said, "schema");
-    assert!(line.starts_with("schema: ok: schema (common) is at version 99, newer than this binary's"), "{line}");
+    assert!(
+        line.starts_with("schema: ok: schema (common) is at version 99, newer than this binary's"),
+        "{line}"
+    );
 }
 
 #[test]
@@ -309,8 +451,14 @@ fn a_topic_that_would_lose_records_fails_the_check() {
         replication: None,
         configs: vec![("cleanup.policy".into(), "compact".into())],
     };
-    Admin::new(world.kafka(), Interrupt::new()).create_topics(&[topic]).unwrap();
-    assert_fails(&failed(&world, &[]), "topics", "payment.dlt has cleanup.policy=compact");
+    Admin::new(world.kafka(), Interrupt::new())
+        .create_topics(&[topic])
+        .unwrap();
+    assert_fails(
+        &failed(&world, &[]),
+        "topics",
+        "payment.dlt has cleanup.policy=compact",
+    );
 }
 
 // ---- ready
@@ -320,12 +468,21 @@ fn an_instance_says_whether_it_is_ready_where_there_is_no_curl() {
     let world = World::new("ready");
     let payment = world.start(Service::Payment);
     let port = payment.port().to_string();
-    let here = [("PAYMENT_PORT", port.as_str()), ("BIND", "0.0.0.0"), ("ADMIN_TOKEN", "0123456789abcdef")];
-    until("it to be ready", || world.ask(Service::Payment, &["--ready"], &here).0 == 0);
+    let here = [
+        ("PAYMENT_PORT", port.as_str()),
+        ("BIND", "0.0.0.0"),
+        ("ADMIN_TOKEN", "0123456789abcdef"),
+    ];
+    until("it to be ready", || {
+        world.ask(Service::Payment, &["--ready"], &here).0 == 0
+    });
     let (_, said) = world.ask(Service::Payment, &["--ready"], &here);
     assert_eq!(said, "{\"status\":\"ok\",\"reasons\":[]}\n");
     payment.kill();
     let (code, said) = world.ask(Service::Payment, &["--ready"], &here);
     assert_eq!(code, 1);
-    assert!(said.starts_with(&format!("no answer on 0.0.0.0:{port}: ")), "{said}");
+    assert!(
+        said.starts_with(&format!("no answer on 0.0.0.0:{port}: ")),
+        "{said}"
+    );
 }

@@ -8,12 +8,16 @@ use serde_json::{Value, json};
 const OFTEN: (&str, &str) = ("HOUSEKEEPING_INTERVAL", "200ms");
 
 fn count(db: &mut Client, what: &str) -> i64 {
-    db.query_one(&format!("select count(*) from {what}"), &[]).unwrap().get(0)
+    db.query_one(&format!("select count(*) from {what}"), &[])
+        .unwrap()
+        .get(0)
 }
 
 fn post(order: &Instance, key: &str, price: i64) -> (u16, Value) {
     let body = json!({"userName": "ann", "itemName": "pen", "price": price, "quantity": 1});
-    let answer = order.api().json("POST", "/orders", &[("idempotency-key", key)], &body);
+    let answer = order
+        .api()
+        .json("POST", "/orders", &[("idempotency-key", key)], &body);
     (answer.status, answer.json)
 }
 
@@ -31,13 +35,28 @@ fn an_idempotency_key_holds_across_restarts_and_instances_until_it_expires() {
         assert_eq!(post(instance, "k1", 6).0, 422);
     }
     let mut db = world.db(Service::Order);
-    db.execute("update idempotency_key set created_at = created_at - interval '23 hours 59 minutes'", &[]).unwrap();
-    db.execute("insert into idempotency_key values ('k2', gen_random_uuid(), now() - interval '24 hours')", &[])
-        .unwrap();
-    until("the other key to be removed", || count(&mut db, "idempotency_key where idempotency_key = 'k2'") == 0);
+    db.execute(
+        "update idempotency_key set created_at = created_at - interval '23 hours 59 minutes'",
+        &[],
+    )
+    .unwrap();
+    db.execute(
+        "insert into idempotency_key values ('k2', gen_random_uuid(), now() - interval '24 hours')",
+        &[],
+    )
+    .unwrap();
+    until("the other key to be removed", || {
+        count(&mut db, "idempotency_key where idempotency_key = 'k2'") == 0
+    });
     assert_eq!(post(&second, "k1", 5), (202, answer.clone()));
-    db.execute("update idempotency_key set created_at = created_at - interval '1 minute'", &[]).unwrap();
-    until("the key to expire", || count(&mut db, "idempotency_key") == 0);
+    db.execute(
+        "update idempotency_key set created_at = created_at - interval '1 minute'",
+        &[],
+    )
+    .unwrap();
+    until("the key to expire", || {
+        count(&mut db, "idempotency_key") == 0
+    });
     let (status, later) = post(&third, "k1", 5);
     assert_eq!(status, 202);
     assert_ne!(later["orderId"], answer["orderId"]);
@@ -57,7 +76,10 @@ fn a_key_removed_while_its_request_is_repeated_is_stored_again() {
         let repeated = scope.spawn(|| post(&order, "k", 5));
         let mut watcher = world.db(Service::Order);
         until("the request to wait", || {
-            count(&mut watcher, "pg_locks where not granted and locktype = 'transactionid'") > 0
+            count(
+                &mut watcher,
+                "pg_locks where not granted and locktype = 'transactionid'",
+            ) > 0
         });
         sweep.commit().unwrap();
         let (status, later) = repeated.join().unwrap();
@@ -76,11 +98,18 @@ fn create_topics(world: &World, retention_ms: &str, of_success: &str) {
         replication: Some(1),
         configs: vec![(
             "retention.ms".into(),
-            if name == "payment.success" { of_success } else { retention_ms }.into(),
+            if name == "payment.success" {
+                of_success
+            } else {
+                retention_ms
+            }
+            .into(),
         )],
     });
     let kafka = kafka::Config::new(vec![world.brokers().to_string()], "test");
-    Admin::new(kafka, Interrupt::new()).create_topics(&topics).unwrap();
+    Admin::new(kafka, Interrupt::new())
+        .create_topics(&topics)
+        .unwrap();
 }
 
 #[test]
@@ -105,8 +134,13 @@ fn handled_dead_letters_go_in_small_batches_and_open_ones_stay() {
     park("90 days", "'FAILED: still'", 1, &mut db);
     park("7 days", "'APPLIED'", 2, &mut db);
     park("8 days", "'APPLIED'", 1_200, &mut db);
-    until("the handled ones to be removed", || count(&mut db, "dead_letter") == 3);
-    assert_eq!(count(&mut db, "dead_letter where replay_result = 'APPLIED'"), 2);
+    until("the handled ones to be removed", || {
+        count(&mut db, "dead_letter") == 3
+    });
+    assert_eq!(
+        count(&mut db, "dead_letter where replay_result = 'APPLIED'"),
+        2
+    );
     payment.wait_for_log("handled dead letters");
 }
 
@@ -119,16 +153,23 @@ fn a_retention_shorter_than_the_topics_is_refused_at_the_start() {
         assert_eq!(payment.process().exit().code(), Some(1));
         payment.log()
     };
-    let log = refused(&[("DEAD_LETTER_RETENTION", "9d"), ("TIMELINE_RETENTION", "forever")]);
+    let log = refused(&[
+        ("DEAD_LETTER_RETENTION", "9d"),
+        ("TIMELINE_RETENTION", "forever"),
+    ]);
     let topic = format!("{}payment", world.prefix());
     assert!(
-        log.contains(&format!("DEAD_LETTER_RETENTION is 777600 s, and topic {topic} keeps records for 864000 s")),
+        log.contains(&format!(
+            "DEAD_LETTER_RETENTION is 777600 s, and topic {topic} keeps records for 864000 s"
+        )),
         "{log}"
     );
     let log = refused(&[("TIMELINE_RETENTION", "30d")]);
     let topic = format!("{}payment.success", world.prefix());
     assert!(
-        log.contains(&format!("TIMELINE_RETENTION is 2592000 s, and topic {topic} keeps records for ever")),
+        log.contains(&format!(
+            "TIMELINE_RETENTION is 2592000 s, and topic {topic} keeps records for ever"
+        )),
         "{log}"
     );
     let payment = world.start_with(Service::Payment, &[("DEAD_LETTER_RETENTION", "forever")]);
@@ -156,7 +197,9 @@ fn steps_go_with_the_topics_records_once_their_orders_are_settled_for_so_long() 
          select order_id, gen_random_uuid(), 'payment.failed', now() from orders;",
     )
     .unwrap();
-    until("the first one's steps to be removed", || count(&mut db, "timeline") == 3);
+    until("the first one's steps to be removed", || {
+        count(&mut db, "timeline") == 3
+    });
     order.wait_for_log("removed 1 steps of settled orders");
     assert_eq!(count(&mut db, "timeline where order_id = drawn(9, 1)"), 0);
 }

@@ -21,19 +21,27 @@ fn reasons(answer: &Answer) -> String {
 /// The value of a series as it stands in the text: name, then labels if there are any.
 pub(crate) fn metric(instance: &Instance, series: &str) -> f64 {
     let text = instance.api().get("/metrics").text;
-    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {series} in\n{text}"))
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("no {series} in\n{text}"))
 }
 
 fn wait_until_ready(instance: &Instance) {
-    until(&format!("{} to be ready", instance.service().name()), || instance.api().get("/readyz").status == 200);
+    until(
+        &format!("{} to be ready", instance.service().name()),
+        || instance.api().get("/readyz").status == 200,
+    );
 }
 
 #[test]
 fn a_running_service_is_healthy_ready_and_counts_what_it_does() {
     let world = World::new("operations");
     let [order, payment, stock] = world.start_all();
-    [&order, &payment, &stock].into_iter().for_each(wait_until_ready);
+    [&order, &payment, &stock]
+        .into_iter()
+        .for_each(wait_until_ready);
     payment.api().put_balance("ann", 100);
     stock.api().put_quantity("pen", 10);
     let completed = order.api().place("ann", "pen", 60, 1);
@@ -48,17 +56,37 @@ fn a_running_service_is_healthy_ready_and_counts_what_it_does() {
         assert_eq!(metric(instance, "saga_ready"), 1.0);
         assert_eq!(metric(instance, "saga_relay_leader"), 1.0);
         assert_eq!(metric(instance, "saga_dead_letters"), 0.0);
-        assert!(metric(instance, "saga_relay_transactions_total{outcome=\"committed\"}") >= 1.0);
-        assert_eq!(metric(instance, "saga_relay_transactions_total{outcome=\"fenced\"}"), 0.0);
-        assert_eq!(metric(instance, "saga_consumer_parked_total{cause=\"GIVEN_UP\"}"), 0.0);
+        assert!(
+            metric(
+                instance,
+                "saga_relay_transactions_total{outcome=\"committed\"}"
+            ) >= 1.0
+        );
+        assert_eq!(
+            metric(
+                instance,
+                "saga_relay_transactions_total{outcome=\"fenced\"}"
+            ),
+            0.0
+        );
+        assert_eq!(
+            metric(instance, "saga_consumer_parked_total{cause=\"GIVEN_UP\"}"),
+            0.0
+        );
     }
     // two orders, and a compensation of the second
     assert_eq!(metric(&order, "saga_relay_rows_total"), 3.0);
     assert_eq!(metric(&payment, "saga_relay_rows_total"), 2.0);
     assert_eq!(metric(&stock, "saga_relay_rows_total"), 3.0);
     assert_eq!(metric(&stock, "saga_consumer_records_total"), 3.0);
-    assert_eq!(metric(&order, "saga_orders_total{status=\"IN_PROGRESS\"}"), 2.0);
-    assert_eq!(metric(&order, "saga_orders_total{status=\"COMPLETED\"}"), 1.0);
+    assert_eq!(
+        metric(&order, "saga_orders_total{status=\"IN_PROGRESS\"}"),
+        2.0
+    );
+    assert_eq!(
+        metric(&order, "saga_orders_total{status=\"COMPLETED\"}"),
+        1.0
+    );
     assert_eq!(metric(&order, "saga_orders_total{status=\"FAILED\"}"), 1.0);
     assert_eq!(metric(&order, "saga_order_settle_seconds_count"), 2.0);
     let posts = "saga_http_request_seconds_count{method=\"POST\",route=\"/orders\",status=\"202\"}";
@@ -66,29 +94,57 @@ fn a_running_service_is_healthy_ready_and_counts_what_it_does() {
     order.api().get("/nowhere/at/all");
     let lost = "saga_http_request_seconds_count{method=\"GET\",route=\"none\",status=\"404\"}";
     assert_eq!(metric(&order, lost), 1.0);
-    until("the monitor to see both orders", || metric(&order, "saga_orders{status=\"FAILED\"}") == 1.0);
+    until("the monitor to see both orders", || {
+        metric(&order, "saga_orders{status=\"FAILED\"}") == 1.0
+    });
     until("everything to be read", || {
-        metric(&order, "saga_consumer_lag_records{partition=\"0\",topic=\"stock.success\"}") == 0.0
+        metric(
+            &order,
+            "saga_consumer_lag_records{partition=\"0\",topic=\"stock.success\"}",
+        ) == 0.0
     });
     let overview = order.api().found("/overview");
     assert_eq!(overview["service"], "order");
-    assert_eq!(overview["orders"], json!({"IN_PROGRESS": 0, "COMPLETED": 1, "FAILED": 1}));
-    assert_eq!((&overview["ready"], &overview["leader"]), (&json!(true), &json!(true)));
+    assert_eq!(
+        overview["orders"],
+        json!({"IN_PROGRESS": 0, "COMPLETED": 1, "FAILED": 1})
+    );
+    assert_eq!(
+        (&overview["ready"], &overview["leader"]),
+        (&json!(true), &json!(true))
+    );
     let admission = &overview["admission"];
     assert_eq!(
-        [&admission["open"], &admission["reason"], &admission["refused"]],
+        [
+            &admission["open"],
+            &admission["reason"],
+            &admission["refused"]
+        ],
         [&json!(true), &json!(null), &json!(0)]
     );
     // a quarter of the deadline
     assert_eq!(admission["limitSeconds"].as_f64(), Some(75.0));
     assert_eq!(metric(&order, "saga_admission_open"), 1.0);
     for reason in ["backlog", "outage", "queue"] {
-        assert_eq!(metric(&order, &format!("saga_orders_refused_total{{reason=\"{reason}\"}}")), 0.0);
+        assert_eq!(
+            metric(
+                &order,
+                &format!("saga_orders_refused_total{{reason=\"{reason}\"}}")
+            ),
+            0.0
+        );
     }
-    until("nothing to be in flight", || metric(&order, "saga_orders_in_flight") == 0.0);
+    until("nothing to be in flight", || {
+        metric(&order, "saga_orders_in_flight") == 0.0
+    });
     // four topics of three partitions
     assert_eq!(overview["consumers"].as_array().map(Vec::len), Some(12));
-    let read: i64 = overview["consumers"].as_array().unwrap().iter().map(|place| place["end"].as_i64().unwrap()).sum();
+    let read: i64 = overview["consumers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|place| place["end"].as_i64().unwrap())
+        .sum();
     assert!(read >= 5, "five answers and their markers: {overview}");
 }
 
@@ -104,16 +160,30 @@ fn a_relay_whose_thread_is_gone_is_told_by_both_and_another_instance_takes_its_p
 
     threads::end(payment.process(), "payment-relay");
 
-    until("/healthz to tell", || payment.api().get("/healthz").status == 503);
+    until("/healthz to tell", || {
+        payment.api().get("/healthz").status == 503
+    });
     let (health, ready) = (payment.api().get("/healthz"), payment.api().get("/readyz"));
     assert_eq!((health.status, ready.status), (503, 503));
-    assert!(reasons(&health).contains("thread payment-relay has not turned for"), "{}", health.text);
-    assert!(reasons(&ready).contains("thread payment-relay has not turned for"), "{}", ready.text);
+    assert!(
+        reasons(&health).contains("thread payment-relay has not turned for"),
+        "{}",
+        health.text
+    );
+    assert!(
+        reasons(&ready).contains("thread payment-relay has not turned for"),
+        "{}",
+        ready.text
+    );
     let id = order.api().place("ann", "pen", 60, 1);
     // the consumer still works, so the answer waits in the outbox: its age is seen although the relay is dead
-    until("the answer's age to be seen", || metric(&payment, "saga_outbox_oldest_seconds") > 0.5);
+    until("the answer's age to be seen", || {
+        metric(&payment, "saga_outbox_oldest_seconds") > 0.5
+    });
     assert_eq!(metric(&payment, "saga_ready"), 0.0);
-    until("the lost lead to be seen", || metric(&payment, "saga_relay_leader") == 0.0);
+    until("the lost lead to be seen", || {
+        metric(&payment, "saga_relay_leader") == 0.0
+    });
 
     let second = world.start(Service::Payment);
     assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
@@ -125,9 +195,15 @@ fn a_relay_whose_thread_is_gone_is_told_by_both_and_another_instance_takes_its_p
 #[test]
 fn a_service_whose_servers_are_away_turns_but_is_not_ready_until_they_are_back() {
     let world = World::new("operations_away");
-    let (postgres, kafka) = (Proxy::to(&harness::env::postgres_address()), Proxy::to_kafka(&harness::env::brokers()));
+    let (postgres, kafka) = (
+        Proxy::to(&harness::env::postgres_address()),
+        Proxy::to_kafka(&harness::env::brokers()),
+    );
     let url = world.database_url_at(Service::Payment, &postgres.addr());
-    let settings = [("PAYMENT_DATABASE_URL", url.as_str()), ("KAFKA_BROKERS", &kafka.addr())];
+    let settings = [
+        ("PAYMENT_DATABASE_URL", url.as_str()),
+        ("KAFKA_BROKERS", &kafka.addr()),
+    ];
     let payment = world.start_with(Service::Payment, &settings);
     for (proxy, name) in [(&postgres, "the database: "), (&kafka, "Kafka: ")] {
         wait_until_ready(&payment);
@@ -152,19 +228,31 @@ fn a_service_that_can_not_count_what_its_database_holds_works_all_the_same() {
     wait_until_ready(&payment);
     let mut db = world.db(Service::Payment);
     let mut holder = db.transaction().unwrap();
-    holder.batch_execute("lock table dead_letter in access exclusive mode").unwrap();
-    until("the counts to be missed", || payment.api().found("/overview")["deadLetters"].is_null());
+    holder
+        .batch_execute("lock table dead_letter in access exclusive mode")
+        .unwrap();
+    until("the counts to be missed", || {
+        payment.api().found("/overview")["deadLetters"].is_null()
+    });
     let overview = payment.api().found("/overview");
-    assert_eq!(overview["outbox"], json!({"waiting": null, "oldestSeconds": null}));
+    assert_eq!(
+        overview["outbox"],
+        json!({"waiting": null, "oldestSeconds": null})
+    );
     assert_eq!(overview["ready"], true);
     assert_eq!(payment.api().found("/readyz"), healthy());
     payment.wait_for_log("what the database holds can't be counted");
     let seen = metric(&payment, "saga_looked_timestamp_seconds{at=\"database\"}");
-    assert!(seen < metric(&payment, "saga_looked_timestamp_seconds{at=\"kafka\"}"), "that one is seen on");
+    assert!(
+        seen < metric(&payment, "saga_looked_timestamp_seconds{at=\"kafka\"}"),
+        "that one is seen on"
+    );
     let id = order.api().place("ann", "pen", 60, 1);
     assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
     holder.rollback().unwrap();
-    until("the counts to be back", || payment.api().found("/overview")["deadLetters"] == 0);
+    until("the counts to be back", || {
+        payment.api().found("/overview")["deadLetters"] == 0
+    });
     assert!(metric(&payment, "saga_looked_timestamp_seconds{at=\"database\"}") > seen);
 }
 
@@ -202,7 +290,8 @@ fn a_service_that_is_not_in_its_group_yet_is_not_ready() {
     let payment = world.start_with(Service::Payment, &[("KAFKA_BROKERS", &kafka.addr())]);
     until("the group to be missed", || {
         let ready = payment.api().get("/readyz");
-        ready.status == 503 && reasons(&ready).contains("thread payment-consumer-1 is not in its consumer group")
+        ready.status == 503
+            && reasons(&ready).contains("thread payment-consumer-1 is not in its consumer group")
     });
     assert!(kafka.holds_the_answer());
     kafka.resume();
@@ -220,7 +309,10 @@ fn what_a_stuck_partition_holds_is_told_in_records_and_seconds() {
     payment.api().put_balance("ann", 100);
     wait_until_ready(&payment);
     // a failure of the world, not of the message: it is tried again without end
-    world.db(Service::Payment).batch_execute("alter table payment rename to payment_hidden").unwrap();
+    world
+        .db(Service::Payment)
+        .batch_execute("alter table payment rename to payment_hidden")
+        .unwrap();
     let first = order.api().place("ann", "pen", 1, 1);
     let lag = "saga_consumer_lag_records{partition=\"0\",topic=\"payment\"}";
     until("a record to wait", || metric(&payment, lag) >= 1.0);
@@ -228,22 +320,38 @@ fn what_a_stuck_partition_holds_is_told_in_records_and_seconds() {
     until("its age", || metric(&payment, seconds) > 1.0);
     assert!(metric(&payment, "saga_consumer_retries_total{blame=\"world\"}") >= 1.0);
     postgres.cut();
-    until("the database to be missed", || reasons(&payment.api().get("/readyz")).contains("the database: "));
-    assert!(metric(&payment, lag) >= 1.0 && metric(&payment, seconds) > 1.0, "what was known is not forgotten");
+    until("the database to be missed", || {
+        reasons(&payment.api().get("/readyz")).contains("the database: ")
+    });
+    assert!(
+        metric(&payment, lag) >= 1.0 && metric(&payment, seconds) > 1.0,
+        "what was known is not forgotten"
+    );
     postgres.resume();
-    world.db(Service::Payment).batch_execute("alter table payment_hidden rename to payment").unwrap();
+    world
+        .db(Service::Payment)
+        .batch_execute("alter table payment_hidden rename to payment")
+        .unwrap();
     assert_eq!(order.api().settled(first)["orderStatus"], "COMPLETED");
-    until("nothing to wait", || metric(&payment, lag) == 0.0 && metric(&payment, seconds) == 0.0);
+    until("nothing to wait", || {
+        metric(&payment, lag) == 0.0 && metric(&payment, seconds) == 0.0
+    });
 }
 
 /// The names of metrics in a text: of histograms, the whole's.
 fn metrics_named(text: &str) -> BTreeSet<String> {
-    let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    let words =
+        text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
     let of_histogram = |name: &str| {
-        let whole = ["_bucket", "_count", "_sum"].iter().find_map(|part| name.strip_suffix(part));
+        let whole = ["_bucket", "_count", "_sum"]
+            .iter()
+            .find_map(|part| name.strip_suffix(part));
         whole.unwrap_or(name).to_string()
     };
-    words.filter(|word| word.starts_with("saga_")).map(of_histogram).collect()
+    words
+        .filter(|word| word.starts_with("saga_"))
+        .map(of_histogram)
+        .collect()
 }
 
 #[test]
@@ -251,9 +359,14 @@ fn every_metric_that_an_alert_or_the_dashboard_asks_for_is_there_from_the_start(
     let world = World::new("operations_names");
     let instances = world.start_all();
     instances.iter().for_each(wait_until_ready);
-    let there: BTreeSet<String> =
-        instances.iter().flat_map(|instance| metrics_named(&instance.api().get("/metrics").text)).collect();
-    for text in [include_str!("../../monitoring/alerts.yml"), include_str!("../../monitoring/dashboard.json")] {
+    let there: BTreeSet<String> = instances
+        .iter()
+        .flat_map(|instance| metrics_named(&instance.api().get("/metrics").text))
+        .collect();
+    for text in [
+        include_str!("../../monitoring/alerts.yml"),
+        include_str!("../../monitoring/dashboard.json"),
+    ] {
         let asked = metrics_named(text);
         assert!(asked.len() >= 7, "{asked:?}");
         let missing: Vec<&String> = asked.difference(&there).collect();

@@ -28,12 +28,20 @@ fn key(number: usize) -> String {
 }
 
 fn terms(number: usize) -> Value {
-    let user = if number.is_multiple_of(FAILING) { "nobody" } else { "ann" };
+    let user = if number.is_multiple_of(FAILING) {
+        "nobody"
+    } else {
+        "ann"
+    };
     json!({"userName": user, "itemName": "lamp", "price": 3, "quantity": 2})
 }
 
 fn end(number: usize) -> &'static str {
-    if number.is_multiple_of(FAILING) { "FAILED" } else { "COMPLETED" }
+    if number.is_multiple_of(FAILING) {
+        "FAILED"
+    } else {
+        "COMPLETED"
+    }
 }
 
 fn placed(answer: &Answer) -> Uuid {
@@ -43,23 +51,44 @@ fn placed(answer: &Answer) -> Uuid {
 
 /// Places far more orders than can be settled, each under a key of its own.
 fn flood(order: &Instance) -> Flooded {
-    let flood = Flood { ports: vec![order.port()], connections: CONNECTIONS, rate: RATE, time: TIME };
+    let flood = Flood {
+        ports: vec![order.port()],
+        connections: CONNECTIONS,
+        rate: RATE,
+        time: TIME,
+    };
     let request = |number| {
         let mut request = vec![];
         let key = key(number);
-        wire::write_post(&mut request, "/orders", &[("Idempotency-Key", &key)], &terms(number).to_string()).unwrap();
+        wire::write_post(
+            &mut request,
+            "/orders",
+            &[("Idempotency-Key", &key)],
+            &terms(number).to_string(),
+        )
+        .unwrap();
         request
     };
-    let requests: Vec<Vec<u8>> = (0..(RATE * TIME.as_secs_f64()) as usize).map(request).collect();
+    let requests: Vec<Vec<u8>> = (0..(RATE * TIME.as_secs_f64()) as usize)
+        .map(request)
+        .collect();
     flood.run(&requests).unwrap()
 }
 
 fn count(world: &World, service: Service, sql: &str) -> i64 {
-    world.db(service).query_one(&format!("select count(*) from {sql}"), &[]).unwrap().get(0)
+    world
+        .db(service)
+        .query_one(&format!("select count(*) from {sql}"), &[])
+        .unwrap()
+        .get(0)
 }
 
 fn failed_by_deadline(world: &World) -> i64 {
-    count(world, Service::Order, "orders where reason_code = 'DEADLINE'")
+    count(
+        world,
+        Service::Order,
+        "orders where reason_code = 'DEADLINE'",
+    )
 }
 
 const UNSETTLED: &str =
@@ -70,7 +99,10 @@ const UNSETTLED: &str =
 fn whole(text: &str) -> Answer {
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     let (first, headers) = head.split_once("\r\n").unwrap();
-    let header = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_string()));
+    let header = |line: &str| {
+        line.split_once(": ")
+            .map(|(name, value)| (name.to_lowercase(), value.to_string()))
+    };
     Answer {
         status: first.split(' ').nth(1).unwrap().parse().unwrap(),
         headers: headers.split("\r\n").filter_map(header).collect(),
@@ -84,24 +116,48 @@ fn assert_refusal(text: &str) {
     let answer = whole(text);
     contract::check("POST", "/orders", &answer);
     assert_eq!(answer.status, 503, "{text}");
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{text}");
-    let retry_after: Option<u32> = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
-    assert!(retry_after.is_some_and(|seconds| (1..=60).contains(&seconds)), "{text}");
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/problem+json"),
+        "{text}"
+    );
+    let retry_after: Option<u32> = answer
+        .header("retry-after")
+        .and_then(|seconds| seconds.parse().ok());
+    assert!(
+        retry_after.is_some_and(|seconds| (1..=60).contains(&seconds)),
+        "{text}"
+    );
     assert_eq!(answer.json["status"], 503);
-    assert_eq!(answer.json["orderId"], Value::Null, "nothing was stored: {text}");
+    assert_eq!(
+        answer.json["orderId"],
+        Value::Null,
+        "nothing was stored: {text}"
+    );
 }
 
 /// What the service itself counts.
 fn refused_total(order: &Instance) -> usize {
     let text = order.api().get("/metrics").text;
-    let lines = text.lines().filter_map(|line| line.strip_prefix("saga_orders_refused_total{")?.split_once("} "));
-    lines.map(|(_, value)| value.parse::<f64>().unwrap() as usize).sum()
+    let lines = text.lines().filter_map(|line| {
+        line.strip_prefix("saga_orders_refused_total{")?
+            .split_once("} ")
+    });
+    lines
+        .map(|(_, value)| value.parse::<f64>().unwrap() as usize)
+        .sum()
 }
 
 /// Exactly these orders are in the tables, each with all that belongs to it.
 fn assert_nothing_else_was_stored(world: &World, accepted: &BTreeSet<Uuid>) {
     let ids = |service, sql: &str| -> BTreeSet<Uuid> {
-        world.db(service).query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+        world
+            .db(service)
+            .query(sql, &[])
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0))
+            .collect()
     };
     for (service, table) in [
         (Service::Order, "orders"),
@@ -110,9 +166,16 @@ fn assert_nothing_else_was_stored(world: &World, accepted: &BTreeSet<Uuid>) {
         (Service::Payment, "payment"),
         (Service::Stock, "reservation"),
     ] {
-        assert_eq!(&ids(service, &format!("select order_id from {table}")), accepted, "{table}");
+        assert_eq!(
+            &ids(service, &format!("select order_id from {table}")),
+            accepted,
+            "{table}"
+        );
     }
-    assert_eq!(count(world, Service::Order, "idempotency_key"), accepted.len() as i64);
+    assert_eq!(
+        count(world, Service::Order, "idempotency_key"),
+        accepted.len() as i64
+    );
 }
 
 #[test]
@@ -122,40 +185,91 @@ fn above_capacity_what_is_accepted_settles_in_time_and_the_rest_is_refused_witho
     payment.api().put_balance("ann", 1_000_000_000);
     stock.api().put_quantity("lamp", 1_000_000_000);
     // payment's consumer and order's admission have worked before they are slowed down
-    let first = placed(&order.api().json("POST", "/orders", &[("Idempotency-Key", "first")], &terms(1)));
+    let first = placed(&order.api().json(
+        "POST",
+        "/orders",
+        &[("Idempotency-Key", "first")],
+        &terms(1),
+    ));
     assert_eq!(order.api().settled(first)["orderStatus"], "COMPLETED");
     world.db(Service::Payment).batch_execute(SLOW).unwrap();
 
     let flooded = flood(&order);
 
-    let answered = |status| flooded.answered.iter().filter(move |answered| answered.status == status);
+    let answered = |status| {
+        flooded
+            .answered
+            .iter()
+            .filter(move |answered| answered.status == status)
+    };
     let accepted: Vec<&Answered> = answered(202).collect();
     let refused: Vec<&Answered> = answered(503).collect();
-    assert_eq!(accepted.len() + refused.len(), flooded.answered.len(), "{:?}", flooded.refusals.first());
+    assert_eq!(
+        accepted.len() + refused.len(),
+        flooded.answered.len(),
+        "{:?}",
+        flooded.refusals.first()
+    );
     assert_eq!(flooded.lost, [0; 0]);
     assert!(!accepted.is_empty());
-    assert_eq!(failed_by_deadline(&world), 0, "of {} accepted orders", accepted.len());
+    assert_eq!(
+        failed_by_deadline(&world),
+        0,
+        "of {} accepted orders",
+        accepted.len()
+    );
     assert!(!refused.is_empty());
-    flooded.refusals.iter().for_each(|(_, text)| assert_refusal(text));
+    flooded
+        .refusals
+        .iter()
+        .for_each(|(_, text)| assert_refusal(text));
     assert_eq!(refused_total(&order), refused.len());
 
-    until("what was accepted to settle", || count(&world, Service::Order, UNSETTLED) == 0);
-    assert_eq!(failed_by_deadline(&world), 0, "of {} accepted orders", accepted.len());
-    let mut stored: BTreeSet<Uuid> = accepted.iter().map(|answered| answered.order_id.unwrap()).collect();
+    until("what was accepted to settle", || {
+        count(&world, Service::Order, UNSETTLED) == 0
+    });
+    assert_eq!(
+        failed_by_deadline(&world),
+        0,
+        "of {} accepted orders",
+        accepted.len()
+    );
+    let mut stored: BTreeSet<Uuid> = accepted
+        .iter()
+        .map(|answered| answered.order_id.unwrap())
+        .collect();
     assert_eq!(stored.len(), accepted.len());
     stored.insert(first);
-    for Answered { number, order_id, .. } in accepted.iter().rev().take(2 * FAILING) {
-        assert_eq!(order.api().order(order_id.unwrap())["orderStatus"], end(*number));
+    for Answered {
+        number, order_id, ..
+    } in accepted.iter().rev().take(2 * FAILING)
+    {
+        assert_eq!(
+            order.api().order(order_id.unwrap())["orderStatus"],
+            end(*number)
+        );
     }
 
     // a refused request can be repeated, by its key, as if it had not been sent before
     let number = refused[0].number;
-    let repeat = || order.api().json("POST", "/orders", &[("Idempotency-Key", &key(number))], &terms(number));
-    let answer =
-        eventually("the repeated order to be accepted", || Some(repeat()).filter(|answer| answer.status == 202));
+    let repeat = || {
+        order.api().json(
+            "POST",
+            "/orders",
+            &[("Idempotency-Key", &key(number))],
+            &terms(number),
+        )
+    };
+    let answer = eventually("the repeated order to be accepted", || {
+        Some(repeat()).filter(|answer| answer.status == 202)
+    });
     let order_id = placed(&answer);
     assert_eq!(order.api().settled(order_id)["orderStatus"], end(number));
-    assert_eq!(repeat().text, answer.text, "from then on the key stands for this order");
+    assert_eq!(
+        repeat().text,
+        answer.text,
+        "from then on the key stands for this order"
+    );
     assert!(stored.insert(order_id));
 
     world.wait_until_quiet();

@@ -17,16 +17,27 @@ impl Stage {
     /// The three services, which know where the others and the page are, with a rich ann and many lamps.
     fn start(name: &str) -> Stage {
         let [order, payment, stock] = [free_port(), free_port(), free_port()];
-        let [page, payment_url, stock_url] = [order, payment, stock].map(|port| format!("http://127.0.0.1:{port}"));
-        let settings = [("PAYMENT_URL", &*payment_url), ("STOCK_URL", &stock_url), ("CORS_ORIGINS", &page)];
+        let [page, payment_url, stock_url] =
+            [order, payment, stock].map(|port| format!("http://127.0.0.1:{port}"));
+        let settings = [
+            ("PAYMENT_URL", &*payment_url),
+            ("STOCK_URL", &stock_url),
+            ("CORS_ORIGINS", &page),
+        ];
         let world = World::with(name, &settings);
-        let start = |service, name, port: u16| world.start_with(service, &[(name, &port.to_string())]);
+        let start =
+            |service, name, port: u16| world.start_with(service, &[(name, &port.to_string())]);
         let order = start(Service::Order, "ORDER_PORT", order);
         let payment = start(Service::Payment, "PAYMENT_PORT", payment);
         let stock = start(Service::Stock, "STOCK_PORT", stock);
         payment.api().put_balance("ann", 100_000);
         stock.api().put_quantity("lamp", 1_000);
-        Stage { world, order, payment, stock }
+        Stage {
+            world,
+            order,
+            payment,
+            stock,
+        }
     }
 
     /// The page, once it shows that it reaches all three services.
@@ -50,7 +61,10 @@ fn place(browser: &Browser, price: &str, end: &str) {
     fill_order(browser, price);
     browser.click("#place button");
     browser.wait_for("#place-said", end);
-    browser.wait_for("#orders [aria-expanded=true] .status", end.split(", ").next().unwrap());
+    browser.wait_for(
+        "#orders [aria-expanded=true] .status",
+        end.split(", ").next().unwrap(),
+    );
 }
 
 #[test]
@@ -58,12 +72,21 @@ fn the_page_may_run_nothing_but_its_own_script_and_reach_nothing_but_the_service
     let world = World::with("page_policy", &[("STOCK_URL", "https://stock.example.org")]);
     let order = world.start(Service::Order);
     let (first, second) = (order.api().get("/"), order.api().get("/"));
-    assert_eq!((first.status, first.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert_eq!(
+        (first.status, first.header("content-type")),
+        (200, Some("text/html; charset=utf-8"))
+    );
     assert_eq!(first.header("x-content-type-options"), Some("nosniff"));
     assert_eq!(first.header("referrer-policy"), Some("no-referrer"));
     assert_eq!(first.header("cache-control"), Some("no-store"));
     let policy = first.header("content-security-policy").unwrap();
-    let nonce = policy.split_once("script-src 'nonce-").unwrap().1.split_once('\'').unwrap().0;
+    let nonce = policy
+        .split_once("script-src 'nonce-")
+        .unwrap()
+        .1
+        .split_once('\'')
+        .unwrap()
+        .0;
     assert_eq!(
         policy,
         format!(
@@ -72,7 +95,11 @@ fn the_page_may_run_nothing_but_its_own_script_and_reach_nothing_but_the_service
              frame-ancestors 'none'; require-trusted-types-for 'script'"
         )
     );
-    assert_eq!(first.text.matches(&format!("nonce=\"{nonce}\"")).count(), 2, "one script, one style");
+    assert_eq!(
+        first.text.matches(&format!("nonce=\"{nonce}\"")).count(),
+        2,
+        "one script, one style"
+    );
     assert!(!second.text.contains(nonce), "a nonce is used once");
 }
 
@@ -122,7 +149,10 @@ fn a_dead_letter_is_replayed_by_a_click_and_another_discarded_with_a_reason() {
     browser.click("#letters li [aria-label^=Replay]");
     browser.wait_for("#letters-said", "applied");
     browser.wait_for("#no-letters", "There are none.");
-    assert_eq!(stage.order.api().settled(mended)["orderStatus"], "COMPLETED");
+    assert_eq!(
+        stage.order.api().settled(mended)["orderStatus"],
+        "COMPLETED"
+    );
 
     park_an_answer(&stage, &mut db);
     browser.click("#letters li [aria-label^=Discard]");
@@ -138,11 +168,21 @@ fn a_dead_letter_is_replayed_by_a_click_and_another_discarded_with_a_reason() {
     );
     browser.wait_for("#letters li", "<b>it was a test</b>");
     let actions = "select actor from dead_letter_action order by at";
-    let actors: Vec<String> = db.query(actions, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    let actors: Vec<String> = db
+        .query(actions, &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
     assert_eq!(actors, ["Zoë", "Zoë"]);
     // the refused reason, and nothing else
     let console = browser.console();
-    assert!(console.iter().all(|line| line.contains("/discard") && line.contains("422")), "{console:#?}");
+    assert!(
+        console
+            .iter()
+            .all(|line| line.contains("/discard") && line.contains("422")),
+        "{console:#?}"
+    );
 }
 
 /// An order whose payment's answer could not be handled and is parked at order; it can be handled since.
@@ -156,8 +196,14 @@ fn park_an_answer(stage: &Stage, db: &mut Client) -> Uuid {
     .unwrap();
     let order_id = stage.order.api().place("ann", "lamp", 1, 1);
     let parked = "select count(*) from dead_letter where convert_from(record_key, 'UTF8') = $1";
-    until("a parked record", || db.query_one(parked, &[&order_id.to_string()]).unwrap().get::<_, i64>(0) == 1);
-    db.batch_execute("drop trigger fail on orders; drop function fail").unwrap();
+    until("a parked record", || {
+        db.query_one(parked, &[&order_id.to_string()])
+            .unwrap()
+            .get::<_, i64>(0)
+            == 1
+    });
+    db.batch_execute("drop trigger fail on orders; drop function fail")
+        .unwrap();
     order_id
 }
 
@@ -167,7 +213,10 @@ fn the_keyboard_alone_places_an_order_and_opens_its_story() {
     let stage = Stage::start("page_keys");
     let browser = stage.open();
     browser.press(TAB);
-    assert_eq!(browser.run("return document.activeElement.innerText"), "Skip to the content");
+    assert_eq!(
+        browser.run("return document.activeElement.innerText"),
+        "Skip to the content"
+    );
     browser.press(ENTER);
     assert_eq!(browser.run("return document.activeElement.id"), "main");
     tab_to(&browser, "place-userName");
@@ -176,17 +225,30 @@ fn the_keyboard_alone_places_an_order_and_opens_its_story() {
         browser.press(text);
         browser.press(TAB);
     }
-    assert_eq!(browser.run("return document.activeElement.innerText"), "Place order");
+    assert_eq!(
+        browser.run("return document.activeElement.innerText"),
+        "Place order"
+    );
     browser.press(ENTER);
     browser.wait_for("#place-said", "completed");
-    assert_eq!(browser.run("return document.activeElement.innerText"), "Place order", "the focus stays");
+    assert_eq!(
+        browser.run("return document.activeElement.innerText"),
+        "Place order",
+        "the focus stays"
+    );
 
     tab_to(&browser, "find-id");
     browser.press(TAB);
     browser.press(TAB);
-    assert_eq!(browser.run("return document.activeElement.getAttribute('aria-expanded')"), "true");
+    assert_eq!(
+        browser.run("return document.activeElement.getAttribute('aria-expanded')"),
+        "true"
+    );
     browser.press(ENTER);
-    assert_eq!(browser.run("return document.activeElement.getAttribute('aria-expanded')"), "false");
+    assert_eq!(
+        browser.run("return document.activeElement.getAttribute('aria-expanded')"),
+        "false"
+    );
     browser.press(ENTER);
     browser.wait_for("#orders .steps", "payment.success-");
     assert_eq!(stage.stock.api().found("/items/lamp")["quantity"], 998);
@@ -226,15 +288,28 @@ fn every_control_has_a_name_and_the_page_fits_every_screen() {
         .names(":is(input, select, button, summary, section, article, main, svg, [role=region]):not([hidden] *)");
     assert!(controls.len() > 45, "{controls:#?}");
     for (name, html) in controls {
-        assert!(!name.trim().is_empty() || html.starts_with("<main"), "without a name: {html}");
+        assert!(
+            !name.trim().is_empty() || html.starts_with("<main"),
+            "without a name: {html}"
+        );
     }
     browser.prefer("light");
     for width in [360, 768, 1100, 1440, 2200] {
         browser.resize(width, 900);
-        let wide = browser.run("return document.documentElement.scrollWidth").as_u64().unwrap();
-        assert!(wide <= u64::from(width), "{wide} pixels wide on a screen of {width}");
+        let wide = browser
+            .run("return document.documentElement.scrollWidth")
+            .as_u64()
+            .unwrap();
+        assert!(
+            wide <= u64::from(width),
+            "{wide} pixels wide on a screen of {width}"
+        );
     }
-    for (name, scheme, width) in [("light", "light", 1440), ("dark", "dark", 1440), ("narrow", "light", 360)] {
+    for (name, scheme, width) in [
+        ("light", "light", 1440),
+        ("dark", "dark", 1440),
+        ("narrow", "light", 360),
+    ] {
         browser.prefer(scheme);
         browser.save_picture(width, &pictures().join(format!("{name}.png")));
     }
@@ -253,7 +328,9 @@ fn a_service_that_is_away_is_shown_so_and_comes_back_by_itself() {
         browser.run("return document.querySelectorAll('.edge[data-stale=true]').length") == 2
     });
     let port = stage.payment.port().to_string();
-    let back = stage.world.start_with(Service::Payment, &[("PAYMENT_PORT", &port)]);
+    let back = stage
+        .world
+        .start_with(Service::Payment, &[("PAYMENT_PORT", &port)]);
     browser.wait_for("#service-payment .state", "ready");
     place(&browser, "300", "completed");
     assert_eq!(back.api().found("/accounts/ann")["balance"], 99_700);

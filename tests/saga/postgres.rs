@@ -15,11 +15,15 @@ fn reasons(instance: &Instance) -> String {
 }
 
 fn wait_for_reason(instance: &Instance, words: &str) {
-    until(&format!("{words:?} as a reason"), || reasons(instance).contains(words));
+    until(&format!("{words:?} as a reason"), || {
+        reasons(instance).contains(words)
+    });
 }
 
 fn wait_until_ready(instance: &Instance) {
-    until("it to be ready", || instance.api().get("/readyz").status == 200);
+    until("it to be ready", || {
+        instance.api().get("/readyz").status == 200
+    });
 }
 
 fn order() -> Value {
@@ -32,7 +36,9 @@ fn end_sessions(world: &World, service: Service) {
 }
 
 fn count(db: &mut Client, of: &str) -> i64 {
-    db.query_one(&format!("select count(*) from {of}"), &[]).unwrap().get(0)
+    db.query_one(&format!("select count(*) from {of}"), &[])
+        .unwrap()
+        .get(0)
 }
 
 // ---- a server that gives no sessions
@@ -40,13 +46,18 @@ fn count(db: &mut Client, of: &str) -> i64 {
 #[test]
 fn a_server_that_refuses_sessions_is_told_in_its_own_words_and_no_order_is_in_doubt() {
     let world = World::new("turned_away");
-    let [order_service, payment] = [Service::Order, Service::Payment].map(|service| world.start(service));
+    let [order_service, payment] =
+        [Service::Order, Service::Payment].map(|service| world.start(service));
     assert_eq!(order_service.api().post("/orders", &order()).status, 202);
     world.wait_until_published(Service::Order);
     let mut admin = world.db(Service::Stock);
     for service in [Service::Order, Service::Payment] {
         let database = world.database(service);
-        admin.batch_execute(&format!("alter database {database} allow_connections false")).unwrap();
+        admin
+            .batch_execute(&format!(
+                "alter database {database} allow_connections false"
+            ))
+            .unwrap();
         let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
         admin.execute(sql, &[&database]).unwrap();
     }
@@ -57,22 +68,42 @@ fn a_server_that_refuses_sessions_is_told_in_its_own_words_and_no_order_is_in_do
     // the writer has no session any more
     order_service.wait_for_log("what admission goes by can't be read");
     let posted = order_service.api().post("/orders", &order());
-    let why =
-        format!("the database refuses us: {}; nothing was changed, repeat the request later", words(Service::Order));
-    assert_eq!((posted.status, posted.json["detail"].as_str()), (503, Some(&*why)));
+    let why = format!(
+        "the database refuses us: {}; nothing was changed, repeat the request later",
+        words(Service::Order)
+    );
+    assert_eq!(
+        (posted.status, posted.json["detail"].as_str()),
+        (503, Some(&*why))
+    );
     let read = payment.api().get("/accounts/ann");
-    let why = format!("the database refuses us: {}; repeat the request", words(Service::Payment));
-    assert_eq!((read.status, read.json["detail"].as_str()), (503, Some(&*why)));
+    let why = format!(
+        "the database refuses us: {}; repeat the request",
+        words(Service::Payment)
+    );
+    assert_eq!(
+        (read.status, read.json["detail"].as_str()),
+        (503, Some(&*why))
+    );
     let (code, said) = world.ask(Service::Payment, &["--check"], &[]);
-    let line = format!("database: failed: PostgreSQL refuses: {}; check", words(Service::Payment));
+    let line = format!(
+        "database: failed: PostgreSQL refuses: {}; check",
+        words(Service::Payment)
+    );
     assert!(code == 1 && said.contains(&line), "{said}");
     for service in [Service::Order, Service::Payment] {
         let database = world.database(service);
-        admin.batch_execute(&format!("alter database {database} allow_connections true")).unwrap();
+        admin
+            .batch_execute(&format!("alter database {database} allow_connections true"))
+            .unwrap();
     }
     wait_until_ready(&order_service);
     assert_eq!(order_service.api().post("/orders", &order()).status, 202);
-    assert_eq!(count(&mut world.db(Service::Order), "orders"), 2, "the refused one was not stored");
+    assert_eq!(
+        count(&mut world.db(Service::Order), "orders"),
+        2,
+        "the refused one was not stored"
+    );
 }
 
 #[test]
@@ -80,18 +111,39 @@ fn a_check_says_what_is_wrong_with_a_server_that_is_there() {
     let world = World::new("wrong_url");
     let url = world.database_url(Service::Stock);
     let (server, _) = url.rsplit_once('/').unwrap();
-    let without_tls = world.db(Service::Stock).query_one("show ssl", &[]).unwrap().get::<_, &str>(0) == "off";
+    let without_tls = world
+        .db(Service::Stock)
+        .query_one("show ssl", &[])
+        .unwrap()
+        .get::<_, &str>(0)
+        == "off";
     for (url, wanted) in [
-        (format!("{server}/nowhere"), "database \"nowhere\" does not exist (SQLSTATE 3D000)"),
-        (format!("{url}?sslmode=require"), "server does not support TLS"),
+        (
+            format!("{server}/nowhere"),
+            "database \"nowhere\" does not exist (SQLSTATE 3D000)",
+        ),
+        (
+            format!("{url}?sslmode=require"),
+            "server does not support TLS",
+        ),
     ] {
         if url.ends_with("require") && !without_tls {
             continue;
         }
-        let (code, said) = world.ask(Service::Stock, &["--check"], &[("STOCK_DATABASE_URL", &url)]);
+        let (code, said) = world.ask(
+            Service::Stock,
+            &["--check"],
+            &[("STOCK_DATABASE_URL", &url)],
+        );
         assert_eq!(code, 1, "{said}");
-        assert!(said.contains("database: failed: PostgreSQL refuses: ") && said.contains(wanted), "{said}");
-        assert!(said.contains("check the database's URL and what the server grants its user"), "{said}");
+        assert!(
+            said.contains("database: failed: PostgreSQL refuses: ") && said.contains(wanted),
+            "{said}"
+        );
+        assert!(
+            said.contains("check the database's URL and what the server grants its user"),
+            "{said}"
+        );
     }
 }
 
@@ -106,20 +158,44 @@ fn a_read_only_database_is_told_in_its_own_words_and_used_again_as_soon_as_it_ca
     assert_eq!(api.post("/orders", &order()).status, 202);
     let mut admin = world.db(Service::Order);
     let database = world.database(Service::Order);
-    admin.batch_execute(&format!("alter database {database} set default_transaction_read_only = on")).unwrap();
+    admin
+        .batch_execute(&format!(
+            "alter database {database} set default_transaction_read_only = on"
+        ))
+        .unwrap();
     end_sessions(&world, Service::Order);
     wait_for_reason(&order_service, "is read-only");
     let refused = api.post("/orders", &order());
     assert_eq!(refused.status, 503, "{}", refused.text);
     let why = refused.json["detail"].as_str().unwrap();
-    assert!(why.contains("is read-only (default_transaction_read_only is on)"), "{why}");
-    assert!(why.ends_with("; nothing was changed, repeat the request later"), "{why}");
-    assert!(metric(&order_service, "saga_orders_refused_total{reason=\"database\"}") >= 1.0);
+    assert!(
+        why.contains("is read-only (default_transaction_read_only is on)"),
+        "{why}"
+    );
+    assert!(
+        why.ends_with("; nothing was changed, repeat the request later"),
+        "{why}"
+    );
+    assert!(
+        metric(
+            &order_service,
+            "saga_orders_refused_total{reason=\"database\"}"
+        ) >= 1.0
+    );
     let (code, said) = world.ask(Service::Order, &["--check"], &[]);
-    assert!(code == 1 && said.contains("database: failed: database") && said.contains("is read-only"), "{said}");
+    assert!(
+        code == 1 && said.contains("database: failed: database") && said.contains("is read-only"),
+        "{said}"
+    );
     let mut writer = world.db(Service::Order);
-    writer.batch_execute("set default_transaction_read_only = off").unwrap();
-    writer.batch_execute(&format!("alter database {database} reset default_transaction_read_only")).unwrap();
+    writer
+        .batch_execute("set default_transaction_read_only = off")
+        .unwrap();
+    writer
+        .batch_execute(&format!(
+            "alter database {database} reset default_transaction_read_only"
+        ))
+        .unwrap();
     wait_until_ready(&order_service);
     assert_eq!(api.post("/orders", &order()).status, 202);
     world.wait_until_published(Service::Order);
@@ -133,10 +209,16 @@ fn sessions_of_a_server_that_becomes_read_only_are_dropped_and_made_anew() {
     wait_until_ready(&order_service);
     let mut admin = servers.db("postgres");
     let set = |admin: &mut Client, value: &str| {
-        admin.batch_execute(&format!("alter system set default_transaction_read_only = {value}")).unwrap();
+        admin
+            .batch_execute(&format!(
+                "alter system set default_transaction_read_only = {value}"
+            ))
+            .unwrap();
         admin.batch_execute("select pg_reload_conf()").unwrap();
     };
-    admin.batch_execute("set default_transaction_read_only = off").unwrap();
+    admin
+        .batch_execute("set default_transaction_read_only = off")
+        .unwrap();
     set(&mut admin, "on");
     wait_for_reason(&order_service, "is read-only");
     assert_eq!(order_service.api().post("/orders", &order()).status, 503);
@@ -163,7 +245,11 @@ fn an_address_that_leads_to_a_standby_for_a_while_is_refused_for_as_long() {
         assert_eq!(refused.status, 503, "{}", refused.text);
         refused.text.contains("is a standby")
     });
-    let (code, said) = world.ask(Service::Order, &["--check"], &[("ORDER_DATABASE_URL", &url)]);
+    let (code, said) = world.ask(
+        Service::Order,
+        &["--check"],
+        &[("ORDER_DATABASE_URL", &url)],
+    );
     assert!(code == 1 && said.contains("is a standby"), "{said}");
     proxy.lead_to(&servers.primary());
     proxy.drop_connections();
@@ -186,12 +272,21 @@ fn of_two_servers_in_the_url_the_one_that_can_be_written_is_taken() {
 // ---- keys of our own
 
 fn set_back(db: &mut Client, table: &str) {
-    db.execute("select setval(pg_get_serial_sequence($1, 'id'), 1, false)", &[&table]).unwrap();
+    db.execute(
+        "select setval(pg_get_serial_sequence($1, 'id'), 1, false)",
+        &[&table],
+    )
+    .unwrap();
 }
 
 /// A request of payment's that can't be read.
 fn spoilt(number: u128) -> Message {
-    let mut message = Message::event("payment", Uuid::from_u128(number), "payment.requested", &json!({}));
+    let mut message = Message::event(
+        "payment",
+        Uuid::from_u128(number),
+        "payment.requested",
+        &json!({}),
+    );
     message.value = Some(format!("spoilt {number}").into_bytes());
     message
 }
@@ -210,12 +305,19 @@ fn a_dead_letter_is_not_lost_to_a_sequence_that_stands_behind_its_rows() {
     set_back(&mut world.db(Service::Payment), "dead_letter");
     let (code, said) = world.ask(Service::Payment, &["--check"], &[]);
     let told = "the sequence of dead_letter.id stands at 1, behind its rows (up to ";
-    assert!(code == 0 && said.contains(told) && said.contains("a start sets it on"), "{said}");
+    assert!(
+        code == 0 && said.contains(told) && said.contains("a start sets it on"),
+        "{said}"
+    );
     let payment = world.start(Service::Payment);
     payment.wait_for_log(told);
     world.produce(&spoilt(3));
     assert_eq!(wait_for_parked(&world, Service::Payment, 3).len(), 3);
-    assert!(!payment.log().contains("dead_letter_pkey"), "{}", payment.log());
+    assert!(
+        !payment.log().contains("dead_letter_pkey"),
+        "{}",
+        payment.log()
+    );
 }
 
 #[test]
@@ -231,7 +333,10 @@ fn a_clash_in_a_table_of_ours_is_not_blamed_on_an_answer() {
     set_back(&mut db, "deadline");
     // fails, so that stock is asked to give back, which is written into that table
     let order_id = order_service.api().place("ann", "tea", 300, 2);
-    assert_eq!(order_service.api().settled(order_id)["orderStatus"], "FAILED");
+    assert_eq!(
+        order_service.api().settled(order_id)["orderStatus"],
+        "FAILED"
+    );
     assert_eq!(count(&mut db, "dead_letter"), 0);
     assert_eq!(stock.api().quantity("tea"), 1_000);
 }
@@ -243,13 +348,17 @@ fn three_services_live_in_schemas_of_one_database_and_two_in_one_are_refused() {
     let world = World::new("schemas");
     let mut db = world.db(Service::Order);
     Service::ALL.iter().for_each(|service| {
-        db.batch_execute(&format!("create schema of_{}", service.name())).unwrap();
+        db.batch_execute(&format!("create schema of_{}", service.name()))
+            .unwrap();
     });
     let url = |service: Service, schema: &str| {
         let shared = world.database_url(Service::Order);
         let mark = if shared.contains('?') { "&" } else { "?" };
         let variable = format!("{}_DATABASE_URL", service.name().to_uppercase());
-        (variable, format!("{shared}{mark}options=-c%20search_path%3D{schema}"))
+        (
+            variable,
+            format!("{shared}{mark}options=-c%20search_path%3D{schema}"),
+        )
     };
     let start = |service: Service| {
         let (variable, url) = url(service, &format!("of_{}", service.name()));
@@ -261,16 +370,30 @@ fn three_services_live_in_schemas_of_one_database_and_two_in_one_are_refused() {
     payment.api().put_balance("ann", 1_000);
     stock.api().put_quantity("tea", 10);
     let order_id = order_service.api().place("ann", "tea", 300, 2);
-    assert_eq!(order_service.api().settled(order_id)["orderStatus"], "COMPLETED");
-    [&order_service, &payment, &stock].into_iter().for_each(wait_until_ready);
+    assert_eq!(
+        order_service.api().settled(order_id)["orderStatus"],
+        "COMPLETED"
+    );
+    [&order_service, &payment, &stock]
+        .into_iter()
+        .for_each(wait_until_ready);
 
     let (variable, taken) = url(Service::Payment, "of_order");
     let second = world.launch(Service::Payment, &[(&variable, &taken)]);
     assert_eq!(second.process().exit().code(), Some(1));
-    assert!(second.log().contains("schema of_order belongs to the service order"), "{}", second.log());
+    assert!(
+        second
+            .log()
+            .contains("schema of_order belongs to the service order"),
+        "{}",
+        second.log()
+    );
     let (variable, missing) = url(Service::Payment, "nowhere");
     let (code, said) = world.ask(Service::Payment, &["--check"], &[(&variable, &missing)]);
-    assert!(code == 1 && said.contains("no schema of the search_path (nowhere) is there"), "{said}");
+    assert!(
+        code == 1 && said.contains("no schema of the search_path (nowhere) is there"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -288,8 +411,13 @@ fn an_outbox_that_ages_while_somebody_else_holds_the_lead_is_a_reason() {
          end $$",
     )
     .unwrap();
-    until("an order to be taken", || order_service.api().post("/orders", &order()).status == 202);
-    wait_for_reason(&order_service, "no relay leads, and the oldest of 1 outbox rows has been waiting for");
+    until("an order to be taken", || {
+        order_service.api().post("/orders", &order()).status == 202
+    });
+    wait_for_reason(
+        &order_service,
+        "no relay leads, and the oldest of 1 outbox rows has been waiting for",
+    );
     drop(db);
     wait_until_ready(&order_service);
     world.wait_until_published(Service::Order);
@@ -302,11 +430,19 @@ fn an_open_snapshot_is_told() {
     let world = World::new("snapshot");
     let payment = world.start(Service::Payment);
     let mut db = world.db(Service::Payment);
-    let mut open = db.build_transaction().isolation_level(postgres::IsolationLevel::RepeatableRead).start().unwrap();
+    let mut open = db
+        .build_transaction()
+        .isolation_level(postgres::IsolationLevel::RepeatableRead)
+        .start()
+        .unwrap();
     open.query_one("select count(*) from account", &[]).unwrap();
-    until("the snapshot to be told", || metric(&payment, "saga_database_oldest_snapshot_seconds") >= 2.0);
+    until("the snapshot to be told", || {
+        metric(&payment, "saga_database_oldest_snapshot_seconds") >= 2.0
+    });
     drop(open);
-    until("its end to be told", || metric(&payment, "saga_database_oldest_snapshot_seconds") < 1.0);
+    until("its end to be told", || {
+        metric(&payment, "saga_database_oldest_snapshot_seconds") < 1.0
+    });
 }
 
 #[test]
@@ -314,14 +450,27 @@ fn a_database_that_is_not_in_utf_8_is_refused() {
     let world = World::new("latin1");
     let name = world.database(Service::Payment);
     let mut admin = Client::connect(&env::database_url("postgres"), postgres::NoTls).unwrap();
-    admin.batch_execute(&format!("drop database {name}")).unwrap();
+    admin
+        .batch_execute(&format!("drop database {name}"))
+        .unwrap();
     let latin1 = "encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0";
-    admin.batch_execute(&format!("create database {name} {latin1}")).unwrap();
+    admin
+        .batch_execute(&format!("create database {name} {latin1}"))
+        .unwrap();
     let payment = world.launch(Service::Payment, &[]);
     assert_eq!(payment.process().exit().code(), Some(1));
-    assert!(payment.log().contains(&format!("database {name} has the encoding LATIN1")), "{}", payment.log());
+    assert!(
+        payment
+            .log()
+            .contains(&format!("database {name} has the encoding LATIN1")),
+        "{}",
+        payment.log()
+    );
     let (code, said) = world.ask(Service::Payment, &["--check"], &[]);
-    assert!(code == 1 && said.contains("has the encoding LATIN1"), "{said}");
+    assert!(
+        code == 1 && said.contains("has the encoding LATIN1"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -333,7 +482,9 @@ fn an_order_whose_outbox_row_is_deleted_is_told_as_overdue_and_ends() {
     let mut db = world.db(Service::Order);
     // the relay waits for the row, which is gone when it gets it
     let mut deleting = db.transaction().unwrap();
-    deleting.batch_execute("lock table order_outbox in access exclusive mode").unwrap();
+    deleting
+        .batch_execute("lock table order_outbox in access exclusive mode")
+        .unwrap();
     let placing = std::thread::scope(|scope| {
         let placing = scope.spawn(|| order_service.api().place("ann", "tea", 300, 2));
         world.wait_for_waiting(Service::Order, 2);
@@ -346,12 +497,19 @@ fn an_order_whose_outbox_row_is_deleted_is_told_as_overdue_and_ends() {
         deleting.commit().unwrap();
         placing.join().unwrap()
     });
-    db.batch_execute("drop trigger vanish on order_outbox").unwrap();
+    db.batch_execute("drop trigger vanish on order_outbox")
+        .unwrap();
     until("it to be listed", || {
         let listed = order_service.api().found("/orders?status=OVERDUE")["orders"].clone();
-        listed.as_array().is_some_and(|orders| orders.iter().any(|order| order["orderId"] == placing.to_string()))
+        listed.as_array().is_some_and(|orders| {
+            orders
+                .iter()
+                .any(|order| order["orderId"] == placing.to_string())
+        })
     });
-    until("it to be counted", || metric(&order_service, "saga_orders_overdue") == 1.0);
+    until("it to be counted", || {
+        metric(&order_service, "saga_orders_overdue") == 1.0
+    });
     let settled = order_service.api().settled(placing);
     assert_eq!(
         (&settled["orderStatus"], &settled["reason"]["code"]),
@@ -359,8 +517,13 @@ fn an_order_whose_outbox_row_is_deleted_is_told_as_overdue_and_ends() {
         "{settled}"
     );
     world.wait_until_quiet();
-    assert_eq!((payment.api().balance("ann"), stock.api().quantity("tea")), (1_000, 10));
-    until("nothing to be overdue", || metric(&order_service, "saga_orders_overdue") == 0.0);
+    assert_eq!(
+        (payment.api().balance("ann"), stock.api().quantity("tea")),
+        (1_000, 10)
+    );
+    until("nothing to be overdue", || {
+        metric(&order_service, "saga_orders_overdue") == 0.0
+    });
 }
 
 #[test]
@@ -372,31 +535,55 @@ fn an_order_whose_deadline_is_deleted_is_told_as_overdue_and_ends() {
     assert!(payment.stop().success());
     let placed = order_service.api().place("ann", "tea", 300, 2);
     let mut db = world.db(Service::Order);
-    until("its deadline to be there, and no longer", || db.execute("delete from deadline", &[]).unwrap() > 0);
+    until("its deadline to be there, and no longer", || {
+        db.execute("delete from deadline", &[]).unwrap() > 0
+    });
     until("it to be listed", || {
         let listed = order_service.api().found("/orders?status=OVERDUE")["orders"].clone();
-        listed.as_array().is_some_and(|orders| orders.iter().any(|order| order["orderId"] == placed.to_string()))
+        listed.as_array().is_some_and(|orders| {
+            orders
+                .iter()
+                .any(|order| order["orderId"] == placed.to_string())
+        })
     });
-    until("it to end", || order_service.api().order(placed)["orderStatus"] == "FAILED");
+    until("it to end", || {
+        order_service.api().order(placed)["orderStatus"] == "FAILED"
+    });
     let payment = world.start(Service::Payment);
     let settled = order_service.api().settled(placed);
     assert_eq!(settled["reason"]["code"], "DEADLINE", "{settled}");
     world.wait_until_quiet();
-    assert_eq!((payment.api().balance("ann"), stock.api().quantity("tea")), (1_000, 10));
+    assert_eq!(
+        (payment.api().balance("ann"), stock.api().quantity("tea")),
+        (1_000, 10)
+    );
 }
 
 #[test]
 fn a_publication_of_all_tables_hinders_nothing() {
     let world = World::new("publication");
-    world.start_all().iter().for_each(|instance| assert!(instance.stop().success()));
+    world
+        .start_all()
+        .iter()
+        .for_each(|instance| assert!(instance.stop().success()));
     for service in Service::ALL {
         let mut db = world.db(service);
-        db.batch_execute("create publication everything for all tables").unwrap();
+        db.batch_execute("create publication everything for all tables")
+            .unwrap();
         let keyless = "select relname::text from pg_class c
                         where relnamespace = 'public'::regnamespace and relkind = 'r' and relreplident = 'd'
                           and not exists (select from pg_index where indrelid = c.oid and indisprimary)";
-        let keyless: Vec<String> = db.query(keyless, &[]).unwrap().iter().map(|row| row.get(0)).collect();
-        assert_eq!(keyless, Vec::<String>::new(), "rows of these could be neither changed nor removed");
+        let keyless: Vec<String> = db
+            .query(keyless, &[])
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        assert_eq!(
+            keyless,
+            Vec::<String>::new(),
+            "rows of these could be neither changed nor removed"
+        );
     }
     let timeline = "insert into timeline (order_id, message_id, noted_at, type) values (gen_random_uuid(), gen_random_uuid(), now(), 'x')";
     let mut db = world.db(Service::Order);
@@ -409,8 +596,7 @@ fn a_clock_that_ran_ahead_for_a_moment_is_told_and_later_times_are_right() {
     let world = World::with("ran_ahead", &[("TOPIC_PARTITIONS", "1")]);
     let payment = world.start(Service::Payment);
     let mut db = world.db(Service::Payment);
-    let ten_years =
-        "select setval('outbox_clock', (extract(epoch from now() + interval '10 years') * 1000000)::bigint)";
+    let ten_years = "select setval('outbox_clock', (extract(epoch from now() + interval '10 years') * 1000000)::bigint)";
     db.execute(ten_years, &[]).unwrap();
     let append = "select append_outbox(array[gen_random_uuid()], array['[]'])";
     let mut rows = world.db(Service::Payment);
@@ -429,7 +615,12 @@ fn a_clock_that_ran_ahead_for_a_moment_is_told_and_later_times_are_right() {
 /// Holds rows as a person does who has begun a transaction in psql.
 fn hold<'a>(db: &'a mut Client, rows: &str) -> postgres::Transaction<'a> {
     let mut held = db.transaction().unwrap();
-    assert!(!held.query(&format!("select * from {rows} for update"), &[]).unwrap().is_empty());
+    assert!(
+        !held
+            .query(&format!("select * from {rows} for update"), &[])
+            .unwrap()
+            .is_empty()
+    );
     held
 }
 
@@ -438,8 +629,12 @@ fn shop(name: &str, settings: &[(&str, &str)]) -> (World, [Instance; 3]) {
     let world = World::with(name, settings);
     let instances = world.start_all();
     let [_, payment, stock] = &instances;
-    ["ann", "bob"].iter().for_each(|user| payment.api().put_balance(user, 1_000));
-    ["tea", "lamp"].iter().for_each(|item| stock.api().put_quantity(item, 100));
+    ["ann", "bob"]
+        .iter()
+        .for_each(|user| payment.api().put_balance(user, 1_000));
+    ["tea", "lamp"]
+        .iter()
+        .for_each(|item| stock.api().put_quantity(item, 100));
     (world, instances)
 }
 
@@ -451,17 +646,29 @@ fn a_locked_account_delays_its_own_orders_only() {
     let held = hold(&mut person, "account where user_name = 'ann'");
     let of_ann: Vec<Uuid> = (0..6).map(|_| api.place("ann", "tea", 10, 1)).collect();
     let of_bob: Vec<Uuid> = (0..12).map(|_| api.place("bob", "tea", 10, 1)).collect();
-    of_bob.iter().for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "COMPLETED"));
-    until("all of ann's to be set aside", || metric(&payment, "saga_set_aside_records") == 6.0);
+    of_bob
+        .iter()
+        .for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "COMPLETED"));
+    until("all of ann's to be set aside", || {
+        metric(&payment, "saga_set_aside_records") == 6.0
+    });
     let overview = payment.api().found("/overview");
     let waits_for = overview["setAside"]["for"].as_str().unwrap();
-    assert!(waits_for.starts_with("the row of account ann, held by session "), "{waits_for}");
+    assert!(
+        waits_for.starts_with("the row of account ann, held by session "),
+        "{waits_for}"
+    );
     payment.wait_for_log("records are set aside and tried again");
     assert_eq!(payment.api().get("/readyz").status, 200);
     held.rollback().unwrap();
-    of_ann.iter().for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "COMPLETED"));
+    of_ann
+        .iter()
+        .for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "COMPLETED"));
     world.wait_until_quiet();
-    assert_eq!((payment.api().balance("ann"), payment.api().balance("bob")), (940, 880));
+    assert_eq!(
+        (payment.api().balance("ann"), payment.api().balance("bob")),
+        (940, 880)
+    );
     assert_eq!(count(&mut world.db(Service::Payment), "set_aside"), 0);
     world.assert_conserved();
 }
@@ -472,25 +679,33 @@ fn what_was_set_aside_outlives_the_process_that_did_so() {
     let mut person = world.db(Service::Payment);
     let held = hold(&mut person, "account where user_name = 'ann'");
     let order_id = order_service.api().place("ann", "tea", 10, 1);
-    until("it to be set aside", || count(&mut world.db(Service::Payment), "set_aside") == 1);
+    until("it to be set aside", || {
+        count(&mut world.db(Service::Payment), "set_aside") == 1
+    });
     payment.process().kill();
     held.rollback().unwrap();
     let _second = world.start(Service::Payment);
-    assert_eq!(order_service.api().settled(order_id)["orderStatus"], "COMPLETED");
+    assert_eq!(
+        order_service.api().settled(order_id)["orderStatus"],
+        "COMPLETED"
+    );
     world.wait_until_quiet();
     world.assert_conserved();
 }
 
 #[test]
 fn a_locked_order_delays_itself_only_at_its_publication_its_answers_and_its_deadline() {
-    let (world, [order_service, payment, stock]) = shop("locked_order", &[("ORDER_DEADLINE", "10s")]);
+    let (world, [order_service, payment, stock]) =
+        shop("locked_order", &[("ORDER_DEADLINE", "10s")]);
     let api = order_service.api();
     assert!(payment.stop().success());
     let mut person = world.db(Service::Order);
     // the relay holds nothing of it yet when the person comes: publishing waits for the table
     let mut table = world.db(Service::Order);
     let mut closed = table.transaction().unwrap();
-    closed.batch_execute("lock table deadline in access exclusive mode").unwrap();
+    closed
+        .batch_execute("lock table deadline in access exclusive mode")
+        .unwrap();
     let first = api.place("ann", "tea", 10, 1);
     let held = hold(&mut person, &format!("orders where order_id = '{first}'"));
     closed.commit().unwrap();
@@ -498,13 +713,20 @@ fn a_locked_order_delays_itself_only_at_its_publication_its_answers_and_its_dead
     world.wait_until_published(Service::Order);
     // payment is away: all of them meet their deadline, but for the one that is held
     others.iter().for_each(|order_id| {
-        until("another one's deadline", || api.order(*order_id)["orderStatus"] == "FAILED");
+        until("another one's deadline", || {
+            api.order(*order_id)["orderStatus"] == "FAILED"
+        });
     });
     assert_eq!(api.order(first)["orderStatus"], "IN_PROGRESS");
     held.rollback().unwrap();
-    until("its deadline", || api.order(first)["orderStatus"] == "FAILED");
+    until("its deadline", || {
+        api.order(first)["orderStatus"] == "FAILED"
+    });
     let _payment = world.start(Service::Payment);
-    others.iter().chain([&first]).for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "FAILED"));
+    others
+        .iter()
+        .chain([&first])
+        .for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "FAILED"));
     world.wait_until_quiet();
     assert_eq!(stock.api().quantity("tea"), 100);
     world.assert_conserved();
@@ -516,13 +738,19 @@ fn answers_about_a_locked_order_are_set_aside_and_others_are_not() {
     let api = order_service.api();
     assert!(payment.stop().success());
     let first = api.place("ann", "tea", 10, 1);
-    until("stock's answer", || api.order(first)["stockStatus"] == "COMPLETED");
+    until("stock's answer", || {
+        api.order(first)["stockStatus"] == "COMPLETED"
+    });
     let mut person = world.db(Service::Order);
     let held = hold(&mut person, &format!("orders where order_id = '{first}'"));
     let _payment = world.start(Service::Payment);
     let others: Vec<Uuid> = (0..6).map(|_| api.place("bob", "lamp", 10, 1)).collect();
-    others.iter().for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "COMPLETED"));
-    until("its answer to be set aside", || metric(&order_service, "saga_set_aside_records") == 1.0);
+    others
+        .iter()
+        .for_each(|order_id| assert_eq!(api.settled(*order_id)["orderStatus"], "COMPLETED"));
+    until("its answer to be set aside", || {
+        metric(&order_service, "saga_set_aside_records") == 1.0
+    });
     assert_eq!(api.order(first)["paymentStatus"], "IN_PROGRESS");
     held.rollback().unwrap();
     assert_eq!(api.settled(first)["orderStatus"], "COMPLETED");
@@ -535,7 +763,9 @@ fn a_call_for_a_held_row_soon_gives_up_and_leaves_its_worker_to_others() {
     let world = World::with("held_call", &[("HTTP_WORKERS", "1")]);
     let payment = world.start(Service::Payment);
     let api = payment.api();
-    ["ann", "bob"].iter().for_each(|user| api.put_balance(user, 1_000));
+    ["ann", "bob"]
+        .iter()
+        .for_each(|user| api.put_balance(user, 1_000));
     let (mut person, mut other) = (world.db(Service::Payment), world.db(Service::Payment));
     let held = hold(&mut person, "account where user_name = 'ann'");
     // longer than a call waits, and less than a consumer
@@ -543,16 +773,27 @@ fn a_call_for_a_held_row_soon_gives_up_and_leaves_its_worker_to_others() {
     let refused = std::thread::scope(|scope| {
         let putting = scope.spawn(|| api.put("/accounts/ann", &json!({"balance": 50})));
         world.wait_for_waiting(Service::Payment, 1);
-        assert!(other.batch_execute("select from account where user_name = 'ann' for update").is_err());
+        assert!(
+            other
+                .batch_execute("select from account where user_name = 'ann' for update")
+                .is_err()
+        );
         assert!(putting.is_finished(), "it still waits");
         putting.join().unwrap()
     });
-    let detail = "another database session holds a row or table that this call needs; repeat the request";
-    assert_eq!((refused.status, refused.json["detail"].as_str()), (503, Some(detail)));
+    let detail =
+        "another database session holds a row or table that this call needs; repeat the request";
+    assert_eq!(
+        (refused.status, refused.json["detail"].as_str()),
+        (503, Some(detail))
+    );
     assert_eq!(refused.header("retry-after"), Some("2"));
     assert_eq!(api.balance("bob"), 1_000);
     held.rollback().unwrap();
-    assert_eq!(api.put("/accounts/ann", &json!({"balance": 50})).status, 200);
+    assert_eq!(
+        api.put("/accounts/ann", &json!({"balance": 50})).status,
+        200
+    );
 }
 
 #[test]
@@ -568,13 +809,22 @@ fn locked_keys_delay_their_own_requests_only() {
     let first: Vec<_> = keys.iter().map(|key| place("ann", key)).collect();
     assert!(first.iter().all(|answer| answer.status == 202));
     let mut person = world.db(Service::Order);
-    let held = hold(&mut person, "idempotency_key where idempotency_key like 'held-%'");
+    let held = hold(
+        &mut person,
+        "idempotency_key where idempotency_key like 'held-%'",
+    );
     std::thread::scope(|scope| {
-        let again: Vec<_> = keys.iter().map(|key| scope.spawn(|| place("ann", key))).collect();
+        let again: Vec<_> = keys
+            .iter()
+            .map(|key| scope.spawn(|| place("ann", key)))
+            .collect();
         world.wait_for_waiting(Service::Order, 1);
-        let others: Vec<_> =
-            (0..6).map(|number| scope.spawn(move || place("bob", &format!("other-{number}")).status)).collect();
-        others.into_iter().for_each(|other| assert_eq!(other.join().unwrap(), 202));
+        let others: Vec<_> = (0..6)
+            .map(|number| scope.spawn(move || place("bob", &format!("other-{number}")).status))
+            .collect();
+        others
+            .into_iter()
+            .for_each(|other| assert_eq!(other.join().unwrap(), 202));
         for again in again {
             let again = again.join().unwrap();
             assert_eq!(again.status, 503, "{}", again.text);
@@ -582,10 +832,20 @@ fn locked_keys_delay_their_own_requests_only() {
             assert!(again.text.contains(why), "{}", again.text);
         }
     });
-    assert!(order_service.log().contains("waits for the row of idempotency_key held-"), "{}", order_service.log());
+    assert!(
+        order_service
+            .log()
+            .contains("waits for the row of idempotency_key held-"),
+        "{}",
+        order_service.log()
+    );
     held.rollback().unwrap();
     for (key, first) in keys.iter().zip(first) {
-        assert_eq!(place("ann", key).text, first.text, "the first answer, byte for byte");
+        assert_eq!(
+            place("ann", key).text,
+            first.text,
+            "the first answer, byte for byte"
+        );
     }
 }
 
@@ -596,10 +856,16 @@ fn plain_owner(world: &World, service: Service) -> (String, String) {
     let role = format!("plain_{}", Uuid::new_v4().simple());
     let database = world.database(service);
     let mut db = world.db(service);
-    db.batch_execute(&format!("create role {role} login password 'plain'; alter database {database} owner to {role}"))
+    db.batch_execute(&format!(
+        "create role {role} login password 'plain'; alter database {database} owner to {role}"
+    ))
+    .unwrap();
+    db.batch_execute(&format!("grant all on schema public to {role}"))
         .unwrap();
-    db.batch_execute(&format!("grant all on schema public to {role}")).unwrap();
-    let url = format!("postgres://{role}:plain@{}/{database}", env::postgres_address());
+    let url = format!(
+        "postgres://{role}:plain@{}/{database}",
+        env::postgres_address()
+    );
     (role, url)
 }
 
@@ -616,11 +882,24 @@ fn rights_that_a_restore_has_lost_are_told_by_the_check_and_at_the_start() {
         let (code, said) = world.ask(Service::Payment, &["--check"], &settings);
         assert!(code == 1 && said.contains(words), "{words:?} in {said}");
         let payment = world.launch(Service::Payment, &settings);
-        assert_eq!(payment.process().exit().code(), Some(1), "{}", payment.log());
-        assert!(payment.log().contains(words), "{words:?} in {}", payment.log());
+        assert_eq!(
+            payment.process().exit().code(),
+            Some(1),
+            "{}",
+            payment.log()
+        );
+        assert!(
+            payment.log().contains(words),
+            "{words:?} in {}",
+            payment.log()
+        );
     };
     for (lost, given, words) in [
-        ("revoke update on account from", "grant update on account to", "UPDATE on account"),
+        (
+            "revoke update on account from",
+            "grant update on account to",
+            "UPDATE on account",
+        ),
         (
             "revoke update on sequence outbox_clock from",
             "grant update on sequence outbox_clock to",
@@ -633,15 +912,25 @@ fn rights_that_a_restore_has_lost_are_told_by_the_check_and_at_the_start() {
         ),
     ] {
         db.batch_execute(&format!("{lost} {role}")).unwrap();
-        refused(&format!("the database's user {role} lacks what this service needs: {words}"));
+        refused(&format!(
+            "the database's user {role} lacks what this service needs: {words}"
+        ));
         db.batch_execute(&format!("{given} {role}")).unwrap();
     }
-    db.batch_execute("alter table payment rename to paid").unwrap();
+    db.batch_execute("alter table payment rename to paid")
+        .unwrap();
     refused("the table payment, which is missing");
-    db.batch_execute("alter table paid rename to payment").unwrap();
+    db.batch_execute("alter table paid rename to payment")
+        .unwrap();
     let said = world.ask(Service::Payment, &["--check"], &settings).1;
     assert!(said.contains("schema: ok"), "{said}");
-    assert_eq!(world.start_with(Service::Payment, &settings).api().balance("ann"), 1_000);
+    assert_eq!(
+        world
+            .start_with(Service::Payment, &settings)
+            .api()
+            .balance("ann"),
+        1_000
+    );
 }
 
 #[test]
@@ -649,7 +938,8 @@ fn rows_that_row_level_security_hides_are_no_missing_rows() {
     let world = World::new("pg_row_security");
     let (_, url) = plain_owner(&world, Service::Payment);
     let settings = [("PAYMENT_DATABASE_URL", url.as_str())];
-    let [order_service, stock] = [Service::Order, Service::Stock].map(|service| world.start(service));
+    let [order_service, stock] =
+        [Service::Order, Service::Stock].map(|service| world.start(service));
     let payment = world.start_with(Service::Payment, &settings);
     payment.api().put_balance("ann", 1_000);
     stock.api().put_quantity("tea", 10);
@@ -659,10 +949,20 @@ fn rows_that_row_level_security_hides_are_no_missing_rows() {
     let placed = order_service.api().place("ann", "tea", 300, 2);
     payment.wait_for_log("row-level security");
     let said = world.ask(Service::Payment, &["--check"], &settings).1;
-    assert!(said.contains("the right to see all rows of account (it has row level security)"), "{said}");
-    assert_eq!(order_service.api().order(placed)["orderStatus"], "IN_PROGRESS");
-    db.batch_execute("alter table account disable row level security").unwrap();
-    assert_eq!(order_service.api().settled(placed)["orderStatus"], "COMPLETED");
+    assert!(
+        said.contains("the right to see all rows of account (it has row level security)"),
+        "{said}"
+    );
+    assert_eq!(
+        order_service.api().order(placed)["orderStatus"],
+        "IN_PROGRESS"
+    );
+    db.batch_execute("alter table account disable row level security")
+        .unwrap();
+    assert_eq!(
+        order_service.api().settled(placed)["orderStatus"],
+        "COMPLETED"
+    );
     assert_eq!((payment.api().balance("ann"), world.parked()), (700, 0));
 }
 
@@ -672,17 +972,29 @@ fn a_table_of_one_row_that_was_emptied_is_named() {
     let payment = world.start(Service::Payment);
     let mut db = world.db(Service::Payment);
     for (table, back) in [("schema_compat", "schema_compat"), ("install", "install")] {
-        db.batch_execute(&format!("create table kept as select * from {table}; delete from {table}")).unwrap();
-        let words = format!("the table {table} is empty: was the schema restored without its rows?");
+        db.batch_execute(&format!(
+            "create table kept as select * from {table}; delete from {table}"
+        ))
+        .unwrap();
+        let words =
+            format!("the table {table} is empty: was the schema restored without its rows?");
         let (code, said) = world.ask(Service::Payment, &["--check"], &[]);
         assert!(code == 1 && said.contains(&words), "{said}");
         let another = world.launch(Service::Payment, &[]);
-        assert_eq!(another.process().exit().code(), Some(1), "{}", another.log());
+        assert_eq!(
+            another.process().exit().code(),
+            Some(1),
+            "{}",
+            another.log()
+        );
         assert!(another.log().contains(&words), "{}", another.log());
         if table == "schema_compat" {
             wait_for_reason(&payment, &words);
         }
-        db.batch_execute(&format!("insert into {back} select * from kept; drop table kept")).unwrap();
+        db.batch_execute(&format!(
+            "insert into {back} select * from kept; drop table kept"
+        ))
+        .unwrap();
     }
     wait_until_ready(&payment);
 }
@@ -690,18 +1002,38 @@ fn a_table_of_one_row_that_was_emptied_is_named() {
 #[test]
 fn a_schema_that_is_made_before_ours_in_the_search_path_is_refused() {
     let world = World::new("pg_user_schema");
-    let url = format!("{}?options=-c%20search_path%3Dearly,public", world.database_url(Service::Payment));
+    let url = format!(
+        "{}?options=-c%20search_path%3Dearly,public",
+        world.database_url(Service::Payment)
+    );
     let settings = [("PAYMENT_DATABASE_URL", url.as_str())];
-    assert!(world.start_with(Service::Payment, &settings).stop().success());
+    assert!(
+        world
+            .start_with(Service::Payment, &settings)
+            .stop()
+            .success()
+    );
     let mut db = world.db(Service::Payment);
     db.batch_execute("create schema early").unwrap();
-    let words = "leads to schema early, where there is nothing, and the tables are in schema public";
+    let words =
+        "leads to schema early, where there is nothing, and the tables are in schema public";
     let (code, said) = world.ask(Service::Payment, &["--check"], &settings);
     assert!(code == 1 && said.contains(words), "{said}");
     let payment = world.launch(Service::Payment, &settings);
-    assert_eq!(payment.process().exit().code(), Some(1), "{}", payment.log());
+    assert_eq!(
+        payment.process().exit().code(),
+        Some(1),
+        "{}",
+        payment.log()
+    );
     assert!(payment.log().contains(words), "{}", payment.log());
-    assert_eq!(count(&mut db, "pg_class where relnamespace = 'early'::regnamespace"), 0);
+    assert_eq!(
+        count(
+            &mut db,
+            "pg_class where relnamespace = 'early'::regnamespace"
+        ),
+        0
+    );
 }
 
 #[test]
@@ -710,7 +1042,8 @@ fn a_table_that_is_locked_at_the_start_is_waited_for() {
     assert!(world.start(Service::Payment).stop().success());
     let mut person = world.db(Service::Payment);
     let mut held = person.transaction().unwrap();
-    held.batch_execute("lock table dead_letter in access exclusive mode").unwrap();
+    held.batch_execute("lock table dead_letter in access exclusive mode")
+        .unwrap();
     let payment = world.launch(Service::Payment, &[]);
     payment.wait_for_log("somebody has locked a table, whose sequence is to be looked at");
     held.rollback().unwrap();
@@ -723,10 +1056,16 @@ fn the_snapshot_of_another_user_is_told_as_long_as_it_was_seen() {
     let (_, url) = plain_owner(&world, Service::Payment);
     let payment = world.start_with(Service::Payment, &[("PAYMENT_DATABASE_URL", &url)]);
     let mut person = world.db(Service::Payment);
-    person.batch_execute("begin isolation level repeatable read; select 1").unwrap();
-    until("its age", || metric(&payment, "saga_database_oldest_snapshot_seconds") > 2.0);
+    person
+        .batch_execute("begin isolation level repeatable read; select 1")
+        .unwrap();
+    until("its age", || {
+        metric(&payment, "saga_database_oldest_snapshot_seconds") > 2.0
+    });
     person.batch_execute("commit").unwrap();
-    until("no age", || metric(&payment, "saga_database_oldest_snapshot_seconds") < 1.0);
+    until("no age", || {
+        metric(&payment, "saga_database_oldest_snapshot_seconds") < 1.0
+    });
 }
 
 #[test]
@@ -739,10 +1078,14 @@ fn what_an_operator_adds_to_a_table_is_not_blamed_on_messages() {
         // more often than a message is tried that is to blame itself
         until("it to fail again and again", || {
             let log = payment.log();
-            log.lines().any(|line| line.contains("(attempt 6 failed)") && line.contains(words))
+            log.lines()
+                .any(|line| line.contains("(attempt 6 failed)") && line.contains(words))
         });
         db.batch_execute(remove).unwrap();
-        assert_eq!(order_service.api().settled(placed)["orderStatus"], "COMPLETED");
+        assert_eq!(
+            order_service.api().settled(placed)["orderStatus"],
+            "COMPLETED"
+        );
     };
     settles_without(
         "alter table payment add column region text not null default 'x'; alter table payment alter column region drop default",
@@ -776,9 +1119,18 @@ fn a_pgbouncer_that_keeps_sessions_serves_and_one_that_does_not_is_refused() {
         let settings = [("PAYMENT_DATABASE_URL", &*url(&mixes))];
         let refused = world.launch(Service::Payment, &settings);
         assert_eq!(refused.process().exit().code(), Some(1), "{mode}");
-        assert!(refused.log().contains("set pool_mode=session for this database"), "{mode}: {}", refused.log());
+        assert!(
+            refused
+                .log()
+                .contains("set pool_mode=session for this database"),
+            "{mode}: {}",
+            refused.log()
+        );
         let (code, said) = world.ask(Service::Payment, &["--check"], &settings);
         assert_eq!(code, 1, "{mode}: {said}");
-        assert!(said.contains("set pool_mode=session for this database"), "{mode}: {said}");
+        assert!(
+            said.contains("set pool_mode=session for this database"),
+            "{mode}: {said}"
+        );
     }
 }

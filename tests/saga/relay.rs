@@ -27,7 +27,11 @@ fn append_to(db: &mut Client, topic: &str, name: &str) -> Uuid {
     let data = json!({"orderId": order_id, "userName": name, "price": 1});
     let ce_type = format!("{topic}.requested");
     let messages = json!([{"id": id, "topic": topic, "type": ce_type, "data": data}]).to_string();
-    db.execute("select append_outbox($1, $2)", &[&vec![order_id], &vec![messages]]).expect("appended");
+    db.execute(
+        "select append_outbox($1, $2)",
+        &[&vec![order_id], &vec![messages]],
+    )
+    .expect("appended");
     id
 }
 
@@ -37,7 +41,11 @@ fn ids(records: &[Seen]) -> Vec<String> {
 
 fn assert_no_id_twice(world: &World) {
     let ids = ids(&world.all_records());
-    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len(), "a message was published twice");
+    assert_eq!(
+        ids.iter().collect::<HashSet<_>>().len(),
+        ids.len(),
+        "a message was published twice"
+    );
 }
 
 /// Whether some session of this database waits for an advisory lock.
@@ -49,29 +57,45 @@ fn someone_waits_for_the_append_lock(db: &mut Client) -> bool {
 
 /// Waits until the relay has looked for rows after this call.
 fn wait_for_a_turn(db: &mut Client) {
-    let now: String = db.query_one("select clock_timestamp()::text", &[]).expect("an answer").get(0);
+    let now: String = db
+        .query_one("select clock_timestamp()::text", &[])
+        .expect("an answer")
+        .get(0);
     let sql = "select exists (select from pg_stat_activity where datname = current_database() and state = 'idle'
                 and application_name = 'order-relay' and query like '%from order_outbox%'
                 and query_start > $1::text::timestamptz)";
-    until("a turn of the relay", || db.query_one(sql, &[&now]).expect("an answer").get(0));
+    until("a turn of the relay", || {
+        db.query_one(sql, &[&now]).expect("an answer").get(0)
+    });
 }
 
 #[test]
 fn an_open_writer_holds_back_whoever_stores_after_it_and_both_leave_in_stored_order() {
     let world = World::with("openwriter", &[("TOPIC_PARTITIONS", "1")]);
     let _order = world.start(Service::Order);
-    let (mut early, mut late, mut watch) =
-        (world.db(Service::Order), world.db(Service::Order), world.db(Service::Order));
+    let (mut early, mut late, mut watch) = (
+        world.db(Service::Order),
+        world.db(Service::Order),
+        world.db(Service::Order),
+    );
     early.batch_execute("begin").expect("begun");
     let first = append(&mut early);
     let storing = thread::spawn(move || append(&mut late));
-    until("the late writer to wait for the early one", || someone_waits_for_the_append_lock(&mut watch));
+    until("the late writer to wait for the early one", || {
+        someone_waits_for_the_append_lock(&mut watch)
+    });
     wait_for_a_turn(&mut watch);
-    assert_eq!(world.uncommitted_records("payment"), [], "nothing is stored yet");
+    assert_eq!(
+        world.uncommitted_records("payment"),
+        [],
+        "nothing is stored yet"
+    );
     assert!(!storing.is_finished(), "the late writer was let through");
     early.batch_execute("commit").expect("committed");
     let second = storing.join().expect("stored");
-    let published = eventually("both messages", || Some(world.records("payment")).filter(|seen| seen.len() == 2));
+    let published = eventually("both messages", || {
+        Some(world.records("payment")).filter(|seen| seen.len() == 2)
+    });
     assert_eq!(ids(&published), [first.to_string(), second.to_string()]);
     assert!(published[0].ce_time <= published[1].ce_time);
 }
@@ -85,11 +109,16 @@ fn what_a_writer_rolls_back_is_never_published_and_holds_nobody_back() {
     append(&mut early);
     let storing = thread::spawn(move || append(&mut late));
     let mut watch = world.db(Service::Order);
-    until("the late writer to wait", || someone_waits_for_the_append_lock(&mut watch));
+    until("the late writer to wait", || {
+        someone_waits_for_the_append_lock(&mut watch)
+    });
     early.batch_execute("rollback").expect("rolled back");
     let stored = storing.join().expect("stored");
     world.wait_until_published(Service::Order);
-    assert_eq!(ids(&world.uncommitted_records("payment")), [stored.to_string()]);
+    assert_eq!(
+        ids(&world.uncommitted_records("payment")),
+        [stored.to_string()]
+    );
 }
 
 /// When a message's writer began to store it and when its commit was answered, on one clock for all writers.
@@ -107,17 +136,32 @@ fn write_many(world: &World, clock: &AtomicU64, writes: usize) -> Vec<Span> {
         db.batch_execute("begin").expect("begun");
         let id = append(&mut db).to_string();
         db.batch_execute("commit").expect("committed");
-        Span { begun, done: tick(), id }
+        Span {
+            begun,
+            done: tick(),
+            id,
+        }
     };
     (0..writes).map(span).collect()
 }
 
 fn assert_stored_order(partition: &[&Seen], spans: &[Span]) {
-    let span = |seen: &Seen| spans.iter().find(|span| span.id == seen.ce_id).expect("one of ours");
+    let span = |seen: &Seen| {
+        spans
+            .iter()
+            .find(|span| span.id == seen.ce_id)
+            .expect("one of ours")
+    };
     for (place, later) in partition.iter().enumerate().skip(1) {
-        assert!(partition[place - 1].ce_time <= later.ce_time, "stored times go back at {later:?}");
+        assert!(
+            partition[place - 1].ce_time <= later.ce_time,
+            "stored times go back at {later:?}"
+        );
         for earlier in &partition[..place] {
-            assert!(span(later).done > span(earlier).begun, "{later:?} was stored before {earlier:?} was begun");
+            assert!(
+                span(later).done > span(earlier).begun,
+                "{later:?} was stored before {earlier:?} was begun"
+            );
         }
     }
 }
@@ -128,15 +172,27 @@ fn many_concurrent_writers_leave_in_stored_order_on_every_partition() {
     let _order = world.start(Service::Order);
     let clock = AtomicU64::new(0);
     let spans: Vec<Span> = thread::scope(|scope| {
-        let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| write_many(&world, &clock, 50))).collect();
-        writers.into_iter().flat_map(|writer| writer.join().expect("written")).collect()
+        let writers: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| write_many(&world, &clock, 50)))
+            .collect();
+        writers
+            .into_iter()
+            .flat_map(|writer| writer.join().expect("written"))
+            .collect()
     });
     world.wait_until_published(Service::Order);
     let records = world.records("payment");
     assert_eq!(records.len(), 400);
     for partition in 0..3 {
-        let here: Vec<&Seen> = records.iter().filter(|seen| seen.partition == partition).collect();
-        assert!(here.len() > 50, "only {} on partition {partition}", here.len());
+        let here: Vec<&Seen> = records
+            .iter()
+            .filter(|seen| seen.partition == partition)
+            .collect();
+        assert!(
+            here.len() > 50,
+            "only {} on partition {partition}",
+            here.len()
+        );
         assert_stored_order(&here, &spans);
     }
     assert_no_id_twice(&world);
@@ -146,15 +202,32 @@ fn many_concurrent_writers_leave_in_stored_order_on_every_partition() {
 fn make_narrow_stock_topic(world: &World) -> String {
     let name = format!("{}stock", world.prefix());
     let configs = vec![("max.message.bytes".to_string(), "900".to_string())];
-    let topic = NewTopic { name: name.clone(), partitions: 3, replication: None, configs };
-    Admin::new(world.kafka(), Interrupt::new()).create_topics(&[topic]).expect("created");
+    let topic = NewTopic {
+        name: name.clone(),
+        partitions: 3,
+        replication: None,
+        configs,
+    };
+    Admin::new(world.kafka(), Interrupt::new())
+        .create_topics(&[topic])
+        .expect("created");
     name
 }
 
 fn widen(world: &World, topic: &str) {
-    let place = ["--bootstrap-server", world.brokers(), "--entity-type", "topics", "--entity-name", topic];
+    let place = [
+        "--bootstrap-server",
+        world.brokers(),
+        "--entity-type",
+        "topics",
+        "--entity-name",
+        topic,
+    ];
     let change = ["--alter", "--delete-config", "max.message.bytes"];
-    tool("kafka.admin.ConfigCommand", &[&place[..], &change[..]].concat());
+    tool(
+        "kafka.admin.ConfigCommand",
+        &[&place[..], &change[..]].concat(),
+    );
 }
 
 #[test]
@@ -168,16 +241,29 @@ fn a_stock_message_that_kafka_refuses_keeps_the_payment_message_back_until_both_
     let too_large = order.api().place("ann", &long_name, 1, 1);
     order.wait_for_log("MESSAGE_TOO_LARGE");
     let behind = order.api().place("ann", "tea", 100, 1);
-    until("a payment message written in vain", || !world.uncommitted_records("payment").is_empty());
+    until("a payment message written in vain", || {
+        !world.uncommitted_records("payment").is_empty()
+    });
     for topic in ["payment", "stock", "payment.success", "stock.success"] {
-        assert_eq!(world.records(topic), [], "nothing of either order is visible on {topic}");
+        assert_eq!(
+            world.records(topic),
+            [],
+            "nothing of either order is visible on {topic}"
+        );
     }
-    assert_eq!(world.outbox_rows(Service::Order), 2, "both rows stay, the second behind the first");
+    assert_eq!(
+        world.outbox_rows(Service::Order),
+        2,
+        "both rows stay, the second behind the first"
+    );
     assert_eq!(order.api().order(too_large)["paymentStatus"], "READY");
     widen(&world, &topic);
     assert_eq!(order.api().settled(behind)["orderStatus"], "COMPLETED");
     let refused = order.api().settled(too_large);
-    assert_eq!(refused["reason"], json!({"code": "UNKNOWN_ITEM", "from": "stock"}));
+    assert_eq!(
+        refused["reason"],
+        json!({"code": "UNKNOWN_ITEM", "from": "stock"})
+    );
     world.wait_until_quiet();
     assert_eq!(world.records("payment").len(), 2);
     assert_eq!(world.records("stock").len(), 2);
@@ -204,12 +290,21 @@ fn rows_before_a_refused_one_of_the_same_batch_get_out_and_those_behind_it_wait(
     });
     assert_eq!(ids(&published), before);
     order.wait_for_log("MESSAGE_TOO_LARGE");
-    until("the published rows to go", || world.outbox_rows(Service::Order) == 2);
+    until("the published rows to go", || {
+        world.outbox_rows(Service::Order) == 2
+    });
     wait_for_a_turn(&mut db);
-    assert_eq!(world.outbox_rows(Service::Order), 2, "the refused row and the one behind it");
+    assert_eq!(
+        world.outbox_rows(Service::Order),
+        2,
+        "the refused row and the one behind it"
+    );
     widen(&world, &topic);
     world.wait_until_published(Service::Order);
-    assert_eq!(ids(&world.records("payment")), [before, vec![behind]].concat());
+    assert_eq!(
+        ids(&world.records("payment")),
+        [before, vec![behind]].concat()
+    );
     assert_eq!(ids(&world.records("stock")), [refused]);
 }
 
@@ -226,8 +321,9 @@ fn after_a_clock_that_was_set_back_a_little_times_stay_in_order_and_after_a_lot_
         db.execute(&sql, &[]).expect("the clock");
     };
     let time_in = |db: &mut Client, minutes: &str| -> String {
-        let sql =
-            format!("select to_char((now() + interval '{minutes}') at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS')");
+        let sql = format!(
+            "select to_char((now() + interval '{minutes}') at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS')"
+        );
         db.query_one(&sql, &[]).expect("an answer").get(0)
     };
     let soon = time_in(&mut db, "20 seconds");
@@ -239,10 +335,20 @@ fn after_a_clock_that_was_set_back_a_little_times_stay_in_order_and_after_a_lot_
     let later = time_in(&mut db, "1 hour");
     world.wait_until_published(Service::Order);
     let published = world.records("payment");
-    let stored: Vec<String> = a_little.iter().chain(&a_lot).map(ToString::to_string).collect();
+    let stored: Vec<String> = a_little
+        .iter()
+        .chain(&a_lot)
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(ids(&published), stored);
-    assert!(published[..2].iter().all(|record| record.ce_time > soon), "the last stored time counts: {published:?}");
-    assert!(published.iter().all(|record| record.ce_time < later), "the clock counts again: {published:?}");
+    assert!(
+        published[..2].iter().all(|record| record.ce_time > soon),
+        "the last stored time counts: {published:?}"
+    );
+    assert!(
+        published.iter().all(|record| record.ce_time < later),
+        "the clock counts again: {published:?}"
+    );
 }
 
 #[test]
@@ -254,14 +360,18 @@ fn a_restored_database_publishes_what_it_stores_under_row_ids_that_were_publishe
     world.back_up(Service::Order);
     let order = world.start(Service::Order);
     let before = append(&mut world.db(Service::Order)).to_string();
-    until("the position of row 1", || world.outbox_rows(Service::Order) == 0);
+    until("the position of row 1", || {
+        world.outbox_rows(Service::Order) == 0
+    });
     assert!(order.stop().success());
     world.restore(Service::Order);
     let after = append(&mut world.db(Service::Order)).to_string();
     let order = world.start(Service::Order);
     world.wait_until_published(Service::Order);
     assert_eq!(ids(&world.records("payment")), [before, after]);
-    order.wait_for_log("a position in Kafka (outbox rows 1 to 1) is of an earlier life of this database");
+    order.wait_for_log(
+        "a position in Kafka (outbox rows 1 to 1) is of an earlier life of this database",
+    );
 }
 
 /// A leader, and an instance that stands by.
@@ -282,11 +392,15 @@ fn a_follower_wakes_the_leader_and_takes_over_when_it_is_killed() {
     let world = World::new("killedleader");
     let [leader, follower] = leader_and_follower(&world, &[]);
     let by_leader = follower.api().place("ann", "tea", 1, 1);
-    until("the leader to publish the follower's order", || published(&world, by_leader));
+    until("the leader to publish the follower's order", || {
+        published(&world, by_leader)
+    });
     assert!(!follower.log().contains("leading: producer"));
     leader.signal(Signal::KILL);
     let by_successor = follower.api().place("ann", "tea", 1, 1);
-    until("the successor to publish", || published(&world, by_successor));
+    until("the successor to publish", || {
+        published(&world, by_successor)
+    });
     follower.wait_for_log("leading: producer");
     assert_no_id_twice(&world);
 }
@@ -303,7 +417,9 @@ fn a_follower_takes_over_from_a_frozen_leader_which_stands_again_once_thawed() {
     until("the thawed instance's order", || published(&world, after));
     successor.signal(Signal::KILL);
     let last = frozen.api().place("ann", "tea", 1, 1);
-    until("the thawed instance to lead again", || published(&world, last));
+    until("the thawed instance to lead again", || {
+        published(&world, last)
+    });
     assert_no_id_twice(&world);
 }
 
@@ -312,22 +428,34 @@ fn a_leader_frozen_inside_its_transaction_is_fenced_by_the_broker_when_it_goes_o
     let broker = Broker::start();
     let world = World::with("fenced", &[("KAFKA_BROKERS", &broker.direct())]);
     let [frozen, successor] = leader_and_follower(&world, &[("KAFKA_BROKERS", &broker.proxied())]);
-    broker.proxy.hold_after(kafka_request(PRODUCE, "order-relay"));
+    broker
+        .proxy
+        .hold_after(kafka_request(PRODUCE, "order-relay"));
     let order_id = frozen.api().place("ann", "tea", 1, 1);
-    until("the leader's records to be written, unknown to it", || broker.proxy.holds_the_answer());
+    until("the leader's records to be written, unknown to it", || {
+        broker.proxy.holds_the_answer()
+    });
     frozen.signal(Signal::STOP);
     assert_eq!(world.uncommitted_records("stock").len(), 1, "written");
     assert_eq!(world.records("stock"), [], "not committed");
     successor.wait_for_log("leading: producer");
-    until("the successor to publish the order", || published(&world, order_id));
+    until("the successor to publish the order", || {
+        published(&world, order_id)
+    });
     broker.proxy.resume();
     frozen.signal(Signal::CONT);
-    eventually("the broker's fencing error in the thawed leader's log", || {
-        let log = frozen.log();
-        (log.contains("PRODUCER_FENCED") || log.contains("INVALID_PRODUCER_EPOCH")).then_some(())
-    });
+    eventually(
+        "the broker's fencing error in the thawed leader's log",
+        || {
+            let log = frozen.log();
+            (log.contains("PRODUCER_FENCED") || log.contains("INVALID_PRODUCER_EPOCH"))
+                .then_some(())
+        },
+    );
     let fenced = "saga_relay_transactions_total{outcome=\"fenced\"} 1";
-    until("it to be counted", || frozen.api().get("/metrics").text.contains(fenced));
+    until("it to be counted", || {
+        frozen.api().get("/metrics").text.contains(fenced)
+    });
     let after = frozen.api().place("ann", "tea", 1, 1);
     until("orders to go out after it", || published(&world, after));
     assert!(published(&world, order_id), "once, by the successor alone");
@@ -340,7 +468,9 @@ fn a_service_on_another_installations_kafka_names_stops_at_its_start_and_says_wh
     let world = World::new("owner");
     let order = world.start(Service::Order);
     let order_id = order.api().place("ann", "tea", 1, 1);
-    until("a position in Kafka", || published(&world, order_id) && world.outbox_rows(Service::Order) == 0);
+    until("a position in Kafka", || {
+        published(&world, order_id) && world.outbox_rows(Service::Order) == 0
+    });
     let foreign = World::with("foreign", &[("TOPIC_PREFIX", world.prefix())]);
     let stopped = foreign.launch(Service::Order, &[]);
     let status = stopped.process().exit();

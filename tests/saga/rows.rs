@@ -41,9 +41,16 @@ impl Play {
         stock.api().put_quantity("tea", quantity);
         assert!(payment.stop().success() && stock.stop().success());
         let order_id = order.api().place("ann", "tea", 300, 2);
-        let play = Play { world, order, order_id, participants: vec![] };
+        let play = Play {
+            world,
+            order,
+            order_id,
+            participants: vec![],
+        };
         // by its deadline a side may have been asked to compensate already
-        until("both requests on their topics", || play.sides().iter().all(|side| side != "READY"));
+        until("both requests on their topics", || {
+            play.sides().iter().all(|side| side != "READY")
+        });
         play
     }
 
@@ -53,7 +60,8 @@ impl Play {
 
     fn sides(&self) -> [String; 2] {
         let order = self.order.api().order(self.order_id);
-        ["paymentStatus", "stockStatus"].map(|side| order[side].as_str().expect("a status").to_string())
+        ["paymentStatus", "stockStatus"]
+            .map(|side| order[side].as_str().expect("a status").to_string())
     }
 
     /// Waits until GET shows the order with these statuses, not settled.
@@ -69,27 +77,51 @@ impl Play {
     fn ends(&self, end: &End) {
         let settled = self.order.api().settled(self.order_id);
         self.world.wait_until_quiet();
-        let shown = ["orderStatus", "paymentStatus", "stockStatus"].map(|status| settled[status].clone());
+        let shown =
+            ["orderStatus", "paymentStatus", "stockStatus"].map(|status| settled[status].clone());
         assert_eq!(shown, end.order, "{settled}");
         assert_eq!(settled["reason"], end.reason, "{settled}");
-        assert_eq!(self.order.api().order(self.order_id), settled, "settled once, settled for good");
-        assert_eq!(self.world.payment_status(self.order_id).as_deref(), Some(end.payment));
-        assert_eq!(self.world.reservation_status(self.order_id).as_deref(), Some(end.reservation));
-        assert_eq!(self.participant(Service::Payment).balance("ann"), end.balance);
-        assert_eq!(self.participant(Service::Stock).quantity("tea"), end.quantity);
+        assert_eq!(
+            self.order.api().order(self.order_id),
+            settled,
+            "settled once, settled for good"
+        );
+        assert_eq!(
+            self.world.payment_status(self.order_id).as_deref(),
+            Some(end.payment)
+        );
+        assert_eq!(
+            self.world.reservation_status(self.order_id).as_deref(),
+            Some(end.reservation)
+        );
+        assert_eq!(
+            self.participant(Service::Payment).balance("ann"),
+            end.balance
+        );
+        assert_eq!(
+            self.participant(Service::Stock).quantity("tea"),
+            end.quantity
+        );
         assert_eq!(self.world.types_about(self.order_id), end.records);
         assert_eq!(self.world.parked(), 0);
         self.world.assert_conserved();
     }
 
     fn participant(&self, service: Service) -> &harness::Api {
-        self.participants.iter().find(|instance| instance.service() == service).expect("started").api()
+        self.participants
+            .iter()
+            .find(|instance| instance.service() == service)
+            .expect("started")
+            .api()
     }
 
     /// Whether the side's confirmation says that something was undone.
     fn undone(&self, topic: &str, ce_type: &str) -> Value {
         let records = self.world.records(topic);
-        let confirmation = records.iter().find(|seen| seen.ce_type == ce_type).expect("a confirmation");
+        let confirmation = records
+            .iter()
+            .find(|seen| seen.ce_type == ce_type)
+            .expect("a confirmation");
         assert_eq!(confirmation.data["orderId"], self.order_id.to_string());
         confirmation.data["undone"].clone()
     }
@@ -167,7 +199,12 @@ fn row_3_payment_fails_while_stock_is_stopped_then_stock_fails_and_nothing_is_co
         reservation: "FAILED",
         balance: 299,
         quantity: 1,
-        records: &["payment.requested", "payment.failed", "stock.requested", "stock.failed"],
+        records: &[
+            "payment.requested",
+            "payment.failed",
+            "stock.requested",
+            "stock.failed",
+        ],
     });
 }
 
@@ -210,7 +247,12 @@ fn row_5_stock_fails_while_payment_is_stopped_then_payment_fails_and_nothing_is_
         reservation: "FAILED",
         balance: 0,
         quantity: 0,
-        records: &["payment.requested", "payment.failed", "stock.requested", "stock.failed"],
+        records: &[
+            "payment.requested",
+            "payment.failed",
+            "stock.requested",
+            "stock.failed",
+        ],
     });
 }
 
@@ -246,13 +288,18 @@ fn row_7_both_fail_before_order_hears_of_either_and_nothing_is_compensated() {
     play.start(Service::Payment);
     play.start(Service::Stock);
     until("both notices on their topics", || {
-        ["payment.dlt", "stock.dlt"].iter().all(|topic| play.world.records(topic).len() == 1)
+        ["payment.dlt", "stock.dlt"]
+            .iter()
+            .all(|topic| play.world.records(topic).len() == 1)
     });
     play.order = play.world.start(Service::Order);
     let settled = play.order.api().settled(play.order_id);
     // whichever notice is read first gives the reason
     let reason = settled["reason"].clone();
-    assert!(reason == too_little_balance() || reason == too_little_stock(), "{reason}");
+    assert!(
+        reason == too_little_balance() || reason == too_little_stock(),
+        "{reason}"
+    );
     play.ends(&End {
         order: ["FAILED", "FAILED", "FAILED"],
         reason,
@@ -260,7 +307,12 @@ fn row_7_both_fail_before_order_hears_of_either_and_nothing_is_compensated() {
         reservation: "FAILED",
         balance: 299,
         quantity: 1,
-        records: &["payment.requested", "payment.failed", "stock.requested", "stock.failed"],
+        records: &[
+            "payment.requested",
+            "payment.failed",
+            "stock.requested",
+            "stock.failed",
+        ],
     });
 }
 
@@ -276,7 +328,12 @@ fn row_8_both_complete_and_the_order_completes() {
         reservation: "COMPLETED",
         balance: 0,
         quantity: 0,
-        records: &["payment.requested", "payment.completed", "stock.requested", "stock.completed"],
+        records: &[
+            "payment.requested",
+            "payment.completed",
+            "stock.requested",
+            "stock.completed",
+        ],
     });
 }
 
@@ -287,12 +344,21 @@ fn an_unknown_user_and_an_unknown_item_fail_at_once() {
     payment.api().put_balance("ann", 1_000);
     stock.api().put_quantity("tea", 10);
     let no_user = order.api().settled(order.api().place("bob", "tea", 1, 1));
-    assert_eq!(no_user["reason"], json!({"code": "UNKNOWN_USER", "from": "payment"}));
+    assert_eq!(
+        no_user["reason"],
+        json!({"code": "UNKNOWN_USER", "from": "payment"})
+    );
     assert_eq!(no_user["stockStatus"], "COMPENSATED");
     let no_item = order.api().settled(order.api().place("ann", "gold", 1, 1));
-    assert_eq!(no_item["reason"], json!({"code": "UNKNOWN_ITEM", "from": "stock"}));
+    assert_eq!(
+        no_item["reason"],
+        json!({"code": "UNKNOWN_ITEM", "from": "stock"})
+    );
     assert_eq!(no_item["paymentStatus"], "COMPENSATED");
-    assert_eq!((payment.api().balance("ann"), stock.api().quantity("tea")), (1_000, 10));
+    assert_eq!(
+        (payment.api().balance("ann"), stock.api().quantity("tea")),
+        (1_000, 10)
+    );
     world.assert_conserved();
 }
 
@@ -315,7 +381,10 @@ fn payment_side(order_id: Uuid) -> Side {
         requests: "payment",
         compensations: "payment.compensation",
         successes: "payment.success",
-        requested: ("payment.requested", json!({"orderId": order_id, "userName": "ann", "price": 7})),
+        requested: (
+            "payment.requested",
+            json!({"orderId": order_id, "userName": "ann", "price": 7}),
+        ),
         compensation_requested: "payment.compensation-requested",
         compensated: "payment.compensated",
     }
@@ -328,25 +397,43 @@ fn stock_side(order_id: Uuid) -> Side {
         requests: "stock",
         compensations: "stock.compensation",
         successes: "stock.success",
-        requested: ("stock.requested", json!({"orderId": order_id, "itemName": "tea", "quantity": 7})),
+        requested: (
+            "stock.requested",
+            json!({"orderId": order_id, "itemName": "tea", "quantity": 7}),
+        ),
         compensation_requested: "stock.compensation-requested",
         compensated: "stock.compensated",
     }
 }
 
 /// Puts in 10, plays a compensation and then its request by hand, and answers what is left of the 10.
-fn compensation_first(name: &str, order_id: Uuid, side: &Side, left: impl Fn(&Instance) -> i64) -> (World, i64) {
+fn compensation_first(
+    name: &str,
+    order_id: Uuid,
+    side: &Side,
+    left: impl Fn(&Instance) -> i64,
+) -> (World, i64) {
     let world = World::new(name);
     let participant = world.start(side.service);
     participant.api().put_balance_or_quantity(side.service);
-    world.produce_event(side.compensations, order_id, side.compensation_requested, &json!({"orderId": order_id}));
+    world.produce_event(
+        side.compensations,
+        order_id,
+        side.compensation_requested,
+        &json!({"orderId": order_id}),
+    );
     let path = format!("/{}/{order_id}", side.path);
-    let status =
-        eventually("the cancellation", || participant.api().get(&path).json["status"].as_str().map(String::from));
+    let status = eventually("the cancellation", || {
+        participant.api().get(&path).json["status"]
+            .as_str()
+            .map(String::from)
+    });
     assert_eq!(status, "CANCELLED");
     let (ce_type, data) = &side.requested;
     world.produce_event(side.requests, order_id, ce_type, data);
-    until("the request to be handled", || world.is_at_the_ends(side.service));
+    until("the request to be handled", || {
+        world.is_at_the_ends(side.service)
+    });
     assert_eq!(participant.api().found(&path)["status"], "CANCELLED");
     let left = left(&participant);
     (world, left)
@@ -379,7 +466,9 @@ fn assert_only_confirmed(world: &World, side: &Side, order_id: Uuid) {
 fn a_compensation_before_its_payment_request_cancels_it() {
     let order_id = Uuid::now_v7();
     let side = payment_side(order_id);
-    let (world, left) = compensation_first("cancelpay", order_id, &side, |payment| payment.api().balance("ann"));
+    let (world, left) = compensation_first("cancelpay", order_id, &side, |payment| {
+        payment.api().balance("ann")
+    });
     assert_eq!(left, 10);
     assert_only_confirmed(&world, &side, order_id);
 }
@@ -388,7 +477,9 @@ fn a_compensation_before_its_payment_request_cancels_it() {
 fn a_compensation_before_its_stock_request_cancels_it() {
     let order_id = Uuid::now_v7();
     let side = stock_side(order_id);
-    let (world, left) = compensation_first("cancelstock", order_id, &side, |stock| stock.api().quantity("tea"));
+    let (world, left) = compensation_first("cancelstock", order_id, &side, |stock| {
+        stock.api().quantity("tea")
+    });
     assert_eq!(left, 10);
     assert_only_confirmed(&world, &side, order_id);
 }
@@ -401,23 +492,39 @@ fn every_compensation_request_is_confirmed_once_and_undoes_once() {
     let payment = world.start(Service::Payment);
     payment.api().put_balance("ann", 10);
     world.produce_event(side.requests, order_id, side.requested.0, &side.requested.1);
-    until("the payment", || world.payment_status(order_id).as_deref() == Some("COMPLETED"));
-    let ask =
-        || Message::event(side.compensations, order_id, side.compensation_requested, &json!({"orderId": order_id}));
+    until("the payment", || {
+        world.payment_status(order_id).as_deref() == Some("COMPLETED")
+    });
+    let ask = || {
+        Message::event(
+            side.compensations,
+            order_id,
+            side.compensation_requested,
+            &json!({"orderId": order_id}),
+        )
+    };
     let (first, second) = (ask(), ask());
     for message in [&first, &first, &second, &first, &second] {
         world.produce(message);
     }
-    until("all five to be handled", || world.is_at_the_ends(Service::Payment));
+    until("all five to be handled", || {
+        world.is_at_the_ends(Service::Payment)
+    });
     world.wait_until_published(Service::Payment);
-    let said: Vec<(String, Value)> =
-        world.records(side.successes).into_iter().map(|seen| (seen.ce_type, seen.data["undone"].clone())).collect();
+    let said: Vec<(String, Value)> = world
+        .records(side.successes)
+        .into_iter()
+        .map(|seen| (seen.ce_type, seen.data["undone"].clone()))
+        .collect();
     let expected = [
         ("payment.completed", Value::Null),
         ("payment.compensated", json!(true)),
         ("payment.compensated", json!(true)),
     ];
-    assert_eq!(said, expected.map(|(ce_type, undone)| (ce_type.to_string(), undone)));
+    assert_eq!(
+        said,
+        expected.map(|(ce_type, undone)| (ce_type.to_string(), undone))
+    );
     assert_eq!(payment.api().balance("ann"), 10);
     world.assert_conserved();
 }
@@ -434,12 +541,27 @@ fn duplicates_of_every_message_change_nothing() {
     let before = Service::ALL.map(|service| play.world.tables(service));
     let records = play.world.all_records();
     for seen in &records {
-        let headers = seen.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
-        let (key, value) = (seen.key.clone().map(String::into_bytes), Some(seen.data.to_string().into_bytes()));
-        play.world.produce(&Message { topic: seen.topic.clone(), key, headers, value });
+        let headers = seen
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone().into_bytes()))
+            .collect();
+        let (key, value) = (
+            seen.key.clone().map(String::into_bytes),
+            Some(seen.data.to_string().into_bytes()),
+        );
+        play.world.produce(&Message {
+            topic: seen.topic.clone(),
+            key,
+            headers,
+            value,
+        });
     }
     play.world.wait_until_quiet();
-    assert_eq!(Service::ALL.map(|service| play.world.tables(service)), before);
+    assert_eq!(
+        Service::ALL.map(|service| play.world.tables(service)),
+        before
+    );
     assert_eq!(play.world.all_records().len(), 2 * records.len());
 }
 
@@ -451,12 +573,21 @@ fn a_side_not_heard_of_by_the_deadline_is_asked_to_compensate_and_confirms_later
     play.start(Service::Payment);
     let settled = play.order.api().settled(play.order_id);
     assert_eq!(settled["orderStatus"], "FAILED");
-    assert_eq!(settled["reason"], json!({"code": "DEADLINE", "from": "order"}));
-    assert_eq!((&settled["paymentStatus"], &settled["stockStatus"]), (&json!("COMPENSATED"), &json!("COMPENSATED")));
+    assert_eq!(
+        settled["reason"],
+        json!({"code": "DEADLINE", "from": "order"})
+    );
+    assert_eq!(
+        (&settled["paymentStatus"], &settled["stockStatus"]),
+        (&json!("COMPENSATED"), &json!("COMPENSATED"))
+    );
     play.world.wait_until_quiet();
     // payment reads its two topics in any order
     let payment = play.world.payment_status(play.order_id).expect("heard of");
-    assert!(payment == "COMPENSATED" || payment == "CANCELLED", "{payment}");
+    assert!(
+        payment == "COMPENSATED" || payment == "CANCELLED",
+        "{payment}"
+    );
     assert_eq!(play.participant(Service::Payment).balance("ann"), 1_000);
     assert_eq!(play.participant(Service::Stock).quantity("tea"), 10);
     play.world.assert_conserved();
@@ -482,7 +613,13 @@ fn a_compensation_not_confirmed_is_asked_again_as_a_new_message() {
     play.world.wait_until_quiet();
     let asked = play.world.records("payment.compensation").len();
     let said = play.world.records("payment.success");
-    assert_eq!(said.iter().filter(|seen| seen.ce_type == "payment.compensated").count(), asked, "each is confirmed");
+    assert_eq!(
+        said.iter()
+            .filter(|seen| seen.ce_type == "payment.compensated")
+            .count(),
+        asked,
+        "each is confirmed"
+    );
     assert_eq!(play.participant(Service::Payment).balance("ann"), 1_000);
     play.world.assert_conserved();
 }

@@ -23,8 +23,10 @@ const COMMON: [&str; 3] = [
     include_str!("../../sql/common/V2__outbox_calls.sql"),
     include_str!("../../sql/common/V3__position_in_records.sql"),
 ];
-const PAYMENT: [&str; 2] =
-    [include_str!("../../sql/payment/V1__payment.sql"), include_str!("../../sql/payment/V2__outbox_calls.sql")];
+const PAYMENT: [&str; 2] = [
+    include_str!("../../sql/payment/V1__payment.sql"),
+    include_str!("../../sql/payment/V2__outbox_calls.sql"),
+];
 
 /// A payment database as an older version left it: the common migrations up to `last`, and no later ones.
 fn left_at(name: &str, last: usize) -> World {
@@ -33,12 +35,19 @@ fn left_at(name: &str, last: usize) -> World {
     let histories = ["schema_history_common", "schema_history_payment"];
     db.batch_execute("create schema aside").unwrap();
     for table in histories {
-        db.batch_execute(&format!("alter table {table} set schema aside")).unwrap();
+        db.batch_execute(&format!("alter table {table} set schema aside"))
+            .unwrap();
     }
-    db.batch_execute("drop schema public cascade; create schema public").unwrap();
-    COMMON[..last].iter().chain(&PAYMENT).for_each(|sql| db.batch_execute(sql).unwrap());
+    db.batch_execute("drop schema public cascade; create schema public")
+        .unwrap();
+    COMMON[..last]
+        .iter()
+        .chain(&PAYMENT)
+        .for_each(|sql| db.batch_execute(sql).unwrap());
     for (table, last) in histories.iter().zip([last, PAYMENT.len()]) {
-        let sql = format!("alter table aside.{table} set schema public; delete from {table} where version > {last}");
+        let sql = format!(
+            "alter table aside.{table} set schema public; delete from {table} where version > {last}"
+        );
         db.batch_execute(&sql).unwrap();
     }
     world
@@ -48,10 +57,16 @@ fn left_at(name: &str, last: usize) -> World {
 fn instances_started_at_once_migrate_an_empty_database_once() {
     let world = World::new("schema_race");
     let instances = [(); 3].map(|()| world.launch(Service::Stock, &[]));
-    instances.iter().for_each(|instance| instance.wait_until_ready());
+    instances
+        .iter()
+        .for_each(|instance| instance.wait_until_ready());
     let sql = "select version from schema_history_stock order by version";
     let applied = world.db(Service::Stock).query(sql, &[]).unwrap();
-    assert_eq!(applied.iter().map(|row| row.get(0)).collect::<Vec<i32>>(), [1, 2], "each once");
+    assert_eq!(
+        applied.iter().map(|row| row.get(0)).collect::<Vec<i32>>(),
+        [1, 2],
+        "each once"
+    );
 }
 
 #[test]
@@ -69,11 +84,24 @@ fn a_schema_that_needs_a_newer_binary_stops_the_service_and_is_left_alone() {
     let world = migrated("schema_incompatible");
     let mut db = world.db(Service::Payment);
     db.batch_execute(NEWER).unwrap();
-    db.batch_execute("update schema_compat set min_version = 3; drop table payment").unwrap();
+    db.batch_execute("update schema_compat set min_version = 3; drop table payment")
+        .unwrap();
     let payment = world.launch(Service::Payment, &[]);
-    assert_eq!(payment.process().exit_within(harness::LIMIT).code(), Some(1));
-    assert!(payment.log().contains("needs a binary of schema version 3 or newer; this one is 2"), "{}", payment.log());
-    assert!(db.query("select 1 from payment", &[]).is_err(), "a table was made anew");
+    assert_eq!(
+        payment.process().exit_within(harness::LIMIT).code(),
+        Some(1)
+    );
+    assert!(
+        payment
+            .log()
+            .contains("needs a binary of schema version 3 or newer; this one is 2"),
+        "{}",
+        payment.log()
+    );
+    assert!(
+        db.query("select 1 from payment", &[]).is_err(),
+        "a table was made anew"
+    );
 }
 
 #[test]
@@ -81,19 +109,31 @@ fn a_database_that_an_older_version_may_still_publish_from_is_not_migrated() {
     let world = left_at("schema_older", 2);
     let (mut db, mut relay) = (world.db(Service::Payment), world.db(Service::Payment));
     let message = r#"[{"id":"01a207b0-6c85-711f-941c-898f27171165","topic":"payment.success","type":"payment.completed","data":{}}]"#;
-    db.execute("select append_outbox(array[gen_random_uuid()], array[$1::text])", &[&message]).unwrap();
+    db.execute(
+        "select append_outbox(array[gen_random_uuid()], array[$1::text])",
+        &[&message],
+    )
+    .unwrap();
     let refused = |why: &str| {
         let payment = world.launch(Service::Payment, &[]);
-        assert_eq!(payment.process().exit_within(harness::LIMIT).code(), Some(1));
+        assert_eq!(
+            payment.process().exit_within(harness::LIMIT).code(),
+            Some(1)
+        );
         assert!(payment.log().contains(why), "{}", payment.log());
     };
     refused("1 rows wait in payment_outbox: start the older version until they are published");
     db.batch_execute("delete from payment_outbox").unwrap();
-    relay.batch_execute("set application_name = 'payment-relay'").unwrap();
+    relay
+        .batch_execute("set application_name = 'payment-relay'")
+        .unwrap();
     refused("an instance of an older version is running: stop all of them");
     end_sessions(&mut db, "payment-relay");
     world.start(Service::Payment);
-    let wanted: i32 = db.query_one("select min_version from schema_compat", &[]).unwrap().get(0);
+    let wanted: i32 = db
+        .query_one("select min_version from schema_compat", &[])
+        .unwrap()
+        .get(0);
     assert_eq!(wanted, 2, "the older version can't be started any more");
 }
 
@@ -108,7 +148,8 @@ fn park(db: &mut Client, offset: i64) -> i64 {
 
 /// Notes a replay as that version does.
 fn note_replay(db: &mut Client, id: i64, result: &str) {
-    let sql = "update dead_letter set replayed_at = clock_timestamp(), replay_result = $2 where id = $1";
+    let sql =
+        "update dead_letter set replayed_at = clock_timestamp(), replay_result = $2 where id = $1";
     assert_eq!(db.execute(sql, &[&id, &result]).unwrap(), 1);
 }
 
@@ -123,19 +164,42 @@ fn a_version_without_actions_on_dead_letters_leaves_their_story_and_works_on_bes
     let shown = |id: i64| {
         let letter = payment.api().found(&format!("/dead-letters/{id}"));
         let history = letter["history"].as_array().unwrap().iter();
-        let told =
-            history.map(|action| json!([action["actor"], action["result"], action["detail"]])).collect::<Value>();
+        let told = history
+            .map(|action| json!([action["actor"], action["result"], action["detail"]]))
+            .collect::<Value>();
         (letter["state"].clone(), letter["replays"].clone(), told)
     };
-    assert_eq!(shown(applied), (json!("REPLAYED"), json!(1), json!([["unknown", "APPLIED", null]])));
-    assert_eq!(shown(failed), (json!("OPEN"), json!(1), json!([["unknown", "FAILED", "why: so"]])));
+    assert_eq!(
+        shown(applied),
+        (
+            json!("REPLAYED"),
+            json!(1),
+            json!([["unknown", "APPLIED", null]])
+        )
+    );
+    assert_eq!(
+        shown(failed),
+        (
+            json!("OPEN"),
+            json!(1),
+            json!([["unknown", "FAILED", "why: so"]])
+        )
+    );
     assert_eq!(shown(open), (json!("OPEN"), json!(0), json!([])));
 
     // an instance of that version goes on
     let parked = park(&mut db, 4);
     note_replay(&mut db, open, "UNCHANGED: a duplicate");
     assert_eq!([shown(parked).0, shown(open).0], ["OPEN", "REPLAYED"]);
-    let again = payment.api().call("POST", &format!("/dead-letters/{open}/replay"), &[], Some(b"")).unwrap();
+    let again = payment
+        .api()
+        .call(
+            "POST",
+            &format!("/dead-letters/{open}/replay"),
+            &[],
+            Some(b""),
+        )
+        .unwrap();
     assert_eq!(again.status, 409, "{}", again.text);
 }
 
@@ -152,16 +216,33 @@ fn a_migration_that_waits_for_a_table_lets_others_use_it_meanwhile() {
     (1..=3).for_each(|offset| _ = park(&mut db, offset));
     report.rollback().unwrap();
     payment.wait_until_ready();
-    assert_eq!(payment.api().found("/dead-letters")["deadLetters"].as_array().map(Vec::len), Some(3));
+    assert_eq!(
+        payment.api().found("/dead-letters")["deadLetters"]
+            .as_array()
+            .map(Vec::len),
+        Some(3)
+    );
 }
 
 #[test]
 fn a_migration_that_was_changed_after_it_was_applied_is_refused() {
     let world = migrated("schema_divergent");
-    world.db(Service::Payment).batch_execute("update schema_history_payment set checksum = '1'").unwrap();
+    world
+        .db(Service::Payment)
+        .batch_execute("update schema_history_payment set checksum = '1'")
+        .unwrap();
     let payment = world.launch(Service::Payment, &[]);
-    assert_eq!(payment.process().exit_within(harness::LIMIT).code(), Some(1));
-    assert!(payment.log().contains("the schema (payment) can't be brought up to date"), "{}", payment.log());
+    assert_eq!(
+        payment.process().exit_within(harness::LIMIT).code(),
+        Some(1)
+    );
+    assert!(
+        payment
+            .log()
+            .contains("the schema (payment) can't be brought up to date"),
+        "{}",
+        payment.log()
+    );
 }
 
 #[test]
@@ -174,8 +255,14 @@ fn a_topic_that_would_lose_records_by_compaction_is_refused() {
         configs: vec![("cleanup.policy".into(), "compact".into())],
     };
     let config = Config::new(vec![world.brokers().to_string()], "test");
-    Admin::new(config, Interrupt::new()).create_topics(&[topic]).unwrap();
+    Admin::new(config, Interrupt::new())
+        .create_topics(&[topic])
+        .unwrap();
     let order = world.launch(Service::Order, &[]);
     assert_eq!(order.process().exit_within(harness::LIMIT).code(), Some(1));
-    assert!(order.log().contains("stock.dlt has cleanup.policy=compact"), "{}", order.log());
+    assert!(
+        order.log().contains("stock.dlt has cleanup.policy=compact"),
+        "{}",
+        order.log()
+    );
 }

@@ -9,7 +9,10 @@ const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// A shop with a rich ann and many lamps.
 fn open_shop(name: &str) -> (World, [Instance; 3]) {
-    let world = World::with(name, &[("COMPENSATION_RETRY", "1h"), ("ORDER_DEADLINE", "1h")]);
+    let world = World::with(
+        name,
+        &[("COMPENSATION_RETRY", "1h"), ("ORDER_DEADLINE", "1h")],
+    );
     let instances = world.start_all();
     instances[1].api().put_balance("ann", 1_000);
     instances[2].api().put_quantity("lamp", 1_000);
@@ -36,40 +39,84 @@ fn steps(timeline: &Value) -> &Vec<Value> {
 fn side_of(timeline: &Value, side: &str) -> Vec<String> {
     let line = |step: &Value| {
         let text = |field: &str| step[field].as_str().unwrap().to_string();
-        format!("{} {} {} {}", text("step"), text("service"), text("type"), step["attempt"])
+        format!(
+            "{} {} {} {}",
+            text("step"),
+            text("service"),
+            text("type"),
+            step["attempt"]
+        )
     };
-    steps(timeline).iter().filter(|step| step["side"] == side).map(line).collect()
+    steps(timeline)
+        .iter()
+        .filter(|step| step["side"] == side)
+        .map(line)
+        .collect()
 }
 
 fn header<'a>(seen: &'a Seen, name: &str) -> Option<&'a str> {
-    seen.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    seen.headers
+        .iter()
+        .find(|(header, _)| header == name)
+        .map(|(_, value)| value.as_str())
 }
 
 /// Each step is about a record that a read-committed reader sees at its place; each record is told of; all of them carry the
 /// trace context of the answer; the steps are in time order.
 fn assert_told_as_seen(world: &World, order_id: Uuid, timeline: &Value) {
     let key = Some(order_id.to_string());
-    let seen: Vec<Seen> = world.all_records().into_iter().filter(|seen| seen.key == key).collect();
+    let seen: Vec<Seen> = world
+        .all_records()
+        .into_iter()
+        .filter(|seen| seen.key == key)
+        .collect();
     for step in steps(timeline) {
-        let topic = step["topic"].as_str().unwrap().strip_prefix(world.prefix()).expect("the topic as Kafka names it");
-        let at = |seen: &&Seen| (seen.partition, seen.offset) == place_of(step) && seen.topic == topic;
-        let record = seen.iter().find(at).unwrap_or_else(|| panic!("no record at {step}"));
-        assert_eq!((&step["messageId"], &step["type"]), (&json!(record.ce_id), &json!(record.ce_type)), "{step}");
-        assert_eq!(step["side"], record.ce_type.split('.').next().unwrap(), "{step}");
+        let topic = step["topic"]
+            .as_str()
+            .unwrap()
+            .strip_prefix(world.prefix())
+            .expect("the topic as Kafka names it");
+        let at =
+            |seen: &&Seen| (seen.partition, seen.offset) == place_of(step) && seen.topic == topic;
+        let record = seen
+            .iter()
+            .find(at)
+            .unwrap_or_else(|| panic!("no record at {step}"));
+        assert_eq!(
+            (&step["messageId"], &step["type"]),
+            (&json!(record.ce_id), &json!(record.ce_type)),
+            "{step}"
+        );
+        assert_eq!(
+            step["side"],
+            record.ce_type.split('.').next().unwrap(),
+            "{step}"
+        );
         assert_time(world, step, record);
     }
     for record in &seen {
-        let told = steps(timeline).iter().any(|step| step["messageId"] == record.ce_id);
+        let told = steps(timeline)
+            .iter()
+            .any(|step| step["messageId"] == record.ce_id);
         assert!(told, "nothing is told of {record:?}");
-        assert_eq!(header(record, "traceparent"), timeline["traceparent"].as_str(), "{record:?}");
+        assert_eq!(
+            header(record, "traceparent"),
+            timeline["traceparent"].as_str(),
+            "{record:?}"
+        );
     }
-    let times: Vec<&str> =
-        steps(timeline).iter().map(|step| step["at"].as_str().unwrap().trim_end_matches('Z')).collect();
+    let times: Vec<&str> = steps(timeline)
+        .iter()
+        .map(|step| step["at"].as_str().unwrap().trim_end_matches('Z'))
+        .collect();
     assert!(times.is_sorted(), "{times:?}");
 }
 
 fn place_of(step: &Value) -> (i32, i64) {
-    (step["partition"].as_i64().unwrap_or(-1) as i32, step["offset"].as_i64().unwrap_or(-1))
+    (
+        step["partition"].as_i64().unwrap_or(-1) as i32,
+        step["offset"].as_i64().unwrap_or(-1),
+    )
 }
 
 fn assert_time(world: &World, step: &Value, record: &Seen) {
@@ -88,8 +135,7 @@ fn assert_time(world: &World, step: &Value, record: &Seen) {
 
 /// A record's timestamp, as RFC 3339 has it, without `Z`.
 fn millis(world: &World, timestamp: i64) -> String {
-    let sql =
-        r#"select to_char(timestamptz 'epoch' + $1::bigint * interval '1 millisecond', 'YYYY-MM-DD"T"HH24:MI:SS.MS')"#;
+    let sql = r#"select to_char(timestamptz 'epoch' + $1::bigint * interval '1 millisecond', 'YYYY-MM-DD"T"HH24:MI:SS.MS')"#;
     let mut db = world.db(Service::Order);
     db.batch_execute("set timezone to 'UTC'").unwrap();
     db.query_one(sql, &[&timestamp]).unwrap().get(0)
@@ -113,8 +159,21 @@ fn a_completed_order_is_told_step_by_step_as_its_records_lie_on_the_topics() {
     assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
     world.wait_until_quiet();
     let told = timeline(order.api(), id);
-    let head = ["orderId", "traceId", "traceparent", "orderStatus", "settled"].map(|field| told[field].clone());
-    let expected = [json!(id), json!(TRACE_ID), json!(TRACEPARENT), json!("COMPLETED"), json!(true)];
+    let head = [
+        "orderId",
+        "traceId",
+        "traceparent",
+        "orderStatus",
+        "settled",
+    ]
+    .map(|field| told[field].clone());
+    let expected = [
+        json!(id),
+        json!(TRACE_ID),
+        json!(TRACEPARENT),
+        json!("COMPLETED"),
+        json!(true),
+    ];
     assert_eq!(head, expected);
     assert_eq!(side_of(&told, "payment"), completed("payment"));
     assert_eq!(side_of(&told, "stock"), completed("stock"));
@@ -128,7 +187,10 @@ fn a_failed_order_tells_why_and_how_the_other_side_was_compensated() {
     assert_eq!(order.api().settled(id)["stockStatus"], "COMPENSATED");
     world.wait_until_quiet();
     let told = timeline(order.api(), id);
-    assert_eq!((&told["orderStatus"], &told["settled"]), (&json!("FAILED"), &json!(true)));
+    assert_eq!(
+        (&told["orderStatus"], &told["settled"]),
+        (&json!("FAILED"), &json!(true))
+    );
     assert_eq!(
         side_of(&told, "payment"),
         [
@@ -147,10 +209,16 @@ fn a_failed_order_tells_why_and_how_the_other_side_was_compensated() {
         "ANSWERED stock stock.compensated null",
         "LEARNED order stock.compensated 1",
     ];
-    assert_eq!(side_of(&told, "stock"), [completed("stock"), compensated.map(String::from).to_vec()].concat());
+    assert_eq!(
+        side_of(&told, "stock"),
+        [completed("stock"), compensated.map(String::from).to_vec()].concat()
+    );
     let reason = json!({"code": "INSUFFICIENT_BALANCE", "from": "payment"});
-    let reasons: Vec<_> =
-        steps(&told).iter().filter(|step| step["reason"] == reason).map(|step| &step["step"]).collect();
+    let reasons: Vec<_> = steps(&told)
+        .iter()
+        .filter(|step| step["reason"] == reason)
+        .map(|step| &step["step"])
+        .collect();
     assert_eq!(reasons, ["FAILED", "COMPENSATION_ASKED"]);
     assert_told_as_seen(&world, id, &told);
 }
@@ -160,28 +228,46 @@ fn what_waits_for_a_participant_that_is_away_is_stored_and_published_and_not_ask
     let (world, [order, payment, stock]) = open_shop("timeline_away");
     assert!(payment.stop().success() && stock.stop().success());
     let id = place(order.api(), "ann", "lamp", 7);
-    until("its requests to be published", || order.api().order(id)["paymentStatus"] == "IN_PROGRESS");
+    until("its requests to be published", || {
+        order.api().order(id)["paymentStatus"] == "IN_PROGRESS"
+    });
     let told = timeline(order.api(), id);
     for side in ["payment", "stock"] {
-        let expected =
-            [format!("STORED order {side}.requested null"), format!("PUBLISHED order {side}.requested null")];
+        let expected = [
+            format!("STORED order {side}.requested null"),
+            format!("PUBLISHED order {side}.requested null"),
+        ];
         assert_eq!(side_of(&told, side), expected);
         let records = world.records(side);
-        let [stored, published] =
-            [0, 1].map(|at| steps(&told).iter().filter(|step| step["side"] == side).nth(at).unwrap());
+        let [stored, published] = [0, 1].map(|at| {
+            steps(&told)
+                .iter()
+                .filter(|step| step["side"] == side)
+                .nth(at)
+                .unwrap()
+        });
         for step in [stored, published] {
             assert_eq!(step["messageId"], records[0].ce_id, "{step}");
-            assert_eq!((&step["partition"], &step["offset"]), (&Value::Null, &Value::Null));
+            assert_eq!(
+                (&step["partition"], &step["offset"]),
+                (&Value::Null, &Value::Null)
+            );
         }
         assert_eq!(stored["at"], records[0].ce_time);
         assert!(published["at"].as_str().unwrap() >= millis(&world, records[0].timestamp).as_str());
     }
-    assert_eq!((&told["orderStatus"], &told["settled"]), (&json!("IN_PROGRESS"), &json!(false)));
+    assert_eq!(
+        (&told["orderStatus"], &told["settled"]),
+        (&json!("IN_PROGRESS"), &json!(false))
+    );
     let _back = [world.start(Service::Payment), world.start(Service::Stock)];
     assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
     world.wait_until_quiet();
     let told = timeline(order.api(), id);
-    assert_eq!((side_of(&told, "payment"), side_of(&told, "stock")), (completed("payment"), completed("stock")));
+    assert_eq!(
+        (side_of(&told, "payment"), side_of(&told, "stock")),
+        (completed("payment"), completed("stock"))
+    );
     assert_told_as_seen(&world, id, &told);
 }
 
@@ -192,14 +278,30 @@ fn a_compensation_that_is_not_confirmed_yet_is_told_with_the_reason() {
     let order = world.launch(Service::Order, &[("ORDER_DEADLINE", "1ms")]);
     order.wait_until_ready();
     let id = place(order.api(), "ann", "lamp", 7);
-    until("the compensation to be asked for", || order.api().order(id)["stockStatus"] == "COMPENSATING");
+    until("the compensation to be asked for", || {
+        order.api().order(id)["stockStatus"] == "COMPENSATING"
+    });
     world.wait_until_published(Service::Order);
     let told = timeline(order.api(), id);
     for side in ["payment", "stock"] {
-        assert_eq!(side_of(&told, side)[2..], [format!("COMPENSATION_ASKED order {side}.compensation-requested null")]);
-        let asked = steps(&told).iter().rfind(|step| step["side"] == side).unwrap();
-        assert_eq!(asked["messageId"], world.records(&format!("{side}.compensation"))[0].ce_id);
-        assert_eq!(asked["reason"], json!({"code": "DEADLINE", "from": "order"}));
+        assert_eq!(
+            side_of(&told, side)[2..],
+            [format!(
+                "COMPENSATION_ASKED order {side}.compensation-requested null"
+            )]
+        );
+        let asked = steps(&told)
+            .iter()
+            .rfind(|step| step["side"] == side)
+            .unwrap();
+        assert_eq!(
+            asked["messageId"],
+            world.records(&format!("{side}.compensation"))[0].ce_id
+        );
+        assert_eq!(
+            asked["reason"],
+            json!({"code": "DEADLINE", "from": "order"})
+        );
     }
 }
 
@@ -212,7 +314,10 @@ const TWO_FAILURES: &str = "create sequence tries;
 #[test]
 fn the_attempt_that_led_to_the_answer_is_told() {
     let (world, [order, ..]) = open_shop("timeline_attempts");
-    world.db(Service::Payment).batch_execute(TWO_FAILURES).unwrap();
+    world
+        .db(Service::Payment)
+        .batch_execute(TWO_FAILURES)
+        .unwrap();
     let id = place(order.api(), "ann", "lamp", 7);
     assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
     world.wait_until_quiet();
@@ -276,10 +381,17 @@ fn topics_replayed_from_their_beginning_add_nothing_to_a_story() {
     assert_eq!(steps(&before).len(), 17);
     let rows = || world.tables(Service::Order).remove("timeline").unwrap();
     let kept = rows();
-    assert_eq!(kept.len(), 4, "two answers, a compensation request, its confirmation");
+    assert_eq!(
+        kept.len(),
+        4,
+        "two answers, a compensation request, its confirmation"
+    );
     assert!(instances.iter().all(|instance| instance.stop().success()));
     for service in Service::ALL {
-        let forgotten = world.db(service).execute("delete from consumer_offset", &[]).unwrap();
+        let forgotten = world
+            .db(service)
+            .execute("delete from consumer_offset", &[])
+            .unwrap();
         assert!(forgotten > 0, "{service:?} had read nothing");
     }
     let [order, ..] = world.start_all();
@@ -289,8 +401,15 @@ fn topics_replayed_from_their_beginning_add_nothing_to_a_story() {
 
 /// A success as a participant of the version before sends it, with this header if there is one.
 fn success(id: Uuid, answers: Option<Vec<u8>>) -> Message {
-    let mut message = Message::event("payment.success", id, "payment.completed", &json!({"orderId": id}));
-    message.headers.extend(answers.map(|text| ("answers".to_string(), text)));
+    let mut message = Message::event(
+        "payment.success",
+        id,
+        "payment.completed",
+        &json!({"orderId": id}),
+    );
+    message
+        .headers
+        .extend(answers.map(|text| ("answers".to_string(), text)));
     message
 }
 
@@ -298,11 +417,21 @@ fn success(id: Uuid, answers: Option<Vec<u8>>) -> Message {
 fn an_answer_that_does_not_say_what_it_answers_still_gives_a_story() {
     let (world, [order, payment, _stock]) = open_shop("timeline_old");
     assert!(payment.stop().success());
-    let future = br#"{"partition":0,"offset":1,"takenUp":9223372036854775807,"attempt":1}"#.to_vec();
-    for answers in [None, Some(b"{".to_vec()), Some(future), Some(vec![b' '; 900_000])] {
+    let future =
+        br#"{"partition":0,"offset":1,"takenUp":9223372036854775807,"attempt":1}"#.to_vec();
+    for answers in [
+        None,
+        Some(b"{".to_vec()),
+        Some(future),
+        Some(vec![b' '; 900_000]),
+    ] {
         let id = place(order.api(), "ann", "lamp", 7);
-        until("stock's answer", || order.api().order(id)["stockStatus"] == "COMPLETED");
-        until("the order to be marked", || order.api().order(id)["paymentStatus"] == "IN_PROGRESS");
+        until("stock's answer", || {
+            order.api().order(id)["stockStatus"] == "COMPLETED"
+        });
+        until("the order to be marked", || {
+            order.api().order(id)["paymentStatus"] == "IN_PROGRESS"
+        });
         world.produce(&success(id, answers));
         assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
         let told = timeline(order.api(), id);
@@ -322,8 +451,16 @@ fn an_answer_that_does_not_say_what_it_answers_still_gives_a_story() {
             let published = |step: &&Value| step["step"] == "PUBLISHED" && step["side"] == side;
             steps(&told).iter().find(published).unwrap().clone()
         };
-        assert_eq!(published("payment")["at"], published("stock")["at"], "one transaction");
-        let request = world.records("payment").into_iter().find(|seen| seen.key == Some(id.to_string())).unwrap();
+        assert_eq!(
+            published("payment")["at"],
+            published("stock")["at"],
+            "one transaction"
+        );
+        let request = world
+            .records("payment")
+            .into_iter()
+            .find(|seen| seen.key == Some(id.to_string()))
+            .unwrap();
         assert_eq!(published("payment")["messageId"], request.ce_id);
         assert_eq!(world.parked(), 0);
     }
@@ -337,39 +474,87 @@ fn a_story_is_told_as_an_aligned_table_too() {
     world.wait_until_quiet();
     let told = timeline(order.api(), id);
     let path = format!("/orders/{id}/timeline");
-    let answer = order.api().call("GET", &path, &[("Accept", "text/plain")], None).unwrap();
-    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; charset=utf-8")));
+    let answer = order
+        .api()
+        .call("GET", &path, &[("Accept", "text/plain")], None)
+        .unwrap();
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, Some("text/plain; charset=utf-8"))
+    );
     let lines: Vec<&str> = answer.text.lines().collect();
-    assert_eq!(lines[0], format!("order {id}  FAILED, settled  trace {TRACE_ID}"));
+    assert_eq!(
+        lines[0],
+        format!("order {id}  FAILED, settled  trace {TRACE_ID}")
+    );
     assert_eq!(lines[1], "");
-    let columns = ["TIME", "STEP", "SERVICE", "MESSAGE", "TOPIC-PARTITION-OFFSET", "ATTEMPT", "REASON"];
+    let columns = [
+        "TIME",
+        "STEP",
+        "SERVICE",
+        "MESSAGE",
+        "TOPIC-PARTITION-OFFSET",
+        "ATTEMPT",
+        "REASON",
+    ];
     let starts = columns.map(|column| lines[2].find(column).unwrap());
     let row = |line: &str| -> Vec<String> {
         let ends = starts.iter().skip(1).copied().chain([line.len()]);
-        let cell = |(start, end): (&usize, usize)| line.get(*start..end.min(line.len())).unwrap_or("").trim_end();
-        starts.iter().zip(ends).map(|place| cell(place).to_string()).collect()
+        let cell = |(start, end): (&usize, usize)| {
+            line.get(*start..end.min(line.len()))
+                .unwrap_or("")
+                .trim_end()
+        };
+        starts
+            .iter()
+            .zip(ends)
+            .map(|place| cell(place).to_string())
+            .collect()
     };
     let expected: Vec<Vec<String>> = steps(&told)
         .iter()
         .map(|step| {
             let text = |field: &str| step[field].as_str().unwrap().to_string();
             let place = format!("{}-{}-{}", text("topic"), step["partition"], step["offset"]);
-            let attempt = step["attempt"].as_i64().map_or("-".into(), |attempt| attempt.to_string());
+            let attempt = step["attempt"]
+                .as_i64()
+                .map_or("-".into(), |attempt| attempt.to_string());
             let reason = step["reason"]["code"].as_str().unwrap_or("").to_string();
-            vec![text("at"), text("step"), text("service"), text("messageId"), place, attempt, reason]
+            vec![
+                text("at"),
+                text("step"),
+                text("service"),
+                text("messageId"),
+                place,
+                attempt,
+                reason,
+            ]
         })
         .collect();
-    assert_eq!(lines[3..].iter().map(|line| row(line)).collect::<Vec<_>>(), expected);
+    assert_eq!(
+        lines[3..].iter().map(|line| row(line)).collect::<Vec<_>>(),
+        expected
+    );
     for accept in ["application/json", "text/html", "*/*"] {
-        let json = order.api().call("GET", &path, &[("Accept", accept)], None).unwrap();
-        assert_eq!((json.header("content-type"), &json.json), (Some("application/json"), &told), "{accept}");
+        let json = order
+            .api()
+            .call("GET", &path, &[("Accept", accept)], None)
+            .unwrap();
+        assert_eq!(
+            (json.header("content-type"), &json.json),
+            (Some("application/json"), &told),
+            "{accept}"
+        );
     }
 }
 
 #[test]
 fn without_a_trace_context_of_the_client_one_is_made_and_is_the_same_everywhere() {
     let (world, [order, ..]) = open_shop("timeline_trace");
-    let ids = [order.api().place("ann", "lamp", 5_000, 1), order.api().place("ann", "lamp", 7, 1)];
+    let ids = [
+        order.api().place("ann", "lamp", 5_000, 1),
+        order.api().place("ann", "lamp", 7, 1),
+    ];
     let traces = ids.map(|id| {
         order.api().settled(id);
         world.wait_until_quiet();
@@ -377,7 +562,10 @@ fn without_a_trace_context_of_the_client_one_is_made_and_is_the_same_everywhere(
         assert_told_as_seen(&world, id, &told);
         let traceparent = told["traceparent"].as_str().unwrap();
         let trace_id = told["traceId"].as_str().unwrap();
-        assert!(traceparent.starts_with(&format!("00-{trace_id}-")) && trace_id.len() == 32, "{traceparent}");
+        assert!(
+            traceparent.starts_with(&format!("00-{trace_id}-")) && trace_id.len() == 32,
+            "{traceparent}"
+        );
         trace_id.to_string()
     });
     assert_ne!(traces[0], traces[1]);

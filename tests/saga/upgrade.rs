@@ -38,12 +38,18 @@ impl Upgrade<'_> {
         old.kill();
         assert_leads(new);
         self.wait_for_orders();
-        let back = self.world.start_of(self.earlier, service, &[(&variable, &old.port().to_string())]);
+        let back = self.world.start_of(
+            self.earlier,
+            service,
+            &[(&variable, &old.port().to_string())],
+        );
         self.wait_for_orders();
         stop(new);
         assert_leads(&back);
         self.wait_for_orders();
-        let last = self.world.start_with(service, &[(&variable, &new.port().to_string())]);
+        let last = self
+            .world
+            .start_with(service, &[(&variable, &new.port().to_string())]);
         self.wait_for_orders();
         stop(&back);
         assert_leads(&last);
@@ -52,7 +58,9 @@ impl Upgrade<'_> {
 
     fn wait_for_orders(&self) {
         let before = self.done.load(Ordering::Relaxed);
-        until("orders between two steps", || self.done.load(Ordering::Relaxed) >= before + BETWEEN);
+        until("orders between two steps", || {
+            self.done.load(Ordering::Relaxed) >= before + BETWEEN
+        });
     }
 }
 
@@ -75,7 +83,8 @@ impl Drop for Over<'_> {
 
 #[test]
 #[ignore = "needs the services of an earlier version, which ./run.sh proof builds"]
-fn instances_of_an_earlier_version_run_beside_new_ones_and_are_rolled_away_without_loss_or_repetition() {
+fn instances_of_an_earlier_version_run_beside_new_ones_and_are_rolled_away_without_loss_or_repetition()
+ {
     let (world, earlier) = (World::new("upgrade"), earlier());
     let old = Service::ALL.map(|service| world.start_of(&earlier, service, &[]));
     let [order, payment, stock] = &old;
@@ -93,10 +102,19 @@ fn instances_of_an_earlier_version_run_beside_new_ones_and_are_rolled_away_witho
         let over = Over(stop);
         let trade = |client| scope.spawn(move || trade(&ports, client, stop, done));
         let clients: Vec<_> = (0..CLIENTS).map(trade).collect();
-        let upgrade = Upgrade { world: &world, earlier: &earlier, done };
-        old.iter().zip(&new).for_each(|(old, new)| upgrade.roll(old, new));
+        let upgrade = Upgrade {
+            world: &world,
+            earlier: &earlier,
+            done,
+        };
+        old.iter()
+            .zip(&new)
+            .for_each(|(old, new)| upgrade.roll(old, new));
         drop(over);
-        clients.into_iter().map(|client| client.join().expect("a client")).sum()
+        clients
+            .into_iter()
+            .map(|client| client.join().expect("a client"))
+            .sum()
     });
     assert_traded(&world, placed + 2);
 }

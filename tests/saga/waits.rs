@@ -14,20 +14,39 @@ use crate::operations::metric;
 fn waiting(api: &Api) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_string();
     let listed = api.found("/overview")["waiting"].clone();
-    listed.as_array().unwrap().iter().map(|one| (text(&one["what"]), text(&one["for"]))).collect()
+    listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (text(&one["what"]), text(&one["for"])))
+        .collect()
 }
 
 /// Waits until `what` is told to wait for something with these words, in `/overview` and as a metric.
 fn wait_until_told(instance: &Instance, what: &str, words: &str) {
     until(&format!("{what} to be told to wait for {words:?}"), || {
-        waiting(instance.api()).iter().any(|(name, why)| name == what && why.contains(words))
+        waiting(instance.api())
+            .iter()
+            .any(|(name, why)| name == what && why.contains(words))
     });
-    until("its metric", || metric(instance, &format!("saga_waiting_seconds{{what=\"{what}\"}}")) > 0.0);
+    until("its metric", || {
+        metric(
+            instance,
+            &format!("saga_waiting_seconds{{what=\"{what}\"}}"),
+        ) > 0.0
+    });
 }
 
 fn wait_until_nothing_waits(instance: &Instance, what: &str) {
-    until(&format!("{what} to go on"), || waiting(instance.api()).iter().all(|(name, _)| name != what));
-    until("its metric", || metric(instance, &format!("saga_waiting_seconds{{what=\"{what}\"}}")) == 0.0);
+    until(&format!("{what} to go on"), || {
+        waiting(instance.api()).iter().all(|(name, _)| name != what)
+    });
+    until("its metric", || {
+        metric(
+            instance,
+            &format!("saga_waiting_seconds{{what=\"{what}\"}}"),
+        ) == 0.0
+    });
 }
 
 fn shop(name: &str) -> (World, [Instance; 3]) {
@@ -42,7 +61,12 @@ fn shop(name: &str) -> (World, [Instance; 3]) {
 fn a_transaction_of_somebody_else_that_hides_records_is_told() {
     let (world, [order, payment, _stock]) = shop("hidden_records");
     let config = Config::new(vec![world.brokers().to_owned()], "somebody");
-    let mut other = Producer::transactional(config, Interrupt::new(), "somebody-else", Duration::from_secs(300));
+    let mut other = Producer::transactional(
+        config,
+        Interrupt::new(),
+        "somebody-else",
+        Duration::from_secs(300),
+    );
     other.initialise().unwrap();
     let mut open = other.begin().unwrap();
     let topic = format!("{}payment", world.prefix());
@@ -58,12 +82,22 @@ fn a_transaction_of_somebody_else_that_hides_records_is_told() {
     let placed = order.api().place("ann", "tea", 300, 2);
     until("it to be told", || {
         let ready = payment.api().get("/readyz");
-        ready.status == 503 && ready.text.contains("a transaction that is open has kept the records from offset")
+        ready.status == 503
+            && ready
+                .text
+                .contains("a transaction that is open has kept the records from offset")
     });
-    assert!(payment.api().found("/overview")["consumers"].to_string().contains("\"lag\":"), "and lag");
+    assert!(
+        payment.api().found("/overview")["consumers"]
+            .to_string()
+            .contains("\"lag\":"),
+        "and lag"
+    );
     open.abort().unwrap();
     assert_eq!(order.api().settled(placed)["orderStatus"], "COMPLETED");
-    until("payment to be ready", || payment.api().get("/readyz").status == 200);
+    until("payment to be ready", || {
+        payment.api().get("/readyz").status == 200
+    });
     assert_eq!(world.parked(), 0);
 }
 
@@ -78,16 +112,30 @@ fn rights_that_are_taken_away_are_told_by_what_waits_for_them() {
     let topics = ["--topic", &prefix, "--resource-pattern-type", "prefixed"];
     allow(&broker, &["Describe"], &topics);
     let named = |name: &str| format!("{prefix}{name}");
-    for name in ["payment", "payment.compensation", "payment.success", "payment.dlt"] {
+    for name in [
+        "payment",
+        "payment.compensation",
+        "payment.success",
+        "payment.dlt",
+    ] {
         allow(&broker, &["Read", "Write"], &["--topic", &named(name)]);
     }
     allow(&broker, &["Read"], &["--group", &named("payment")]);
-    allow(&broker, &["Write", "Describe"], &["--transactional-id", &named("payment-relay")]);
+    allow(
+        &broker,
+        &["Write", "Describe"],
+        &["--transactional-id", &named("payment-relay")],
+    );
     let payment = world.start_with(Service::Payment, &as_shop(&users));
     payment.wait_for_log("leading: producer");
     payment.api().put_balance("ann", 1_000);
     let take_away = |operation: &str, topic: &str| {
-        change_rights(&broker, &["--remove", "--force"], &[operation], &["--topic", &named(topic)]);
+        change_rights(
+            &broker,
+            &["--remove", "--force"],
+            &[operation],
+            &["--topic", &named(topic)],
+        );
     };
     let ask = || {
         let order_id = Uuid::now_v7();
@@ -96,12 +144,23 @@ fn rights_that_are_taken_away_are_told_by_what_waits_for_them() {
     };
 
     take_away("Read", "payment");
-    wait_until_told(&payment, &format!("{prefix}payment-0"), "TOPIC_AUTHORIZATION_FAILED from Fetch");
+    wait_until_told(
+        &payment,
+        &format!("{prefix}payment-0"),
+        "TOPIC_AUTHORIZATION_FAILED from Fetch",
+    );
     // the other topic goes on meanwhile
     let order_id = Uuid::now_v7();
     let data = json!({"orderId": order_id, "userName": "ann", "price": 100});
-    world.produce_event("payment.compensation", order_id, "payment.compensation-requested", &data);
-    until("its effect", || world.payment_status(order_id).as_deref() == Some("CANCELLED"));
+    world.produce_event(
+        "payment.compensation",
+        order_id,
+        "payment.compensation-requested",
+        &data,
+    );
+    until("its effect", || {
+        world.payment_status(order_id).as_deref() == Some("CANCELLED")
+    });
     allow(&broker, &["Read"], &["--topic", &named("payment")]);
     // nothing has come that would show it
     wait_until_nothing_waits(&payment, &format!("{prefix}payment-0"));
@@ -113,7 +172,9 @@ fn rights_that_are_taken_away_are_told_by_what_waits_for_them() {
     wait_until_told(&payment, "relay", "TOPIC_AUTHORIZATION_FAILED");
     allow(&broker, &["Write"], &["--topic", &named("payment.success")]);
     wait_until_nothing_waits(&payment, "relay");
-    until("the answers", || world.records("payment.success").len() == 3);
+    until("the answers", || {
+        world.records("payment.success").len() == 3
+    });
 }
 
 #[test]
@@ -123,9 +184,20 @@ fn a_row_of_the_outbox_that_nobody_can_read_is_told_and_ends_nothing() {
     let sql = "insert into order_outbox (stored_at, order_id, messages) values (clock_timestamp(), $1, '[]')";
     db.execute(sql, &[&Uuid::nil()]).unwrap();
     let placed = order.api().place("ann", "tea", 300, 2);
-    wait_until_told(&order, "relay", "can't be read, was it written by hand? Nothing behind it is published");
+    wait_until_told(
+        &order,
+        "relay",
+        "can't be read, was it written by hand? Nothing behind it is published",
+    );
     assert_eq!(order.api().order(placed)["orderStatus"], "IN_PROGRESS");
-    assert_eq!(db.execute("delete from order_outbox where order_id = $1", &[&Uuid::nil()]).unwrap(), 1);
+    assert_eq!(
+        db.execute(
+            "delete from order_outbox where order_id = $1",
+            &[&Uuid::nil()]
+        )
+        .unwrap(),
+        1
+    );
     assert_eq!(order.api().settled(placed)["orderStatus"], "COMPLETED");
     wait_until_nothing_waits(&order, "relay");
 }
@@ -135,7 +207,8 @@ fn a_locked_table_is_told_with_who_holds_it() {
     let (world, [order, ..]) = shop("locked_table");
     let mut person = world.db(Service::Order);
     let mut held = person.transaction().unwrap();
-    held.batch_execute("set local application_name = 'a person'; lock table orders in share mode").unwrap();
+    held.batch_execute("set local application_name = 'a person'; lock table orders in share mode")
+        .unwrap();
     std::thread::scope(|scope| {
         let placing = scope.spawn(|| {
             let body = json!({"userName": "ann", "itemName": "tea", "price": 10, "quantity": 1});
@@ -143,7 +216,10 @@ fn a_locked_table_is_told_with_who_holds_it() {
         });
         wait_until_told(&order, "order-writer", "a lock on orders, held by session");
         let told = waiting(order.api());
-        assert!(told.iter().any(|(_, why)| why.contains("a person")), "{told:?}");
+        assert!(
+            told.iter().any(|(_, why)| why.contains("a person")),
+            "{told:?}"
+        );
         assert_eq!(placing.join().unwrap(), 503);
     });
     wait_until_told(&order, "orders to be stored", "lock timeout");

@@ -33,7 +33,12 @@ pub(crate) fn read_fetched(
     budget: &mut usize,
 ) -> Fetched {
     let mut aborted = Aborted::new(aborted);
-    let mut fetched = Fetched { records: Vec::new(), next_offset: from, leader_epoch: None, corrupt: None };
+    let mut fetched = Fetched {
+        records: Vec::new(),
+        next_offset: from,
+        leader_epoch: None,
+        corrupt: None,
+    };
     while *budget > 0 {
         match next_batch(&mut bytes, longest) {
             Next::End => return fetched,
@@ -48,7 +53,12 @@ pub(crate) fn read_fetched(
 }
 
 impl Fetched {
-    fn take(&mut self, batch: RawBatch, aborted: &mut Aborted, budget: &mut usize) -> Result<(), Corrupt> {
+    fn take(
+        &mut self,
+        batch: RawBatch,
+        aborted: &mut Aborted,
+        budget: &mut usize,
+    ) -> Result<(), Corrupt> {
         aborted.reach(batch.last_offset);
         if batch.is_control() {
             if batch.is_transactional() && batch.is_abort_marker()? {
@@ -75,11 +85,18 @@ impl Aborted {
     fn new(listed: Option<Vec<AbortedTransaction>>) -> Aborted {
         let mut ahead = listed.unwrap_or_default();
         ahead.sort_by_key(|transaction| std::cmp::Reverse(transaction.first_offset));
-        Aborted { ahead, open: HashSet::new() }
+        Aborted {
+            ahead,
+            open: HashSet::new(),
+        }
     }
 
     fn reach(&mut self, offset: i64) {
-        while self.ahead.last().is_some_and(|next| next.first_offset <= offset) {
+        while self
+            .ahead
+            .last()
+            .is_some_and(|next| next.first_offset <= offset)
+        {
             if let Some(next) = self.ahead.pop() {
                 self.open.insert(next.producer_id.0);
             }
@@ -119,8 +136,16 @@ mod tests {
             timestamp: Some(0),
             partition: None,
         };
-        let mut bytes =
-            batch_of(&[record], &Writer { producer_id, epoch: 0, base_sequence: 0, transactional }).to_vec();
+        let mut bytes = batch_of(
+            &[record],
+            &Writer {
+                producer_id,
+                epoch: 0,
+                base_sequence: 0,
+                transactional,
+            },
+        )
+        .to_vec();
         // The base offset is not part of the checksum: the broker sets it.
         bytes[..8].copy_from_slice(&offset.to_be_bytes());
         bytes
@@ -136,11 +161,17 @@ mod tests {
     }
 
     fn aborted(producer_id: i64, first_offset: i64) -> AbortedTransaction {
-        AbortedTransaction::default().with_producer_id(ProducerId(producer_id)).with_first_offset(first_offset)
+        AbortedTransaction::default()
+            .with_producer_id(ProducerId(producer_id))
+            .with_first_offset(first_offset)
     }
 
     fn keys(fetched: &Fetched) -> Vec<Bytes> {
-        fetched.records.iter().map(|record| record.key.clone().unwrap()).collect()
+        fetched
+            .records
+            .iter()
+            .map(|record| record.key.clone().unwrap())
+            .collect()
     }
 
     #[test]
@@ -180,7 +211,12 @@ mod tests {
     fn what_lies_before_a_corrupt_batch_is_read_and_the_position_stays_at_it() {
         let mut broken = batch(1, -1, false, b"b");
         *broken.last_mut().unwrap() ^= 0xff;
-        let bytes = [batch(0, -1, false, b"a"), broken.clone(), batch(2, -1, false, b"c")].concat();
+        let bytes = [
+            batch(0, -1, false, b"a"),
+            broken.clone(),
+            batch(2, -1, false, b"c"),
+        ]
+        .concat();
         let fetched = read(Bytes::from(bytes), 0, None);
         assert_eq!(keys(&fetched), ["a"]);
         assert_eq!(fetched.next_offset, 1);
@@ -201,6 +237,9 @@ mod tests {
         let bytes = [batch(0, -1, false, b"a"), batch(1, -1, false, b"b")].concat();
         let mut budget = 1;
         let fetched = read_fetched(Bytes::from(bytes), 0, None, LONGEST, &mut budget);
-        assert_eq!((keys(&fetched), fetched.next_offset, budget), (vec![Bytes::from("a")], 1, 0));
+        assert_eq!(
+            (keys(&fetched), fetched.next_offset, budget),
+            (vec![Bytes::from("a")], 1, 0)
+        );
     }
 }

@@ -36,7 +36,11 @@ pub fn last_records(
     ends: Isolation,
     is_wanted: impl Fn(&Record) -> bool,
 ) -> Result<Vec<(TopicPartition, Record)>> {
-    let mut searches = begin(&mut Admin::new(config.clone(), interrupt.clone()), topics, ends)?;
+    let mut searches = begin(
+        &mut Admin::new(config.clone(), interrupt.clone()),
+        topics,
+        ends,
+    )?;
     let mut reader = SpanReader::new(config, interrupt);
     let mut found = HashMap::new();
     while !searches.is_empty() {
@@ -52,12 +56,20 @@ pub fn last_records(
                 Reading::On
             }) {
                 Ok(true) => moved = Instant::now(),
-                Ok(false) if late => return Err(Error::Undecided { partition, offset, after }),
+                Ok(false) if late => {
+                    return Err(Error::Undecided {
+                        partition,
+                        offset,
+                        after,
+                    });
+                }
                 Err(error) if late || !error.passes() => return Err(error),
                 _ => {}
             }
         }
-        searches.retain(|search| search.from > search.log_start && !found.contains_key(&search.partition));
+        searches.retain(|search| {
+            search.from > search.log_start && !found.contains_key(&search.partition)
+        });
         searches.iter_mut().for_each(Search::go_further_back);
     }
     Ok(found.into_iter().collect())
@@ -75,11 +87,21 @@ struct Search {
 impl Search {
     fn new(partition: TopicPartition, log_start: i64, end: i64) -> Search {
         let from = end.saturating_sub(FIRST_WINDOW).max(log_start);
-        Search { partition, log_start, from, until: end, width: FIRST_WINDOW }
+        Search {
+            partition,
+            log_start,
+            from,
+            until: end,
+            width: FIRST_WINDOW,
+        }
     }
 
     fn window(&self) -> Span {
-        Span { partition: self.partition.clone(), from: self.from, until: self.until }
+        Span {
+            partition: self.partition.clone(),
+            from: self.from,
+            until: self.until,
+        }
     }
 
     fn go_further_back(&mut self) {
@@ -92,22 +114,35 @@ impl Search {
 /// The partitions of the topics that hold anything.
 fn begin(admin: &mut Admin, topics: &[String], isolation: Isolation) -> Result<Vec<Search>> {
     let described = admin.describe_topics(topics)?;
-    if let Some(missing) = topics.iter().find(|name| described.iter().all(|topic| topic.name != **name)) {
+    if let Some(missing) = topics
+        .iter()
+        .find(|name| described.iter().all(|topic| topic.name != **name))
+    {
         return Err(unknown(missing));
     }
     let partitions: Vec<TopicPartition> = described
         .iter()
         .flat_map(|topic| {
             let (name, topic_id): (Arc<str>, _) = (topic.name.as_str().into(), topic.id);
-            (0..topic.partitions).map(move |partition| TopicPartition { topic: name.clone(), topic_id, partition })
+            (0..topic.partitions).map(move |partition| TopicPartition {
+                topic: name.clone(),
+                topic_id,
+                partition,
+            })
         })
         .collect();
-    let places: Vec<_> = partitions.iter().map(|place| (place.topic.to_string(), place.partition)).collect();
+    let places: Vec<_> = partitions
+        .iter()
+        .map(|place| (place.topic.to_string(), place.partition))
+        .collect();
     let starts = admin.list_offsets(&places, OffsetSpec::Earliest, isolation)?;
     let ends = admin.list_offsets(&places, OffsetSpec::Latest, isolation)?;
     let mut searches = Vec::new();
     for partition in partitions {
-        let (start, end) = (offset_of(&starts, &partition)?, offset_of(&ends, &partition)?);
+        let (start, end) = (
+            offset_of(&starts, &partition)?,
+            offset_of(&ends, &partition)?,
+        );
         if start < end {
             searches.push(Search::new(partition, start, end));
         }
@@ -116,6 +151,12 @@ fn begin(admin: &mut Admin, topics: &[String], isolation: Isolation) -> Result<V
 }
 
 fn offset_of(listed: &[ListedOffset], partition: &TopicPartition) -> Result<i64> {
-    let is_its = |found: &&ListedOffset| found.topic == *partition.topic && found.partition == partition.partition;
-    listed.iter().find(is_its).map(|found| found.offset).ok_or_else(|| unknown(&partition.to_string()))
+    let is_its = |found: &&ListedOffset| {
+        found.topic == *partition.topic && found.partition == partition.partition
+    };
+    listed
+        .iter()
+        .find(is_its)
+        .map(|found| found.offset)
+        .ok_or_else(|| unknown(&partition.to_string()))
 }

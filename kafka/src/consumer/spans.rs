@@ -56,7 +56,11 @@ pub fn read_spans(
     while let Some((partition, _)) = reader.first() {
         let after = begun.elapsed();
         if after >= limit {
-            return Err(Error::Timeout { api: "Fetch", broker: partition.to_string(), after });
+            return Err(Error::Timeout {
+                api: "Fetch",
+                broker: partition.to_string(),
+                after,
+            });
         }
         if let Err(error) = reader.poll(&mut take)
             && !error.passes()
@@ -77,21 +81,35 @@ pub(crate) struct SpanReader {
 
 impl SpanReader {
     pub(crate) fn new(config: &Config, interrupt: &Interrupt) -> SpanReader {
-        let fetch = FetchConfig { isolation: Isolation::ReadCommitted, ..FetchConfig::default() };
+        let fetch = FetchConfig {
+            isolation: Isolation::ReadCommitted,
+            ..FetchConfig::default()
+        };
         let consumer = Consumer::new(config.clone(), interrupt.clone(), fetch);
-        SpanReader { consumer, interrupt: interrupt.clone(), waiting: HashMap::new() }
+        SpanReader {
+            consumer,
+            interrupt: interrupt.clone(),
+            waiting: HashMap::new(),
+        }
     }
 
     /// From now on these.
     pub(crate) fn assign(&mut self, spans: Vec<Span>) {
         self.waiting.clear();
         for span in spans {
-            self.waiting.entry(span.partition.clone()).or_default().push_back(span);
+            self.waiting
+                .entry(span.partition.clone())
+                .or_default()
+                .push_back(span);
         }
         let firsts = self.waiting.values().filter_map(|spans| spans.front());
-        let places: Vec<_> = firsts.map(|span| (span.partition.clone(), span.from)).collect();
+        let places: Vec<_> = firsts
+            .map(|span| (span.partition.clone(), span.from))
+            .collect();
         self.consumer.assign(&places);
-        places.iter().for_each(|(partition, _)| self.leave_finished(partition));
+        places
+            .iter()
+            .for_each(|(partition, _)| self.leave_finished(partition));
     }
 
     /// A partition that is not read to its end, and how far it is; none when all are.
@@ -105,7 +123,10 @@ impl SpanReader {
     /// # Errors
     /// Those of [`Consumer::poll`], those that pass after a pause: a broker is away for a moment, and what was read
     /// before is kept.
-    pub(crate) fn poll(&mut self, take: &mut impl FnMut(&TopicPartition, Record) -> Reading) -> Result<bool> {
+    pub(crate) fn poll(
+        &mut self,
+        take: &mut impl FnMut(&TopicPartition, Record) -> Reading,
+    ) -> Result<bool> {
         let polled = match self.consumer.poll() {
             Err(error) if error.passes() => {
                 self.interrupt.sleep(PAUSE)?;
@@ -120,21 +141,47 @@ impl SpanReader {
         Ok(found)
     }
 
-    fn handle(&mut self, polled: Polled, take: &mut impl FnMut(&TopicPartition, Record) -> Reading) -> Result<()> {
+    fn handle(
+        &mut self,
+        polled: Polled,
+        take: &mut impl FnMut(&TopicPartition, Record) -> Reading,
+    ) -> Result<()> {
         let partition = match polled {
-            Polled::Records { partition, records, .. } => {
+            Polled::Records {
+                partition, records, ..
+            } => {
                 self.hand_over(&partition, records, take);
                 partition
             }
-            Polled::Corrupt { partition, last_offset, cause, .. } => {
-                log::error!("{partition}: what ends at offset {last_offset} can't be read and is passed over: {cause}");
+            Polled::Corrupt {
+                partition,
+                last_offset,
+                cause,
+                ..
+            } => {
+                log::error!(
+                    "{partition}: what ends at offset {last_offset} can't be read and is passed over: {cause}"
+                );
                 let position = self.consumer.position(&partition).unwrap_or(0);
-                self.consumer.seek(&partition, last_offset.max(position).saturating_add(1));
+                self.consumer
+                    .seek(&partition, last_offset.max(position).saturating_add(1));
                 partition
             }
-            Polled::OutOfRange { partition, offset, log_start, .. } => {
+            Polled::OutOfRange {
+                partition,
+                offset,
+                log_start,
+                ..
+            } => {
                 // cut at its beginning: what is left follows; cut at its end: nothing does
-                self.consumer.seek(&partition, if offset < log_start { log_start } else { i64::MAX });
+                self.consumer.seek(
+                    &partition,
+                    if offset < log_start {
+                        log_start
+                    } else {
+                        i64::MAX
+                    },
+                );
                 partition
             }
             // what was behind it has been taken back
@@ -158,8 +205,17 @@ impl SpanReader {
         records: Vec<Record>,
         take: &mut impl FnMut(&TopicPartition, Record) -> Reading,
     ) {
-        let Some(span) = self.waiting.get_mut(partition).and_then(|spans| spans.front_mut()) else { return };
-        for record in records.into_iter().take_while(|record| record.offset < span.until) {
+        let Some(span) = self
+            .waiting
+            .get_mut(partition)
+            .and_then(|spans| spans.front_mut())
+        else {
+            return;
+        };
+        for record in records
+            .into_iter()
+            .take_while(|record| record.offset < span.until)
+        {
             match take(partition, record) {
                 Reading::On => {}
                 // nothing of it is left to be read
@@ -175,7 +231,9 @@ impl SpanReader {
     /// Goes on to the partition's next span that is not read to its end; pauses a partition that has none.
     fn leave_finished(&mut self, partition: &TopicPartition) {
         let position = self.consumer.position(partition).unwrap_or(i64::MAX);
-        let Some(spans) = self.waiting.get_mut(partition) else { return };
+        let Some(spans) = self.waiting.get_mut(partition) else {
+            return;
+        };
         if spans.front().is_some_and(|span| position < span.until) {
             return;
         }

@@ -58,27 +58,40 @@ impl ErrorCode {
     /// What has to happen before another try.
     pub(crate) fn refresh(self) -> Refresh {
         use ResponseError::*;
-        let Some(known) = ResponseError::try_from_code(self.0) else { return Refresh::Nothing };
+        let Some(known) = ResponseError::try_from_code(self.0) else {
+            return Refresh::Nothing;
+        };
         match known {
             // Brokers hand what is the controller's on to it; one that does not knows an old one.
             NotController => Refresh::Metadata,
-            UnknownTopicOrPartition | LeaderNotAvailable | NotLeaderOrFollower | ReplicaNotAvailable => {
+            UnknownTopicOrPartition
+            | LeaderNotAvailable
+            | NotLeaderOrFollower
+            | ReplicaNotAvailable => Refresh::Metadata,
+            NetworkException | KafkaStorageError | ListenerNotFound | FencedLeaderEpoch => {
                 Refresh::Metadata
             }
-            NetworkException | KafkaStorageError | ListenerNotFound | FencedLeaderEpoch => Refresh::Metadata,
-            PreferredLeaderNotAvailable | EligibleLeadersNotAvailable | ElectionNotNeeded => Refresh::Metadata,
+            PreferredLeaderNotAvailable | EligibleLeadersNotAvailable | ElectionNotNeeded => {
+                Refresh::Metadata
+            }
             UnknownTopicId | InconsistentTopicId => Refresh::Metadata,
             // The brokers known are of no use: the bootstrap addresses are asked.
             RebootstrapRequired => Refresh::Metadata,
             // The Java client, too, takes a coordinator that answers REQUEST_TIMED_OUT for one that is gone.
             RequestTimedOut | CoordinatorNotAvailable | NotCoordinator => Refresh::Coordinator,
             // As for the Java client since KIP-360, a new epoch ends each of these; none of them can be got over under the old one.
-            OutOfOrderSequenceNumber | DuplicateSequenceNumber | UnknownProducerId => Refresh::Epoch,
-            InvalidProducerEpoch | ProducerFenced | InvalidTxnState | InvalidProducerIdMapping => Refresh::Epoch,
+            OutOfOrderSequenceNumber | DuplicateSequenceNumber | UnknownProducerId => {
+                Refresh::Epoch
+            }
+            InvalidProducerEpoch | ProducerFenced | InvalidTxnState | InvalidProducerIdMapping => {
+                Refresh::Epoch
+            }
             // An abort would do; a new epoch aborts, and is right also where the answer to that was lost.
             TransactionAbortable => Refresh::Epoch,
             // The member joins again; where its place is lost, under a new id.
-            IllegalGeneration | UnknownMemberId | RebalanceInProgress | MemberIdRequired => Refresh::Membership,
+            IllegalGeneration | UnknownMemberId | RebalanceInProgress | MemberIdRequired => {
+                Refresh::Membership
+            }
             // For members of the newer group protocol; a member of ours that met them would be one no longer.
             FencedMemberEpoch | StaleMemberEpoch => Refresh::Membership,
             _ => Refresh::Nothing,
@@ -125,7 +138,8 @@ mod tests {
         REPLICA_NOT_AVAILABLE KAFKA_STORAGE_ERROR NOT_CONTROLLER LISTENER_NOT_FOUND FENCED_LEADER_EPOCH UNKNOWN_TOPIC_ID \
         INCONSISTENT_TOPIC_ID PREFERRED_LEADER_NOT_AVAILABLE ELIGIBLE_LEADERS_NOT_AVAILABLE ELECTION_NOT_NEEDED \
         REBOOTSTRAP_REQUIRED";
-    const FIND_THE_COORDINATOR: &str = "COORDINATOR_NOT_AVAILABLE NOT_COORDINATOR REQUEST_TIMED_OUT";
+    const FIND_THE_COORDINATOR: &str =
+        "COORDINATOR_NOT_AVAILABLE NOT_COORDINATOR REQUEST_TIMED_OUT";
     const INITIALISE: &str = "OUT_OF_ORDER_SEQUENCE_NUMBER DUPLICATE_SEQUENCE_NUMBER UNKNOWN_PRODUCER_ID \
         INVALID_PRODUCER_ID_MAPPING INVALID_TXN_STATE TRANSACTION_ABORTABLE";
     const GIVE_WAY: &str = "PRODUCER_FENCED INVALID_PRODUCER_EPOCH";
@@ -181,7 +195,10 @@ mod tests {
         assert_eq!(ErrorCode(-1).to_string(), "UNKNOWN_SERVER_ERROR");
         assert_eq!(ErrorCode(0).to_string(), "NONE");
         for unlisted in [i16::MIN, -2, 134, i16::MAX] {
-            assert_eq!(ErrorCode(unlisted).to_string(), format!("error code {unlisted}"));
+            assert_eq!(
+                ErrorCode(unlisted).to_string(),
+                format!("error code {unlisted}")
+            );
             assert_eq!(ErrorCode(unlisted).kind(), Fatal);
             assert!(!ErrorCode(unlisted).refuses_before_writing());
         }
@@ -197,11 +214,15 @@ mod tests {
             (JOIN, Retriable, Membership),
             (GIVE_WAY, Fenced, Epoch),
         ];
-        let listed: usize = classes.iter().map(|(list, ..)| list.split_whitespace().count()).sum();
+        let listed: usize = classes
+            .iter()
+            .map(|(list, ..)| list.split_whitespace().count())
+            .sum();
         assert_eq!(all().filter(|code| code.kind() != Fatal).count(), listed);
         for code in all() {
             let class = classes.iter().find(|(list, ..)| is_in(list, code));
-            let (kind, refresh) = class.map_or((Fatal, Nothing), |(_, kind, refresh)| (*kind, *refresh));
+            let (kind, refresh) =
+                class.map_or((Fatal, Nothing), |(_, kind, refresh)| (*kind, *refresh));
             assert_eq!((code.kind(), code.refresh()), (kind, refresh), "{code}");
         }
     }
@@ -210,7 +231,8 @@ mod tests {
     #[test]
     fn what_passes_is_what_the_codec_calls_retriable_but_for_two() {
         for code in all() {
-            let retriable = ResponseError::try_from_code(code.0).is_some_and(|error| error.is_retriable());
+            let retriable =
+                ResponseError::try_from_code(code.0).is_some_and(|error| error.is_retriable());
             // The first only says that the last transaction's markers are still being written, the second to ask elsewhere.
             let known_better = is_in("CONCURRENT_TRANSACTIONS REBOOTSTRAP_REQUIRED", code);
             assert_eq!(code.passes(), retriable || known_better, "{code}");
@@ -224,7 +246,11 @@ mod tests {
             INVALID_TIMESTAMP UNSUPPORTED_FOR_MESSAGE_FORMAT POLICY_VIOLATION CONCURRENT_TRANSACTIONS \
             TRANSACTIONAL_ID_AUTHORIZATION_FAILED UNSUPPORTED_COMPRESSION_TYPE INVALID_RECORD";
         for code in all() {
-            assert_eq!(code.refuses_before_writing(), is_in(refusals, code), "{code}");
+            assert_eq!(
+                code.refuses_before_writing(),
+                is_in(refusals, code),
+                "{code}"
+            );
         }
     }
 }

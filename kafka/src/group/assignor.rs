@@ -22,7 +22,9 @@ pub(crate) fn encode_subscription(topics: &[String]) -> Bytes {
     let mut bytes = BytesMut::new();
     bytes.put_i16(0);
     bytes.put_i32(topics.len() as i32);
-    topics.iter().for_each(|topic| put_string(&mut bytes, topic));
+    topics
+        .iter()
+        .for_each(|topic| put_string(&mut bytes, topic));
     bytes.put_i32(-1); // user data: none
     bytes.freeze()
 }
@@ -32,7 +34,9 @@ pub(crate) fn decode_subscription(bytes: &[u8]) -> Result<Vec<String>, Malformed
     let mut reader = Reader::new(bytes);
     let _version = reader.i16()?;
     let count = reader.i32()?;
-    (0..count).map(|_| reader.string().map(str::to_owned)).collect()
+    (0..count)
+        .map(|_| reader.string().map(str::to_owned))
+        .collect()
 }
 
 /// An assignment, version 0.
@@ -77,13 +81,18 @@ pub(crate) fn assign_range(
     members: &BTreeMap<String, Vec<String>>,
     partition_counts: &BTreeMap<String, i32>,
 ) -> BTreeMap<String, Partitions> {
-    let mut assignments: BTreeMap<String, Partitions> =
-        members.keys().map(|member| (member.clone(), Partitions::new())).collect();
+    let mut assignments: BTreeMap<String, Partitions> = members
+        .keys()
+        .map(|member| (member.clone(), Partitions::new()))
+        .collect();
     for (topic, count) in partition_counts {
         let subscribed = members.iter().filter(|(_, topics)| topics.contains(topic));
         let subscribed: Vec<&String> = subscribed.map(|(member, _)| member).collect();
         for (index, range) in ranges(*count, subscribed.len()).into_iter().enumerate() {
-            if let Some(assignment) = assignments.get_mut(subscribed[index]).filter(|_| !range.is_empty()) {
+            if let Some(assignment) = assignments
+                .get_mut(subscribed[index])
+                .filter(|_| !range.is_empty())
+            {
                 assignment.insert(topic.clone(), range.collect());
             }
         }
@@ -94,7 +103,9 @@ pub(crate) fn assign_range(
 fn ranges(count: i32, members: usize) -> Vec<std::ops::Range<i32>> {
     let members = members as i32;
     let start = |index: i32| index * (count / members) + index.min(count % members);
-    (0..members).map(|index| start(index)..start(index + 1)).collect()
+    (0..members)
+        .map(|index| start(index)..start(index + 1))
+        .collect()
 }
 
 #[cfg(test)]
@@ -104,7 +115,10 @@ mod tests {
 
     fn members(names: &[&str], topics: &[&str]) -> BTreeMap<String, Vec<String>> {
         let topics: Vec<String> = topics.iter().map(|topic| topic.to_string()).collect();
-        names.iter().map(|name| (name.to_string(), topics.clone())).collect()
+        names
+            .iter()
+            .map(|name| (name.to_string(), topics.clone()))
+            .collect()
     }
 
     #[test]
@@ -129,14 +143,20 @@ mod tests {
     #[test]
     fn the_subscription_is_what_a_java_consumer_sends() {
         let bytes = encode_subscription(&["ab".to_owned()]);
-        assert_eq!(&bytes[..], [0, 0, 0, 0, 0, 1, 0, 2, b'a', b'b', 0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(
+            &bytes[..],
+            [0, 0, 0, 0, 0, 1, 0, 2, b'a', b'b', 0xff, 0xff, 0xff, 0xff]
+        );
         assert_eq!(decode_subscription(&bytes), Ok(vec!["ab".to_owned()]));
     }
 
     #[test]
     fn an_assignment_is_read_back() {
         let partitions = Partitions::from([("t".to_owned(), vec![0, 2])]);
-        assert_eq!(decode_assignment(&encode_assignment(&partitions)), Ok(partitions));
+        assert_eq!(
+            decode_assignment(&encode_assignment(&partitions)),
+            Ok(partitions)
+        );
         assert_eq!(decode_assignment(&[]), Ok(Partitions::new()));
     }
 

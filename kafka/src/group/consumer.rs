@@ -70,11 +70,18 @@ impl GroupConsumer {
         fetch: FetchConfig,
         positions: Positions,
     ) -> Result<GroupConsumer> {
-        let no_wake = |cause: io::Error| Error::Invalid(format!("no sockets to be woken by: {cause}"));
+        let no_wake =
+            |cause: io::Error| Error::Invalid(format!("no sockets to be woken by: {cause}"));
         let wake = Arc::new(Wake::new().map_err(no_wake)?);
         let group = Group::woken(config.clone(), interrupt.clone(), group, Some(wake.clone()));
         let consumer = Consumer::woken(config, interrupt, fetch, wake);
-        Ok(GroupConsumer { group, consumer, positions, assignment: None, joined: None })
+        Ok(GroupConsumer {
+            group,
+            consumer,
+            positions,
+            assignment: None,
+            joined: None,
+        })
     }
 
     /// Joins the group where that is needed and then gives [`Polled::Assigned`] alone: what was given before and is not
@@ -89,30 +96,56 @@ impl GroupConsumer {
     /// [`Consumer::poll`]; poll again where they are retriable.
     pub fn poll(&mut self, timeout: Duration) -> Result<Vec<Polled>> {
         if self.rejoin_needed() {
-            return self.join().map(|assignment| vec![Polled::Assigned { assignment }]);
+            return self
+                .join()
+                .map(|assignment| vec![Polled::Assigned { assignment }]);
         }
-        let polled = self.group.shared.in_call(|| self.consumer.poll_for(timeout))?;
-        if polled.iter().any(|polled| matches!(polled, Polled::UnknownTopic { .. })) {
+        let polled = self
+            .group
+            .shared
+            .in_call(|| self.consumer.poll_for(timeout))?;
+        if polled
+            .iter()
+            .any(|polled| matches!(polled, Polled::UnknownTopic { .. }))
+        {
             self.assignment = None;
         }
         if self.positions == Positions::Own {
             return Ok(polled);
         }
-        Ok(polled.into_iter().filter_map(|polled| self.go_on(polled)).collect())
+        Ok(polled
+            .into_iter()
+            .filter_map(|polled| self.go_on(polled))
+            .collect())
     }
 
     fn go_on(&mut self, polled: Polled) -> Option<Polled> {
         match polled {
-            Polled::OutOfRange { partition, offset, log_start, high_watermark } => {
-                let reset = if self.positions == Positions::CommittedOrLatest { high_watermark } else { log_start };
+            Polled::OutOfRange {
+                partition,
+                offset,
+                log_start,
+                high_watermark,
+            } => {
+                let reset = if self.positions == Positions::CommittedOrLatest {
+                    high_watermark
+                } else {
+                    log_start
+                };
                 log::warn!(
                     "{partition}: offset {offset} is not in the log ({log_start} to {high_watermark}): on from {reset}"
                 );
                 self.consumer.seek(&partition, reset);
                 None
             }
-            Polled::Truncated { partition, offset, end } => {
-                log::warn!("{partition}: {end} to {offset} were taken back by an election: on from {end}");
+            Polled::Truncated {
+                partition,
+                offset,
+                end,
+            } => {
+                log::warn!(
+                    "{partition}: {end} to {offset} were taken back by an election: on from {end}"
+                );
                 self.consumer.seek(&partition, end);
                 None
             }
@@ -120,9 +153,23 @@ impl GroupConsumer {
                 log::warn!("{partition} is gone or was made anew: joining the group again");
                 None
             }
-            Polled::Corrupt { partition, base_offset, last_offset, bytes, cause } => {
-                log::error!("{partition}: the batch from {base_offset} to {last_offset} can't be read: {cause}");
-                Some(Polled::Corrupt { partition, base_offset, last_offset, bytes, cause })
+            Polled::Corrupt {
+                partition,
+                base_offset,
+                last_offset,
+                bytes,
+                cause,
+            } => {
+                log::error!(
+                    "{partition}: the batch from {base_offset} to {last_offset} can't be read: {cause}"
+                );
+                Some(Polled::Corrupt {
+                    partition,
+                    base_offset,
+                    last_offset,
+                    bytes,
+                    cause,
+                })
             }
             other => Some(other),
         }
@@ -140,7 +187,10 @@ impl GroupConsumer {
             Positions::Own => Vec::new(),
             _ => self.committed(&assignment.partitions)?,
         };
-        let places: Vec<_> = offsets.iter().map(|(place, offset, _)| (place.clone(), *offset)).collect();
+        let places: Vec<_> = offsets
+            .iter()
+            .map(|(place, offset, _)| (place.clone(), *offset))
+            .collect();
         self.consumer.assign(&places);
         for (place, offset, leader_epoch) in offsets {
             self.consumer.seek_in_epoch(&place, offset, leader_epoch);
@@ -150,24 +200,40 @@ impl GroupConsumer {
     }
 
     /// The committed offset of each with its leader epoch, or the end of the log that [`Positions`] name.
-    fn committed(&mut self, partitions: &[TopicPartition]) -> Result<Vec<(TopicPartition, i64, i32)>> {
-        let mut places: Vec<_> = partitions.iter().map(|place| (place.topic.to_string(), place.partition)).collect();
+    fn committed(
+        &mut self,
+        partitions: &[TopicPartition],
+    ) -> Result<Vec<(TopicPartition, i64, i32)>> {
+        let mut places: Vec<_> = partitions
+            .iter()
+            .map(|place| (place.topic.to_string(), place.partition))
+            .collect();
         let spec = match self.positions {
             Positions::CommittedOrLatest => OffsetSpec::Latest,
             _ => OffsetSpec::Earliest,
         };
         let isolation = self.consumer.isolation();
-        let Group { cluster, config, .. } = &mut self.group;
+        let Group {
+            cluster, config, ..
+        } = &mut self.group;
         let mut offsets: HashMap<(String, i32), (i64, i32)> =
             committed_offsets(cluster, &config.group_id, &places, true)?
                 .into_iter()
                 .filter(|found| found.offset >= 0)
-                .map(|found| ((found.topic, found.partition), (found.offset, found.leader_epoch)))
+                .map(|found| {
+                    (
+                        (found.topic, found.partition),
+                        (found.offset, found.leader_epoch),
+                    )
+                })
                 .collect();
         places.retain(|place| !offsets.contains_key(place));
         if !places.is_empty() {
             let ends = list_offsets(cluster, &places, spec, isolation)?;
-            offsets.extend(ends.into_iter().map(|end| ((end.topic, end.partition), (end.offset, -1))));
+            offsets.extend(
+                ends.into_iter()
+                    .map(|end| ((end.topic, end.partition), (end.offset, -1))),
+            );
         }
         let found = |place: &TopicPartition| {
             let found = offsets.get(&(place.topic.to_string(), place.partition));
@@ -229,14 +295,24 @@ impl GroupConsumer {
     /// As [`Group::commit_offsets`]. When the group has changed meanwhile, what was not committed is read again by
     /// others.
     pub fn commit(&mut self) -> Result<()> {
-        let partitions = self.assignment.iter().flat_map(|assignment| &assignment.partitions);
+        let partitions = self
+            .assignment
+            .iter()
+            .flat_map(|assignment| &assignment.partitions);
         let position = |partition: &TopicPartition| {
-            self.consumer.position(partition).map(|offset| (partition.clone(), offset, String::new()))
+            self.consumer
+                .position(partition)
+                .map(|offset| (partition.clone(), offset, String::new()))
         };
         let offsets: Vec<_> = partitions.filter_map(position).collect();
         let consumer = &self.consumer;
-        let leader_epoch = |partition: &TopicPartition| consumer.leader_epoch(partition).unwrap_or(-1);
-        if offsets.is_empty() { Ok(()) } else { self.group.commit_positions(&offsets, leader_epoch) }
+        let leader_epoch =
+            |partition: &TopicPartition| consumer.leader_epoch(partition).unwrap_or(-1);
+        if offsets.is_empty() {
+            Ok(())
+        } else {
+            self.group.commit_positions(&offsets, leader_epoch)
+        }
     }
 
     /// As [`Group::commit_offsets`].

@@ -64,8 +64,15 @@ pub(crate) struct Membership {
 }
 
 impl Shared {
-    pub(crate) fn new(on_rebalance: Option<Arc<dyn Fn() + Send + Sync>>, wake: Option<Arc<Wake>>) -> Arc<Shared> {
-        Arc::new(Shared { state: Mutex::new(State::outside()), on_rebalance, wake })
+    pub(crate) fn new(
+        on_rebalance: Option<Arc<dyn Fn() + Send + Sync>>,
+        wake: Option<Arc<Wake>>,
+    ) -> Arc<Shared> {
+        Arc::new(Shared {
+            state: Mutex::new(State::outside()),
+            on_rebalance,
+            wake,
+        })
     }
 
     pub(crate) fn membership(&self) -> Option<Membership> {
@@ -80,8 +87,13 @@ impl Shared {
 
     /// From now on a member of this generation, joined when the topics were like this.
     pub(crate) fn joined(&self, membership: Membership, topics: Topics) {
-        *self.lock() =
-            State { membership: Some(membership), kept: true, topics, rejoin_needed: false, called_at: None };
+        *self.lock() = State {
+            membership: Some(membership),
+            kept: true,
+            topics,
+            rejoin_needed: false,
+            called_at: None,
+        };
     }
 
     /// From now on no member.
@@ -104,7 +116,9 @@ impl Shared {
 
     /// For how long it has not called.
     fn silent_for(&self) -> Duration {
-        self.lock().called_at.map_or(Duration::ZERO, |at| at.elapsed())
+        self.lock()
+            .called_at
+            .map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     fn divided_other_topics(&self, topics: &Topics) -> bool {
@@ -151,7 +165,11 @@ pub(crate) struct Heartbeat {
 impl Heartbeat {
     /// Starts the thread. The member's own interrupt does not end it: a member that is being stopped stays one until
     /// it has finished what it holds and leaves.
-    pub(crate) fn start(mut config: Config, group: GroupConfig, shared: Arc<Shared>) -> io::Result<Heartbeat> {
+    pub(crate) fn start(
+        mut config: Config,
+        group: GroupConfig,
+        shared: Arc<Shared>,
+    ) -> io::Result<Heartbeat> {
         let stop = Interrupt::new();
         // a heartbeat that is not answered within the session is worth nothing
         config.api_timeout = config.api_timeout.min(group.session_timeout);
@@ -159,14 +177,28 @@ impl Heartbeat {
         let cluster = Cluster::new(config, stop.clone());
         let name = group.thread_name.clone();
         let now = Instant::now();
-        let beat = Beat { cluster, group, shared, stop: stop.clone(), answered: now, looked: now };
-        let thread = thread::Builder::new().name(name).spawn(move || beat.run())?;
-        Ok(Heartbeat { stop, thread: Some(thread) })
+        let beat = Beat {
+            cluster,
+            group,
+            shared,
+            stop: stop.clone(),
+            answered: now,
+            looked: now,
+        };
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(move || beat.run())?;
+        Ok(Heartbeat {
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// Whether the thread is there; a panic ends it.
     pub(crate) fn runs(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
     }
 
     /// Stops the thread and waits for its end, which is a matter of milliseconds, at most of the connect timeout.
@@ -223,7 +255,9 @@ impl Beat {
                 log::debug!("group {}: {error}", self.group.group_id);
                 self.shared.need_rejoin(membership, false);
             }
-            Err(error) if error.passes() && self.answered.elapsed() < self.group.session_timeout => {
+            Err(error)
+                if error.passes() && self.answered.elapsed() < self.group.session_timeout =>
+            {
                 log::warn!("group {}: heartbeat: {error}", self.group.group_id);
             }
             Err(error) => {
@@ -277,26 +311,40 @@ impl Beat {
         let limit = self.limit();
         let mut backoff = Backoff::new(&self.stop, limit, limit);
         let coordinator = CoordinatorKey::Group(self.group.group_id.clone());
-        self.cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff).map(drop)
+        self.cluster
+            .call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff)
+            .map(drop)
     }
 }
 
 /// Takes the member out of the group.
 pub(crate) fn leave(cluster: &mut Cluster, group: &str, member_id: StrBytes) -> Result<()> {
     let member = MemberIdentity::default().with_member_id(member_id);
-    let request = LeaveGroupRequest::default().with_group_id(group_id(group)).with_members(vec![member]);
+    let request = LeaveGroupRequest::default()
+        .with_group_id(group_id(group))
+        .with_members(vec![member]);
     let (coordinator, mut backoff) = (CoordinatorKey::Group(group.to_owned()), cluster.backoff());
-    cluster.call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff).map(drop)
+    cluster
+        .call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff)
+        .map(drop)
 }
 
 /// The topics as they are now.
-pub(crate) fn look_up(cluster: &mut Cluster, topics: &[Arc<str>], deadline: Instant) -> Result<Topics> {
+pub(crate) fn look_up(
+    cluster: &mut Cluster,
+    topics: &[Arc<str>],
+    deadline: Instant,
+) -> Result<Topics> {
     cluster.refresh(topics, deadline)?;
     Ok(seen(cluster, topics))
 }
 
 /// The topics as they were seen last.
 pub(crate) fn seen(cluster: &Cluster, topics: &[Arc<str>]) -> Topics {
-    let seen = |topic: &Arc<str>| cluster.seen_topic(topic).map(|seen| (seen.id, seen.partitions.len()));
+    let seen = |topic: &Arc<str>| {
+        cluster
+            .seen_topic(topic)
+            .map(|seen| (seen.id, seen.partitions.len()))
+    };
     topics.iter().map(seen).collect()
 }

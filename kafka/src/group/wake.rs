@@ -32,6 +32,8 @@ impl Wake {
 
     /// Whether it was woken since the last time.
     pub(crate) fn take(&self) -> bool {
-        (&self.receiver).read(&mut [0; 64]).is_ok_and(|length| length > 0)
+        (&self.receiver)
+            .read(&mut [0; 64])
+            .is_ok_and(|length| length > 0)
     }
 }

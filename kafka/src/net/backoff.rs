@@ -31,7 +31,14 @@ pub(crate) struct Backoff {
 impl Backoff {
     pub(crate) fn new(interrupt: &Interrupt, limit: Duration, attempt_limit: Duration) -> Backoff {
         let (interrupt, deadline) = (interrupt.clone(), after(limit));
-        Backoff { interrupt, deadline, attempt_limit, pauses: 0, begun: Instant::now(), last: None }
+        Backoff {
+            interrupt,
+            deadline,
+            attempt_limit,
+            pauses: 0,
+            begun: Instant::now(),
+            last: None,
+        }
     }
 
     /// The end of an attempt that begins now: a silent broker must leave time to ask another one.
@@ -52,7 +59,14 @@ impl Backoff {
     /// As long as this one, for requests that are answered late by design.
     pub(crate) fn with_attempts_of(&self, attempt_limit: Duration) -> Backoff {
         let (interrupt, begun) = (self.interrupt.clone(), Instant::now());
-        Backoff { interrupt, deadline: self.deadline, attempt_limit, pauses: self.pauses, begun, last: None }
+        Backoff {
+            interrupt,
+            deadline: self.deadline,
+            attempt_limit,
+            pauses: self.pauses,
+            begun,
+            last: None,
+        }
     }
 
     /// Whether there was more than one attempt.
@@ -62,7 +76,11 @@ impl Backoff {
 
     /// Pauses if `error` may pass and there is time left; otherwise gives it back.
     pub(crate) fn pause(&mut self, error: Error) -> Result<()> {
-        if error.passes() { self.pause_for(error) } else { Err(error) }
+        if error.passes() {
+            self.pause_for(error)
+        } else {
+            Err(error)
+        }
     }
 
     /// The same for an error after which the caller does something else than before.
@@ -93,12 +111,23 @@ mod tests {
 
     #[test]
     fn an_attempt_that_the_deadline_cuts_short_does_not_hide_what_was_said_before() {
-        let mut backoff = Backoff::new(&Interrupt::new(), Duration::from_millis(200), Duration::from_secs(1));
-        let error = |causes: &str| Error::NoBroker { causes: vec![causes.to_owned()] };
+        let mut backoff = Backoff::new(
+            &Interrupt::new(),
+            Duration::from_millis(200),
+            Duration::from_secs(1),
+        );
+        let error = |causes: &str| Error::NoBroker {
+            causes: vec![causes.to_owned()],
+        };
         backoff.pause(error("its address leads nowhere")).unwrap();
         let interrupt = Interrupt::new();
-        interrupt.sleep(backoff.deadline.saturating_duration_since(Instant::now())).unwrap();
+        interrupt
+            .sleep(backoff.deadline.saturating_duration_since(Instant::now()))
+            .unwrap();
         let told = backoff.pause(error("no answer within 4 µs")).unwrap_err();
-        assert_eq!(told.to_string(), "no broker usable: its address leads nowhere");
+        assert_eq!(
+            told.to_string(),
+            "no broker usable: its address leads nowhere"
+        );
     }
 }

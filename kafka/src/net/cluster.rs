@@ -109,9 +109,17 @@ impl Cluster {
     // ---- connections
 
     /// An open connection to this address, made now where there is none or the broker has cut it.
-    pub(crate) fn connection(&mut self, address: &str, deadline: Instant) -> Result<&mut Connection> {
+    pub(crate) fn connection(
+        &mut self,
+        address: &str,
+        deadline: Instant,
+    ) -> Result<&mut Connection> {
         self.interrupt.check()?;
-        if self.connections.get_mut(address).is_some_and(Connection::is_stale) {
+        if self
+            .connections
+            .get_mut(address)
+            .is_some_and(Connection::is_stale)
+        {
             self.connections.remove(address);
         }
         if !self.connections.contains_key(address) {
@@ -132,7 +140,11 @@ impl Cluster {
         let is_given = self.config.brokers.iter().any(|given| given == address);
         match (&self.told_by, error) {
             (Some(told_by), error @ (Error::Io { .. } | Error::Timeout { .. })) if !is_given => {
-                Error::Unreachable { broker: address.to_owned(), told_by: told_by.clone(), cause: error.to_string() }
+                Error::Unreachable {
+                    broker: address.to_owned(),
+                    told_by: told_by.clone(),
+                    cause: error.to_string(),
+                }
             }
             (_, error) => error,
         }
@@ -162,24 +174,37 @@ impl Cluster {
     }
 
     /// Sends without waiting for the answer, which [`receive`](Cluster::receive) reads.
-    pub(crate) fn send<R: Request>(&mut self, address: &str, request: &R, deadline: Instant) -> Result<Sent<R>> {
+    pub(crate) fn send<R: Request>(
+        &mut self,
+        address: &str,
+        request: &R,
+        deadline: Instant,
+    ) -> Result<Sent<R>> {
         let sent = self.connection(address, deadline)?.send(request, deadline);
         sent.inspect_err(|_| self.drop_connection(address))
     }
 
-    pub(crate) fn receive<R: Request>(&mut self, address: &str, sent: Sent<R>) -> Result<R::Response> {
+    pub(crate) fn receive<R: Request>(
+        &mut self,
+        address: &str,
+        sent: Sent<R>,
+    ) -> Result<R::Response> {
         let lost = || std::io::Error::from(std::io::ErrorKind::NotConnected);
         let connection = self.connections.get_mut(address).ok_or_else(|| Error::Io {
             api: R::API,
             broker: address.to_owned(),
             source: lost(),
         })?;
-        connection.receive(sent).inspect_err(|_| self.drop_connection(address))
+        connection
+            .receive(sent)
+            .inspect_err(|_| self.drop_connection(address))
     }
 
     /// Whether [`receive`](Cluster::receive) would not have to wait: for an answer's beginning, or to learn that none will come.
     pub(crate) fn has_input(&mut self, address: &str) -> bool {
-        self.connections.get_mut(address).is_none_or(Connection::has_input)
+        self.connections
+            .get_mut(address)
+            .is_none_or(Connection::has_input)
     }
 
     /// Waits until one of these connections, all of which were found without input, may have some, or `wake` has: poll(2). The
@@ -190,8 +215,12 @@ impl Cluster {
         wake: Option<&UnixStream>,
         until: Instant,
     ) -> Result<()> {
-        let sockets = addresses.filter_map(|address| self.connections.get(address)).map(Connection::socket);
-        let mut polled: Vec<PollFd<'_>> = sockets.map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+        let sockets = addresses
+            .filter_map(|address| self.connections.get(address))
+            .map(Connection::socket);
+        let mut polled: Vec<PollFd<'_>> = sockets
+            .map(|socket| PollFd::new(socket, PollFlags::IN))
+            .collect();
         polled.extend(wake.map(|wake| PollFd::new(wake, PollFlags::IN)));
         let left = until.saturating_duration_since(Instant::now());
         // what the system does not take as a limit is as good as none
@@ -207,18 +236,25 @@ impl Cluster {
 
     /// Asks whichever broker answers: those connected first, then the others known, then the bootstrap addresses.
     /// Only for requests that may be sent twice.
-    pub(crate) fn call_any<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<(String, R::Response)> {
+    pub(crate) fn call_any<R: Request>(
+        &mut self,
+        request: &R,
+        deadline: Instant,
+    ) -> Result<(String, R::Response)> {
         self.config.check()?;
         let (mut causes, mut refused) = (Vec::new(), None);
         let addresses = self.addresses();
         for (asked, address) in addresses.iter().enumerate() {
             // A broker that hangs must leave time to ask the others.
-            let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - asked) as u32;
+            let share = deadline.saturating_duration_since(Instant::now())
+                / (addresses.len() - asked) as u32;
             match self.call(address, request, Instant::now() + share, Retry::Idempotent) {
                 Ok(answer) => return Ok((address.clone(), answer)),
                 Err(error) if error.passes() => causes.push(error.to_string()),
                 // Not a broker, or one that speaks something else: worth a try elsewhere, but worth telling too.
-                Err(error @ (Error::Frame { .. } | Error::Decode { .. })) => causes.push(error.to_string()),
+                Err(error @ (Error::Frame { .. } | Error::Decode { .. })) => {
+                    causes.push(error.to_string())
+                }
                 Err(error @ Error::Security { .. }) => refused = Some(error),
                 Err(error) => return Err(error),
             }
@@ -228,8 +264,15 @@ impl Cluster {
 
     fn addresses(&self) -> Vec<String> {
         let mut seen = HashSet::new();
-        let known = self.connections.keys().chain(self.brokers.values()).chain(&self.config.brokers);
-        known.filter(|address| seen.insert(*address)).cloned().collect()
+        let known = self
+            .connections
+            .keys()
+            .chain(self.brokers.values())
+            .chain(&self.config.brokers);
+        known
+            .filter(|address| seen.insert(*address))
+            .cloned()
+            .collect()
     }
 
     // ---- metadata
@@ -239,15 +282,25 @@ impl Cluster {
     /// Errors: `Refused` with UNKNOWN_TOPIC_OR_PARTITION and the like, `NoBroker`, `Interrupted`.
     pub(crate) fn topic(&mut self, name: &Arc<str>, deadline: Instant) -> Result<&Topic> {
         let max_age = self.config.metadata_max_age;
-        if self.topics.get(name).is_none_or(|topic| topic.seen_at.elapsed() >= max_age) {
+        if self
+            .topics
+            .get(name)
+            .is_none_or(|topic| topic.seen_at.elapsed() >= max_age)
+        {
             self.refresh(std::slice::from_ref(name), deadline)?;
         }
-        self.topics.get(name).ok_or_else(|| self.unknown_topic(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))
+        self.topics
+            .get(name)
+            .ok_or_else(|| self.unknown_topic(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))
     }
 
     /// The brokers as last seen: node id and `host:port`.
     pub(crate) fn brokers(&self) -> Vec<(i32, String)> {
-        let mut brokers: Vec<_> = self.brokers.iter().map(|(id, address)| (*id, address.clone())).collect();
+        let mut brokers: Vec<_> = self
+            .brokers
+            .iter()
+            .map(|(id, address)| (*id, address.clone()))
+            .collect();
         brokers.sort();
         brokers
     }
@@ -265,7 +318,9 @@ impl Cluster {
     /// The most that a batch for this topic should hold: the setting, or less where that was refused. It is tried anew whenever the
     /// topic is looked up.
     pub(crate) fn batch_limit(&self, topic: &str) -> usize {
-        self.seen_topic(topic).map_or(usize::MAX, |topic| topic.batch_limit).min(self.config.batch_size)
+        self.seen_topic(topic)
+            .map_or(usize::MAX, |topic| topic.batch_limit)
+            .min(self.config.batch_size)
     }
 
     /// Its brokers have refused a batch twice as large.
@@ -278,9 +333,18 @@ impl Cluster {
     /// The address of a partition's leader, as last seen. `NoLeader` where none was seen.
     pub(crate) fn leader(&self, topic: &str, partition: i32) -> Result<String> {
         let index = usize::try_from(partition).ok();
-        let seen = self.topics.get(topic).zip(index).and_then(|(topic, at)| topic.partitions.get(at));
-        let address = seen.and_then(|partition| partition.leader).and_then(|node| self.brokers.get(&node));
-        address.cloned().ok_or_else(|| Error::NoLeader { topic: topic.to_owned(), partition })
+        let seen = self
+            .topics
+            .get(topic)
+            .zip(index)
+            .and_then(|(topic, at)| topic.partitions.get(at));
+        let address = seen
+            .and_then(|partition| partition.leader)
+            .and_then(|node| self.brokers.get(&node));
+        address.cloned().ok_or_else(|| Error::NoLeader {
+            topic: topic.to_owned(),
+            partition,
+        })
     }
 
     /// Looks these topics up again. A topic that does not exist is forgotten; that is no error here.
@@ -290,16 +354,26 @@ impl Cluster {
         let (told_by, answer) = self.call_any(&metadata_request(topics), deadline)?;
         self.told_by = Some(told_by);
         self.learn_brokers(&answer);
-        answer.topics.into_iter().try_for_each(|topic| self.learn_topic(topic))
+        answer
+            .topics
+            .into_iter()
+            .try_for_each(|topic| self.learn_topic(topic))
     }
 
     fn learn_brokers(&mut self, answer: &MetadataResponse) {
-        let addresses = answer.brokers.iter().map(|broker| (broker.node_id.0, host_port(&broker.host, broker.port)));
+        let addresses = answer
+            .brokers
+            .iter()
+            .map(|broker| (broker.node_id.0, host_port(&broker.host, broker.port)));
         self.brokers = addresses.collect();
     }
 
     fn learn_topic(&mut self, answer: MetadataResponseTopic) -> Result<()> {
-        let Some(name) = answer.name.as_ref().map(|name| Arc::<str>::from(name.as_str())) else {
+        let Some(name) = answer
+            .name
+            .as_ref()
+            .map(|name| Arc::<str>::from(name.as_str()))
+        else {
             return Ok(());
         };
         match ErrorCode(answer.error_code) {
@@ -316,7 +390,11 @@ impl Cluster {
     }
 
     fn unknown_topic(&self, name: &str, code: ErrorCode) -> Error {
-        Error::refused::<MetadataRequest>(code, &self.config.brokers.join(","), format!("topic {name}"))
+        Error::refused::<MetadataRequest>(
+            code,
+            &self.config.brokers.join(","),
+            format!("topic {name}"),
+        )
     }
 
     // ---- coordinators
@@ -356,26 +434,41 @@ impl Cluster {
     ) -> std::result::Result<R::Response, Attempt> {
         // to look it up takes no patience, however long the request may take
         let look_up = deadline.min(after(self.config.request_timeout));
-        let address = self.coordinator(coordinator, look_up).map_err(Attempt::NotDone)?;
-        self.connection(&address, deadline).map_err(Attempt::NotDone)?;
-        let answer = self.call(&address, request, deadline, retry).map_err(Attempt::Unknown)?;
+        let address = self
+            .coordinator(coordinator, look_up)
+            .map_err(Attempt::NotDone)?;
+        self.connection(&address, deadline)
+            .map_err(Attempt::NotDone)?;
+        let answer = self
+            .call(&address, request, deadline, retry)
+            .map_err(Attempt::Unknown)?;
         let Refusal { code, about } = R::refusal(&answer);
         if code == ErrorCode::NONE {
             return Ok(answer);
         }
-        let detail = about.map_or_else(|| coordinator.to_string(), |about| format!("{coordinator}: {about}"));
-        Err(Attempt::NotDone(Error::refused::<R>(code, &address, detail)))
+        let detail = about.map_or_else(
+            || coordinator.to_string(),
+            |about| format!("{coordinator}: {about}"),
+        );
+        Err(Attempt::NotDone(Error::refused::<R>(
+            code, &address, detail,
+        )))
     }
 
     /// The coordinator's address, looked up where it isn't known.
-    pub(crate) fn coordinator(&mut self, coordinator: &CoordinatorKey, deadline: Instant) -> Result<String> {
+    pub(crate) fn coordinator(
+        &mut self,
+        coordinator: &CoordinatorKey,
+        deadline: Instant,
+    ) -> Result<String> {
         if let Some(address) = self.coordinators.get(coordinator) {
             return Ok(address.clone());
         }
         let (broker, answer) = self.call_any(&coordinator_request(coordinator), deadline)?;
         let address = coordinator_of(answer, &broker, coordinator)?;
         self.told_by = Some(broker);
-        self.coordinators.insert(coordinator.clone(), address.clone());
+        self.coordinators
+            .insert(coordinator.clone(), address.clone());
         Ok(address)
     }
 }
@@ -414,9 +507,16 @@ fn coordinator_request(coordinator: &CoordinatorKey) -> FindCoordinatorRequest {
         .with_coordinator_keys(vec![StrBytes::from_string(key.clone())])
 }
 
-fn coordinator_of(answer: FindCoordinatorResponse, broker: &str, coordinator: &CoordinatorKey) -> Result<String> {
+fn coordinator_of(
+    answer: FindCoordinatorResponse,
+    broker: &str,
+    coordinator: &CoordinatorKey,
+) -> Result<String> {
     let Some(found) = answer.coordinators.into_iter().next() else {
-        return Err(Error::malformed::<FindCoordinatorRequest>(broker, "it names no coordinator"));
+        return Err(Error::malformed::<FindCoordinatorRequest>(
+            broker,
+            "it names no coordinator",
+        ));
     };
     Error::check::<FindCoordinatorRequest>(found.error_code, broker, || coordinator.to_string())?;
     Ok(host_port(&found.host, found.port))
@@ -424,29 +524,50 @@ fn coordinator_of(answer: FindCoordinatorResponse, broker: &str, coordinator: &C
 
 fn topic_of(answer: &MetadataResponseTopic) -> Topic {
     let most = answer.partitions.len();
-    let mut partitions = vec![Partition { leader: None, replicas: 0 }; most];
+    let mut partitions = vec![
+        Partition {
+            leader: None,
+            replicas: 0
+        };
+        most
+    ];
     for seen in &answer.partitions {
-        let place = usize::try_from(seen.partition_index).ok().and_then(|at| partitions.get_mut(at));
+        let place = usize::try_from(seen.partition_index)
+            .ok()
+            .and_then(|at| partitions.get_mut(at));
         if let Some(partition) = place {
             let BrokerId(leader) = seen.leader_id;
             partition.leader = (leader >= 0).then_some(leader);
             partition.replicas = seen.replica_nodes.len();
         }
     }
-    Topic { id: answer.topic_id, seen_at: Instant::now(), partitions, batch_limit: usize::MAX }
+    Topic {
+        id: answer.topic_id,
+        seen_at: Instant::now(),
+        partitions,
+        batch_limit: usize::MAX,
+    }
 }
 
 fn host_port(host: &str, port: i32) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 /// What belongs to partitions, by their topics.
-pub(crate) fn by_topic<'a, T>(parts: impl Iterator<Item = (&'a str, T)>) -> impl Iterator<Item = (TopicName, Vec<T>)> {
+pub(crate) fn by_topic<'a, T>(
+    parts: impl Iterator<Item = (&'a str, T)>,
+) -> impl Iterator<Item = (TopicName, Vec<T>)> {
     let mut topics: BTreeMap<&str, Vec<T>> = BTreeMap::new();
     for (topic, part) in parts {
         topics.entry(topic).or_default().push(part);
     }
-    topics.into_iter().map(|(name, parts)| (topic_name(name), parts))
+    topics
+        .into_iter()
+        .map(|(name, parts)| (topic_name(name), parts))
 }
 
 /// A group's id as the codec wants it.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader, SaslAuthenticateRequest,
-    SaslAuthenticateResponse, SaslHandshakeRequest,
+    ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader,
+    SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeRequest,
 };
 use kafka_protocol::protocol::{Decodable, HeaderVersion, StrBytes};
 
@@ -80,15 +80,25 @@ impl Connection {
         let (started, deadline) = (Instant::now(), deadline.min(after(config.connect_timeout)));
         wakes.check()?;
         let security = &config.security;
-        let stream = Stream::open(address, turn, security, deadline, wakes)
-            .map_err(|source| connect_error(wakes, address, security.is_guarded(), source, started.elapsed()))?;
+        let stream = Stream::open(address, turn, security, deadline, wakes).map_err(|source| {
+            connect_error(
+                wakes,
+                address,
+                security.is_guarded(),
+                source,
+                started.elapsed(),
+            )
+        })?;
         let mut connection = Connection {
             stream,
             broker: address.to_owned(),
             client_id: StrBytes::from_string(config.client_id.clone()),
             interrupt: wakes.clone(),
             max_frame_bytes: config.max_frame_bytes,
-            versions: HashMap::from([(ApiVersionsRequest::KEY as i16, ApiVersionsRequest::VERSIONS)]),
+            versions: HashMap::from([(
+                ApiVersionsRequest::KEY as i16,
+                ApiVersionsRequest::VERSIONS,
+            )]),
             next_correlation_id: 0,
             answered: false,
             awaited: 0,
@@ -106,7 +116,10 @@ impl Connection {
     fn learn_versions(&mut self, deadline: Instant) -> Result<()> {
         let answer: ApiVersionsResponse = self.call(&ApiVersionsRequest::default(), deadline)?;
         Error::check::<ApiVersionsRequest>(answer.error_code, &self.broker, String::new)?;
-        let offered = answer.api_keys.iter().map(|api| (api.api_key, (api.min_version, api.max_version)));
+        let offered = answer
+            .api_keys
+            .iter()
+            .map(|api| (api.api_key, (api.min_version, api.max_version)));
         self.versions = offered.collect();
         Ok(())
     }
@@ -114,42 +127,63 @@ impl Connection {
     /// The mechanism is agreed on, then its messages go to and fro (KIP-43, KIP-152).
     fn authenticate(&mut self, sasl: &Sasl, deadline: Instant) -> Result<()> {
         let name = sasl.mechanism.name();
-        let request = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(name));
+        let request =
+            SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(name));
         let answer = self.call(&request, deadline)?;
         if answer.error_code != 0 {
             let offered: Vec<&str> = answer.mechanisms.iter().map(StrBytes::as_str).collect();
-            let offered =
-                if offered.is_empty() { "no users at all".into() } else { format!("only {}", offered.join(", ")) };
+            let offered = if offered.is_empty() {
+                "no users at all".into()
+            } else {
+                format!("only {}", offered.join(", "))
+            };
             return Err(self.distrust(format!("the broker takes no {name}, {offered}")));
         }
         let lifetime = match sasl.scram() {
             None => self.say(sasl, sasl.plain(), deadline)?.session_lifetime_ms,
             Some(mut scram) => {
                 let first = self.say(sasl, scram.first(), deadline)?;
-                let proof = scram.prove(&first.auth_bytes).map_err(|why| self.distrust(why.into()))?;
+                let proof = scram
+                    .prove(&first.auth_bytes)
+                    .map_err(|why| self.distrust(why.into()))?;
                 let last = self.say(sasl, proof, deadline)?;
-                scram.verify(&last.auth_bytes).map_err(|why| self.distrust(why.into()))?;
+                scram
+                    .verify(&last.auth_bytes)
+                    .map_err(|why| self.distrust(why.into()))?;
                 last.session_lifetime_ms
             }
         };
         let lifetime = u64::try_from(lifetime).ok().filter(|millis| *millis > 0);
         // Like the Java client, some time before the end: a request must not arrive after it.
-        self.ends = lifetime.map(|millis| Instant::now() + Duration::from_millis(millis).mul_f64(0.85));
+        self.ends =
+            lifetime.map(|millis| Instant::now() + Duration::from_millis(millis).mul_f64(0.85));
         Ok(())
     }
 
-    fn say(&mut self, sasl: &Sasl, message: Vec<u8>, deadline: Instant) -> Result<SaslAuthenticateResponse> {
+    fn say(
+        &mut self,
+        sasl: &Sasl,
+        message: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<SaslAuthenticateResponse> {
         let request = SaslAuthenticateRequest::default().with_auth_bytes(message.into());
         let answer = self.call(&request, deadline)?;
         if answer.error_code == 0 {
             return Ok(answer);
         }
         let words = answer.error_message.as_deref().unwrap_or_default();
-        Err(self.distrust(format!("the broker refuses user {} by {}: {words}", sasl.username, sasl.mechanism.name())))
+        Err(self.distrust(format!(
+            "the broker refuses user {} by {}: {words}",
+            sasl.username,
+            sasl.mechanism.name()
+        )))
     }
 
     fn distrust(&self, cause: String) -> Error {
-        Error::Security { broker: self.broker.clone(), cause }
+        Error::Security {
+            broker: self.broker.clone(),
+            cause,
+        }
     }
 
     /// Whether an answer came over this connection before (the handshake not counted): then a failure of the next
@@ -160,7 +194,8 @@ impl Connection {
 
     /// Whether the broker has cut it already, or soon will. While an answer is awaited reading it will tell.
     pub(crate) fn is_stale(&mut self) -> bool {
-        self.awaited == 0 && (self.ends.is_some_and(|ends| ends <= Instant::now()) || self.stream.has_input())
+        self.awaited == 0
+            && (self.ends.is_some_and(|ends| ends <= Instant::now()) || self.stream.has_input())
     }
 
     /// For waiting until [`has_input`](Connection::has_input).
@@ -176,7 +211,11 @@ impl Connection {
     /// Sends a request and waits for its answer.
     ///
     /// Errors: `Io`, `Timeout`, `Frame`, `Decode`, `UnsupportedVersion`, `Interrupted`.
-    pub(crate) fn call<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<R::Response> {
+    pub(crate) fn call<R: Request>(
+        &mut self,
+        request: &R,
+        deadline: Instant,
+    ) -> Result<R::Response> {
         let sent = self.send(request, deadline)?;
         self.receive(sent)
     }
@@ -189,12 +228,20 @@ impl Connection {
         self.next_correlation_id = correlation_id.wrapping_add(1);
         let frame = self.encode(request, version, correlation_id)?;
         let at = Instant::now();
-        let deadline =
-            deadline + self.throttled_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(at));
+        let deadline = deadline
+            + self
+                .throttled_until
+                .map_or(Duration::ZERO, |until| until.saturating_duration_since(at));
         let written = self.stream.write_all(&frame, deadline);
         written.map_err(|source| self.io_error::<R>(source, at))?;
         self.awaited += 1;
-        Ok(Sent { correlation_id, version, at, deadline, request: PhantomData })
+        Ok(Sent {
+            correlation_id,
+            version,
+            at,
+            deadline,
+            request: PhantomData,
+        })
     }
 
     /// Waits for the answer of the oldest request that was sent and not yet answered.
@@ -208,12 +255,24 @@ impl Connection {
     }
 
     fn note_throttle(&mut self, api: &str, millis: i32) {
-        let Some(throttle) = u64::try_from(millis).ok().filter(|millis| *millis > 0).map(Duration::from_millis) else {
+        let Some(throttle) = u64::try_from(millis)
+            .ok()
+            .filter(|millis| *millis > 0)
+            .map(Duration::from_millis)
+        else {
             return;
         };
         self.throttled_until = Some(after(throttle));
-        let level = if throttle < TOLD_THROTTLE { log::Level::Debug } else { log::Level::Warn };
-        log::log!(level, "{} holds this client back for {throttle:?} after {api}: a quota is exceeded", self.broker);
+        let level = if throttle < TOLD_THROTTLE {
+            log::Level::Debug
+        } else {
+            log::Level::Warn
+        };
+        log::log!(
+            level,
+            "{} holds this client back for {throttle:?} after {api}: a quota is exceeded",
+            self.broker
+        );
     }
 
     /// The highest version both sides speak.
@@ -231,24 +290,43 @@ impl Connection {
         }
     }
 
-    fn encode<R: Request>(&self, request: &R, version: i16, correlation_id: i32) -> Result<BytesMut> {
+    fn encode<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        correlation_id: i32,
+    ) -> Result<BytesMut> {
         let header = RequestHeader::default()
             .with_request_api_key(R::KEY as i16)
             .with_request_api_version(version)
             .with_correlation_id(correlation_id)
             .with_client_id(Some(self.client_id.clone()));
-        encode_frame(request, &header, version)
-            .map_err(|cause| Error::Invalid(format!("{} version {version} can't be encoded: {cause}", R::API)))
+        encode_frame(request, &header, version).map_err(|cause| {
+            Error::Invalid(format!(
+                "{} version {version} can't be encoded: {cause}",
+                R::API
+            ))
+        })
     }
 
     fn read_frame<R: Request>(&mut self, sent: &Sent<R>) -> Result<Bytes> {
         let prefix = self.read::<R>(4, sent);
-        let prefix = if self.answered { prefix? } else { prefix.map_err(closed_at_once)? };
+        let prefix = if self.answered {
+            prefix?
+        } else {
+            prefix.map_err(closed_at_once)?
+        };
         let length = Bytes::from(prefix).get_i32();
         // The correlation id alone takes four bytes.
         match usize::try_from(length) {
-            Ok(bytes) if (4..=self.max_frame_bytes).contains(&bytes) => self.read::<R>(bytes, sent).map(Bytes::from),
-            _ => Err(Error::Frame { broker: self.broker.clone(), length, limit: self.max_frame_bytes }),
+            Ok(bytes) if (4..=self.max_frame_bytes).contains(&bytes) => {
+                self.read::<R>(bytes, sent).map(Bytes::from)
+            }
+            _ => Err(Error::Frame {
+                broker: self.broker.clone(),
+                length,
+                limit: self.max_frame_bytes,
+            }),
         }
     }
 
@@ -267,7 +345,8 @@ impl Connection {
             return Err(self.malformed::<R>(cause));
         }
         layout::check(&frame, R::SHAPE).map_err(|cause| self.malformed::<R>(cause.to_owned()))?;
-        R::Response::decode(&mut frame, sent.version).map_err(|cause| self.malformed::<R>(cause.to_string()))
+        R::Response::decode(&mut frame, sent.version)
+            .map_err(|cause| self.malformed::<R>(cause.to_string()))
     }
 
     fn malformed<R: Request>(&self, cause: String) -> Error {
@@ -275,7 +354,13 @@ impl Connection {
     }
 
     fn io_error<R: Request>(&self, source: io::Error, since: Instant) -> Error {
-        io_error(&self.interrupt, R::API, &self.broker, source, since.elapsed())
+        io_error(
+            &self.interrupt,
+            R::API,
+            &self.broker,
+            source,
+            since.elapsed(),
+        )
     }
 }
 
@@ -287,8 +372,12 @@ fn encode_frame<R: Request>(
     use kafka_protocol::protocol::Encodable;
     let mut frame = BytesMut::zeroed(4);
     let header_version = R::header_version(version);
-    header.encode(&mut frame, header_version).map_err(|cause| cause.to_string())?;
-    request.encode(&mut frame, version).map_err(|cause| cause.to_string())?;
+    header
+        .encode(&mut frame, header_version)
+        .map_err(|cause| cause.to_string())?;
+    request
+        .encode(&mut frame, version)
+        .map_err(|cause| cause.to_string())?;
     let length = i32::try_from(frame.len() - 4).map_err(|_| "it is too long".to_owned())?;
     frame[..4].copy_from_slice(&length.to_be_bytes());
     Ok(frame)
@@ -296,13 +385,31 @@ fn encode_frame<R: Request>(
 
 /// Where the handshake of TLS fails by a certificate, the broker is not to be trusted; where it is cut off, it may not be TLS
 /// that the broker speaks there.
-fn connect_error(wakes: &Interrupt, address: &str, guarded: bool, source: io::Error, after: Duration) -> Error {
-    let distrust = source.get_ref().and_then(|inner| inner.downcast_ref::<Distrust>());
+fn connect_error(
+    wakes: &Interrupt,
+    address: &str,
+    guarded: bool,
+    source: io::Error,
+    after: Duration,
+) -> Error {
+    let distrust = source
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Distrust>());
     if let Some(Distrust(cause)) = distrust {
-        return Error::Security { broker: address.to_owned(), cause: cause.clone() };
+        return Error::Security {
+            broker: address.to_owned(),
+            cause: cause.clone(),
+        };
     }
-    let cut = matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
-    let source = if guarded && cut { hint(source, "does it speak TLS there?") } else { source };
+    let cut = matches!(
+        source.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+    );
+    let source = if guarded && cut {
+        hint(source, "does it speak TLS there?")
+    } else {
+        source
+    };
     io_error(wakes, "connect", address, source, after)
 }
 
@@ -310,25 +417,47 @@ fn connect_error(wakes: &Interrupt, address: &str, guarded: bool, source: io::Er
 /// the first request after the versions.
 fn closed_at_once(error: Error) -> Error {
     match error {
-        Error::Io { api, broker, source } if source.kind() == io::ErrorKind::UnexpectedEof => {
-            Error::Io { api, broker, source: hint(source, "does it expect TLS or a user (another security protocol)?") }
-        }
+        Error::Io {
+            api,
+            broker,
+            source,
+        } if source.kind() == io::ErrorKind::UnexpectedEof => Error::Io {
+            api,
+            broker,
+            source: hint(
+                source,
+                "does it expect TLS or a user (another security protocol)?",
+            ),
+        },
         other => other,
     }
 }
 
 fn hint(source: io::Error, question: &str) -> io::Error {
-    io::Error::new(source.kind(), format!("the broker closed the connection at once: {question}"))
+    io::Error::new(
+        source.kind(),
+        format!("the broker closed the connection at once: {question}"),
+    )
 }
 
 /// A socket that fails because it was shut down by the interrupt says so.
-fn io_error(wakes: &Interrupt, api: &'static str, broker: &str, source: io::Error, after: Duration) -> Error {
+fn io_error(
+    wakes: &Interrupt,
+    api: &'static str,
+    broker: &str,
+    source: io::Error,
+    after: Duration,
+) -> Error {
     let broker = broker.to_owned();
     if wakes.is_interrupted() {
         Error::Interrupted
     } else if source.kind() == io::ErrorKind::TimedOut {
         Error::Timeout { api, broker, after }
     } else {
-        Error::Io { api, broker, source }
+        Error::Io {
+            api,
+            broker,
+            source,
+        }
     }
 }

@@ -13,7 +13,12 @@ use crate::interrupt::{Interrupt, Registration};
 pub(crate) trait Guard: Send + std::fmt::Debug {
     fn shake_hands(&mut self, socket: &mut Limited<'_>) -> io::Result<()>;
     fn write_all(&mut self, bytes: &[u8], socket: &mut Limited<'_>) -> io::Result<()>;
-    fn read_to_end(&mut self, length: u64, into: &mut Vec<u8>, socket: &mut Limited<'_>) -> io::Result<usize>;
+    fn read_to_end(
+        &mut self,
+        length: u64,
+        into: &mut Vec<u8>,
+        socket: &mut Limited<'_>,
+    ) -> io::Result<usize>;
     /// Whether nothing is there to be read; what has arrived may be for the guard alone.
     fn is_idle(&mut self, socket: &mut TcpStream) -> bool;
 }
@@ -51,7 +56,12 @@ impl Stream {
         wakes: &Interrupt,
     ) -> io::Result<Stream> {
         #[cfg(feature = "tls")]
-        let guard = security.tls.as_ref().map(|tls| tls.begin(address)).transpose().map_err(io::Error::other)?;
+        let guard = security
+            .tls
+            .as_ref()
+            .map(|tls| tls.begin(address))
+            .transpose()
+            .map_err(io::Error::other)?;
         #[cfg(not(feature = "tls"))]
         let (guard, _) = (None::<Box<dyn Guard>>, security);
         let socket = connect_any(&resolve(address, deadline)?, turn, deadline)?;
@@ -59,9 +69,16 @@ impl Stream {
         socket.set_nodelay(true)?;
         let registration = wakes.register(&socket);
         let registration = registration.ok_or_else(|| io::Error::other("interrupted"))?;
-        let mut stream = Stream { socket, guard, _registration: registration };
+        let mut stream = Stream {
+            socket,
+            guard,
+            _registration: registration,
+        };
         if let Some(guard) = &mut stream.guard {
-            guard.shake_hands(&mut Limited { socket: &stream.socket, deadline })?;
+            guard.shake_hands(&mut Limited {
+                socket: &stream.socket,
+                deadline,
+            })?;
         }
         Ok(stream)
     }
@@ -72,7 +89,10 @@ impl Stream {
 
     /// Writes all of it, or fails with `TimedOut` at the deadline.
     pub(crate) fn write_all(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
-        let mut limited = Limited { socket: &self.socket, deadline };
+        let mut limited = Limited {
+            socket: &self.socket,
+            deadline,
+        };
         match &mut self.guard {
             None => limited.write_all(bytes),
             Some(guard) => guard.write_all(bytes, &mut limited),
@@ -82,12 +102,19 @@ impl Stream {
     /// Reads exactly `length` bytes, or fails with `TimedOut` at the deadline, `UnexpectedEof` at the stream's end.
     pub(crate) fn read(&mut self, length: usize, deadline: Instant) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(length);
-        let mut limited = Limited { socket: &self.socket, deadline };
+        let mut limited = Limited {
+            socket: &self.socket,
+            deadline,
+        };
         match &mut self.guard {
             None => limited.take(length as u64).read_to_end(&mut bytes)?,
             Some(guard) => guard.read_to_end(length as u64, &mut bytes, &mut limited)?,
         };
-        if bytes.len() < length { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
+        if bytes.len() < length {
+            Err(ErrorKind::UnexpectedEof.into())
+        } else {
+            Ok(bytes)
+        }
     }
 
     /// Whether there are bytes to be read, or the peer has closed the stream already. One on which nothing is awaited is then of
@@ -97,7 +124,10 @@ impl Stream {
             return true;
         }
         let idle = match &mut self.guard {
-            None => self.socket.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
+            None => self
+                .socket
+                .peek(&mut [0])
+                .is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
             Some(guard) => guard.is_idle(&mut self.socket),
         };
         self.socket.set_nonblocking(false).is_err() || !idle
@@ -116,7 +146,8 @@ pub(crate) struct Limited<'a> {
 impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // what has arrived is read, also after the deadline
-        self.socket.set_read_timeout(Some(left(self.deadline).unwrap_or(AT_ONCE)))?;
+        self.socket
+            .set_read_timeout(Some(left(self.deadline).unwrap_or(AT_ONCE)))?;
         (&mut &*self.socket).read(buffer).map_err(as_timeout)
     }
 }
@@ -135,7 +166,11 @@ impl Write for Limited<'_> {
 /// The time left, never zero, which a socket would take for "no limit".
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+    if left.is_zero() {
+        Err(ErrorKind::TimedOut.into())
+    } else {
+        Ok(left)
+    }
 }
 
 /// A socket's passed limit shows as WouldBlock on Unix.
@@ -147,7 +182,11 @@ fn as_timeout(error: io::Error) -> io::Error {
 }
 
 /// One that swallows what it is sent must leave time for the others: each has its share of what is left.
-fn connect_any(addresses: &[SocketAddr], turn: &mut usize, deadline: Instant) -> io::Result<TcpStream> {
+fn connect_any(
+    addresses: &[SocketAddr],
+    turn: &mut usize,
+    deadline: Instant,
+) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for tried in 0..addresses.len() {
         let share = left(deadline)? / (addresses.len() - tried) as u32;
@@ -168,10 +207,14 @@ fn resolve(address: &str, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
     }
     let (sender, receiver) = mpsc::channel();
     let name = address.to_owned();
-    thread::Builder::new().name("kafka-resolve".into()).spawn(move || {
-        let _ = sender.send(name.to_socket_addrs().map(Iterator::collect));
-    })?;
-    receiver.recv_timeout(left(deadline)?).unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    thread::Builder::new()
+        .name("kafka-resolve".into())
+        .spawn(move || {
+            let _ = sender.send(name.to_socket_addrs().map(Iterator::collect));
+        })?;
+    receiver
+        .recv_timeout(left(deadline)?)
+        .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]
@@ -190,7 +233,8 @@ mod tests {
         let listens = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = listens.local_addr().unwrap();
         let mut turn = 0;
-        let mut connect = |limit| connect_any(&[address, there], &mut turn, Instant::now() + limit).unwrap();
+        let mut connect =
+            |limit| connect_any(&[address, there], &mut turn, Instant::now() + limit).unwrap();
         let found = connect(Duration::from_secs(10));
         assert_eq!(found.peer_addr().unwrap(), there);
         // half of so little would not be enough to try the other one first

@@ -33,24 +33,36 @@ impl Tls {
     pub fn new(authorities: Option<&Path>, own: Option<(&Path, &Path)>) -> Result<Tls, String> {
         let provider = Arc::new(crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider);
-        let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+        let builder = builder
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
         let builder = builder.with_root_certificates(roots(authorities)?);
         let config = match own {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
                 let certificates = certificates(chain)?;
-                let key = PrivateKeyDer::from_pem_file(key).map_err(|error| in_file(key, &error))?;
-                builder.with_client_auth_cert(certificates, key).map_err(|error| error.to_string())?
+                let key =
+                    PrivateKeyDer::from_pem_file(key).map_err(|error| in_file(key, &error))?;
+                builder
+                    .with_client_auth_cert(certificates, key)
+                    .map_err(|error| error.to_string())?
             }
         };
-        Ok(Tls { config: Arc::new(config) })
+        Ok(Tls {
+            config: Arc::new(config),
+        })
     }
 
     /// The client's side of a connection to this address, `host:port`; nothing is sent yet.
     pub(crate) fn begin(&self, address: &str) -> Result<Box<dyn Guard>, String> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("{host} is no name of a server"))?;
-        let begun = ClientConnection::new(self.config.clone(), name).map_err(|error| error.to_string())?;
+        let host = address
+            .rsplit_once(':')
+            .map_or(address, |(host, _)| host)
+            .trim_matches(['[', ']']);
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| format!("{host} is no name of a server"))?;
+        let begun =
+            ClientConnection::new(self.config.clone(), name).map_err(|error| error.to_string())?;
         Ok(Box::new(begun))
     }
 }
@@ -59,8 +71,12 @@ impl Guard for ClientConnection {
     fn shake_hands(&mut self, socket: &mut Limited<'_>) -> io::Result<()> {
         while self.is_handshaking() {
             self.complete_io(socket).map_err(|error| {
-                let distrust = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-                distrust.map(|why| io::Error::other(Distrust(format!("TLS: {why}")))).unwrap_or(error)
+                let distrust = error
+                    .get_ref()
+                    .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                distrust
+                    .map(|why| io::Error::other(Distrust(format!("TLS: {why}"))))
+                    .unwrap_or(error)
             })?;
         }
         Ok(())
@@ -72,8 +88,15 @@ impl Guard for ClientConnection {
         guarded.flush()
     }
 
-    fn read_to_end(&mut self, length: u64, into: &mut Vec<u8>, socket: &mut Limited<'_>) -> io::Result<usize> {
-        rustls::Stream::new(self, socket).take(length).read_to_end(into)
+    fn read_to_end(
+        &mut self,
+        length: u64,
+        into: &mut Vec<u8>,
+        socket: &mut Limited<'_>,
+    ) -> io::Result<usize> {
+        rustls::Stream::new(self, socket)
+            .take(length)
+            .read_to_end(into)
     }
 
     /// A ticket or a new key is for TLS alone.
@@ -101,7 +124,9 @@ pub fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     match file {
         Some(file) => {
             for certificate in certificates(file)? {
-                roots.add(certificate).map_err(|error| in_file(file, &error))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| in_file(file, &error))?;
             }
         }
         None => {
@@ -118,7 +143,11 @@ pub fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates = read.map_err(|error| in_file(file, &error))?;
-    if certificates.is_empty() { Err(in_file(file, &"there is no certificate in it")) } else { Ok(certificates) }
+    if certificates.is_empty() {
+        Err(in_file(file, &"there is no certificate in it"))
+    } else {
+        Ok(certificates)
+    }
 }
 
 fn in_file(file: &Path, why: &dyn std::fmt::Display) -> String {

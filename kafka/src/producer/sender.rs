@@ -56,16 +56,25 @@ impl Sequences {
 ///
 /// Errors: `Refused` for a topic that can't be found within the call's limit, `Invalid` for a partition that does not
 /// exist, those of the connection.
-pub(crate) fn split<'r>(cluster: &mut Cluster, records: &'r [ProducerRecord], spread: u32) -> Result<Queues<'r>> {
+pub(crate) fn split<'r>(
+    cluster: &mut Cluster,
+    records: &'r [ProducerRecord],
+    spread: u32,
+) -> Result<Queues<'r>> {
     let mut backoff = cluster.backoff();
     let batch_size = cluster.config().batch_size;
     let mut sorted: BTreeMap<Arc<str>, Vec<Queue<'_>>> = BTreeMap::new();
     for (index, record) in records.iter().enumerate() {
         if !sorted.contains_key(&record.topic) {
             let partitions = partition_count(cluster, &record.topic, &mut backoff)?;
-            sorted.insert(record.topic.clone(), (0..partitions).map(|_| Queue::default()).collect());
+            sorted.insert(
+                record.topic.clone(),
+                (0..partitions).map(|_| Queue::default()).collect(),
+            );
         }
-        let Some(queues) = sorted.get_mut(&record.topic) else { continue };
+        let Some(queues) = sorted.get_mut(&record.topic) else {
+            continue;
+        };
         let partition = partition(cluster, record, queues.len() as i32, spread);
         if usize::try_from(partition).is_ok_and(|number| number >= queues.len()) {
             // it may have been added since the topic was seen
@@ -73,10 +82,19 @@ pub(crate) fn split<'r>(cluster: &mut Cluster, records: &'r [ProducerRecord], sp
             let partitions = partition_count(cluster, &record.topic, &mut backoff)?;
             queues.resize_with(partitions.max(queues.len()), Queue::default);
         }
-        let queue = usize::try_from(partition).ok().and_then(|number| queues.get_mut(number));
+        let queue = usize::try_from(partition)
+            .ok()
+            .and_then(|number| queues.get_mut(number));
         queue
             .ok_or_else(|| no_such_partition(record, partition))?
-            .push(Entry { index, record, mark: None }, batch_size);
+            .push(
+                Entry {
+                    index,
+                    record,
+                    mark: None,
+                },
+                batch_size,
+            );
     }
     Ok(flatten(sorted))
 }
@@ -105,7 +123,11 @@ impl<'r> Queue<'r> {
     }
 }
 
-fn partition_count(cluster: &mut Cluster, topic: &Arc<str>, backoff: &mut Backoff) -> Result<usize> {
+fn partition_count(
+    cluster: &mut Cluster,
+    topic: &Arc<str>,
+    backoff: &mut Backoff,
+) -> Result<usize> {
     backoff.retry(|backoff| Ok(cluster.topic(topic, backoff.attempt())?.partitions.len()))
 }
 
@@ -121,11 +143,17 @@ fn partition(cluster: &Cluster, record: &ProducerRecord, partitions: i32, spread
 fn led_partition(cluster: &Cluster, topic: &str, partitions: i32, spread: u32) -> i32 {
     let first = (spread % partitions.max(1) as u32) as i32;
     let in_turn = (first..partitions).chain(0..first);
-    in_turn.into_iter().find(|partition| cluster.leader(topic, *partition).is_ok()).unwrap_or(first)
+    in_turn
+        .into_iter()
+        .find(|partition| cluster.leader(topic, *partition).is_ok())
+        .unwrap_or(first)
 }
 
 fn no_such_partition(record: &ProducerRecord, partition: i32) -> Error {
-    Error::Invalid(format!("topic {} has no partition {partition}", record.topic))
+    Error::Invalid(format!(
+        "topic {} has no partition {partition}",
+        record.topic
+    ))
 }
 
 fn flatten(sorted: BTreeMap<Arc<str>, Vec<Queue<'_>>>) -> Queues<'_> {
@@ -195,9 +223,26 @@ impl<'a, 'r> Delivery<'a, 'r> {
         (queues, count): (Queues<'r>, usize),
         limit: Duration,
     ) -> Delivery<'a, 'r> {
-        let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as i64);
-        let written = vec![Written { partition: -1, offset: None }; count];
-        Delivery { cluster, sequences, writer, transactional_id, queues, limit, written, now }
+        let now = SystemTime::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |since| since.as_millis() as i64);
+        let written = vec![
+            Written {
+                partition: -1,
+                offset: None
+            };
+            count
+        ];
+        Delivery {
+            cluster,
+            sequences,
+            writer,
+            transactional_id,
+            queues,
+            limit,
+            written,
+            now,
+        }
     }
 
     /// Writes all of it, a partition's batches one after the other: at most one is under way, so a refused one leaves
@@ -224,7 +269,10 @@ impl<'a, 'r> Delivery<'a, 'r> {
                 if !rest.is_empty() {
                     queue.push_front(rest);
                 }
-                let writer = Writer { base_sequence: self.sequences.next(place), ..self.writer };
+                let writer = Writer {
+                    base_sequence: self.sequences.next(place),
+                    ..self.writer
+                };
                 let batch = Outgoing::new(place.clone(), entries, self.now, &writer);
                 size += batch.bytes.len();
                 round.push(batch);
@@ -235,11 +283,21 @@ impl<'a, 'r> Delivery<'a, 'r> {
     }
 
     /// A broker that is silent ends an attempt, not the delivery: by then another one may lead its partitions.
-    fn deliver(&mut self, mut round: Vec<Outgoing<'r>>, backoff: &mut Backoff) -> std::result::Result<(), Undelivered> {
+    fn deliver(
+        &mut self,
+        mut round: Vec<Outgoing<'r>>,
+        backoff: &mut Backoff,
+    ) -> std::result::Result<(), Undelivered> {
         loop {
             let left = self.attempt(round, backoff);
             let doubtful = left.batches.iter().any(|batch| batch.doubtful);
-            let end = |error| if doubtful { Undelivered::Unknown(error) } else { Undelivered::Refused(error) };
+            let end = |error| {
+                if doubtful {
+                    Undelivered::Unknown(error)
+                } else {
+                    Undelivered::Refused(error)
+                }
+            };
             if let Some(error) = left.lasting {
                 return Err(end(error));
             }
@@ -260,17 +318,24 @@ impl<'a, 'r> Delivery<'a, 'r> {
     /// Records without a key are not bound to a partition that has no leader; those of a transaction stay, for it knows its partitions.
     fn moved(&mut self, batch: &mut Outgoing<'r>) -> bool {
         let (topic, partition) = &batch.place;
-        let bound = |entry: &Entry<'_>| entry.record.partition.is_some() || entry.record.key.is_some();
+        let bound =
+            |entry: &Entry<'_>| entry.record.partition.is_some() || entry.record.key.is_some();
         let stays = batch.doubtful || self.writer.transactional || batch.entries.iter().any(bound);
         if stays || self.cluster.leader(topic, *partition).is_ok() {
             return false;
         }
-        let partitions = self.cluster.seen_topic(topic).map_or(0, |seen| seen.partitions.len() as i32);
+        let partitions = self
+            .cluster
+            .seen_topic(topic)
+            .map_or(0, |seen| seen.partitions.len() as i32);
         let other = led_partition(self.cluster, topic, partitions, *partition as u32 + 1);
         let moves = self.cluster.leader(topic, other).is_ok();
         if moves {
             let entries = std::mem::take(&mut batch.entries);
-            self.queues.entry((topic.clone(), other)).or_default().push_back(entries);
+            self.queues
+                .entry((topic.clone(), other))
+                .or_default()
+                .push_back(entries);
         }
         moves
     }
@@ -304,7 +369,11 @@ impl<'a, 'r> Delivery<'a, 'r> {
         left
     }
 
-    fn by_leader(&self, round: Vec<Outgoing<'r>>, left: &mut Left<'r>) -> BTreeMap<String, Vec<Outgoing<'r>>> {
+    fn by_leader(
+        &self,
+        round: Vec<Outgoing<'r>>,
+        left: &mut Left<'r>,
+    ) -> BTreeMap<String, Vec<Outgoing<'r>>> {
         let mut by_leader: BTreeMap<String, Vec<Outgoing<'r>>> = BTreeMap::new();
         for batch in round {
             match self.cluster.leader(&batch.place.0, batch.place.1) {
@@ -330,18 +399,24 @@ impl<'a, 'r> Delivery<'a, 'r> {
         }
         let request = self.request(batches);
         // A half-written request is never executed: the broker acts on whole frames only.
-        self.cluster.send(leader, &request, deadline).map_err(|error| left.note(error)).ok()
+        self.cluster
+            .send(leader, &request, deadline)
+            .map_err(|error| left.note(error))
+            .ok()
     }
 
     fn request(&self, batches: &[Outgoing<'_>]) -> ProduceRequest {
         let mut topics: BTreeMap<&str, Vec<PartitionProduceData>> = BTreeMap::new();
         for batch in batches {
-            let data =
-                PartitionProduceData::default().with_index(batch.place.1).with_records(Some(batch.bytes.clone()));
+            let data = PartitionProduceData::default()
+                .with_index(batch.place.1)
+                .with_records(Some(batch.bytes.clone()));
             topics.entry(&batch.place.0).or_default().push(data);
         }
         let topic = |(name, partitions): (&str, Vec<_>)| {
-            TopicProduceData::default().with_name(topic_name(name)).with_partition_data(partitions)
+            TopicProduceData::default()
+                .with_name(topic_name(name))
+                .with_partition_data(partitions)
         };
         ProduceRequest::default()
             .with_transactional_id(self.transactional_id.clone())
@@ -353,11 +428,21 @@ impl<'a, 'r> Delivery<'a, 'r> {
     /// A lost answer is cured by sending the batch again, which its sequence number makes harmless. A batch that stays lost ends the
     /// epoch: it may still arrive, and then must not find a transaction of the same epoch open.
     fn lost(&self, error: Error, batches: Vec<Outgoing<'r>>, left: &mut Left<'r>) {
-        left.batches.extend(batches.into_iter().map(|batch| Outgoing { doubtful: true, ..batch }));
+        left.batches
+            .extend(batches.into_iter().map(|batch| Outgoing {
+                doubtful: true,
+                ..batch
+            }));
         left.note(error);
     }
 
-    fn settle(&mut self, leader: &str, answer: ProduceResponse, batches: Vec<Outgoing<'r>>, left: &mut Left<'r>) {
+    fn settle(
+        &mut self,
+        leader: &str,
+        answer: ProduceResponse,
+        batches: Vec<Outgoing<'r>>,
+        left: &mut Left<'r>,
+    ) {
         let mut answers: HashMap<(String, i32), PartitionProduceResponse> = HashMap::new();
         for topic in answer.responses {
             for partition in topic.partition_responses {
@@ -379,17 +464,28 @@ impl<'a, 'r> Delivery<'a, 'r> {
     ) {
         let Some(answer) = answer else {
             let cause = format!("it leaves out {}-{}", batch.place.0, batch.place.1);
-            let error = Error::Decode { api: ProduceRequest::API, broker: leader.to_owned(), cause };
+            let error = Error::Decode {
+                api: ProduceRequest::API,
+                broker: leader.to_owned(),
+                cause,
+            };
             return self.lost(error, vec![batch], left);
         };
         let code = ErrorCode(answer.error_code);
         // An attempt whose answer was lost had written it already, more than five batches ago.
         let known = code == ErrorCode::DUPLICATE_SEQUENCE_NUMBER && batch.doubtful;
         if code == ErrorCode::NONE || known {
-            self.sequences.advance(&batch.place, batch.entries.len() as i32);
-            let (partition, base) = (batch.place.1, Some(answer.base_offset).filter(|base| *base >= 0));
+            self.sequences
+                .advance(&batch.place, batch.entries.len() as i32);
+            let (partition, base) = (
+                batch.place.1,
+                Some(answer.base_offset).filter(|base| *base >= 0),
+            );
             for (delta, entry) in (0..).zip(&batch.entries) {
-                self.written[entry.index] = Written { partition, offset: base.map(|base| base + delta) };
+                self.written[entry.index] = Written {
+                    partition,
+                    offset: base.map(|base| base + delta),
+                };
             }
             return;
         }
@@ -404,12 +500,23 @@ impl<'a, 'r> Delivery<'a, 'r> {
 
 impl<'r> Delivery<'_, 'r> {
     /// The first half of a batch, which takes its place; the second half goes next. Later batches for this topic are no larger.
-    fn halved(&mut self, Outgoing { place, mut entries, .. }: Outgoing<'r>) -> Outgoing<'r> {
+    fn halved(
+        &mut self,
+        Outgoing {
+            place, mut entries, ..
+        }: Outgoing<'r>,
+    ) -> Outgoing<'r> {
         let half: usize = entries.iter().map(estimated_size).sum::<usize>() / 2;
         self.cluster.limit_batches(&place.0, half);
         let rest = entries.split_off(fitting(&entries, half));
-        self.queues.entry(place.clone()).or_default().push_front(rest);
-        let writer = Writer { base_sequence: self.sequences.next(&place), ..self.writer };
+        self.queues
+            .entry(place.clone())
+            .or_default()
+            .push_front(rest);
+        let writer = Writer {
+            base_sequence: self.sequences.next(&place),
+            ..self.writer
+        };
         Outgoing::new(place, entries, self.now, &writer)
     }
 }
@@ -425,9 +532,19 @@ fn fitting(entries: &[Entry<'_>], bytes: usize) -> usize {
 }
 
 impl<'r> Outgoing<'r> {
-    fn new(place: PartitionKey, entries: Vec<Entry<'r>>, now: i64, writer: &Writer) -> Outgoing<'r> {
+    fn new(
+        place: PartitionKey,
+        entries: Vec<Entry<'r>>,
+        now: i64,
+        writer: &Writer,
+    ) -> Outgoing<'r> {
         let bytes = encode(&entries, now, writer);
-        Outgoing { place, bytes, entries, doubtful: false }
+        Outgoing {
+            place,
+            bytes,
+            entries,
+            doubtful: false,
+        }
     }
 }
 
@@ -447,8 +564,16 @@ impl<'r> Left<'r> {
     }
 }
 
-fn refused(leader: &str, place: &PartitionKey, code: ErrorCode, answer: PartitionProduceResponse) -> Error {
-    let words = answer.error_message.map(|words| format!(": {words}")).unwrap_or_default();
+fn refused(
+    leader: &str,
+    place: &PartitionKey,
+    code: ErrorCode,
+    answer: PartitionProduceResponse,
+) -> Error {
+    let words = answer
+        .error_message
+        .map(|words| format!(": {words}"))
+        .unwrap_or_default();
     Error::Refused {
         code,
         api: ProduceRequest::API,
@@ -475,10 +600,19 @@ mod tests {
     #[test]
     fn only_a_plain_refusal_leaves_the_sequence_numbers_as_they_were() {
         assert!(!may_be_written(ErrorCode(10), -1), "MESSAGE_TOO_LARGE");
-        assert!(!may_be_written(ErrorCode(6), -1), "NOT_LEADER_OR_FOLLOWER of one that never was");
-        assert!(may_be_written(ErrorCode(6), 17), "NOT_LEADER_OR_FOLLOWER of one that stepped down");
+        assert!(
+            !may_be_written(ErrorCode(6), -1),
+            "NOT_LEADER_OR_FOLLOWER of one that never was"
+        );
+        assert!(
+            may_be_written(ErrorCode(6), 17),
+            "NOT_LEADER_OR_FOLLOWER of one that stepped down"
+        );
         assert!(may_be_written(ErrorCode(7), 17), "REQUEST_TIMED_OUT");
-        assert!(may_be_written(ErrorCode(20), -1), "NOT_ENOUGH_REPLICAS_AFTER_APPEND");
+        assert!(
+            may_be_written(ErrorCode(20), -1),
+            "NOT_ENOUGH_REPLICAS_AFTER_APPEND"
+        );
         assert!(may_be_written(ErrorCode(-1), -1), "UNKNOWN_SERVER_ERROR");
     }
 

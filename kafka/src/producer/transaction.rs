@@ -7,8 +7,8 @@ use kafka_protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::{
-    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, ProducerId, TransactionalId,
-    TxnOffsetCommitRequest,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, ProducerId,
+    TransactionalId, TxnOffsetCommitRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -41,7 +41,15 @@ pub struct Transaction<'p> {
 impl<'p> Transaction<'p> {
     pub(crate) fn new(producer: &'p mut Producer) -> Transaction<'p> {
         let (partitions, groups) = (HashSet::new(), HashSet::new());
-        Transaction { producer, partitions, groups, begun: false, failed: false, ended: false, repeated: false }
+        Transaction {
+            producer,
+            partitions,
+            groups,
+            begun: false,
+            failed: false,
+            ended: false,
+            repeated: false,
+        }
     }
 
     /// Writes records into the transaction and waits until all in-sync replicas have them. Returns where each of them is, in their order.
@@ -56,12 +64,20 @@ impl<'p> Transaction<'p> {
 
     /// Writes records as [`send`](Transaction::send) does, with the same errors, and adds a header to the last one of
     /// each partition: whoever reads a partition backwards ([`last_records`](crate::last_records)) meets it first.
-    pub fn send_marked(&mut self, records: impl AsRef<[ProducerRecord]>, mark: &Header) -> Result<Vec<Written>> {
+    pub fn send_marked(
+        &mut self,
+        records: impl AsRef<[ProducerRecord]>,
+        mark: &Header,
+    ) -> Result<Vec<Written>> {
         let sent = self.try_send(records.as_ref(), Some(mark));
         self.note(sent)
     }
 
-    fn try_send(&mut self, records: &[ProducerRecord], mark: Option<&Header>) -> Result<Vec<Written>> {
+    fn try_send(
+        &mut self,
+        records: &[ProducerRecord],
+        mark: Option<&Header>,
+    ) -> Result<Vec<Written>> {
         self.initialised()?;
         let mut queues = self.producer.split(records)?;
         if let Some(mark) = mark {
@@ -74,12 +90,20 @@ impl<'p> Transaction<'p> {
     /// AddPartitionsToTxn for those that are not in the transaction yet. It is the first request of a transaction, so
     /// CONCURRENT_TRANSACTIONS, while the markers of the one before are being written, mostly comes here.
     fn add_partitions(&mut self, queues: &Queues<'_>) -> Result<()> {
-        let new: Vec<PartitionKey> = queues.keys().filter(|place| !self.partitions.contains(*place)).cloned().collect();
+        let new: Vec<PartitionKey> = queues
+            .keys()
+            .filter(|place| !self.partitions.contains(*place))
+            .cloned()
+            .collect();
         if new.is_empty() {
             return Ok(());
         }
         let (id, identity) = self.initialised()?;
-        let topic = |(name, partitions)| AddPartitionsToTxnTopic::default().with_name(name).with_partitions(partitions);
+        let topic = |(name, partitions)| {
+            AddPartitionsToTxnTopic::default()
+                .with_name(name)
+                .with_partitions(partitions)
+        };
         let topics = by_topic(new.iter().map(|(topic, partition)| (&**topic, *partition)));
         let request = AddPartitionsToTxnRequest::default()
             .with_v3_and_below_transactional_id(id)
@@ -140,11 +164,17 @@ impl<'p> Transaction<'p> {
                 .with_committed_leader_epoch(-1)
                 .with_committed_metadata(Some(StrBytes::from_string(metadata.clone())))
         };
-        let places = offsets.iter().map(|(place, offset, text)| (&*place.topic, at(place.partition, *offset, text)));
-        let topic =
-            |(name, partitions)| TxnOffsetCommitRequestTopic::default().with_name(name).with_partitions(partitions);
+        let places = offsets
+            .iter()
+            .map(|(place, offset, text)| (&*place.topic, at(place.partition, *offset, text)));
+        let topic = |(name, partitions)| {
+            TxnOffsetCommitRequestTopic::default()
+                .with_name(name)
+                .with_partitions(partitions)
+        };
         // Generation -1 and no member id: no generation is checked.
-        let (generation, member_id) = member.map_or((-1, ""), |member| (member.generation, &member.member_id));
+        let (generation, member_id) =
+            member.map_or((-1, ""), |member| (member.generation, &member.member_id));
         let request = TxnOffsetCommitRequest::default()
             .with_transactional_id(id)
             .with_group_id(group_id(group))
@@ -154,7 +184,11 @@ impl<'p> Transaction<'p> {
             .with_member_id(StrBytes::from_string(member_id.to_owned()))
             .with_topics(by_topic(places).map(topic).collect());
         // Like a lost batch, a lost offset may arrive late and must not find a later transaction of this epoch open.
-        self.call(&CoordinatorKey::Group(group.to_owned()), &request, Retry::Once)
+        self.call(
+            &CoordinatorKey::Group(group.to_owned()),
+            &request,
+            Retry::Once,
+        )
     }
 
     /// Makes all of it visible. Returns once the broker has decided so; readers may see it a few milliseconds later.
@@ -208,16 +242,26 @@ impl<'p> Transaction<'p> {
     /// A plain refusal of the first request leaves the transaction not begun: the broker would answer its end with
     /// INVALID_TXN_STATE. (An attempt before it whose answer was lost may have begun one, without a record: the next transaction
     /// or the broker's time limit ends it.)
-    fn call<R: CoordinatorRequest>(&mut self, coordinator: &CoordinatorKey, request: &R, retry: Retry) -> Result<()> {
+    fn call<R: CoordinatorRequest>(
+        &mut self,
+        coordinator: &CoordinatorKey,
+        request: &R,
+        retry: Retry,
+    ) -> Result<()> {
         let mut backoff = self.producer.cluster.backoff();
-        let answered = self.producer.cluster.call_coordinator(coordinator, request, retry, &mut backoff);
+        let answered =
+            self.producer
+                .cluster
+                .call_coordinator(coordinator, request, retry, &mut backoff);
         self.repeated = backoff.has_paused();
         let refused = matches!(answered, Err(Error::Refused { .. }));
         self.begun |= !refused;
         if answered.is_err() && !refused && self.producer.open == Open::No {
             self.producer.open = Open::Maybe;
         }
-        answered.map(drop).map_err(|error| self.producer.forget_identity_unless_refused(error))
+        answered
+            .map(drop)
+            .map_err(|error| self.producer.forget_identity_unless_refused(error))
     }
 
     fn note<T>(&mut self, done: Result<T>) -> Result<T> {
@@ -231,7 +275,10 @@ impl<'p> Transaction<'p> {
     }
 
     fn initialised(&self) -> Result<(TransactionalId, ProducerIdentity)> {
-        let both = self.producer.transactional_id().zip(self.producer.identity());
+        let both = self
+            .producer
+            .transactional_id()
+            .zip(self.producer.identity());
         both.ok_or(Error::NotInitialised)
     }
 }
@@ -256,13 +303,20 @@ fn mark_last<'r>(queues: &mut Queues<'r>, mark: &'r Header) {
 impl CoordinatorRequest for AddPartitionsToTxnRequest {
     /// The partition that is to blame; the others of the same request get OPERATION_NOT_ATTEMPTED.
     fn refusal(answer: &AddPartitionsToTxnResponse) -> Refusal {
-        let mut found = Refusal { code: ErrorCode::NONE, about: None };
+        let mut found = Refusal {
+            code: ErrorCode::NONE,
+            about: None,
+        };
         for topic in &answer.results_by_topic_v3_and_below {
             for at in &topic.results_by_partition {
                 let code = ErrorCode(at.partition_error_code);
-                let first = found.about.is_none() || found.code == ErrorCode::OPERATION_NOT_ATTEMPTED;
+                let first =
+                    found.about.is_none() || found.code == ErrorCode::OPERATION_NOT_ATTEMPTED;
                 if code != ErrorCode::NONE && first {
-                    found = Refusal { code, about: Some(format!("{}-{}", topic.name.0, at.partition_index)) };
+                    found = Refusal {
+                        code,
+                        about: Some(format!("{}-{}", topic.name.0, at.partition_index)),
+                    };
                 }
             }
         }
@@ -284,10 +338,13 @@ mod tests {
             let result = AddPartitionsToTxnPartitionResult::default()
                 .with_partition_index(*number)
                 .with_partition_error_code(*code);
-            AddPartitionsToTxnTopicResult::default().with_name(topic_name(name)).with_results_by_partition(vec![result])
+            AddPartitionsToTxnTopicResult::default()
+                .with_name(topic_name(name))
+                .with_results_by_partition(vec![result])
         };
         let topics = codes.iter().map(topic).collect();
-        let answer = AddPartitionsToTxnResponse::default().with_results_by_topic_v3_and_below(topics);
+        let answer =
+            AddPartitionsToTxnResponse::default().with_results_by_topic_v3_and_below(topics);
         let Refusal { code, about } = AddPartitionsToTxnRequest::refusal(&answer);
         (code.0, about)
     }
@@ -296,8 +353,14 @@ mod tests {
     fn the_partition_to_blame_is_named_and_not_those_that_were_refused_for_its_sake() {
         assert_eq!(refusal(&[("a", 0, 0), ("b", 1, 0)]), (0, None));
         // OPERATION_NOT_ATTEMPTED, TOPIC_AUTHORIZATION_FAILED
-        assert_eq!(refusal(&[("a", 0, 55), ("b", 1, 29), ("c", 2, 55)]), (29, Some("b-1".to_owned())));
-        assert_eq!(refusal(&[("a", 0, 3), ("b", 1, 55)]), (3, Some("a-0".to_owned())));
+        assert_eq!(
+            refusal(&[("a", 0, 55), ("b", 1, 29), ("c", 2, 55)]),
+            (29, Some("b-1".to_owned()))
+        );
+        assert_eq!(
+            refusal(&[("a", 0, 3), ("b", 1, 55)]),
+            (3, Some("a-0".to_owned()))
+        );
         assert_eq!(refusal(&[("a", 0, 55)]), (55, Some("a-0".to_owned())));
     }
 }

@@ -45,7 +45,11 @@ pub(crate) struct Entry<'r> {
 
 /// One batch, uncompressed, of at least one record. Records without a time get `now`, in milliseconds since 1970.
 pub(crate) fn encode(entries: &[Entry<'_>], now: i64, writer: &Writer) -> Bytes {
-    let times = || entries.iter().map(|entry| entry.record.timestamp.unwrap_or(now));
+    let times = || {
+        entries
+            .iter()
+            .map(|entry| entry.record.timestamp.unwrap_or(now))
+    };
     let (first, last) = (times().min().unwrap_or(now), times().max().unwrap_or(now));
     let size: usize = entries.iter().map(estimated_size).sum();
     let mut batch = BytesMut::with_capacity(HEADER + size);
@@ -66,7 +70,11 @@ fn put_header(batch: &mut BytesMut, count: i32, first: i64, last: i64, writer: &
     batch.put_i32(-1); // partition leader epoch: the broker's to set
     batch.put_i8(2); // magic: the format's version
     batch.put_u32(0); // checksum, filled in at the end
-    batch.put_i16(if writer.transactional { TRANSACTIONAL } else { 0 });
+    batch.put_i16(if writer.transactional {
+        TRANSACTIONAL
+    } else {
+        0
+    });
     batch.put_i32(count - 1); // last offset delta
     batch.put_i64(first);
     batch.put_i64(last);
@@ -105,7 +113,9 @@ impl Entry<'_> {
 
 /// Key, value and headers of a record as written.
 fn content_size(entry: &Entry<'_>) -> usize {
-    let headers = entry.headers().map(|(key, value)| bytes_size(Some(key.as_bytes())) + bytes_size(value.as_deref()));
+    let headers = entry
+        .headers()
+        .map(|(key, value)| bytes_size(Some(key.as_bytes())) + bytes_size(value.as_deref()));
     bytes_size(entry.record.key.as_deref())
         + bytes_size(entry.record.value.as_deref())
         + varlong_size(entry.headers().count() as i64)
@@ -124,7 +134,11 @@ pub(crate) fn estimated_size(entry: &Entry<'_>) -> usize {
 /// A batch of these records, for tests.
 #[cfg(test)]
 pub(crate) fn batch_of(records: &[ProducerRecord], writer: &Writer) -> Bytes {
-    let entry = |(index, record)| Entry { index, record, mark: None };
+    let entry = |(index, record)| Entry {
+        index,
+        record,
+        mark: None,
+    };
     let entries: Vec<_> = records.iter().enumerate().map(entry).collect();
     encode(&entries, 0, writer)
 }
@@ -178,7 +192,12 @@ pub(crate) fn next_batch(bytes: &mut Bytes, longest: usize) -> Next {
         _ => {
             let cause = format!("it claims {length} bytes");
             let bytes = bytes.split_off(0);
-            return Next::Corrupt(Corrupt { base_offset, last_offset: base_offset, bytes, cause });
+            return Next::Corrupt(Corrupt {
+                base_offset,
+                last_offset: base_offset,
+                bytes,
+                cause,
+            });
         }
     };
     if bytes.len() < whole {
@@ -189,7 +208,12 @@ pub(crate) fn next_batch(bytes: &mut Bytes, longest: usize) -> Next {
         Ok(header) => Next::Batch(header),
         Err(cause) => {
             let last_offset = claimed_last_offset(&batch, base_offset);
-            Next::Corrupt(Corrupt { base_offset, last_offset, bytes: batch, cause })
+            Next::Corrupt(Corrupt {
+                base_offset,
+                last_offset,
+                bytes: batch,
+                cause,
+            })
         }
     }
 }
@@ -206,7 +230,9 @@ fn read_header(batch: &Bytes) -> Result<RawBatch, String> {
     let told = reader.u32()?;
     let found = crc32c::crc32c(&batch[SUMMED_FROM..]);
     if told != found {
-        return Err(format!("its checksum is {found:08x}, its header says {told:08x}"));
+        return Err(format!(
+            "its checksum is {found:08x}, its header says {told:08x}"
+        ));
     }
     read_fields(reader, batch).map_err(str::to_owned)
 }
@@ -220,7 +246,9 @@ fn read_fields(mut reader: Reader<'_>, batch: &Bytes) -> Result<RawBatch, Malfor
     let producer_id = reader.i64()?;
     let (_epoch, _sequence) = (reader.i16()?, reader.i32()?);
     let count = reader.i32()?;
-    let last_offset = base_offset.checked_add(last_delta.into()).ok_or("its last offset overflows")?;
+    let last_offset = base_offset
+        .checked_add(last_delta.into())
+        .ok_or("its last offset overflows")?;
     if base_offset < 0 || last_delta < 0 {
         return Err("its offsets are negative");
     }
@@ -243,7 +271,9 @@ fn claimed_last_offset(batch: &[u8], base_offset: i64) -> i64 {
         // formats 0 and 1 have the offset of one message, of several compressed ones the last's
         return base_offset;
     }
-    let delta = batch.get(SUMMED_FROM + 2..).and_then(|rest| Reader::new(rest).i32().ok());
+    let delta = batch
+        .get(SUMMED_FROM + 2..)
+        .and_then(|rest| Reader::new(rest).i32().ok());
     base_offset.saturating_add(delta.unwrap_or(0).max(0).into())
 }
 
@@ -260,7 +290,10 @@ impl RawBatch {
     pub(crate) fn is_abort_marker(&self) -> Result<bool, Corrupt> {
         let mut records = Vec::new();
         self.decode(0, &mut records)?;
-        let key = records.first().and_then(|record| record.key.clone()).unwrap_or_default();
+        let key = records
+            .first()
+            .and_then(|record| record.key.clone())
+            .unwrap_or_default();
         let mut reader = Reader::new(&key);
         Ok(matches!((reader.i16(), reader.i16()), (Ok(_), Ok(0))))
     }
@@ -271,7 +304,12 @@ impl RawBatch {
         let kept = into.len();
         self.try_decode(from, into).map_err(|cause| {
             into.truncate(kept);
-            Corrupt { base_offset: self.base_offset, last_offset: self.last_offset, bytes: self.bytes.clone(), cause }
+            Corrupt {
+                base_offset: self.base_offset,
+                last_offset: self.last_offset,
+                bytes: self.bytes.clone(),
+                cause,
+            }
         })
     }
 
@@ -290,7 +328,8 @@ impl RawBatch {
     }
 
     fn read_record(&self, reader: &mut Reader<'_>, body: &Bytes) -> Result<Record, Malformed> {
-        let length = usize::try_from(reader.varint()?).map_err(|_| "a record's length is negative")?;
+        let length =
+            usize::try_from(reader.varint()?).map_err(|_| "a record's length is negative")?;
         let mut record = Reader::new(reader.take(length)?);
         record.u8()?; // attributes: none are defined
         let age = record.varlong()?;
@@ -340,7 +379,12 @@ mod tests {
     use proptest::prelude::*;
 
     const LONGEST: usize = 1 << 20;
-    const WRITER: Writer = Writer { producer_id: 7, epoch: 1, base_sequence: 0, transactional: true };
+    const WRITER: Writer = Writer {
+        producer_id: 7,
+        epoch: 1,
+        base_sequence: 0,
+        transactional: true,
+    };
 
     fn record(value: &str) -> ProducerRecord {
         ProducerRecord {
@@ -368,19 +412,32 @@ mod tests {
     fn cause(bytes: Bytes) -> String {
         match next_batch(&mut bytes.clone(), LONGEST) {
             Next::Corrupt(corrupt) => corrupt.cause,
-            Next::Batch(batch) => batch.decode(0, &mut Vec::new()).expect_err("it should be corrupt").cause,
+            Next::Batch(batch) => {
+                batch
+                    .decode(0, &mut Vec::new())
+                    .expect_err("it should be corrupt")
+                    .cause
+            }
             Next::End => "end".to_owned(),
         }
     }
 
     #[test]
     fn records_are_read_back_from_the_offset_asked_for() {
-        let Next::Batch(raw) = next_batch(&mut batch(&["a", "b", "c"]), LONGEST) else { panic!("no batch") };
+        let Next::Batch(raw) = next_batch(&mut batch(&["a", "b", "c"]), LONGEST) else {
+            panic!("no batch")
+        };
         assert!(raw.is_transactional() && !raw.is_control());
-        assert_eq!((raw.base_offset, raw.last_offset, raw.producer_id), (0, 2, 7));
+        assert_eq!(
+            (raw.base_offset, raw.last_offset, raw.producer_id),
+            (0, 2, 7)
+        );
         let mut records = Vec::new();
         raw.decode(1, &mut records).unwrap();
-        let values: Vec<_> = records.iter().map(|record| record.value.clone().unwrap()).collect();
+        let values: Vec<_> = records
+            .iter()
+            .map(|record| record.value.clone().unwrap())
+            .collect();
         assert_eq!(values, ["b", "c"]);
         assert_eq!((records[0].offset, records[0].timestamp), (1, 1000));
     }
@@ -396,7 +453,10 @@ mod tests {
     fn a_batch_cut_off_anywhere_is_the_end_and_no_error() {
         let whole = batch(&["a", "b"]);
         for length in 0..whole.len() {
-            assert!(matches!(next_batch(&mut whole.slice(..length), LONGEST), Next::End), "{length}");
+            assert!(
+                matches!(next_batch(&mut whole.slice(..length), LONGEST), Next::End),
+                "{length}"
+            );
         }
     }
 
@@ -405,12 +465,21 @@ mod tests {
         for length in [-1i32, i32::MAX, i32::MIN] {
             let mut bytes = batch(&["a"]).to_vec();
             bytes[8..12].copy_from_slice(&length.to_be_bytes());
-            assert_eq!(cause(Bytes::from(bytes)), format!("it claims {length} bytes"));
+            assert_eq!(
+                cause(Bytes::from(bytes)),
+                format!("it claims {length} bytes")
+            );
         }
         let mut bytes = batch(&["a"]).to_vec();
         bytes[16] = 1;
-        assert_eq!(cause(Bytes::from(bytes)), "message format version 1 is not supported");
-        assert_eq!(cause(Bytes::from(vec![0; 12])), "message format version 0 is not supported");
+        assert_eq!(
+            cause(Bytes::from(bytes)),
+            "message format version 1 is not supported"
+        );
+        assert_eq!(
+            cause(Bytes::from(vec![0; 12])),
+            "message format version 0 is not supported"
+        );
     }
 
     #[test]

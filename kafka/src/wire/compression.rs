@@ -28,12 +28,19 @@ pub(crate) fn decompress(attributes: i16, bytes: Bytes) -> Result<Bytes, String>
 /// Appends what the source holds to `plain`.
 fn read(codec: &str, source: impl Read, plain: &mut Vec<u8>) -> Result<(), String> {
     let room = (LIMIT + 1).saturating_sub(plain.len() as u64);
-    source.take(room).read_to_end(plain).map_err(|error| format!("{codec}: {error}"))?;
+    source
+        .take(room)
+        .read_to_end(plain)
+        .map_err(|error| format!("{codec}: {error}"))?;
     within_limit(codec, plain.len())
 }
 
 fn within_limit(codec: &str, length: usize) -> Result<(), String> {
-    if length as u64 > LIMIT { Err(format!("{codec}: more than {LIMIT} bytes")) } else { Ok(()) }
+    if length as u64 > LIMIT {
+        Err(format!("{codec}: more than {LIMIT} bytes"))
+    } else {
+        Ok(())
+    }
 }
 
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>, String> {
@@ -46,7 +53,11 @@ fn gzip(bytes: &[u8]) -> Result<Vec<u8>, String> {
 fn lz4(mut bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut plain = Vec::new();
     while !bytes.is_empty() {
-        read("lz4", lz4_flex::frame::FrameDecoder::new(&mut bytes), &mut plain)?;
+        read(
+            "lz4",
+            lz4_flex::frame::FrameDecoder::new(&mut bytes),
+            &mut plain,
+        )?;
     }
     Ok(plain)
 }
@@ -56,7 +67,11 @@ fn zstd(mut bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut plain = Vec::new();
     while !bytes.is_empty() {
         let decoder = ruzstd::decoding::StreamingDecoder::new(&mut bytes);
-        read("zstd", decoder.map_err(|error| format!("zstd: {error}"))?, &mut plain)?;
+        read(
+            "zstd",
+            decoder.map_err(|error| format!("zstd: {error}"))?,
+            &mut plain,
+        )?;
     }
     Ok(plain)
 }
@@ -67,9 +82,13 @@ fn snappy(bytes: &[u8]) -> Result<Vec<u8>, String> {
         return snappy_block(bytes);
     }
     let mut plain = Vec::new();
-    let mut rest = bytes.get(XERIAL_HEADER..).ok_or("snappy: the header ends too early")?;
+    let mut rest = bytes
+        .get(XERIAL_HEADER..)
+        .ok_or("snappy: the header ends too early")?;
     while !rest.is_empty() {
-        let (length, tail) = rest.split_first_chunk::<4>().ok_or("snappy: a length ends too early")?;
+        let (length, tail) = rest
+            .split_first_chunk::<4>()
+            .ok_or("snappy: a length ends too early")?;
         let length = u32::from_be_bytes(*length) as usize;
         let block = tail.get(..length).ok_or("snappy: a block ends too early")?;
         plain.extend(snappy_block(block)?);
@@ -83,7 +102,10 @@ fn snappy_block(block: &[u8]) -> Result<Vec<u8>, String> {
     let length = snap::raw::decompress_len(block).map_err(|error| format!("snappy: {error}"))?;
     // The length is only claimed; snappy packs 64 bytes into 3 at best, so more than 32 times the block is a lie.
     if length > block.len().saturating_mul(32) + 64 {
-        return Err(format!("snappy: {} bytes claim to hold {length}", block.len()));
+        return Err(format!(
+            "snappy: {} bytes claim to hold {length}",
+            block.len()
+        ));
     }
     let plain = snap::raw::Decoder::new().decompress_vec(block);
     plain.map_err(|error| format!("snappy: {error}"))
@@ -102,9 +124,14 @@ mod tests {
             frame.finish().unwrap()
         };
         let zstd = |text: &str| {
-            ruzstd::encoding::compress_to_vec(text.as_bytes(), ruzstd::encoding::CompressionLevel::Fastest)
+            ruzstd::encoding::compress_to_vec(
+                text.as_bytes(),
+                ruzstd::encoding::CompressionLevel::Fastest,
+            )
         };
-        let frames = |one: &dyn Fn(&str) -> Vec<u8>| Bytes::from([one("one, "), one(""), one("two")].concat());
+        let frames = |one: &dyn Fn(&str) -> Vec<u8>| {
+            Bytes::from([one("one, "), one(""), one("two")].concat())
+        };
         assert_eq!(decompress(3, frames(&lz4)).unwrap(), "one, two");
         assert_eq!(decompress(4, frames(&zstd)).unwrap(), "one, two");
         assert!(decompress(3, Bytes::from([&lz4("one")[..], b"no frame"].concat())).is_err());
@@ -113,7 +140,8 @@ mod tests {
     #[test]
     fn a_snappy_block_that_claims_gigabytes_is_refused() {
         // The length is a varint: 4,294,967,295.
-        let told = decompress(2, Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0])).unwrap_err();
+        let told =
+            decompress(2, Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0])).unwrap_err();
         assert!(told.contains("claim to hold 4294967295"), "{told}");
     }
 

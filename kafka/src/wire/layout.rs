@@ -56,7 +56,11 @@ fn skip_compact(reader: &mut Reader<'_>) -> Result<(), Malformed> {
 }
 
 /// Every element takes a byte at least, so a claimed length beyond the bytes left is refused before the walk.
-fn walk_elements(reader: &mut Reader<'_>, element: &[Shape], length: usize) -> Result<(), Malformed> {
+fn walk_elements(
+    reader: &mut Reader<'_>,
+    element: &[Shape],
+    length: usize,
+) -> Result<(), Malformed> {
     if length > reader.remaining() {
         return Err(TOO_SHORT);
     }

@@ -95,14 +95,18 @@ impl<'a> Reader<'a> {
     /// STRING of the non-flexible versions.
     pub(crate) fn string(&mut self) -> Result<&'a str, Malformed> {
         let length = self.i16()?;
-        let bytes = self.nullable(i32::from(length))?.ok_or("a string is null")?;
+        let bytes = self
+            .nullable(i32::from(length))?
+            .ok_or("a string is null")?;
         std::str::from_utf8(bytes).map_err(|_| "a string is not UTF-8")
     }
 
     fn nullable(&mut self, length: i32) -> Result<Option<&'a [u8]>, Malformed> {
         match length {
             -1 => Ok(None),
-            _ => self.take(usize::try_from(length).map_err(|_| "a length is negative")?).map(Some),
+            _ => self
+                .take(usize::try_from(length).map_err(|_| "a length is negative")?)
+                .map(Some),
         }
     }
 }
@@ -149,7 +153,11 @@ mod tests {
     fn a_varint_without_end_is_refused() {
         assert!(Reader::new(&[0xff; 12]).varlong().is_err());
         assert!(Reader::new(&[0xff; 12]).varint().is_err());
-        assert!(Reader::new(&[0xff, 0xff, 0xff, 0xff, 0x7f]).varint().is_err());
+        assert!(
+            Reader::new(&[0xff, 0xff, 0xff, 0xff, 0x7f])
+                .varint()
+                .is_err()
+        );
     }
 
     proptest! {

@@ -165,8 +165,15 @@ requests! {
 }
 
 /// Name, value; read-only, source, sensitive; synonyms; type; documentation.
-const CONFIG: [Shape; 7] =
-    [Compact, Compact, Fixed(3), Array(&[Compact, Compact, Fixed(1), END]), Fixed(1), Compact, END];
+const CONFIG: [Shape; 7] = [
+    Compact,
+    Compact,
+    Fixed(3),
+    Array(&[Compact, Compact, Fixed(1), END]),
+    Fixed(1),
+    Compact,
+    END,
+];
 /// Ids of member, instance and rack; epoch; client's id and host; topics, their pattern; what it has, what it will have.
 const CONSUMER_MEMBER: [Shape; 13] = [
     Compact,
@@ -186,12 +193,28 @@ const CONSUMER_MEMBER: [Shape; 13] = [
 /// Topic's id, name; partitions.
 const ASSIGNED: [Shape; 4] = [Fixed(16), Compact, Array(&[Fixed(4)]), END];
 /// Error, number, leader, leader's epoch; replicas, those in sync, those offline.
-const METADATA_PARTITION: [Shape; 5] =
-    [Fixed(2 + 4 + 4 + 4), Array(&[Fixed(4)]), Array(&[Fixed(4)]), Array(&[Fixed(4)]), END];
+const METADATA_PARTITION: [Shape; 5] = [
+    Fixed(2 + 4 + 4 + 4),
+    Array(&[Fixed(4)]),
+    Array(&[Fixed(4)]),
+    Array(&[Fixed(4)]),
+    END,
+];
 /// Number, error, base offset, append time, log start; refused records; the broker's words.
-const PRODUCED: [Shape; 4] = [Fixed(4 + 2 + 8 + 8 + 8), Array(&[Fixed(4), Compact, END]), Compact, END];
+const PRODUCED: [Shape; 4] = [
+    Fixed(4 + 2 + 8 + 8 + 8),
+    Array(&[Fixed(4), Compact, END]),
+    Compact,
+    END,
+];
 /// Number, error, high watermark, last stable offset, log start; aborted transactions; preferred replica; records.
-const FETCHED: [Shape; 5] = [Fixed(4 + 2 + 8 + 8 + 8), Array(&[Fixed(8 + 8), END]), Fixed(4), Compact, END];
+const FETCHED: [Shape; 5] = [
+    Fixed(4 + 2 + 8 + 8 + 8),
+    Array(&[Fixed(8 + 8), END]),
+    Fixed(4),
+    Compact,
+    END,
+];
 /// Partition, offset, leader epoch; metadata; error.
 const OFFSET: [Shape; 4] = [Fixed(4 + 8 + 4), Compact, Fixed(2), END];
 
@@ -205,7 +228,8 @@ mod tests {
     /// What a connection does with an answer's body.
     fn decode<R: Request>(body: &Bytes) -> bool {
         (R::VERSIONS.0..=R::VERSIONS.1).all(|version| {
-            layout::check(body, R::SHAPE).is_ok() && R::Response::decode(&mut body.clone(), version).is_ok()
+            layout::check(body, R::SHAPE).is_ok()
+                && R::Response::decode(&mut body.clone(), version).is_ok()
         })
     }
 

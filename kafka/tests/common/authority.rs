@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
+};
 
 /// Signs certificates, and keeps all its files in a folder.
 pub struct Authority {
@@ -31,7 +33,10 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let authority = Authority { folder: folder.join(name), issuer };
+        let authority = Authority {
+            folder: folder.join(name),
+            issuer,
+        };
         fs::create_dir_all(&authority.folder).unwrap();
         fs::write(authority.file(), authority.issuer.as_ref().pem()).unwrap();
         authority
@@ -54,7 +59,10 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         let write = |kind: &str, text: &str| {
-            let file = self.folder.join(format!("{host}{}.{kind}.pem", if expired { "-expired" } else { "" }));
+            let file = self.folder.join(format!(
+                "{host}{}.{kind}.pem",
+                if expired { "-expired" } else { "" }
+            ));
             fs::write(&file, text).unwrap();
             file
         };

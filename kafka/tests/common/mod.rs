@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use kafka::{
-    Admin, Bytes, Config, Consumer, FetchConfig, Interrupt, Isolation, NewTopic, Polled, Producer, ProducerRecord,
-    Record, TopicPartition,
+    Admin, Bytes, Config, Consumer, FetchConfig, Interrupt, Isolation, NewTopic, Polled, Producer,
+    ProducerRecord, Record, TopicPartition,
 };
 
 pub use ports::free_port;
@@ -56,14 +56,21 @@ impl Line {
         };
         match std::env::var_os(variable) {
             Some(folder) => PathBuf::from(folder),
-            None => panic!("{variable} is not set: these tests need Kafka's jars, run `./run.sh test`"),
+            None => {
+                panic!("{variable} is not set: these tests need Kafka's jars, run `./run.sh test`")
+            }
         }
     }
 
     /// A JVM that starts fast and stays small.
     fn java(self) -> Command {
         let mut java = Command::new("java");
-        java.args(["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]);
+        java.args([
+            "-Xmx320m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-cp",
+        ]);
         java.arg(self.libs().join("*"));
         java
     }
@@ -129,18 +136,38 @@ impl Broker {
     /// The nodes of one cluster, formatted and not running yet.
     fn nodes(line: Line, count: usize) -> Vec<Broker> {
         let controllers: Vec<u16> = (0..count).map(|_| free_port()).collect();
-        (1..=count).map(|number| Broker::node(line, number, &controllers)).collect()
+        (1..=count)
+            .map(|number| Broker::node(line, number, &controllers))
+            .collect()
     }
 
     fn node(line: Line, number: usize, controllers: &[u16]) -> Broker {
-        let folder = std::env::temp_dir().join(format!("kafka-test-{}-{}", std::process::id(), unique("broker")));
+        let folder = std::env::temp_dir().join(format!(
+            "kafka-test-{}-{}",
+            std::process::id(),
+            unique("broker")
+        ));
         fs::create_dir_all(&folder).unwrap();
         let cleaner = on_end(&format!("rm -rf '{}'", folder.display()));
         let (port, behind_proxy) = (free_port(), free_port());
         let proxy = Proxy::start(behind_proxy);
-        let settings = settings(&folder, number, port, controllers, behind_proxy, proxy.port());
+        let settings = settings(
+            &folder,
+            number,
+            port,
+            controllers,
+            behind_proxy,
+            proxy.port(),
+        );
         fs::write(folder.join("server.properties"), settings).unwrap();
-        let broker = Broker { line, proxy, folder, port, running: None, _cleaner: cleaner };
+        let broker = Broker {
+            line,
+            proxy,
+            folder,
+            port,
+            running: None,
+            _cleaner: cleaner,
+        };
         broker.format();
         broker
     }
@@ -149,11 +176,21 @@ impl Broker {
         let formatted = self
             .line
             .java()
-            .args(["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c"])
+            .args([
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                "MkU3OEVBNTcwNTJENDM2Qg",
+                "-c",
+            ])
             .arg(self.folder.join("server.properties"))
             .output()
             .unwrap();
-        assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
+        assert!(
+            formatted.status.success(),
+            "{}",
+            String::from_utf8_lossy(&formatted.stderr)
+        );
     }
 
     /// Starts it again on the same ports and data, and waits until it answers.
@@ -164,7 +201,10 @@ impl Broker {
 
     fn launch(&mut self) {
         let java = self.line.java();
-        let arguments: Vec<_> = java.get_args().map(|argument| format!("'{}'", argument.to_string_lossy())).collect();
+        let arguments: Vec<_> = java
+            .get_args()
+            .map(|argument| format!("'{}'", argument.to_string_lossy()))
+            .collect();
         let folder = self.folder.display();
         // The shell outlives this process by a moment only: its input ends with us, even by SIGKILL.
         let script = format!(
@@ -186,13 +226,21 @@ impl Broker {
     /// A signal to its process, by the name that `kill` takes.
     pub fn signal(&self, signal: &str) {
         let pid = fs::read_to_string(self.folder.join("pid")).unwrap();
-        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([signal, pid.trim()])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     fn wait_until_ready(&self) {
         let mut admin = self.admin();
         let what = format!("the broker in {}", self.folder.display());
-        wait_until(&what, || admin.describe_topics(&["none".to_owned()]).is_ok());
+        wait_until(&what, || {
+            admin.describe_topics(&["none".to_owned()]).is_ok()
+        });
     }
 
     pub fn address(&self) -> String {
@@ -208,12 +256,18 @@ impl Broker {
     pub fn proxied(&self, client_id: &str) -> Config {
         let config = Config::new(vec![format!("127.0.0.1:{}", self.proxy.port())], client_id);
         // the first to ask a new broker waits until its internal topics are made
-        Config { request_timeout: Duration::from_secs(20), ..config }
+        Config {
+            request_timeout: Duration::from_secs(20),
+            ..config
+        }
     }
 
     /// For answers lost in silence, which are waited for to the end of the request timeout.
     pub fn impatient(&self, client_id: &str) -> Config {
-        Config { request_timeout: Duration::from_secs(8), ..self.proxied(client_id) }
+        Config {
+            request_timeout: Duration::from_secs(8),
+            ..self.proxied(client_id)
+        }
     }
 
     pub fn admin(&self) -> Admin {
@@ -225,25 +279,55 @@ impl Broker {
         self.topic_with(stem, partitions, &[])
     }
 
-    pub fn topic_with(&self, stem: &str, partitions: i32, configs: &[(&str, &str)]) -> Vec<TopicPartition> {
+    pub fn topic_with(
+        &self,
+        stem: &str,
+        partitions: i32,
+        configs: &[(&str, &str)],
+    ) -> Vec<TopicPartition> {
         let name = unique(stem);
-        let configs = configs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        self.admin().create_topics(&[NewTopic { name: name.clone(), partitions, replication: None, configs }]).unwrap();
+        let configs = configs
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect();
+        self.admin()
+            .create_topics(&[NewTopic {
+                name: name.clone(),
+                partitions,
+                replication: None,
+                configs,
+            }])
+            .unwrap();
         self.partitions(&name)
     }
 
     /// The partitions of a topic that is there.
     pub fn partitions(&self, name: &str) -> Vec<TopicPartition> {
-        let described = self.admin().describe_topics(&[name.to_owned()]).unwrap().remove(0);
-        let partition = |partition| TopicPartition { topic: name.into(), topic_id: described.id, partition };
+        let described = self
+            .admin()
+            .describe_topics(&[name.to_owned()])
+            .unwrap()
+            .remove(0);
+        let partition = |partition| TopicPartition {
+            topic: name.into(),
+            topic_id: described.id,
+            partition,
+        };
         (0..described.partitions).map(partition).collect()
     }
 
     /// A reader of all of these from their beginning.
     pub fn reader(&self, partitions: &[TopicPartition], isolation: Isolation) -> Consumer {
-        let fetch = FetchConfig { isolation, max_wait: Duration::from_millis(100), ..FetchConfig::default() };
+        let fetch = FetchConfig {
+            isolation,
+            max_wait: Duration::from_millis(100),
+            ..FetchConfig::default()
+        };
         let mut consumer = Consumer::new(self.config(), Interrupt::new(), fetch);
-        let from_start: Vec<_> = partitions.iter().map(|partition| (partition.clone(), 0)).collect();
+        let from_start: Vec<_> = partitions
+            .iter()
+            .map(|partition| (partition.clone(), 0))
+            .collect();
         consumer.assign(&from_start);
         consumer
     }
@@ -268,8 +352,14 @@ impl Broker {
     pub fn start_program(&self, program: &mut Command) -> Running {
         let path = self.folder.join(unique("output"));
         let output = fs::File::create(&path).unwrap();
-        program.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
-        Running { process: program.spawn().unwrap(), output: path }
+        program
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output);
+        Running {
+            process: program.spawn().unwrap(),
+            output: path,
+        }
     }
 
     /// A file for one of Kafka's own tools, by its path.
@@ -282,17 +372,27 @@ impl Broker {
     /// Whether every copy of every partition has all that its leader has.
     pub fn all_in_sync(&self) -> bool {
         let arguments = ["--describe", "--under-replicated-partitions"];
-        !self.tool("org.apache.kafka.tools.TopicCommand", &arguments, "").contains("Isr:")
+        !self
+            .tool("org.apache.kafka.tools.TopicCommand", &arguments, "")
+            .contains("Isr:")
     }
 
     /// Runs one of Kafka's own tools and returns what it printed.
     pub fn tool(&self, class: &str, arguments: &[&str], input: &str) -> String {
         let mut tool = self.line.java();
-        tool.arg(class).args(["--bootstrap-server", &self.address()]).args(arguments);
+        tool.arg(class)
+            .args(["--bootstrap-server", &self.address()])
+            .args(arguments);
         let input_file = self.folder.join(unique("input"));
         fs::write(&input_file, input).unwrap();
-        let done = tool.stdin(fs::File::open(&input_file).unwrap()).output().unwrap();
-        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        let done = tool
+            .stdin(fs::File::open(&input_file).unwrap())
+            .output()
+            .unwrap();
+        let (out, err) = (
+            String::from_utf8_lossy(&done.stdout),
+            String::from_utf8_lossy(&done.stderr),
+        );
         assert!(done.status.success(), "{class} failed:\n{out}\n{err}");
         format!("{out}\n{err}")
     }
@@ -318,7 +418,13 @@ impl Running {
 
     /// Asks it to end, and waits for that.
     pub fn stop(mut self) -> String {
-        assert!(Command::new("kill").arg(self.process.id().to_string()).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .arg(self.process.id().to_string())
+                .status()
+                .unwrap()
+                .success()
+        );
         self.process.wait().unwrap();
         self.said()
     }
@@ -331,7 +437,9 @@ impl Running {
     /// The most memory it has had at once, in KiB, while it runs. Linux's own figure.
     pub fn peak_memory(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
-        let figure = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let figure = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
         figure.trim().trim_end_matches(" kB").parse().ok()
     }
 }
@@ -345,9 +453,18 @@ impl Drop for Running {
 /// A new partition on the first two of three brokers. Either may lead it, with all records or without.
 pub fn two_copies(broker: &Broker) -> TopicPartition {
     let name = unique("unclean");
-    let settings = ["--config", "min.insync.replicas=1", "--config", "unclean.leader.election.enable=true"];
+    let settings = [
+        "--config",
+        "min.insync.replicas=1",
+        "--config",
+        "unclean.leader.election.enable=true",
+    ];
     let create = ["--create", "--topic", &name, "--replica-assignment", "1:2"];
-    broker.tool("org.apache.kafka.tools.TopicCommand", &[&create[..], &settings[..]].concat(), "");
+    broker.tool(
+        "org.apache.kafka.tools.TopicCommand",
+        &[&create[..], &settings[..]].concat(),
+        "",
+    );
     broker.partitions(&name).remove(0)
 }
 
@@ -368,9 +485,16 @@ pub fn told_truncation(reader: &mut Consumer) -> (i64, i64) {
 
 /// The second of two copies is elected, which has 5 records of the first one's 10. It gets 20 others. What reads the 10 does so in
 /// `meanwhile`. The first broker is left dead.
-pub fn elect_uncleanly(brokers: &mut [Broker], partition: &TopicPartition, meanwhile: impl FnOnce()) {
+pub fn elect_uncleanly(
+    brokers: &mut [Broker],
+    partition: &TopicPartition,
+    meanwhile: impl FnOnce(),
+) {
     let config = Config::new(brokers.iter().map(Broker::address).collect(), "test");
-    let config = Config { request_timeout: Duration::from_secs(6), ..config };
+    let config = Config {
+        request_timeout: Duration::from_secs(6),
+        ..config
+    };
     let mut producer = Producer::idempotent(config, Interrupt::new());
     let mut send = |values: Range<i32>, of: &str| {
         let one = |number| record(&partition.topic, "k", &format!("{of} {number}"));
@@ -385,9 +509,20 @@ pub fn elect_uncleanly(brokers: &mut [Broker], partition: &TopicPartition, meanw
     send(5..25, "second");
 }
 
-fn settings(folder: &Path, number: usize, port: u16, controllers: &[u16], behind_proxy: u16, proxy: u16) -> String {
+fn settings(
+    folder: &Path,
+    number: usize,
+    port: u16,
+    controllers: &[u16],
+    behind_proxy: u16,
+    proxy: u16,
+) -> String {
     let (copies, needed) = (controllers.len(), controllers.len().div_ceil(2));
-    let voters: Vec<_> = controllers.iter().zip(1..).map(|(port, node)| format!("{node}@127.0.0.1:{port}")).collect();
+    let voters: Vec<_> = controllers
+        .iter()
+        .zip(1..)
+        .map(|(port, node)| format!("{node}@127.0.0.1:{port}"))
+        .collect();
     let (controller, voters) = (controllers[number - 1], voters.join(","));
     format!(
         "process.roles=broker,controller\n\
@@ -426,7 +561,13 @@ fn on_end(command: &str) -> Child {
 fn shell(script: &str) -> Child {
     // A session of its own, so that a Ctrl-C at the terminal does not kill the shell before it has cleaned up.
     let mut shell = Command::new("setsid");
-    shell.args(["sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    shell
+        .args(["sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// Waits until it is so, and fails with `what` if that takes too long.
@@ -452,7 +593,11 @@ pub fn record(topic: &str, key: &str, value: &str) -> ProducerRecord {
 
 /// An offset of partition 0, to be committed with its text; where it lies only the topic's name says.
 pub fn at(topic: &str, offset: i64, text: &str) -> [(TopicPartition, i64, String); 1] {
-    let partition = TopicPartition { topic: topic.into(), topic_id: kafka::Uuid::nil(), partition: 0 };
+    let partition = TopicPartition {
+        topic: topic.into(),
+        topic_id: kafka::Uuid::nil(),
+        partition: 0,
+    };
     [(partition, offset, text.to_owned())]
 }
 

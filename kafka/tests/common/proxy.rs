@@ -57,7 +57,11 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (rules, sockets) = (Rules::default(), Arc::default());
-        let proxy = Proxy { port, rules: Arc::clone(&rules), sockets: Arc::clone(&sockets) };
+        let proxy = Proxy {
+            port,
+            rules: Arc::clone(&rules),
+            sockets: Arc::clone(&sockets),
+        };
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 serve(client, broker, &rules, &sockets);
@@ -72,12 +76,21 @@ impl Proxy {
 
     /// Loses the answer of the next such request of this client, once.
     pub fn lose_answer(&self, client_id: &str, api: i16, loss: Loss) {
-        self.rules.lock().unwrap().losses.insert((client_id.to_owned(), api), loss);
+        self.rules
+            .lock()
+            .unwrap()
+            .losses
+            .insert((client_id.to_owned(), api), loss);
     }
 
     /// Whether that answer was lost meanwhile.
     pub fn has_lost(&self, client_id: &str, api: i16) -> bool {
-        !self.rules.lock().unwrap().losses.contains_key(&(client_id.to_owned(), api))
+        !self
+            .rules
+            .lock()
+            .unwrap()
+            .losses
+            .contains_key(&(client_id.to_owned(), api))
     }
 
     /// Refuses the next `times` such requests of this client, though the broker has executed them.
@@ -87,7 +100,12 @@ impl Proxy {
 
     /// The APIs that this client has called since the last time this was asked.
     pub fn take_calls(&self, client_id: &str) -> Vec<i16> {
-        self.rules.lock().unwrap().calls.remove(client_id).unwrap_or_default()
+        self.rules
+            .lock()
+            .unwrap()
+            .calls
+            .remove(client_id)
+            .unwrap_or_default()
     }
 
     /// Cuts all open connections.
@@ -99,7 +117,9 @@ impl Proxy {
 }
 
 fn serve(client: TcpStream, broker: u16, rules: &Rules, sockets: &Arc<Mutex<Vec<TcpStream>>>) {
-    let Ok(broker) = TcpStream::connect(("127.0.0.1", broker)) else { return };
+    let Ok(broker) = TcpStream::connect(("127.0.0.1", broker)) else {
+        return;
+    };
     for socket in [&client, &broker] {
         socket.set_nodelay(true).unwrap();
         sockets.lock().unwrap().push(socket.try_clone().unwrap());
@@ -107,7 +127,10 @@ fn serve(client: TcpStream, broker: u16, rules: &Rules, sockets: &Arc<Mutex<Vec<
     let rules = Arc::clone(rules);
     thread::spawn(move || {
         let _ = pass(&client, &broker, &rules);
-        let _ = (client.shutdown(Shutdown::Both), broker.shutdown(Shutdown::Both));
+        let _ = (
+            client.shutdown(Shutdown::Both),
+            broker.shutdown(Shutdown::Both),
+        );
     });
 }
 
@@ -129,7 +152,11 @@ fn pass(mut client: &TcpStream, mut broker: &TcpStream, rules: &Rules) -> io::Re
 
 fn next_loss(rules: &Rules, request: &[u8]) -> Option<Loss> {
     let (mut rules, sender) = (rules.lock().unwrap(), sender(request));
-    rules.calls.entry(sender.0.clone()).or_default().push(sender.1);
+    rules
+        .calls
+        .entry(sender.0.clone())
+        .or_default()
+        .push(sender.1);
     let loss = rules.losses.remove(&sender);
     if let Some(Loss::Refusal(code, more @ 1..)) = loss {
         rules.losses.insert(sender, Loss::Refusal(code, more - 1));
@@ -141,7 +168,10 @@ fn next_loss(rules: &Rules, request: &[u8]) -> Option<Loss> {
 fn sender(request: &[u8]) -> (String, i16) {
     let api = i16::from_be_bytes([request[0], request[1]]);
     let length = usize::from(u16::from_be_bytes([request[8], request[9]]));
-    (String::from_utf8_lossy(&request[10..10 + length]).into_owned(), api)
+    (
+        String::from_utf8_lossy(&request[10..10 + length]).into_owned(),
+        api,
+    )
 }
 
 fn read_frame(from: &mut &TcpStream) -> io::Result<Vec<u8>> {

@@ -14,24 +14,58 @@ enum Field {
 
 use Field::{Array, Compact, Error, Skip, Tags};
 
-const TOPIC_ERRORS: &[Field] = &[Skip(4), Array(&[Compact, Array(&[Skip(4), Error, Tags]), Tags])];
+const TOPIC_ERRORS: &[Field] = &[
+    Skip(4),
+    Array(&[Compact, Array(&[Skip(4), Error, Tags]), Tags]),
+];
 const PRODUCED: &[Field] = &[Array(&[
     Compact,
-    Array(&[Skip(4), Error, Skip(8 + 8 + 8), Array(&[Skip(4), Compact, Tags]), Compact, Tags]),
+    Array(&[
+        Skip(4),
+        Error,
+        Skip(8 + 8 + 8),
+        Array(&[Skip(4), Compact, Tags]),
+        Compact,
+        Tags,
+    ]),
     Tags,
 ])];
 const FETCHED: &[Field] = &[
     Skip(4 + 2 + 4),
     Array(&[
         Skip(16),
-        Array(&[Skip(4), Error, Skip(8 + 8 + 8), Array(&[Skip(8 + 8), Tags]), Skip(4), Compact, Tags]),
+        Array(&[
+            Skip(4),
+            Error,
+            Skip(8 + 8 + 8),
+            Array(&[Skip(8 + 8), Tags]),
+            Skip(4),
+            Compact,
+            Tags,
+        ]),
         Tags,
     ]),
 ];
-const LISTED: &[Field] = &[Skip(4), Array(&[Compact, Array(&[Skip(4), Error, Skip(8 + 8 + 4), Tags]), Tags])];
+const LISTED: &[Field] = &[
+    Skip(4),
+    Array(&[
+        Compact,
+        Array(&[Skip(4), Error, Skip(8 + 8 + 4), Tags]),
+        Tags,
+    ]),
+];
 const OFFSETS: &[Field] = &[
     Skip(4),
-    Array(&[Compact, Array(&[Compact, Array(&[Skip(4 + 8 + 4), Compact, Error, Tags]), Tags]), Error, Tags]),
+    Array(&[
+        Compact,
+        Array(&[
+            Compact,
+            Array(&[Skip(4 + 8 + 4), Compact, Error, Tags]),
+            Tags,
+        ]),
+        Error,
+        Tags,
+    ]),
 ];
 
 fn layout(api: i16) -> &'static [Field] {
@@ -50,11 +84,17 @@ fn layout(api: i16) -> &'static [Field] {
 pub fn rewrite(answer: &mut [u8], api: i16, code: i16) {
     // correlation id, tags
     let mut at = 4 + 1;
-    assert!(walk(answer, &mut at, layout(api), code) > 0, "no error code in the answer of API {api}");
+    assert!(
+        walk(answer, &mut at, layout(api), code) > 0,
+        "no error code in the answer of API {api}"
+    );
 }
 
 fn walk(answer: &mut [u8], at: &mut usize, fields: &[Field], code: i16) -> usize {
-    fields.iter().map(|field| step(answer, at, field, code)).sum()
+    fields
+        .iter()
+        .map(|field| step(answer, at, field, code))
+        .sum()
 }
 
 fn step(answer: &mut [u8], at: &mut usize, field: &Field, code: i16) -> usize {
@@ -62,7 +102,9 @@ fn step(answer: &mut [u8], at: &mut usize, field: &Field, code: i16) -> usize {
         Skip(length) => *at += length,
         Compact => *at += varint(answer, at).saturating_sub(1),
         Array(element) => {
-            return (1..varint(answer, at)).map(|_| walk(answer, at, element, code)).sum();
+            return (1..varint(answer, at))
+                .map(|_| walk(answer, at, element, code))
+                .sum();
         }
         Tags => (0..varint(answer, at)).for_each(|_| {
             varint(answer, at);

@@ -103,19 +103,30 @@ impl Estimate {
     /// they wait in a queue. Once younger ones are, they wait for a person (a parked compensation), not for their turn.
     pub fn look(&mut self, now: f64, flow: &[Second]) {
         let is_passed = |second: &&Second| second.settled * 2 > second.placed;
-        let head = flow.iter().filter(is_passed).map(|second| second.second).max().unwrap_or(i64::MIN);
+        let head = flow
+            .iter()
+            .filter(is_passed)
+            .map(|second| second.second)
+            .max()
+            .unwrap_or(i64::MIN);
         let unsettled = |second: &Second| (second.placed - second.settled).max(0);
-        let counts = |second: &&Second| second.second > head || second.second as f64 > now - self.deadline;
+        let counts =
+            |second: &&Second| second.second > head || second.second as f64 > now - self.deadline;
         self.in_flight = flow.iter().filter(counts).map(unsettled).sum();
         self.queued = queued(flow.iter().filter(counts));
-        let behind = flow.iter().filter(|second| second.second > head && unsettled(second) > 0);
+        let behind = flow
+            .iter()
+            .filter(|second| second.second > head && unsettled(second) > 0);
         self.waiting_since = behind.map(|second| second.second).min();
         self.measure(now, flow);
     }
 
     fn measure(&mut self, now: f64, flow: &[Second]) {
         let length = now - self.looked_at;
-        let settled = flow.iter().map(|second| (second.second, second.settled)).collect();
+        let settled = flow
+            .iter()
+            .map(|second| (second.second, second.settled))
+            .collect();
         let before = self.settled_before.replace(settled);
         self.looked_at = now;
         // the first look has nothing to compare with, and a clock that was set back measures nothing
@@ -123,7 +134,8 @@ impl Estimate {
             self.settled_at = now;
             return;
         };
-        let since = |second: &Second| (second.settled - before.get(&second.second).unwrap_or(&0)).max(0);
+        let since =
+            |second: &Second| (second.settled - before.get(&second.second).unwrap_or(&0)).max(0);
         let settled: i64 = flow.iter().map(since).sum();
         if settled > 0 {
             self.gap = (now - self.settled_at).min(STALLED).max(self.gap / 2.0);
@@ -133,12 +145,22 @@ impl Estimate {
         }
         self.stretches.push_back((length, settled));
         while self.stretches.len() > 1
-            && self.stretches.iter().skip(1).map(|(length, _)| length).sum::<f64>() >= RATE_SPAN
+            && self
+                .stretches
+                .iter()
+                .skip(1)
+                .map(|(length, _)| length)
+                .sum::<f64>()
+                >= RATE_SPAN
         {
             self.stretches.pop_front();
         }
-        let (span, count) =
-            self.stretches.iter().fold((0.0, 0), |(span, count), (length, settled)| (span + length, count + settled));
+        let (span, count) = self
+            .stretches
+            .iter()
+            .fold((0.0, 0), |(span, count), (length, settled)| {
+                (span + length, count + settled)
+            });
         self.rate = count as f64 / span;
         if self.rate > 0.0 {
             self.learn(length);
@@ -148,7 +170,8 @@ impl Estimate {
     /// A busy system shows its capacity, one that is not busy what a single order takes (Little's law).
     fn learn(&mut self, length: f64) {
         let takes = self.queued as f64 / self.rate;
-        let toward = |value: f64, aim: f64, time: f64| value + (aim - value) * (length / time).min(1.0);
+        let toward =
+            |value: f64, aim: f64, time: f64| value + (aim - value) * (length / time).min(1.0);
         if self.rate > self.capacity {
             self.capacity = toward(self.capacity, self.rate, RISE);
         } else if self.queued as f64 >= self.window() * 0.5 {
@@ -160,7 +183,9 @@ impl Estimate {
 
     /// Orders that may be under way before accepting waits for settling.
     pub fn window(&self) -> f64 {
-        (self.capacity * WINDOW.max(2.0 * self.base)).max(SMALLEST_WINDOW).min(self.limit())
+        (self.capacity * WINDOW.max(2.0 * self.base))
+            .max(SMALLEST_WINDOW)
+            .min(self.limit())
     }
 
     /// Orders that can be settled in the time that what waits may take.
@@ -183,16 +208,29 @@ impl Estimate {
 
 /// Orders that wait for their turn, of these seconds. Were all of them to wait for theirs, younger ones would not be settled before.
 fn queued<'a>(flow: impl Iterator<Item = &'a Second> + Clone) -> i64 {
-    let settled = flow.clone().filter(|second| second.settled > 0).map(|second| second.second).max();
+    let settled = flow
+        .clone()
+        .filter(|second| second.settled > 0)
+        .map(|second| second.second)
+        .max();
     let front = settled.map_or(i64::MIN, |second| second - OVERTAKEN);
     let (mut placed, mut stuck) = (0, 0);
-    for second in flow.clone().filter(|second| (front.saturating_sub(SHARE_SPAN)..=front).contains(&second.second)) {
+    for second in flow
+        .clone()
+        .filter(|second| (front.saturating_sub(SHARE_SPAN)..=front).contains(&second.second))
+    {
         placed += second.placed;
         stuck += (second.placed - second.settled).max(0);
     }
-    let share = if placed > 0 { stuck as f64 / placed as f64 } else { 0.0 };
+    let share = if placed > 0 {
+        stuck as f64 / placed as f64
+    } else {
+        0.0
+    };
     flow.filter(|second| second.second > front)
-        .map(|second| (second.placed - second.settled - (second.placed as f64 * share) as i64).max(0))
+        .map(|second| {
+            (second.placed - second.settled - (second.placed as f64 * share) as i64).max(0)
+        })
         .sum()
 }
 
@@ -207,7 +245,11 @@ mod tests {
     }
 
     fn second(second: i64, placed: i64, settled: i64) -> Second {
-        Second { second: NOW + second, placed, settled }
+        Second {
+            second: NOW + second,
+            placed,
+            settled,
+        }
     }
 
     fn look(estimate: &mut Estimate, now: f64, flow: &[Second]) {
@@ -217,14 +259,30 @@ mod tests {
     /// `per_second` orders are settled in each of so many seconds, and `waiting` more wait.
     fn run(estimate: &mut Estimate, from: i64, seconds: i64, per_second: i64, waiting: i64) {
         for now in from..from + seconds {
-            look(estimate, now as f64, &[second(now - 1, per_second, per_second), second(now, waiting, 0)]);
+            look(
+                estimate,
+                now as f64,
+                &[
+                    second(now - 1, per_second, per_second),
+                    second(now, waiting, 0),
+                ],
+            );
         }
     }
 
     #[test]
     fn what_is_placed_and_not_settled_is_in_flight() {
         let mut estimate = estimate();
-        look(&mut estimate, 0.0, &[second(-3, 10, 10), second(-2, 10, 6), second(-1, 10, 2), second(0, 5, 0)]);
+        look(
+            &mut estimate,
+            0.0,
+            &[
+                second(-3, 10, 10),
+                second(-2, 10, 6),
+                second(-1, 10, 2),
+                second(0, 5, 0),
+            ],
+        );
         assert_eq!(estimate.in_flight, 4 + 8 + 5);
         assert_eq!(estimate.waiting_since, Some(NOW - 1));
     }
@@ -232,11 +290,23 @@ mod tests {
     #[test]
     fn older_orders_than_the_deadline_count_only_until_younger_ones_are_settled() {
         let mut estimate = estimate();
-        look(&mut estimate, 0.0, &[second(-400, 7, 0), second(-350, 10, 3)]);
+        look(
+            &mut estimate,
+            0.0,
+            &[second(-400, 7, 0), second(-350, 10, 3)],
+        );
         assert_eq!(estimate.in_flight, 14, "an outage: they wait in a queue");
-        look(&mut estimate, 1.0, &[second(-400, 7, 0), second(-350, 10, 3), second(0, 2, 2)]);
+        look(
+            &mut estimate,
+            1.0,
+            &[second(-400, 7, 0), second(-350, 10, 3), second(0, 2, 2)],
+        );
         assert_eq!(estimate.in_flight, 0, "overtaken: they wait for a person");
-        look(&mut estimate, 2.0, &[second(-400, 7, 0), second(-200, 10, 9), second(0, 2, 2)]);
+        look(
+            &mut estimate,
+            2.0,
+            &[second(-400, 7, 0), second(-200, 10, 9), second(0, 2, 2)],
+        );
         assert_eq!(estimate.in_flight, 1, "within their deadline they count");
     }
 
@@ -244,9 +314,25 @@ mod tests {
     fn orders_that_were_overtaken_wait_for_something_else_than_their_turn() {
         let mut estimate = estimate();
         // four of five wait for a row that somebody holds
-        look(&mut estimate, 0.0, &[second(-9, 100, 20), second(-2, 100, 20), second(-1, 100, 10), second(0, 60, 0)]);
-        assert_eq!((estimate.in_flight, estimate.queued), (80 + 80 + 90 + 60, 10 + 12));
-        look(&mut estimate, 1.0, &[second(-9, 100, 0), second(-2, 100, 0), second(-1, 100, 0)]);
+        look(
+            &mut estimate,
+            0.0,
+            &[
+                second(-9, 100, 20),
+                second(-2, 100, 20),
+                second(-1, 100, 10),
+                second(0, 60, 0),
+            ],
+        );
+        assert_eq!(
+            (estimate.in_flight, estimate.queued),
+            (80 + 80 + 90 + 60, 10 + 12)
+        );
+        look(
+            &mut estimate,
+            1.0,
+            &[second(-9, 100, 0), second(-2, 100, 0), second(-1, 100, 0)],
+        );
         assert_eq!(estimate.queued, 300, "an outage: nobody is overtaken");
     }
 
@@ -272,11 +358,22 @@ mod tests {
     fn a_busy_system_shows_its_capacity_and_an_idle_one_does_not() {
         let mut estimate = estimate();
         run(&mut estimate, 0, 60, 50, 2);
-        assert_eq!(estimate.capacity, ASSUMED_CAPACITY, "fifty a second came, and no more could be seen");
+        assert_eq!(
+            estimate.capacity, ASSUMED_CAPACITY,
+            "fifty a second came, and no more could be seen"
+        );
         run(&mut estimate, 60, 10, 6_000, 2_000);
-        assert!((5_900.0..=6_000.0).contains(&estimate.capacity), "{}", estimate.capacity);
+        assert!(
+            (5_900.0..=6_000.0).contains(&estimate.capacity),
+            "{}",
+            estimate.capacity
+        );
         run(&mut estimate, 70, 60, 3_000, 2_000);
-        assert!((3_000.0..3_100.0).contains(&estimate.capacity), "{}", estimate.capacity);
+        assert!(
+            (3_000.0..3_100.0).contains(&estimate.capacity),
+            "{}",
+            estimate.capacity
+        );
         assert_eq!(estimate.limit(), estimate.capacity * 75.0);
     }
 
@@ -289,17 +386,27 @@ mod tests {
             let waiting: Vec<Second> = (20..=now).map(|placed| second(placed, 500, 0)).collect();
             look(&mut estimate, now as f64, &waiting);
         }
-        assert!(estimate.capacity > before * 0.7, "{before} before, {} after", estimate.capacity);
+        assert!(
+            estimate.capacity > before * 0.7,
+            "{before} before, {} after",
+            estimate.capacity
+        );
         assert_eq!(estimate.in_flight, 60 * 500);
         assert!(estimate.is_stalled(NOW as f64 + 79.0) && !estimate.is_outage(NOW as f64 + 79.0));
-        assert!((estimate.in_flight as f64) < estimate.limit(), "a minute's outage is no reason to refuse");
+        assert!(
+            (estimate.in_flight as f64) < estimate.limit(),
+            "a minute's outage is no reason to refuse"
+        );
     }
 
     #[test]
     fn orders_kept_waiting_for_half_of_their_deadline_are_an_outage_if_they_are_many() {
         let mut estimate = estimate();
         look(&mut estimate, 0.0, &[second(-151, 900, 0)]);
-        assert!(!estimate.is_outage(NOW as f64), "few: they are settled at once when it ends");
+        assert!(
+            !estimate.is_outage(NOW as f64),
+            "few: they are settled at once when it ends"
+        );
         look(&mut estimate, 1.0, &[second(-151, 1_100, 0)]);
         assert!(estimate.is_outage(NOW as f64) && !estimate.is_outage(NOW as f64 - 2.0));
     }
@@ -310,7 +417,11 @@ mod tests {
         assert_eq!(estimate.window(), 500.0);
         // fifty a second, each of which takes a second
         run(&mut estimate, 0, 60, 50, 50);
-        assert!((950.0..=1_000.0).contains(&estimate.window()), "{}", estimate.window());
+        assert!(
+            (950.0..=1_000.0).contains(&estimate.window()),
+            "{}",
+            estimate.window()
+        );
     }
 
     #[test]

@@ -41,8 +41,15 @@ pub fn read(session: &mut Session, horizon: i64, recent: i64) -> Result<(Vec<Sec
            from order_flow where second >= $1 group by second order by second",
         &[&horizon, &recent],
     )?;
-    let seconds = rows.iter().map(|row| Second { second: row.get(0), placed: row.get(1), settled: row.get(2) });
-    Ok((seconds.collect(), rows.iter().map(|row| row.get(3)).max().unwrap_or(0)))
+    let seconds = rows.iter().map(|row| Second {
+        second: row.get(0),
+        placed: row.get(1),
+        settled: row.get(2),
+    });
+    Ok((
+        seconds.collect(),
+        rows.iter().map(|row| row.get(3)).max().unwrap_or(0),
+    ))
 }
 
 /// Removes seconds that nothing can be added to any more, older than `closed`: all their orders are settled, or they are
@@ -76,8 +83,15 @@ mod tests {
     #[test]
     fn orders_are_counted_by_the_second_in_which_their_ids_were_drawn() {
         let at = |millis: u128| Uuid::from_u128(millis << 80 | 7 << 76);
-        let settled = [at(1_795_602_030_999), at(1_795_602_031_000), at(1_795_602_030_000)];
-        assert_eq!(by_second(&settled), (vec![1_795_602_030, 1_795_602_031], vec![2, 1]));
+        let settled = [
+            at(1_795_602_030_999),
+            at(1_795_602_031_000),
+            at(1_795_602_030_000),
+        ];
+        assert_eq!(
+            by_second(&settled),
+            (vec![1_795_602_030, 1_795_602_031], vec![2, 1])
+        );
         assert_eq!(by_second(&[]), (vec![], vec![]));
     }
 }

@@ -37,8 +37,16 @@ impl Reader<'_> {
     }
 
     pub(super) fn brokers(&mut self) -> Vec<String> {
-        let (name, takes) = ("KAFKA_BROKERS", "a list of host:port without a scheme, separated by commas");
-        let value = self.value(name, "127.0.0.1:9092", takes, "brokers to find the Kafka cluster by");
+        let (name, takes) = (
+            "KAFKA_BROKERS",
+            "a list of host:port without a scheme, separated by commas",
+        );
+        let value = self.value(
+            name,
+            "127.0.0.1:9092",
+            takes,
+            "brokers to find the Kafka cluster by",
+        );
         let brokers: Vec<String> = value.split(',').map(|b| b.trim().to_string()).collect();
         if !brokers.iter().all(|broker| is_host_and_port(broker)) {
             self.refuse(name, &value, takes);
@@ -49,8 +57,12 @@ impl Reader<'_> {
     pub(super) fn url_of_host(&mut self, name: &str, service: Service) -> String {
         let takes = "an http or https URL of host and port only, such as http://127.0.0.1:8082";
         let default = format!("http://127.0.0.1:{}", default_port(service));
-        let value =
-            self.value(name, &default, takes, "what browsers reach that service by, for the order service's page");
+        let value = self.value(
+            name,
+            &default,
+            takes,
+            "what browsers reach that service by, for the order service's page",
+        );
         if !is_url_of_host(&value) {
             self.refuse(name, &value, takes);
         }
@@ -58,9 +70,18 @@ impl Reader<'_> {
     }
 
     pub(super) fn origins(&mut self) -> Vec<String> {
-        let (name, takes) = ("CORS_ORIGINS", "a list of origins such as http://127.0.0.1:8080, separated by commas");
-        let value = self.value(name, ORDER_PAGE, takes, "origins whose pages may use the service");
-        let origins: Option<Vec<String>> = value.split(',').map(|text| origin(text.trim())).collect();
+        let (name, takes) = (
+            "CORS_ORIGINS",
+            "a list of origins such as http://127.0.0.1:8080, separated by commas",
+        );
+        let value = self.value(
+            name,
+            ORDER_PAGE,
+            takes,
+            "origins whose pages may use the service",
+        );
+        let origins: Option<Vec<String>> =
+            value.split(',').map(|text| origin(text.trim())).collect();
         origins.unwrap_or_else(|| {
             self.refuse(name, &value, takes);
             vec![]
@@ -70,12 +91,19 @@ impl Reader<'_> {
 
 fn is_host_and_port(broker: &str) -> bool {
     let port_fits = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-    broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && !host.contains('/') && port_fits(port))
+    broker
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && !host.contains('/') && port_fits(port))
 }
 
 /// Scheme, host, and a port unless it is the scheme's own. No IPv6 address: a Content-Security-Policy can't name one.
 fn is_url_of_host(url: &str) -> bool {
-    let Some(authority) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else { return false };
+    let Some(authority) = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"))
+    else {
+        return false;
+    };
     let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
     let legal = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
     !host.is_empty() && host.chars().all(legal) && is_port(port)
@@ -83,11 +111,19 @@ fn is_url_of_host(url: &str) -> bool {
 
 /// Of what [`is_url_of_host`] lets pass.
 pub(super) fn leads_to_loopback(url: &str) -> bool {
-    let authority = url.rsplit_once("//").map_or(url, |(_, authority)| authority);
-    let host = authority.split(':').next().unwrap_or_default().to_lowercase();
+    let authority = url
+        .rsplit_once("//")
+        .map_or(url, |(_, authority)| authority);
+    let host = authority
+        .split(':')
+        .next()
+        .unwrap_or_default()
+        .to_lowercase();
     host == "localhost"
         || host.ends_with(".localhost")
-        || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+        || host
+            .parse::<Ipv4Addr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// As browsers write it, or it would never be found equal: scheme and host in lower case, and a port unless it is the
@@ -100,13 +136,21 @@ fn origin(text: &str) -> Option<String> {
         "https" => "443",
         _ => return None,
     };
-    let colon = authority.rfind(':').filter(|colon| !authority[*colon..].contains(']'));
-    let (host, port) = colon.map_or((authority, own_port), |colon| (&authority[..colon], &authority[colon + 1..]));
+    let colon = authority
+        .rfind(':')
+        .filter(|colon| !authority[*colon..].contains(']'));
+    let (host, port) = colon.map_or((authority, own_port), |colon| {
+        (&authority[..colon], &authority[colon + 1..])
+    });
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     let host = match address {
         Some(address) => format!("[{}]", address.parse::<Ipv6Addr>().ok()?),
-        None => Some(host).filter(|host| !host.is_empty() && host.bytes().all(legal))?.into(),
+        None => Some(host)
+            .filter(|host| !host.is_empty() && host.bytes().all(legal))?
+            .into(),
     };
     match port {
         _ if port == own_port => Some(format!("{scheme}://{host}")),
@@ -116,7 +160,8 @@ fn origin(text: &str) -> Option<String> {
 }
 
 fn is_port(text: &str) -> bool {
-    text.parse::<u16>().is_ok_and(|port| port > 0 && port.to_string() == text)
+    text.parse::<u16>()
+        .is_ok_and(|port| port > 0 && port.to_string() == text)
 }
 
 #[cfg(test)]
@@ -126,39 +171,95 @@ mod tests {
 
     #[test]
     fn origins_are_written_as_browsers_do() {
-        let origins = |text: &str| config(&[("CORS_ORIGINS", text)]).map(|config| config.cors_origins);
+        let origins =
+            |text: &str| config(&[("CORS_ORIGINS", text)]).map(|config| config.cors_origins);
         assert_eq!(
             origins("https://a.example, http://[::1]:8080").unwrap(),
             ["https://a.example", "http://[::1]:8080"]
         );
-        assert_eq!(origins("http://a_b:443,https://a:80").unwrap(), ["http://a_b:443", "https://a:80"]);
-        assert_eq!(origins("HTTP://A.example:80,https://[0:0::1]:443").unwrap(), ["http://a.example", "https://[::1]"]);
-        let bad = ["*", "null", "a.example", "http://", "http://a.example/", "http://*.example", "ftp://a"];
-        for bad in
-            bad.iter().chain(&["http://a:", "http://a:+1", "http://a:0", "http://[a]", "http://me@a", "http://a,"])
-        {
-            assert!(origins(bad).unwrap_err().to_string().contains("CORS_ORIGINS="), "{bad}");
+        assert_eq!(
+            origins("http://a_b:443,https://a:80").unwrap(),
+            ["http://a_b:443", "https://a:80"]
+        );
+        assert_eq!(
+            origins("HTTP://A.example:80,https://[0:0::1]:443").unwrap(),
+            ["http://a.example", "https://[::1]"]
+        );
+        let bad = [
+            "*",
+            "null",
+            "a.example",
+            "http://",
+            "http://a.example/",
+            "http://*.example",
+            "ftp://a",
+        ];
+        for bad in bad.iter().chain(&[
+            "http://a:",
+            "http://a:+1",
+            "http://a:0",
+            "http://[a]",
+            "http://me@a",
+            "http://a,",
+        ]) {
+            assert!(
+                origins(bad)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("CORS_ORIGINS="),
+                "{bad}"
+            );
         }
     }
 
     #[test]
     fn a_broker_is_a_host_and_a_port_without_a_scheme() {
         let brokers = |text: &str| config(&[("KAFKA_BROKERS", text)]).map(|config| config.brokers);
-        assert_eq!(brokers("kafka-1:9092, [::1]:9093").unwrap(), ["kafka-1:9092", "[::1]:9093"]);
-        for bad in ["PLAINTEXT://kafka-1:9092", "kafka-1:9092,kafka://kafka-2:9092", "kafka-1", ":9092", "kafka-1:0"] {
+        assert_eq!(
+            brokers("kafka-1:9092, [::1]:9093").unwrap(),
+            ["kafka-1:9092", "[::1]:9093"]
+        );
+        for bad in [
+            "PLAINTEXT://kafka-1:9092",
+            "kafka-1:9092,kafka://kafka-2:9092",
+            "kafka-1",
+            ":9092",
+            "kafka-1:0",
+        ] {
             let told = brokers(bad).unwrap_err().to_string();
-            assert!(told.contains("must be a list of host:port without a scheme"), "{bad}: {told}");
+            assert!(
+                told.contains("must be a list of host:port without a scheme"),
+                "{bad}: {told}"
+            );
         }
     }
 
     #[test]
     fn an_address_for_browsers_is_scheme_host_and_port_only() {
-        for good in ["http://127.0.0.1:8082", "https://payment.example.org", "http://my_host-2:1"] {
+        for good in [
+            "http://127.0.0.1:8082",
+            "https://payment.example.org",
+            "http://my_host-2:1",
+        ] {
             assert!(is_url_of_host(good), "{good}");
         }
-        let bad = ["http://", "http://a/", "http://a:", "http://a:0", "http://a:65536", "http://a:+1", "http://me@a"];
-        for bad in bad.iter().chain(&["ftp://a", "a:80", "http://[::1]:80", "http://a; script-src *", "http://a?b", ""])
-        {
+        let bad = [
+            "http://",
+            "http://a/",
+            "http://a:",
+            "http://a:0",
+            "http://a:65536",
+            "http://a:+1",
+            "http://me@a",
+        ];
+        for bad in bad.iter().chain(&[
+            "ftp://a",
+            "a:80",
+            "http://[::1]:80",
+            "http://a; script-src *",
+            "http://a?b",
+            "",
+        ]) {
             assert!(!is_url_of_host(bad), "{bad}");
         }
     }

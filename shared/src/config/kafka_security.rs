@@ -6,15 +6,31 @@ use kafka::{Mechanism, Sasl, Security, Tls};
 
 use super::reader::Reader;
 
-const PROTOCOLS: [(&str, bool, bool); 4] =
-    [("PLAINTEXT", false, false), ("SSL", true, false), ("SASL_PLAINTEXT", false, true), ("SASL_SSL", true, true)];
+const PROTOCOLS: [(&str, bool, bool); 4] = [
+    ("PLAINTEXT", false, false),
+    ("SSL", true, false),
+    ("SASL_PLAINTEXT", false, true),
+    ("SASL_SSL", true, true),
+];
 const OF_TLS: [(&str, &str, &str); 3] = [
-    ("KAFKA_SSL_CA_LOCATION", "a PEM file", "certificate authorities to trust; without it the system's"),
-    ("KAFKA_SSL_CERTIFICATE_LOCATION", "a PEM file", "certificate for brokers that ask for one"),
+    (
+        "KAFKA_SSL_CA_LOCATION",
+        "a PEM file",
+        "certificate authorities to trust; without it the system's",
+    ),
+    (
+        "KAFKA_SSL_CERTIFICATE_LOCATION",
+        "a PEM file",
+        "certificate for brokers that ask for one",
+    ),
     ("KAFKA_SSL_KEY_LOCATION", "a PEM file", "its key"),
 ];
 const OF_SASL: [(&str, &str, &str); 3] = [
-    ("KAFKA_SASL_MECHANISM", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512", "how the user is authenticated"),
+    (
+        "KAFKA_SASL_MECHANISM",
+        "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+        "how the user is authenticated",
+    ),
     ("KAFKA_SASL_USERNAME", "a name", "user of Kafka"),
     ("KAFKA_SASL_PASSWORD", "a text", "the user's password"),
 ];
@@ -25,23 +41,38 @@ type Group = [(&'static str, Option<String>); 3];
 impl Reader<'_> {
     /// `KAFKA_SECURITY_PROTOCOL` and what belongs to it. A setting that would be ignored is a mistake.
     pub(super) fn kafka_security(&mut self) -> Security {
-        let (name, takes) = ("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL");
-        let protocol = self.value(name, "PLAINTEXT", takes, "what guards the connections to Kafka");
+        let (name, takes) = (
+            "KAFKA_SECURITY_PROTOCOL",
+            "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
+        );
+        let protocol = self.value(
+            name,
+            "PLAINTEXT",
+            takes,
+            "what guards the connections to Kafka",
+        );
         let (of_tls, of_sasl) = (self.group(OF_TLS), self.group(OF_SASL));
         let Some((_, tls, sasl)) = PROTOCOLS.iter().find(|(name, ..)| *name == protocol) else {
             self.refuse(name, &protocol, takes);
             return Security::default();
         };
-        for (group, is_used, with) in
-            [(&of_tls, *tls, "SSL or SASL_SSL"), (&of_sasl, *sasl, "SASL_SSL or SASL_PLAINTEXT")]
-        {
-            for (name, _) in group.iter().filter(|(_, value)| !is_used && value.is_some()) {
+        for (group, is_used, with) in [
+            (&of_tls, *tls, "SSL or SASL_SSL"),
+            (&of_sasl, *sasl, "SASL_SSL or SASL_PLAINTEXT"),
+        ] {
+            for (name, _) in group
+                .iter()
+                .filter(|(_, value)| !is_used && value.is_some())
+            {
                 self.errors.push(format!(
                     "{name}: is of no use with KAFKA_SECURITY_PROTOCOL={protocol}: leave it out, or set that to {with}"
                 ));
             }
         }
-        Security { tls: tls.then(|| self.tls(of_tls)).flatten(), sasl: sasl.then(|| self.sasl(of_sasl)).flatten() }
+        Security {
+            tls: tls.then(|| self.tls(of_tls)).flatten(),
+            sasl: sasl.then(|| self.sasl(of_sasl)).flatten(),
+        }
     }
 
     fn group(&mut self, settings: [(&'static str, &str, &'static str); 3]) -> Group {
@@ -52,7 +83,10 @@ impl Reader<'_> {
         let [authorities, certificate, key] = group.map(|(_, value)| value.map(PathBuf::from));
         let names = OF_TLS.map(|(name, ..)| name);
         if certificate.is_some() != key.is_some() {
-            self.errors.push(format!("{} and {}: set both or neither", names[1], names[2]));
+            self.errors.push(format!(
+                "{} and {}: set both or neither",
+                names[1], names[2]
+            ));
             return None;
         }
         let own = certificate.as_deref().zip(key.as_deref());
@@ -60,27 +94,42 @@ impl Reader<'_> {
         // it tells the file; without one it is the system's authorities that are missing
         let files = names.into_iter().zip([&authorities, &certificate, &key]);
         let named = |why: &str| {
-            let is_it =
-                |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| why.contains(&*file.to_string_lossy()));
-            files.clone().find(|(_, file)| is_it(file)).map_or(names[0], |(name, _)| name)
+            let is_it = |file: &Option<PathBuf>| {
+                file.as_ref()
+                    .is_some_and(|file| why.contains(&*file.to_string_lossy()))
+            };
+            files
+                .clone()
+                .find(|(_, file)| is_it(file))
+                .map_or(names[0], |(name, _)| name)
         };
-        tls.map_err(|why| self.errors.push(format!("{}: {why}", named(&why)))).ok()
+        tls.map_err(|why| self.errors.push(format!("{}: {why}", named(&why))))
+            .ok()
     }
 
     fn sasl(&mut self, group: Group) -> Option<Sasl> {
         let [mechanism, username, password] = group.map(|(name, value)| {
             if value.is_none() {
-                self.errors.push(format!("{name}: must be set with KAFKA_SECURITY_PROTOCOL=SASL_…"));
+                self.errors.push(format!(
+                    "{name}: must be set with KAFKA_SECURITY_PROTOCOL=SASL_…"
+                ));
             }
             value
         });
         let (name, username, password) = (mechanism?, username?, password?);
-        let Some(mechanism) = Mechanism::ALL.into_iter().find(|known| known.name() == name) else {
+        let Some(mechanism) = Mechanism::ALL
+            .into_iter()
+            .find(|known| known.name() == name)
+        else {
             let (setting, takes, _) = OF_SASL[0];
             self.refuse(setting, &name, takes);
             return None;
         };
-        Some(Sasl { mechanism, username, password })
+        Some(Sasl {
+            mechanism,
+            username,
+            password,
+        })
     }
 }
 
@@ -102,10 +151,21 @@ mod tests {
             ("KAFKA_SASL_PASSWORD", "secret"),
         ];
         let config = read(&all).unwrap();
-        assert!(format!("{config:?}").contains("SCRAM-SHA-512 as ann") && !format!("{config:?}").contains("secret"));
+        assert!(
+            format!("{config:?}").contains("SCRAM-SHA-512 as ann")
+                && !format!("{config:?}").contains("secret")
+        );
         for missing in 1..4 {
-            let some: Vec<_> = all.iter().filter(|pair| **pair != all[missing]).copied().collect();
-            assert!(read(&some).unwrap_err().contains(&format!("{}: must be set", all[missing].0)));
+            let some: Vec<_> = all
+                .iter()
+                .filter(|pair| **pair != all[missing])
+                .copied()
+                .collect();
+            assert!(
+                read(&some)
+                    .unwrap_err()
+                    .contains(&format!("{}: must be set", all[missing].0))
+            );
         }
     }
 
@@ -116,14 +176,26 @@ mod tests {
                 &[("KAFKA_SASL_USERNAME", "ann")],
                 "KAFKA_SASL_USERNAME: is of no use with KAFKA_SECURITY_PROTOCOL=PLAINTEXT",
             ),
-            (&[("KAFKA_SSL_CA_LOCATION", "/ca.pem")], "KAFKA_SSL_CA_LOCATION: is of no use"),
+            (
+                &[("KAFKA_SSL_CA_LOCATION", "/ca.pem")],
+                "KAFKA_SSL_CA_LOCATION: is of no use",
+            ),
             (
                 &[("KAFKA_SECURITY_PROTOCOL", "TLS")],
                 "KAFKA_SECURITY_PROTOCOL=\"TLS\": must be PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
             ),
-            (&[("KAFKA_SECURITY_PROTOCOL", "SSL"), ("KAFKA_SSL_KEY_LOCATION", "/key.pem")], "set both or neither"),
             (
-                &[("KAFKA_SECURITY_PROTOCOL", "SSL"), ("KAFKA_SSL_CA_LOCATION", "/no/such.pem")],
+                &[
+                    ("KAFKA_SECURITY_PROTOCOL", "SSL"),
+                    ("KAFKA_SSL_KEY_LOCATION", "/key.pem"),
+                ],
+                "set both or neither",
+            ),
+            (
+                &[
+                    ("KAFKA_SECURITY_PROTOCOL", "SSL"),
+                    ("KAFKA_SSL_CA_LOCATION", "/no/such.pem"),
+                ],
                 "KAFKA_SSL_CA_LOCATION: /no/such.pem: ",
             ),
         ];

@@ -31,9 +31,16 @@ impl Retention {
 }
 
 impl Reader<'_> {
-    pub(super) fn duration(&mut self, name: &str, default: &str, meaning: &'static str) -> Duration {
+    pub(super) fn duration(
+        &mut self,
+        name: &str,
+        default: &str,
+        meaning: &'static str,
+    ) -> Duration {
         const TIME: &str = "a time such as 500ms, 30s, 5m or 1h, from 1ms to 24h";
-        self.time(name, default, (TIME, meaning), |value| parse_duration(value).filter(|time| !time.is_zero()))
+        self.time(name, default, (TIME, meaning), |value| {
+            parse_duration(value).filter(|time| !time.is_zero())
+        })
     }
 
     /// As [`Reader::duration`] where nothing to wait for is a value too.
@@ -97,7 +104,11 @@ fn parse_time(text: &str) -> Option<Duration> {
         "d" => 24 * 3_600_000,
         _ => return None,
     };
-    number.parse::<u64>().ok()?.checked_mul(millis).map(Duration::from_millis)
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(millis)
+        .map(Duration::from_millis)
 }
 
 #[cfg(test)]
@@ -107,12 +118,23 @@ mod tests {
 
     #[test]
     fn a_retention_is_the_topics_a_time_in_days_too_or_for_ever() {
-        let kept = |text: &str| config(&[("DEAD_LETTER_RETENTION", text)]).map(|config| config.dead_letter_retention);
+        let kept = |text: &str| {
+            config(&[("DEAD_LETTER_RETENTION", text)]).map(|config| config.dead_letter_retention)
+        };
         assert_eq!(kept("").unwrap(), Retention::AsTopics);
-        assert_eq!(kept("8d").unwrap(), Retention::For(Duration::from_secs(8 * 86_400)));
+        assert_eq!(
+            kept("8d").unwrap(),
+            Retention::For(Duration::from_secs(8 * 86_400))
+        );
         assert_eq!(kept("forever").unwrap(), Retention::Forever);
         for bad in ["0d", "3651d", "8", "ever"] {
-            assert!(kept(bad).unwrap_err().to_string().contains("DEAD_LETTER_RETENTION="), "{bad}");
+            assert!(
+                kept(bad)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("DEAD_LETTER_RETENTION="),
+                "{bad}"
+            );
         }
     }
 

@@ -38,7 +38,11 @@ enum State {
 impl Connection {
     fn new(stream: TcpStream) -> Self {
         let peer = stream.peer_addr().ok().map(|address| address.ip());
-        Connection { stream, peer, state: Mutex::new(State::Waiting(Instant::now())) }
+        Connection {
+            stream,
+            peer,
+            state: Mutex::new(State::Waiting(Instant::now())),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -114,14 +118,27 @@ pub(super) fn serve(connection: &Connection, service: &Service) {
 fn refuse(connection: &Connection, service: &Service, problem: Problem) {
     log::debug!("refused a request: {problem:?}");
     let limit = service.limits.write;
-    if connection.begin() && write_response(&connection.stream, &problem.into(), false, limit).is_ok() {
+    if connection.begin()
+        && write_response(&connection.stream, &problem.into(), false, limit).is_ok()
+    {
         connection.linger();
     }
 }
 
 /// Answers one request; whether another may follow on the connection.
 fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> bool {
-    let Incoming { head: Head { method, target, headers, keep_alive, .. }, body, refused } = incoming;
+    let Incoming {
+        head:
+            Head {
+                method,
+                target,
+                headers,
+                keep_alive,
+                ..
+            },
+        body,
+        refused,
+    } = incoming;
     if refused.is_some() {
         // while it waits for that answer, the connection may be ended for one that has something to do
         connection.wait();
@@ -132,10 +149,30 @@ fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> boo
     }
     let request = Request::new(Method::parse(&method), &target, headers, body);
     let peer = connection.peer;
-    let response = request.map_or_else(Response::from, |request| handle(service, Request { peer, refused, ..request }));
+    let response = request.map_or_else(Response::from, |request| {
+        handle(
+            service,
+            Request {
+                peer,
+                refused,
+                ..request
+            },
+        )
+    });
     let keep_alive = keep_alive && !service.is_stopping();
-    let write = if method == "HEAD" { write_head } else { write_response };
-    write(&connection.stream, &response, keep_alive, service.limits.write).is_ok() && keep_alive
+    let write = if method == "HEAD" {
+        write_head
+    } else {
+        write_response
+    };
+    write(
+        &connection.stream,
+        &response,
+        keep_alive,
+        service.limits.write,
+    )
+    .is_ok()
+        && keep_alive
 }
 
 /// The handler's answer, or one in its place if it panics, can't begin, or takes too long.
@@ -146,7 +183,11 @@ fn handle(service: &Service, request: Request) -> Response {
         return Problem::unavailable("too many requests are being handled", 1).into();
     }
     let (responder, awaited) = Responder::pair_within(service.limits.answer);
-    if catch_unwind(AssertUnwindSafe(|| service.handler.handle(request, responder))).is_err() {
+    if catch_unwind(AssertUnwindSafe(|| {
+        service.handler.handle(request, responder)
+    }))
+    .is_err()
+    {
         log::error!("a handler panicked; its request is answered with 500");
     }
     // A request that is answered later does not count as running.
@@ -166,7 +207,11 @@ impl Connections {
     pub fn enter(&self, id: u64, stream: TcpStream) -> Entered<'_> {
         let connection = Arc::new(Connection::new(stream));
         lock(&self.open).insert(id, connection.clone());
-        Entered { connections: self, id, connection }
+        Entered {
+            connections: self,
+            id,
+            connection,
+        }
     }
 
     /// How many are open.
@@ -181,7 +226,9 @@ impl Connections {
         }
         let full = |open: &mut HashMap<_, _>| open.len() >= most;
         self.end_longest_waiting() && {
-            let waited = self.left.wait_timeout_while(lock(&self.open), ROOM_LIMIT, full);
+            let waited = self
+                .left
+                .wait_timeout_while(lock(&self.open), ROOM_LIMIT, full);
             !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
         }
     }
@@ -189,7 +236,9 @@ impl Connections {
     /// Closes the connection that has waited longest for a request; false if all are busy.
     pub fn end_longest_waiting(&self) -> bool {
         let open = lock(&self.open);
-        let waiting = open.values().filter_map(|connection| Some((connection.waiting_since()?, connection)));
+        let waiting = open
+            .values()
+            .filter_map(|connection| Some((connection.waiting_since()?, connection)));
         let longest = waiting.min_by_key(|(since, _)| *since);
         longest.is_some_and(|(_, connection)| connection.end_if_waiting())
     }
@@ -247,7 +296,9 @@ mod tests {
     #[test]
     fn a_request_on_a_connection_just_ended_is_not_handled() {
         let (handled, requests) = unbounded();
-        let service = Service::new("test", Limits::default(), move |request, _| handled.send(request).unwrap());
+        let service = Service::new("test", Limits::default(), move |request, _| {
+            handled.send(request).unwrap()
+        });
         let connections = Connections::default();
         let (mut client, stream) = pair();
         client.write_all(GET).unwrap();
@@ -257,8 +308,13 @@ mod tests {
         assert!(connections.end_longest_waiting());
         serve(&entered.connection, &service);
         drop(entered);
-        let rest = client.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
-        assert!(matches!(rest, Ok(0) | Err(ErrorKind::ConnectionReset)), "{rest:?}");
+        let rest = client
+            .read_to_end(&mut Vec::new())
+            .map_err(|error| error.kind());
+        assert!(
+            matches!(rest, Ok(0) | Err(ErrorKind::ConnectionReset)),
+            "{rest:?}"
+        );
         assert!(requests.is_empty());
     }
 
@@ -280,11 +336,18 @@ mod tests {
         let connections = Connections::default();
         let pairs = [pair(), pair(), pair()];
         let (clients, streams): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-        let entered: Vec<_> = streams.into_iter().zip(1..).map(|(stream, id)| connections.enter(id, stream)).collect();
+        let entered: Vec<_> = streams
+            .into_iter()
+            .zip(1..)
+            .map(|(stream, id)| connections.enter(id, stream))
+            .collect();
         // the first has just had a request answered
         entered[0].connection.wait();
         assert!(connections.end_longest_waiting());
-        let open: Vec<bool> = entered.iter().map(|entered| entered.connection.begin()).collect();
+        let open: Vec<bool> = entered
+            .iter()
+            .map(|entered| entered.connection.begin())
+            .collect();
         assert_eq!(open, [true, false, true]);
         drop(clients);
     }

@@ -30,15 +30,24 @@ impl Cors {
     /// from one of the service's own, at an address or `localhost`. (Some requests are sent without asking before; and a
     /// name that others own may lead here.)
     pub(super) fn admits(&self, request: &Request) -> bool {
-        let Some(origin) = request.headers.get("Origin") else { return true };
+        let Some(origin) = request.headers.get("Origin") else {
+            return true;
+        };
         let host = request.headers.get("Host").unwrap_or_default();
-        let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) == Some(host);
+        let own = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"))
+            == Some(host);
         own && is_address(host) || self.origin(request).is_some()
     }
 
     /// The answer to a browser that asks before it sends the request itself.
     pub(super) fn preflight(&self, request: &Request) -> Option<Response> {
-        let asks = request.method == Method::Options && request.headers.get("Access-Control-Request-Method").is_some();
+        let asks = request.method == Method::Options
+            && request
+                .headers
+                .get("Access-Control-Request-Method")
+                .is_some();
         (asks && self.origin(request).is_some()).then(|| {
             Response::new(204, "text/plain", vec![])
                 .with_header("Access-Control-Allow-Methods", METHODS)
@@ -56,7 +65,9 @@ fn is_address(host: &str) -> bool {
 
 /// The answer as the page of `origin` may read it. `Vary`: a cache must not give it to another.
 pub(super) fn readable_by(response: Response, origin: Option<String>) -> Response {
-    let Some(origin) = origin else { return response };
+    let Some(origin) = origin else {
+        return response;
+    };
     response
         .with_header("Access-Control-Allow-Origin", origin)
         .with_header("Access-Control-Expose-Headers", "location, retry-after")

@@ -20,10 +20,13 @@ pub type Object = BTreeMap<String, Box<RawValue>>;
 /// it is no object, or naming the fields that are given more than once.
 pub fn json_object(request: &Request) -> Result<Object, Problem> {
     check_media_type(&request.headers)?;
-    let text = std::str::from_utf8(&request.body).map_err(|error| not_utf8(&request.body[..error.valid_up_to()]))?;
+    let text = std::str::from_utf8(&request.body)
+        .map_err(|error| not_utf8(&request.body[..error.valid_up_to()]))?;
     match serde_json::from_str(text).map_err(|error| unparsable(&error))? {
         Body::Object { fields, twice } if twice.is_empty() => Ok(fields),
-        Body::Object { twice, .. } => Err(Problem::fields(twice.into_iter().map(given_twice).collect())),
+        Body::Object { twice, .. } => Err(Problem::fields(
+            twice.into_iter().map(given_twice).collect(),
+        )),
         Body::Other => Err(Problem::new(422, "the body must be a JSON object")),
     }
 }
@@ -32,10 +35,16 @@ pub fn json_object(request: &Request) -> Result<Object, Problem> {
 /// does not count, and clients leave out the hyphen, which browsers take for the same (WHATWG Encoding, "utf8"). US-ASCII is a part
 /// of it.
 fn check_media_type(headers: &Headers) -> Result<(), Problem> {
-    let mut parts = headers.get("Content-Type").unwrap_or_default().split(';').map(str::trim);
+    let mut parts = headers
+        .get("Content-Type")
+        .unwrap_or_default()
+        .split(';')
+        .map(str::trim);
     let json = parts.next().is_some_and(is_json);
     let utf8 = parts.all(|parameter| charset(parameter).is_none_or(is_utf8));
-    let plain = headers.all("Content-Encoding").all(|coding| coding.eq_ignore_ascii_case("identity"));
+    let plain = headers
+        .all("Content-Encoding")
+        .all(|coding| coding.eq_ignore_ascii_case("identity"));
     if json && utf8 && plain {
         return Ok(());
     }
@@ -47,17 +56,24 @@ fn check_media_type(headers: &Headers) -> Result<(), Problem> {
 
 fn is_json(essence: &str) -> bool {
     let essence = essence.to_ascii_lowercase();
-    let structured = essence.strip_suffix("+json").and_then(|rest| rest.split_once('/'));
-    essence == "application/json" || structured.is_some_and(|(kind, name)| !kind.is_empty() && !name.is_empty())
+    let structured = essence
+        .strip_suffix("+json")
+        .and_then(|rest| rest.split_once('/'));
+    essence == "application/json"
+        || structured.is_some_and(|(kind, name)| !kind.is_empty() && !name.is_empty())
 }
 
 fn is_utf8(name: &str) -> bool {
-    ["utf-8", "utf8", "us-ascii", "ascii"].iter().any(|known| name.eq_ignore_ascii_case(known))
+    ["utf-8", "utf8", "us-ascii", "ascii"]
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
 }
 
 fn charset(parameter: &str) -> Option<&str> {
     let (name, value) = parameter.split_once('=')?;
-    name.trim().eq_ignore_ascii_case("charset").then_some(value.trim().trim_matches('"'))
+    name.trim()
+        .eq_ignore_ascii_case("charset")
+        .then_some(value.trim().trim_matches('"'))
 }
 
 fn unparsable(error: &serde_json::Error) -> Problem {
@@ -67,12 +83,22 @@ fn unparsable(error: &serde_json::Error) -> Problem {
 /// `valid` is the part of the body before its first bad byte.
 fn not_utf8(valid: &[u8]) -> Problem {
     let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
-    let column = 1 + valid.iter().rev().take_while(|byte| **byte != b'\n').count();
-    Problem::new(400, format!("the body is not UTF-8 at line {line} column {column}"))
+    let column = 1 + valid
+        .iter()
+        .rev()
+        .take_while(|byte| **byte != b'\n')
+        .count();
+    Problem::new(
+        400,
+        format!("the body is not UTF-8 at line {line} column {column}"),
+    )
 }
 
 fn given_twice(field: String) -> FieldError {
-    FieldError { field, detail: "is given more than once".into() }
+    FieldError {
+        field,
+        detail: "is given more than once".into(),
+    }
 }
 
 /// A parsed body. Something else than an object is parsed to its end too: whether it is JSON at all is asked first.
@@ -147,7 +173,10 @@ pub struct Fields {
 impl Fields {
     /// A checker for the fields of `object`, as [`json_object`] returns it.
     pub fn new(object: Object) -> Self {
-        Fields { object, errors: Vec::new() }
+        Fields {
+            object,
+            errors: Vec::new(),
+        }
     }
 
     /// A name: a string of 1 to 200 characters after trimming, without control characters. Returned trimmed; None if bad.
@@ -157,7 +186,12 @@ impl Fields {
 
     /// A string of 1 to `longest` characters after trimming, without control characters. Returned trimmed; None if bad.
     pub fn text(&mut self, field: &str, longest: usize) -> Option<String> {
-        self.check(field, |raw| text(&serde_json::from_str::<String>(raw).map_err(|_| "must be a string")?, longest))
+        self.check(field, |raw| {
+            text(
+                &serde_json::from_str::<String>(raw).map_err(|_| "must be a string")?,
+                longest,
+            )
+        })
     }
 
     /// A whole number within `range`; a fraction, also `1.0`, and an exponent are refused. None if bad.
@@ -172,7 +206,10 @@ impl Fields {
     /// 422 naming every bad, missing and unknown field.
     pub fn finish<T>(mut self, build: impl FnOnce() -> Option<T>) -> Result<T, Problem> {
         let unknown = std::mem::take(&mut self.object).into_keys();
-        self.errors.extend(unknown.map(|field| FieldError { field, detail: "is unknown".into() }));
+        self.errors.extend(unknown.map(|field| FieldError {
+            field,
+            detail: "is unknown".into(),
+        }));
         if self.errors.is_empty()
             && let Some(value) = build()
         {
@@ -186,7 +223,14 @@ impl Fields {
             Some(value) => check(value.get()),
             None => Err("is missing".into()),
         };
-        checked.map_err(|detail| self.errors.push(FieldError { field: field.into(), detail })).ok()
+        checked
+            .map_err(|detail| {
+                self.errors.push(FieldError {
+                    field: field.into(),
+                    detail,
+                })
+            })
+            .ok()
     }
 }
 

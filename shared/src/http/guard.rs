@@ -13,7 +13,8 @@ pub struct AdminToken(String);
 impl AdminToken {
     /// None unless it is 16 to 256 visible ASCII characters.
     pub fn new(text: &str) -> Option<AdminToken> {
-        let fits = (16..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let fits =
+            (16..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
         fits.then(|| AdminToken(text.to_string()))
     }
 
@@ -47,8 +48,12 @@ impl Guard {
     /// If the operating system has no random numbers.
     pub fn new(token: Option<&AdminToken>) -> Guard {
         let lock = token.map(|AdminToken(token)| {
-            let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("random numbers");
-            Lock { tag: hmac::sign(&key, token.as_bytes()), key }
+            let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+                .expect("random numbers");
+            Lock {
+                tag: hmac::sign(&key, token.as_bytes()),
+                key,
+            }
         });
         Guard { lock }
     }
@@ -59,13 +64,18 @@ impl Guard {
     /// 401 without the token or with a wrong one. However many wrong ones there were: one of 16 characters can't be guessed, and whoever
     /// counted them would lock out all who share a proxy.
     pub fn check(&self, request: &Request) -> Result<(), Problem> {
-        let Some(lock) = &self.lock else { return Ok(()) };
+        let Some(lock) = &self.lock else {
+            return Ok(());
+        };
         let given = request.headers.one("Authorization").ok().flatten().and_then(bearer).ok_or_else(|| {
             unauthorized("this call changes things: send the operator's token, as one Authorization: Bearer <token>")
         })?;
         // takes the same time whatever the tokens have in common, their lengths too
         hmac::verify(&lock.key, given.as_bytes(), lock.tag.as_ref()).map_err(|_| {
-            log::warn!("a wrong operator's token from {}", request.peer.map_or("nowhere".into(), |ip| ip.to_string()));
+            log::warn!(
+                "a wrong operator's token from {}",
+                request.peer.map_or("nowhere".into(), |ip| ip.to_string())
+            );
             unauthorized("this is not the operator's token")
         })
     }
@@ -74,7 +84,9 @@ impl Guard {
 /// The scheme's name is not case-sensitive (RFC 9110, 11.1).
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_start_matches(' '))
+    scheme
+        .eq_ignore_ascii_case("Bearer")
+        .then(|| token.trim_start_matches(' '))
 }
 
 fn unauthorized(detail: &str) -> Problem {
@@ -92,7 +104,9 @@ mod tests {
         let mut headers = Headers::default();
         headers.push("authorization", authorization);
         let request = Request::new(Method::Put, "/", headers, vec![]).unwrap();
-        guard.check(&request).map_or_else(|problem| problem.status(), |()| 200)
+        guard
+            .check(&request)
+            .map_or_else(|problem| problem.status(), |()| 200)
     }
 
     #[test]
@@ -108,7 +122,9 @@ mod tests {
     #[test]
     fn two_tokens_are_none() {
         let mut headers = Headers::default();
-        [TOKEN, "another"].iter().for_each(|token| headers.push("Authorization", format!("Bearer {token}")));
+        [TOKEN, "another"]
+            .iter()
+            .for_each(|token| headers.push("Authorization", format!("Bearer {token}")));
         let request = Request::new(Method::Put, "/", headers, vec![]).unwrap();
         let refused = Guard::new(AdminToken::new(TOKEN).as_ref()).check(&request);
         assert_eq!(refused.map_err(|problem| problem.status()), Err(401));
@@ -121,7 +137,12 @@ mod tests {
 
     #[test]
     fn a_token_is_long_enough_visible_and_not_shown() {
-        assert!(AdminToken::new("short").is_none() && AdminToken::new("0123456789 abcdef").is_none());
-        assert_eq!(format!("{:?}", AdminToken::new(TOKEN).unwrap()), "AdminToken(…)");
+        assert!(
+            AdminToken::new("short").is_none() && AdminToken::new("0123456789 abcdef").is_none()
+        );
+        assert_eq!(
+            format!("{:?}", AdminToken::new(TOKEN).unwrap()),
+            "AdminToken(…)"
+        );
     }
 }

@@ -42,14 +42,18 @@ fn head_of(request: &httparse::Request) -> Result<Head, Problem> {
     let mut headers = Headers::default();
     for field in request.headers.iter() {
         // only these two count as space (RFC 9110, 5.6.3): what else a trim would take off, a proxy in front may not
-        headers.push(field.name, String::from_utf8_lossy(field.value).trim_matches([' ', '\t']));
+        headers.push(
+            field.name,
+            String::from_utf8_lossy(field.value).trim_matches([' ', '\t']),
+        );
     }
     let old = request.version == Some(0);
     check_host(&headers, old)?;
     Ok(Head {
         method: request.method.unwrap_or_default().into(),
         target: request.path.unwrap_or_default().into(),
-        keep_alive: !headers.lists("Connection", "close") && (!old || headers.lists("Connection", "keep-alive")),
+        keep_alive: !headers.lists("Connection", "close")
+            && (!old || headers.lists("Connection", "keep-alive")),
         framing: framing(&headers, old)?,
         awaits_continue: awaits_continue(&headers, old)?,
         headers,
@@ -58,7 +62,9 @@ fn head_of(request: &httparse::Request) -> Result<Head, Problem> {
 
 fn malformed(error: httparse::Error) -> Problem {
     match error {
-        httparse::Error::TooManyHeaders => Problem::new(431, format!("more than {MAX_HEADERS} header fields")),
+        httparse::Error::TooManyHeaders => {
+            Problem::new(431, format!("more than {MAX_HEADERS} header fields"))
+        }
         httparse::Error::Version => Problem::new(505, "only HTTP/1.1 and HTTP/1.0 are spoken here"),
         other => Problem::new(400, format!("the request is malformed: {other}")),
     }
@@ -66,7 +72,10 @@ fn malformed(error: httparse::Error) -> Problem {
 
 pub(super) fn head_too_long(bytes: &[u8]) -> Problem {
     let in_first_line = !bytes[..HEAD_LIMIT.min(bytes.len())].contains(&b'\n');
-    Problem::new(if in_first_line { 414 } else { 431 }, format!("the request's head is longer than {HEAD_LIMIT} bytes"))
+    Problem::new(
+        if in_first_line { 414 } else { 431 },
+        format!("the request's head is longer than {HEAD_LIMIT} bytes"),
+    )
 }
 
 /// RFC 9112, 3.2: a server must refuse a request of HTTP/1.1 without exactly one Host.
@@ -74,7 +83,10 @@ fn check_host(headers: &Headers, old: bool) -> Result<(), Problem> {
     match headers.all("Host").count() {
         0 if old => Ok(()),
         1 => Ok(()),
-        _ => Err(Problem::new(400, "there must be exactly one header field Host")),
+        _ => Err(Problem::new(
+            400,
+            "there must be exactly one header field Host",
+        )),
     }
 }
 
@@ -87,8 +99,14 @@ fn framing(headers: &Headers, old: bool) -> Result<Framing, Problem> {
         ([], []) => Ok(Framing::Length(0)),
         ([], [length]) => content_length(length).map(Framing::Length),
         ([coding], []) if !old && coding.eq_ignore_ascii_case("chunked") => Ok(Framing::Chunked),
-        ([_], []) if !old => Err(Problem::new(501, "the only Transfer-Encoding known here is chunked")),
-        _ => Err(Problem::new(400, "Content-Length and Transfer-Encoding leave the body's length in doubt")),
+        ([_], []) if !old => Err(Problem::new(
+            501,
+            "the only Transfer-Encoding known here is chunked",
+        )),
+        _ => Err(Problem::new(
+            400,
+            "Content-Length and Transfer-Encoding leave the body's length in doubt",
+        )),
     }
 }
 
@@ -97,7 +115,10 @@ fn content_length(text: &str) -> Result<usize, Problem> {
         return Err(Problem::new(400, "Content-Length is not a number"));
     }
     // All digits: what can't be parsed is larger than any limit.
-    text.parse().ok().filter(|length| *length <= BODY_LIMIT).ok_or_else(body_too_large)
+    text.parse()
+        .ok()
+        .filter(|length| *length <= BODY_LIMIT)
+        .ok_or_else(body_too_large)
 }
 
 pub(super) fn body_too_large() -> Problem {
@@ -108,6 +129,9 @@ fn awaits_continue(headers: &Headers, old: bool) -> Result<bool, Problem> {
     match headers.get("Expect") {
         None => Ok(false),
         Some(expected) if expected.eq_ignore_ascii_case("100-continue") => Ok(!old),
-        Some(_) => Err(Problem::new(417, "the only expectation known here is 100-continue")),
+        Some(_) => Err(Problem::new(
+            417,
+            "the only expectation known here is 100-continue",
+        )),
     }
 }

@@ -72,10 +72,22 @@ impl Request {
     ///
     /// # Errors
     /// 400 if the target is no path, has a broken percent escape, or does not decode to UTF-8.
-    pub fn new(method: Method, target: &str, headers: Headers, body: Vec<u8>) -> Result<Self, Problem> {
-        let (path, query) = origin_form(target).split_once('?').unwrap_or((origin_form(target), ""));
-        let segments = path.strip_prefix('/').ok_or_else(|| Problem::new(400, "the request target is not a path"))?;
-        let path = segments.split('/').map(|segment| decode(segment, "path")).collect::<Result<_, _>>()?;
+    pub fn new(
+        method: Method,
+        target: &str,
+        headers: Headers,
+        body: Vec<u8>,
+    ) -> Result<Self, Problem> {
+        let (path, query) = origin_form(target)
+            .split_once('?')
+            .unwrap_or((origin_form(target), ""));
+        let segments = path
+            .strip_prefix('/')
+            .ok_or_else(|| Problem::new(400, "the request target is not a path"))?;
+        let path = segments
+            .split('/')
+            .map(|segment| decode(segment, "path"))
+            .collect::<Result<_, _>>()?;
         Ok(Request {
             method,
             path,
@@ -94,13 +106,17 @@ impl Request {
     /// If the route's pattern has no such name: a mistake of the program, answered with 500.
     pub fn param(&self, name: &str) -> &str {
         let found = self.params.iter().find(|(known, _)| *known == name);
-        found.map(|(_, value)| value.as_str()).unwrap_or_else(|| panic!("the route has no parameter {name}"))
+        found
+            .map(|(_, value)| value.as_str())
+            .unwrap_or_else(|| panic!("the route has no parameter {name}"))
     }
 }
 
 /// A target may come with scheme and host in front (RFC 9112, 3.2.2: a server must accept it).
 fn origin_form(target: &str) -> &str {
-    let Some(rest) = target.strip_prefix("http://") else { return target };
+    let Some(rest) = target.strip_prefix("http://") else {
+        return target;
+    };
     rest.find('/').map_or("/", |slash| &rest[slash..])
 }
 
@@ -114,12 +130,17 @@ impl Query {
     /// Parses what follows the `?`. Plus signs are spaces, as forms write them.
     fn parse(text: &str) -> Result<Self, Problem> {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
-        Ok(Query { pairs: pairs.map(decode_pair).collect::<Result<_, _>>()? })
+        Ok(Query {
+            pairs: pairs.map(decode_pair).collect::<Result<_, _>>()?,
+        })
     }
 
     /// The value of the first pair of that name; empty if it was given without one.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.pairs
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The pairs' names, in order, repeated ones repeated.
@@ -130,13 +151,16 @@ impl Query {
 
 fn decode_pair(pair: &str) -> Result<(String, String), Problem> {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-    Ok((decode(&name.replace('+', " "), "query")?, decode(&value.replace('+', " "), "query")?))
+    Ok((
+        decode(&name.replace('+', " "), "query")?,
+        decode(&value.replace('+', " "), "query")?,
+    ))
 }
 
 /// Percent-decodes `text`, which stands in the `place` of the target.
 fn decode(text: &str, place: &str) -> Result<String, Problem> {
-    let bytes =
-        decode_bytes(text).ok_or_else(|| Problem::new(400, format!("the {place} has a broken percent escape")))?;
+    let bytes = decode_bytes(text)
+        .ok_or_else(|| Problem::new(400, format!("the {place} has a broken percent escape")))?;
     String::from_utf8(bytes).map_err(|_| Problem::new(400, format!("the {place} is not UTF-8")))
 }
 
@@ -145,7 +169,11 @@ fn decode_bytes(text: &str) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
-        decoded.push(if byte == b'%' { hex_digit(bytes.next()?)? * 16 + hex_digit(bytes.next()?)? } else { byte });
+        decoded.push(if byte == b'%' {
+            hex_digit(bytes.next()?)? * 16 + hex_digit(bytes.next()?)?
+        } else {
+            byte
+        });
     }
     Some(decoded)
 }
@@ -167,13 +195,19 @@ pub struct Headers {
 impl Headers {
     /// The value of the first field of that name, without the spaces around it.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|field| field.0.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.fields
+            .iter()
+            .find(|field| field.0.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The values of all fields of that name.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let same = move |field: &&(String, String)| field.0.eq_ignore_ascii_case(name);
-        self.fields.iter().filter(same).map(|(_, value)| value.as_str())
+        self.fields
+            .iter()
+            .filter(same)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The value of the field of that name, if there is one.
@@ -181,9 +215,16 @@ impl Headers {
     /// # Errors
     /// [`Repeated`] if there are several: which of them counts would be a matter of opinion.
     pub(super) fn one(&self, name: &str) -> Result<Option<&str>, Repeated> {
-        let mut values = self.fields.iter().filter(|field| field.0.eq_ignore_ascii_case(name));
+        let mut values = self
+            .fields
+            .iter()
+            .filter(|field| field.0.eq_ignore_ascii_case(name));
         let first = values.next().map(|(_, value)| value.as_str());
-        if values.next().is_some() { Err(Repeated) } else { Ok(first) }
+        if values.next().is_some() {
+            Err(Repeated)
+        } else {
+            Ok(first)
+        }
     }
 
     /// Adds a field.
@@ -193,7 +234,9 @@ impl Headers {
 
     /// Whether a field that is a comma-separated list (`Connection`) names `token`.
     pub(super) fn lists(&self, name: &str, token: &str) -> bool {
-        self.all(name).flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
+        self.all(name)
+            .flat_map(|value| value.split(','))
+            .any(|item| item.trim().eq_ignore_ascii_case(token))
     }
 }
 
@@ -213,14 +256,21 @@ pub struct Response {
 impl Response {
     /// An answer of any kind.
     pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
-        Response { status, headers: Vec::new(), content_type, body }
+        Response {
+            status,
+            headers: Vec::new(),
+            content_type,
+            body,
+        }
     }
 
     /// An answer with `value` as JSON; 500 if it can't be serialized (a map whose keys are no strings).
     pub fn json(status: u16, value: &impl Serialize) -> Self {
         match serde_json::to_vec(value) {
             Ok(body) => Response::new(status, "application/json", body),
-            Err(error) => Problem::new(500, format!("the answer can't be written as JSON: {error}")).into(),
+            Err(error) => {
+                Problem::new(500, format!("the answer can't be written as JSON: {error}")).into()
+            }
         }
     }
 

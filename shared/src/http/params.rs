@@ -50,7 +50,10 @@ impl Request {
             Err(Repeated) => None,
         };
         actor.ok_or_else(|| {
-            Problem::new(400, "X-Actor must be one value of 1 to 100 characters, without control characters")
+            Problem::new(
+                400,
+                "X-Actor must be one value of 1 to 100 characters, without control characters",
+            )
         })
     }
 }
@@ -63,8 +66,17 @@ impl Query {
     pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
         let names: Vec<_> = self.names().collect();
         let bad = |(at, name): (usize, &&str)| query_error(known, &names[..at], name);
-        let errors: Vec<_> = names.iter().enumerate().filter_map(bad).take(MAX_NAMED).collect();
-        if errors.is_empty() { Ok(()) } else { Err(Problem::fields(errors)) }
+        let errors: Vec<_> = names
+            .iter()
+            .enumerate()
+            .filter_map(bad)
+            .take(MAX_NAMED)
+            .collect();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::fields(errors))
+        }
     }
 
     /// A whole number within `range`, if given.
@@ -73,7 +85,9 @@ impl Query {
     /// 422 naming the parameter.
     pub fn integer(&self, param: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, Problem> {
         let value = self.get(param).map(|text| integer(text, &range));
-        value.transpose().map_err(|detail| Problem::field(param, detail))
+        value
+            .transpose()
+            .map_err(|detail| Problem::field(param, detail))
     }
 
     /// `true` or `false`; false if it is not given.
@@ -82,7 +96,9 @@ impl Query {
     /// 422 naming the parameter.
     pub fn flag(&self, param: &str) -> Result<bool, Problem> {
         let value = self.get(param).unwrap_or("false");
-        value.parse().map_err(|_| Problem::field(param, "must be true or false"))
+        value
+            .parse()
+            .map_err(|_| Problem::field(param, "must be true or false"))
     }
 
     /// What `from_name` makes of it, if given; `names` are those that it knows.
@@ -95,9 +111,13 @@ impl Query {
         from_name: impl Fn(&str) -> Option<T>,
         names: &[&str],
     ) -> Result<Option<T>, Problem> {
-        let Some(name) = self.get(param) else { return Ok(None) };
+        let Some(name) = self.get(param) else {
+            return Ok(None);
+        };
         let found = from_name(name);
-        found.map(Some).ok_or_else(|| Problem::field(param, format!("must be one of {}", names.join(", "))))
+        found
+            .map(Some)
+            .ok_or_else(|| Problem::field(param, format!("must be one of {}", names.join(", "))))
     }
 
     /// A UUID in its usual form, if given.
@@ -105,7 +125,9 @@ impl Query {
     /// # Errors
     /// 422 naming the parameter.
     pub fn uuid(&self, param: &str) -> Result<Option<Uuid>, Problem> {
-        let value = self.get(param).map(|text| uuid(text).ok_or_else(|| Problem::field(param, NO_UUID)));
+        let value = self
+            .get(param)
+            .map(|text| uuid(text).ok_or_else(|| Problem::field(param, NO_UUID)));
         value.transpose()
     }
 
@@ -114,10 +136,16 @@ impl Query {
     /// # Errors
     /// 422 naming the parameter.
     pub fn duration(&self, param: &str, longest: Duration) -> Result<Option<Duration>, Problem> {
-        let Some(text) = self.get(param) else { return Ok(None) };
-        let value = duration(text).ok_or_else(|| Problem::field(param, "must be a time such as 500ms, 10s or 1m"))?;
+        let Some(text) = self.get(param) else {
+            return Ok(None);
+        };
+        let value = duration(text)
+            .ok_or_else(|| Problem::field(param, "must be a time such as 500ms, 10s or 1m"))?;
         if value > longest {
-            return Err(Problem::field(param, format!("must be at most {longest:?}")));
+            return Err(Problem::field(
+                param,
+                format!("must be at most {longest:?}"),
+            ));
         }
         Ok(Some(value))
     }
@@ -132,7 +160,10 @@ const NO_UUID: &str = "must be a UUID";
 pub fn idempotency_key(request: &Request) -> Result<Option<&str>, Problem> {
     match request.headers.one("Idempotency-Key") {
         Ok(key) if key.is_none_or(envelope::is_key) => Ok(key),
-        _ => Err(Problem::new(400, "Idempotency-Key must be one value of 1 to 255 visible ASCII characters")),
+        _ => Err(Problem::new(
+            400,
+            "Idempotency-Key must be one value of 1 to 255 visible ASCII characters",
+        )),
     }
 }
 
@@ -154,10 +185,15 @@ fn query_error(known: &[&str], before: &[&str], name: &str) -> Option<FieldError
         _ if before.contains(&name) => "is given more than once",
         _ => return None,
     };
-    Some(FieldError { field: name.into(), detail: detail.into() })
+    Some(FieldError {
+        field: name.into(),
+        detail: detail.into(),
+    })
 }
 
 /// The crate reads other forms too (braces, no hyphens); one order has one address.
 fn uuid(text: &str) -> Option<Uuid> {
-    Uuid::parse_str(text).ok().filter(|_| text.len() == uuid::fmt::Hyphenated::LENGTH)
+    Uuid::parse_str(text)
+        .ok()
+        .filter(|_| text.len() == uuid::fmt::Hyphenated::LENGTH)
 }

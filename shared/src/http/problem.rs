@@ -31,29 +31,51 @@ impl Problem {
     /// A problem with an HTTP `status` and a sentence for the client's developer.
     pub fn new(status: u16, detail: impl Into<String>) -> Self {
         let (errors, headers) = (Vec::new(), Vec::new());
-        Problem { title: reason(status), status, detail: detail.into(), errors, order_id: None, headers }
+        Problem {
+            title: reason(status),
+            status,
+            detail: detail.into(),
+            errors,
+            order_id: None,
+            headers,
+        }
     }
 
     /// A 422 that blames one field.
     pub fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Problem::fields(vec![FieldError { field: field.into(), detail: detail.into() }])
+        Problem::fields(vec![FieldError {
+            field: field.into(),
+            detail: detail.into(),
+        }])
     }
 
     /// A 422 that blames all of `errors`; the detail repeats them in one sentence.
     pub fn fields(errors: Vec<FieldError>) -> Self {
-        let sentences: Vec<_> = errors.iter().map(|error| format!("`{}` {}", error.field, error.detail)).collect();
-        Problem { errors, ..Problem::new(422, sentences.join("; ")) }
+        let sentences: Vec<_> = errors
+            .iter()
+            .map(|error| format!("`{}` {}", error.field, error.detail))
+            .collect();
+        Problem {
+            errors,
+            ..Problem::new(422, sentences.join("; "))
+        }
     }
 
     /// The same problem, blaming one more field.
     pub fn with_error(mut self, field: impl Into<String>, detail: impl Into<String>) -> Self {
-        self.errors.push(FieldError { field: field.into(), detail: detail.into() });
+        self.errors.push(FieldError {
+            field: field.into(),
+            detail: detail.into(),
+        });
         self
     }
 
     /// The same problem, about this order (a member `orderId`).
     pub fn with_order(self, order_id: Uuid) -> Self {
-        Problem { order_id: Some(order_id), ..self }
+        Problem {
+            order_id: Some(order_id),
+            ..self
+        }
     }
 
     /// The same problem with one more response header, as `Allow` or `Retry-After`.
@@ -77,7 +99,10 @@ impl Problem {
 ///
 /// # Errors
 /// What is wrong beyond a bad field, if there is such; else a 422 with the fields of both.
-pub fn both<A, B>(first: Result<A, Problem>, second: Result<B, Problem>) -> Result<(A, B), Problem> {
+pub fn both<A, B>(
+    first: Result<A, Problem>,
+    second: Result<B, Problem>,
+) -> Result<(A, B), Problem> {
     match (first, second) {
         (Ok(first), Ok(second)) => Ok((first, second)),
         (Err(first), Err(second)) if !first.errors.is_empty() && !second.errors.is_empty() => {
@@ -93,6 +118,11 @@ impl From<Problem> for Response {
         // A struct of strings and numbers always serializes.
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let response = Response::new(problem.status, "application/problem+json", body);
-        problem.headers.into_iter().fold(response, |response, (name, value)| response.with_header(name, value))
+        problem
+            .headers
+            .into_iter()
+            .fold(response, |response, (name, value)| {
+                response.with_header(name, value)
+            })
     }
 }

@@ -38,7 +38,10 @@ type Finish = Box<dyn FnOnce(Response) -> Response + Send>;
 
 impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Content").field("answer", &self.answer).field("limit", &self.limit).finish_non_exhaustive()
+        f.debug_struct("Content")
+            .field("answer", &self.answer)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
     }
 }
 
@@ -56,8 +59,16 @@ impl Responder {
 
     /// The same with the longest time to wait for the answer.
     pub(super) fn pair_within(limit: Duration) -> (Self, Awaited) {
-        let content = Mutex::new(Content { answer: None, limit, late: None, finish: None });
-        let slot = Arc::new(Slot { content, filled: Condvar::new() });
+        let content = Mutex::new(Content {
+            answer: None,
+            limit,
+            late: None,
+            finish: None,
+        });
+        let slot = Arc::new(Slot {
+            content,
+            filled: Condvar::new(),
+        });
         (Responder(Some(slot.clone())), Awaited(slot))
     }
 
@@ -72,7 +83,10 @@ impl Responder {
 
     /// Has `finish` called on the connection's thread with the answer, or with what stands in for it, before it is sent. To
     /// be called before the handler returns.
-    pub(super) fn before_sending(&self, finish: impl FnOnce(Response) -> Response + Send + 'static) {
+    pub(super) fn before_sending(
+        &self,
+        finish: impl FnOnce(Response) -> Response + Send + 'static,
+    ) {
         if let Some(slot) = &self.0 {
             slot.content().finish = Some(Box::new(finish));
         }
@@ -94,7 +108,10 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         if self.0.is_some() {
-            self.deliver(Problem::new(500, "the request was dropped without an answer; its outcome is unknown"));
+            self.deliver(Problem::new(
+                500,
+                "the request was dropped without an answer; its outcome is unknown",
+            ));
         }
     }
 }
@@ -104,11 +121,22 @@ impl Awaited {
     pub fn wait(self) -> Response {
         let content = self.0.content();
         let limit = content.limit;
-        let waited = self.0.filled.wait_timeout_while(content, limit, |content| content.answer.is_none());
+        let waited = self
+            .0
+            .filled
+            .wait_timeout_while(content, limit, |content| content.answer.is_none());
         let mut content = waited.unwrap_or_else(PoisonError::into_inner).0;
-        let answer = content.answer.take().or_else(|| content.late.take()).unwrap_or_else(|| {
-            Problem::unavailable("no answer was found in time; the request's outcome is unknown", 1).into()
-        });
+        let answer = content
+            .answer
+            .take()
+            .or_else(|| content.late.take())
+            .unwrap_or_else(|| {
+                Problem::unavailable(
+                    "no answer was found in time; the request's outcome is unknown",
+                    1,
+                )
+                .into()
+            });
         let finish = content.finish.take();
         drop(content);
         match finish {

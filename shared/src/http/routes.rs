@@ -44,7 +44,11 @@ impl Routes {
     /// The same calls behind these doors: pages of the origins in `cors` may use them; those that change things, all but GET
     /// unless they are marked as [`open`](Routes::open), take what `guard` asks for.
     pub fn behind(self, guard: Guard, cors: Cors) -> Self {
-        Routes { guard, cors, ..self }
+        Routes {
+            guard,
+            cors,
+            ..self
+        }
     }
 
     /// A call that is answered before `answer` returns. In the pattern, `{name}` stands for one segment that isn't empty.
@@ -64,19 +68,35 @@ impl Routes {
     {
         let pattern = text.trim_start_matches('/').split('/').collect();
         let open = method == Method::Get;
-        self.routes.push(Route { method, text, pattern, open, always: false, gate: None, action: Box::new(action) });
+        self.routes.push(Route {
+            method,
+            text,
+            pattern,
+            open,
+            always: false,
+            gate: None,
+            action: Box::new(action),
+        });
         self
     }
 
     /// The call added last may be made without the operator's token.
     pub fn open(mut self) -> Self {
-        self.routes.iter_mut().last().into_iter().for_each(|route| route.open = true);
+        self.routes
+            .iter_mut()
+            .last()
+            .into_iter()
+            .for_each(|route| route.open = true);
         self
     }
 
     /// The call added last is answered also while too many others run: it must be quick and wait for nothing.
     pub fn always(mut self) -> Self {
-        self.routes.iter_mut().last().into_iter().for_each(|route| route.always = true);
+        self.routes
+            .iter_mut()
+            .last()
+            .into_iter()
+            .for_each(|route| route.always = true);
         self
     }
 
@@ -90,19 +110,35 @@ impl Routes {
     }
 
     fn find(&self, request: &Request) -> Option<&Route> {
-        self.routes.iter().find(|route| route.method == request.method && route.fits(&request.path))
+        self.routes
+            .iter()
+            .find(|route| route.method == request.method && route.fits(&request.path))
     }
 
     /// 405 with the methods that this path knows, or 404 if it knows none.
     fn refusal(&self, request: &Request) -> Problem {
-        let mut allowed: Vec<_> =
-            self.routes.iter().filter(|route| route.fits(&request.path)).map(|route| route.method).collect();
+        let mut allowed: Vec<_> = self
+            .routes
+            .iter()
+            .filter(|route| route.fits(&request.path))
+            .map(|route| route.method)
+            .collect();
         if allowed.is_empty() {
             return Problem::new(404, "there is nothing at this path");
         }
         allowed.sort();
-        let names = |method: Method| if method == Method::Get { "GET, HEAD" } else { method.name() };
-        let allowed = allowed.into_iter().map(names).collect::<Vec<_>>().join(", ");
+        let names = |method: Method| {
+            if method == Method::Get {
+                "GET, HEAD"
+            } else {
+                method.name()
+            }
+        };
+        let allowed = allowed
+            .into_iter()
+            .map(names)
+            .collect::<Vec<_>>()
+            .join(", ");
         Problem::new(405, format!("this path knows {allowed}")).with_header("Allow", allowed)
     }
 }
@@ -110,7 +146,11 @@ impl Routes {
 impl Handler for Routes {
     fn handle(&self, mut request: Request, responder: Responder) {
         let found = self.find(&request);
-        let (begun, method, route) = (Instant::now(), request.method.name(), found.map_or("none", |route| route.text));
+        let (begun, method, route) = (
+            Instant::now(),
+            request.method.name(),
+            found.map_or("none", |route| route.text),
+        );
         let origin = self.cors.origin(&request);
         responder.before_sending(move |response| {
             metrics::answered(method, route, response.status, begun.elapsed());
@@ -119,13 +159,22 @@ impl Handler for Routes {
         if let Some(preflight) = self.cors.preflight(&request) {
             return responder.send(preflight);
         }
-        let Some(route) = found else { return responder.send(self.refusal(&request)) };
+        let Some(route) = found else {
+            return responder.send(self.refusal(&request));
+        };
         if request.method != Method::Get && !self.cors.admits(&request) {
-            let why = "pages of this origin may change nothing here: CORS_ORIGINS names those that may";
+            let why =
+                "pages of this origin may change nothing here: CORS_ORIGINS names those that may";
             return responder.send(Problem::new(403, why));
         }
         let refused = request.refused.take().map_or(Ok(()), Err);
-        match refused.and_then(|()| if route.open { Ok(()) } else { self.guard.check(&request) }) {
+        match refused.and_then(|()| {
+            if route.open {
+                Ok(())
+            } else {
+                self.guard.check(&request)
+            }
+        }) {
             Err(problem) => responder.send(problem),
             Ok(()) => {
                 request.params = route.params(&request.path);
@@ -139,7 +188,13 @@ impl Handler for Routes {
     }
 
     fn refuses(&self, method: &str, target: &str) -> Option<Problem> {
-        let request = Request::new(Method::parse(method), target, Headers::default(), Vec::new()).ok()?;
+        let request = Request::new(
+            Method::parse(method),
+            target,
+            Headers::default(),
+            Vec::new(),
+        )
+        .ok()?;
         self.find(&request)?.gate.as_ref()?().err()
     }
 }
@@ -147,17 +202,27 @@ impl Handler for Routes {
 impl Route {
     fn fits(&self, path: &[String]) -> bool {
         self.pattern.len() == path.len()
-            && self.pattern.iter().zip(path).all(|(part, segment)| part_fits(part, segment))
+            && self
+                .pattern
+                .iter()
+                .zip(path)
+                .all(|(part, segment)| part_fits(part, segment))
     }
 
     fn params(&self, path: &[String]) -> Vec<(&'static str, String)> {
         let pairs = self.pattern.iter().zip(path);
-        pairs.filter_map(|(part, segment)| Some((param_name(part)?, segment.clone()))).collect()
+        pairs
+            .filter_map(|(part, segment)| Some((param_name(part)?, segment.clone())))
+            .collect()
     }
 }
 
 fn part_fits(part: &'static str, segment: &str) -> bool {
-    if param_name(part).is_some() { !segment.is_empty() } else { part == segment }
+    if param_name(part).is_some() {
+        !segment.is_empty()
+    } else {
+        part == segment
+    }
 }
 
 /// `orderId` of `{orderId}`.

@@ -106,7 +106,12 @@ impl Server {
     ///
     /// # Errors
     /// If the listener is broken or no thread can be started.
-    pub fn start(name: &str, listener: TcpListener, limits: Limits, handler: impl Handler) -> io::Result<Server> {
+    pub fn start(
+        name: &str,
+        listener: TcpListener,
+        limits: Limits,
+        handler: impl Handler,
+    ) -> io::Result<Server> {
         listener.set_nonblocking(false)?;
         socket2::SockRef::from(&listener).listen(BACKLOG)?;
         let address = listener.local_addr()?;
@@ -114,7 +119,9 @@ impl Server {
         let listener = Arc::new(listener);
         let counted = Arc::downgrade(&service);
         metrics::watch("HTTP connections", limits.connections, move || {
-            counted.upgrade().map_or(0, |service| service.connections.count())
+            counted
+                .upgrade()
+                .map_or(0, |service| service.connections.count())
         });
         let (ending, ended) = bounded(0);
         let (accepted_for, accepted_from) = (service.clone(), listener.clone());
@@ -122,7 +129,13 @@ impl Server {
             accept_all(&accepted_from, &accepted_for);
             drop(ending);
         })?;
-        Ok(Server { service, listener, address, acceptor: Some(acceptor), ended })
+        Ok(Server {
+            service,
+            listener,
+            address,
+            acceptor: Some(acceptor),
+            ended,
+        })
     }
 
     /// The address that clients connect to.
@@ -137,7 +150,10 @@ impl Server {
         let acceptor = self.acceptor.take();
         if self.ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
             let cut = self.service.connections.end_all();
-            log::error!("{}: {cut} connections without an answer after {limit:?} were cut", self.service.name);
+            log::error!(
+                "{}: {cut} connections without an answer after {limit:?} were cut",
+                self.service.name
+            );
             return cut;
         }
         if acceptor.is_some_and(|acceptor| acceptor.join().is_err()) {
@@ -149,7 +165,10 @@ impl Server {
     fn close(&self) {
         self.service.stopping.store(true, Ordering::SeqCst);
         // Wakes `accept`, on Linux. Where it doesn't, a connection does.
-        if socket2::SockRef::from(&*self.listener).shutdown(Shutdown::Both).is_err() {
+        if socket2::SockRef::from(&*self.listener)
+            .shutdown(Shutdown::Both)
+            .is_err()
+        {
             let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
         }
         self.service.connections.end_waiting();
@@ -184,29 +203,54 @@ fn accept_all(listener: &TcpListener, service: &Service) {
 }
 
 /// Gives a connection its thread, or closes it at once if there is no room.
-fn admit<'scope>(scope: &'scope Scope<'scope, '_>, service: &'scope Service, id: u64, stream: TcpStream) {
-    if !service.connections.make_room(service.limits.connections.max(1)) {
-        return log::warn!("{}: a connection was refused, all others are busy", service.name);
+fn admit<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    service: &'scope Service,
+    id: u64,
+    stream: TcpStream,
+) {
+    if !service
+        .connections
+        .make_room(service.limits.connections.max(1))
+    {
+        return log::warn!(
+            "{}: a connection was refused, all others are busy",
+            service.name
+        );
     }
     // Without it the end of an answer larger than a packet may wait 40 ms for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
     let entered = service.connections.enter(id, stream);
-    let thread = Builder::new().name(format!("{}-{id}", service.name)).stack_size(STACK_SIZE);
+    let thread = Builder::new()
+        .name(format!("{}-{id}", service.name))
+        .stack_size(STACK_SIZE);
     if let Err(error) = thread.spawn_scoped(scope, move || serve(&entered.connection, service)) {
-        log::warn!("{}: a connection was refused, no thread could be started: {error}", service.name);
+        log::warn!(
+            "{}: a connection was refused, no thread could be started: {error}",
+            service.name
+        );
     }
 }
 
 /// After a failed accept: never an end, and a place is made if descriptors are used up. Logged when it begins.
 fn recover(service: &Service, error: &io::Error, failed_before: bool) {
     // The client was gone before it was accepted; the next one is fine.
-    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
+    if matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+    ) {
         return;
     }
     if !failed_before {
-        log::warn!("{}: can't accept a connection, trying again: {error}", service.name);
+        log::warn!(
+            "{}: can't accept a connection, trying again: {error}",
+            service.name
+        );
     }
-    if error.raw_os_error().is_some_and(|code| OUT_OF_DESCRIPTORS.contains(&code)) {
+    if error
+        .raw_os_error()
+        .is_some_and(|code| OUT_OF_DESCRIPTORS.contains(&code))
+    {
         service.connections.end_longest_waiting();
     }
     sleep(ACCEPT_PAUSE);
@@ -220,13 +264,18 @@ pub(super) struct Turns {
 
 impl Turns {
     fn new(count: usize) -> Self {
-        Turns { free: Mutex::new(count), freed: Condvar::new() }
+        Turns {
+            free: Mutex::new(count),
+            freed: Condvar::new(),
+        }
     }
 
     /// A turn, as soon as there is one; None if there is none within `limit`.
     pub fn take(&self, limit: Duration) -> Option<Turn<'_>> {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.freed.wait_timeout_while(free, limit, |free| *free == 0);
+        let waited = self
+            .freed
+            .wait_timeout_while(free, limit, |free| *free == 0);
         let mut free = waited.unwrap_or_else(PoisonError::into_inner).0;
         *free = free.checked_sub(1)?;
         Some(Turn(self))

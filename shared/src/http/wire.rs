@@ -52,7 +52,11 @@ pub(super) struct RequestReader<'a> {
 
 impl<'a> RequestReader<'a> {
     pub fn new(stream: &'a TcpStream, limits: &Limits) -> Self {
-        RequestReader { stream, pending: Vec::new(), limits: *limits }
+        RequestReader {
+            stream,
+            pending: Vec::new(),
+            limits: *limits,
+        }
     }
 
     /// The next request, whole. `refuses` says by its method and target why it is not let in, if it is not: its body is
@@ -62,20 +66,32 @@ impl<'a> RequestReader<'a> {
     /// # Errors
     /// [`Refusal::Gone`] if the client closed (also in the middle of a request, of which nothing is handled then) or stayed idle;
     /// a problem if the request is malformed, too large or too slow.
-    pub fn next(&mut self, refuses: impl Fn(&str, &str) -> Option<Problem>) -> Result<Incoming, Refusal> {
+    pub fn next(
+        &mut self,
+        refuses: impl Fn(&str, &str) -> Option<Problem>,
+    ) -> Result<Incoming, Refusal> {
         if self.pending.is_empty() {
-            self.fill(Instant::now() + self.limits.idle).map_err(|_| Refusal::Gone)?;
+            self.fill(Instant::now() + self.limits.idle)
+                .map_err(|_| Refusal::Gone)?;
         }
         let deadline = Instant::now() + self.limits.request;
         let mut head = self.head(deadline)?;
         let refused = refuses(&head.method, &head.target);
         if refused.is_some() && head.awaits_continue {
             head.keep_alive = false;
-            return Ok(Incoming { head, body: Vec::new(), refused });
+            return Ok(Incoming {
+                head,
+                body: Vec::new(),
+                refused,
+            });
         }
         let body = self.body(&head, deadline)?;
         let body = if refused.is_some() { Vec::new() } else { body };
-        Ok(Incoming { head, body, refused })
+        Ok(Incoming {
+            head,
+            body,
+            refused,
+        })
     }
 
     fn head(&mut self, deadline: Instant) -> Result<Head, Refusal> {
@@ -93,8 +109,12 @@ impl<'a> RequestReader<'a> {
 
     fn body(&mut self, head: &Head, deadline: Instant) -> Result<Vec<u8>, Refusal> {
         if head.awaits_continue && head.framing != Framing::Length(0) {
-            write_within(self.stream, b"HTTP/1.1 100 Continue\r\n\r\n", self.limits.write)
-                .map_err(|_| Refusal::Gone)?;
+            write_within(
+                self.stream,
+                b"HTTP/1.1 100 Continue\r\n\r\n",
+                self.limits.write,
+            )
+            .map_err(|_| Refusal::Gone)?;
         }
         match head.framing {
             Framing::Length(length) => self.take(length, deadline),
@@ -115,7 +135,9 @@ impl<'a> RequestReader<'a> {
             }
             body.extend(self.take(size, deadline)?);
             if self.take(2, deadline)? != b"\r\n" {
-                return Err(Problem::new(400, "a chunk of the body is longer than its size says").into());
+                return Err(
+                    Problem::new(400, "a chunk of the body is longer than its size says").into(),
+                );
             }
         }
     }
@@ -138,7 +160,9 @@ impl<'a> RequestReader<'a> {
                 return Ok(line);
             }
             if self.pending.len() > CHUNK_LINE_LIMIT {
-                return Err(Problem::new(400, "a line between the chunks of the body is too long").into());
+                return Err(
+                    Problem::new(400, "a line between the chunks of the body is too long").into(),
+                );
             }
             self.fill(deadline)?;
         }
@@ -163,7 +187,10 @@ impl<'a> RequestReader<'a> {
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::TimedOut => {
-                let detail = format!("the request took longer than {} s to arrive", self.limits.request.as_secs());
+                let detail = format!(
+                    "the request took longer than {} s to arrive",
+                    self.limits.request.as_secs()
+                );
                 Err(Problem::new(408, detail).into())
             }
             Err(_) => Err(Refusal::Gone),
@@ -173,9 +200,16 @@ impl<'a> RequestReader<'a> {
 
 fn chunk_size(line: &[u8]) -> Result<usize, Problem> {
     let text = String::from_utf8_lossy(line);
-    let digits = text.split(';').next().unwrap_or_default().trim_end_matches([' ', '\t']);
+    let digits = text
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches([' ', '\t']);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(Problem::new(400, "the size of a chunk of the body is not a number"));
+        return Err(Problem::new(
+            400,
+            "the size of a chunk of the body is not a number",
+        ));
     }
     usize::from_str_radix(digits, 16).map_err(|_| body_too_large())
 }
@@ -204,10 +238,17 @@ pub(super) fn write_head(
 }
 
 fn encode(response: &Response, keep_alive: bool, with_body: bool) -> Vec<u8> {
-    let mut head = format!("HTTP/1.1 {} {}\r\n", response.status, reason(response.status));
+    let mut head = format!(
+        "HTTP/1.1 {} {}\r\n",
+        response.status,
+        reason(response.status)
+    );
     let mut field = |name: &str, value: &str| {
         // A line end in a value would be the end of the field, and whatever follows a field of its own.
-        let value: String = value.chars().filter(|character| !character.is_control()).collect();
+        let value: String = value
+            .chars()
+            .filter(|character| !character.is_control())
+            .collect();
         head.extend([name, ": ", &value, "\r\n"]);
     };
     field("Date", &httpdate::fmt_http_date(SystemTime::now()));
@@ -220,8 +261,14 @@ fn encode(response: &Response, keep_alive: bool, with_body: bool) -> Vec<u8> {
         field("Content-Type", response.content_type);
         field("Content-Length", &response.body.len().to_string());
     }
-    response.headers.iter().for_each(|(name, value)| field(name, value));
-    field("Connection", if keep_alive { "keep-alive" } else { "close" });
+    response
+        .headers
+        .iter()
+        .for_each(|(name, value)| field(name, value));
+    field(
+        "Connection",
+        if keep_alive { "keep-alive" } else { "close" },
+    );
     let mut bytes = (head + "\r\n").into_bytes();
     if with_body && response.status != 204 {
         bytes.extend_from_slice(&response.body);
@@ -230,12 +277,18 @@ fn encode(response: &Response, keep_alive: bool, with_body: bool) -> Vec<u8> {
 }
 
 /// Reads once, waiting until `deadline` at the longest ([`ErrorKind::TimedOut`]). 0 bytes: the client sends no more.
-pub(super) fn read_until(mut stream: &TcpStream, bytes: &mut [u8], deadline: Instant) -> std::io::Result<usize> {
+pub(super) fn read_until(
+    mut stream: &TcpStream,
+    bytes: &mut [u8],
+    deadline: Instant,
+) -> std::io::Result<usize> {
     loop {
         stream.set_read_timeout(Some(left_until(deadline)?))?;
         match stream.read(bytes) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return Err(ErrorKind::TimedOut.into());
+            }
             done => return done,
         }
     }
@@ -249,7 +302,8 @@ fn write_within(mut stream: &TcpStream, mut bytes: &[u8], limit: Duration) -> st
         stream.set_write_timeout(Some(left_until(deadline)?))?;
         match stream.write(bytes) {
             Ok(count) => bytes = &bytes[count..],
-            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
             Err(error) => return Err(error),
         }
     }
@@ -259,7 +313,11 @@ fn write_within(mut stream: &TcpStream, mut bytes: &[u8], limit: Duration) -> st
 /// The time left, never zero, which sockets take for "no limit".
 fn left_until(deadline: Instant) -> std::io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left.max(Duration::from_millis(1))) }
+    if left.is_zero() {
+        Err(ErrorKind::TimedOut.into())
+    } else {
+        Ok(left.max(Duration::from_millis(1)))
+    }
 }
 
 #[cfg(test)]
@@ -276,9 +334,20 @@ mod tests {
         let (stream, _) = listener.accept().unwrap();
         client.write_all(sent.as_bytes()).unwrap();
         // silence is to be waited for; bytes that were sent are there at once, but may be looked for late
-        let idle = if sent.is_empty() { SHORT } else { Limits::default().idle };
-        let limits = Limits { idle, request: SHORT, ..Limits::default() };
-        RequestReader::new(&stream, &limits).next(|_, _| None).err().unwrap()
+        let idle = if sent.is_empty() {
+            SHORT
+        } else {
+            Limits::default().idle
+        };
+        let limits = Limits {
+            idle,
+            request: SHORT,
+            ..Limits::default()
+        };
+        RequestReader::new(&stream, &limits)
+            .next(|_, _| None)
+            .err()
+            .unwrap()
     }
 
     #[test]
@@ -291,13 +360,18 @@ mod tests {
         let body = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{";
         let chunk = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{";
         for sent in ["G", "GET / HTTP/1.1\r\nHost: a\r\n", body, chunk] {
-            assert!(matches!(refusal_after(sent), Refusal::Problem(problem) if problem.status() == 408));
+            assert!(
+                matches!(refusal_after(sent), Refusal::Problem(problem) if problem.status() == 408)
+            );
         }
     }
 
     /// More than both kernels' buffers hold.
     fn large() -> Response {
-        Response { body: vec![b'x'; 64 << 20], ..Response::json(200, &0) }
+        Response {
+            body: vec![b'x'; 64 << 20],
+            ..Response::json(200, &0)
+        }
     }
 
     #[test]

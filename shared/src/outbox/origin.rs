@@ -75,7 +75,12 @@ impl FromStr for Origin {
             };
             let (database, timeline) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
             let takeover = parts.next().map_or(Some(0), |number| number.parse().ok())?;
-            Some(Origin { cluster, database, timeline, takeover })
+            Some(Origin {
+                cluster,
+                database,
+                timeline,
+                takeover,
+            })
         })();
         parsed.ok_or_else(|| format!("{text:?} names no database"))
     }
@@ -89,7 +94,9 @@ impl Serialize for Origin {
 
 impl<'de> Deserialize<'de> for Origin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Origin, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -105,8 +112,15 @@ impl Origin {
             Cluster::System(id) => id.to_string(),
             Cluster::Install(_) => "without a readable identifier".into(),
         };
-        let timeline = if self.timeline > 0 { self.timeline.to_string() } else { "unknown".into() };
-        format!("database {} of cluster {cluster}, timeline {timeline}", self.database)
+        let timeline = if self.timeline > 0 {
+            self.timeline.to_string()
+        } else {
+            "unknown".into()
+        };
+        format!(
+            "database {} of cluster {cluster}, timeline {timeline}",
+            self.database
+        )
     }
 }
 
@@ -153,19 +167,38 @@ pub fn read(session: &mut Session) -> Result<State> {
                 (select xmin::text::bigint from install), (select {last_stored})"
     );
     let row = &session.query(&sql, &[])?[0];
-    let (database, in_recovery, install, last_stored) =
-        (row.get(0), row.get(1), row.get::<_, i64>(2) as u32, row.get(3));
+    let (database, in_recovery, install, last_stored) = (
+        row.get(0),
+        row.get(1),
+        row.get::<_, i64>(2) as u32,
+        row.get(3),
+    );
     if in_recovery {
         return Err(Error::LostRace("the database is a standby".into()));
     }
     let system = allowed(session, "select system_identifier from pg_control_system()")?;
-    let timeline = "select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint";
+    let timeline =
+        "select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint";
     let timeline = allowed(session, timeline)?.map_or(0, |timeline| timeline as u32);
     let cluster = system.map_or(Cluster::Install(install), Cluster::System);
-    let origin = Origin { cluster, database, timeline, takeover: 0 };
-    let state = State { origin, last_stored, accepted_to: None, leaders: vec![] };
+    let origin = Origin {
+        cluster,
+        database,
+        timeline,
+        takeover: 0,
+    };
+    let state = State {
+        origin,
+        last_stored,
+        accepted_to: None,
+        leaders: vec![],
+    };
     // `--check` may look at a schema that has no such tables yet
-    if schema::has_table(session, "takeover")? { with_takeovers(state, session) } else { Ok(state) }
+    if schema::has_table(session, "takeover")? {
+        with_takeovers(state, session)
+    } else {
+        Ok(state)
+    }
 }
 
 fn with_takeovers(state: State, session: &mut Session) -> Result<State> {
@@ -173,10 +206,20 @@ fn with_takeovers(state: State, session: &mut Session) -> Result<State> {
         "select number, to_char(accepted_to at time zone 'UTC', {TIME}) from takeover order by number desc limit 1"
     );
     let last = session.query(&last, &[])?;
-    let (takeover, accepted_to) = last.first().map_or((0, None), |row| (row.get(0), row.get(1)));
+    let (takeover, accepted_to) = last
+        .first()
+        .map_or((0, None), |row| (row.get(0), row.get(1)));
     let leaders = session.query("select producer_id, epoch from leadership", &[])?;
     let leaders = leaders.iter().map(|row| (row.get(0), row.get(1))).collect();
-    Ok(State { origin: Origin { takeover, ..state.origin }, accepted_to, leaders, ..state })
+    Ok(State {
+        origin: Origin {
+            takeover,
+            ..state.origin
+        },
+        accepted_to,
+        leaders,
+        ..state
+    })
 }
 
 /// Notes a leadership, before anything is published under it.
@@ -191,12 +234,18 @@ pub fn note_leader(session: &mut Session, (producer_id, epoch): Leader) -> Resul
 
 /// A number that only some may ask for; none where we may not, or where the server does not have it.
 fn allowed(session: &mut Session, sql: &str) -> Result<Option<i64>> {
-    const DENIED: [SqlState; 3] =
-        [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::UNDEFINED_FUNCTION, SqlState::FEATURE_NOT_SUPPORTED];
+    const DENIED: [SqlState; 3] = [
+        SqlState::INSUFFICIENT_PRIVILEGE,
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::FEATURE_NOT_SUPPORTED,
+    ];
     match session.query(sql, &[]) {
         Ok(rows) => Ok(Some(rows[0].get(0))),
         Err(Error::Database(error)) if error.code().is_some_and(|code| DENIED.contains(code)) => {
-            log::warn!("{}: a copy of this database in another place may not be told from it", Error::Database(error));
+            log::warn!(
+                "{}: a copy of this database in another place may not be told from it",
+                Error::Database(error)
+            );
             Ok(None)
         }
         Err(error) => Err(error),
@@ -252,9 +301,17 @@ impl State {
         }
         let is_later = is_later(&self.last_stored);
         if known && origin.timeline < here.timeline {
-            return if is_later { Judgement::LostTail } else { Judgement::Own };
+            return if is_later {
+                Judgement::LostTail
+            } else {
+                Judgement::Own
+            };
         }
-        let is_known = |(id, epoch): &Leader| self.leaders.iter().any(|ours| ours.0 == *id && ours.1 >= *epoch);
+        let is_known = |(id, epoch): &Leader| {
+            self.leaders
+                .iter()
+                .any(|ours| ours.0 == *id && ours.1 >= *epoch)
+        };
         match leader {
             _ if is_later => refused(Refusal::OlderCopy),
             Some(leader) if !is_known(&leader) => refused(Refusal::OtherLeader),
@@ -268,9 +325,18 @@ impl State {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn take_over(tx: &mut Tx<'_>, state: &State, origins: &[Origin], accepted_to: &str) -> Result<i32> {
-    let last = origins.iter().map(|origin| origin.takeover).fold(state.origin.takeover, i32::max);
-    let (number, origins): (_, Vec<String>) = (last + 1, origins.iter().map(ToString::to_string).collect());
+pub fn take_over(
+    tx: &mut Tx<'_>,
+    state: &State,
+    origins: &[Origin],
+    accepted_to: &str,
+) -> Result<i32> {
+    let last = origins
+        .iter()
+        .map(|origin| origin.takeover)
+        .fold(state.origin.takeover, i32::max);
+    let (number, origins): (_, Vec<String>) =
+        (last + 1, origins.iter().map(ToString::to_string).collect());
     let sql = "insert into takeover (number, origins, accepted_to) values ($1, $2, $3::text::timestamptz)";
     tx.execute(sql, &[&number, &origins, &accepted_to])?;
     Ok(number)
@@ -280,21 +346,55 @@ pub fn take_over(tx: &mut Tx<'_>, state: &State, origins: &[Origin], accepted_to
 mod tests {
     use super::*;
 
-    const HERE: Origin = Origin { cluster: Cluster::System(77), database: 5, timeline: 3, takeover: 2 };
+    const HERE: Origin = Origin {
+        cluster: Cluster::System(77),
+        database: 5,
+        timeline: 3,
+        takeover: 2,
+    };
 
     #[test]
     fn an_origin_is_read_as_it_was_written_and_what_a_later_version_adds_is_let_pass() {
-        let install = Origin { cluster: Cluster::Install(734), timeline: 0, takeover: 0, ..HERE };
+        let install = Origin {
+            cluster: Cluster::Install(734),
+            timeline: 0,
+            takeover: 0,
+            ..HERE
+        };
         for (origin, text) in [
             (HERE, "77.5.3.2"),
-            (Origin { takeover: 0, ..HERE }, "77.5.3"),
-            (Origin { cluster: Cluster::System(i64::MAX), ..HERE }, "9223372036854775807.5.3.2"),
+            (
+                Origin {
+                    takeover: 0,
+                    ..HERE
+                },
+                "77.5.3",
+            ),
+            (
+                Origin {
+                    cluster: Cluster::System(i64::MAX),
+                    ..HERE
+                },
+                "9223372036854775807.5.3.2",
+            ),
             (install, "x734.5.0"),
         ] {
-            assert_eq!((origin.to_string().as_str(), text.parse()), (text, Ok(origin)));
+            assert_eq!(
+                (origin.to_string().as_str(), text.parse()),
+                (text, Ok(origin))
+            );
         }
         assert_eq!("77.5.3.2.more".parse(), Ok(HERE));
-        for text in ["", "77", "77.5", "77.5.", "77.5.3.", "x.5.3", "77.-5.3", "77.5.three"] {
+        for text in [
+            "",
+            "77",
+            "77.5",
+            "77.5.",
+            "77.5.3.",
+            "x.5.3",
+            "77.-5.3",
+            "77.5.three",
+        ] {
             assert!(text.parse::<Origin>().is_err(), "{text}");
         }
     }
@@ -302,64 +402,205 @@ mod tests {
     /// A database that last stored at 12:00 and has taken over what others had stored until 09:00.
     fn state() -> State {
         let time = |hour: &str| Some(format!("2026-01-02T{hour}:00:00.000000Z"));
-        State { origin: HERE, last_stored: time("12"), accepted_to: time("09"), leaders: vec![(4001, 7), (5000, 0)] }
+        State {
+            origin: HERE,
+            last_stored: time("12"),
+            accepted_to: time("09"),
+            leaders: vec![(4001, 7), (5000, 0)],
+        }
     }
 
     fn judged(origin: Origin, stored: &str) -> Judgement {
-        state().judge(origin, Some((4001, 7)), Some(&format!("2026-01-02T{stored}.000000Z")))
+        state().judge(
+            origin,
+            Some((4001, 7)),
+            Some(&format!("2026-01-02T{stored}.000000Z")),
+        )
     }
 
     #[test]
     fn the_database_s_own_positions_are_its_own_up_to_its_last_stored_time() {
         assert_eq!(judged(HERE, "12:00:00"), Judgement::Own);
-        assert_eq!(judged(Origin { timeline: 1, ..HERE }, "12:00:00"), Judgement::Own, "before a promotion");
-        assert_eq!(state().judge(HERE, None, None), Judgement::Own, "not known when");
-        let fresh = State { last_stored: None, ..state() };
-        assert_eq!(fresh.judge(HERE, None, Some("2026")), Judgement::Refused(Refusal::OlderCopy));
+        assert_eq!(
+            judged(
+                Origin {
+                    timeline: 1,
+                    ..HERE
+                },
+                "12:00:00"
+            ),
+            Judgement::Own,
+            "before a promotion"
+        );
+        assert_eq!(
+            state().judge(HERE, None, None),
+            Judgement::Own,
+            "not known when"
+        );
+        let fresh = State {
+            last_stored: None,
+            ..state()
+        };
+        assert_eq!(
+            fresh.judge(HERE, None, Some("2026")),
+            Judgement::Refused(Refusal::OlderCopy)
+        );
     }
 
     #[test]
-    fn what_the_database_does_not_know_of_is_a_lost_tail_after_a_promotion_and_else_a_later_copy_s() {
+    fn what_the_database_does_not_know_of_is_a_lost_tail_after_a_promotion_and_else_a_later_copy_s()
+    {
         let late = "12:00:01";
         assert_eq!(judged(HERE, late), Judgement::Refused(Refusal::OlderCopy));
-        assert_eq!(judged(Origin { timeline: 2, ..HERE }, late), Judgement::LostTail);
+        assert_eq!(
+            judged(
+                Origin {
+                    timeline: 2,
+                    ..HERE
+                },
+                late
+            ),
+            Judgement::LostTail
+        );
         for timeline in [0, 4] {
-            let refusal = if timeline == 0 { Refusal::OlderCopy } else { Refusal::OldPrimary };
-            assert_eq!(judged(Origin { timeline, ..HERE }, late), Judgement::Refused(refusal));
+            let refusal = if timeline == 0 {
+                Refusal::OlderCopy
+            } else {
+                Refusal::OldPrimary
+            };
+            assert_eq!(
+                judged(Origin { timeline, ..HERE }, late),
+                Judgement::Refused(refusal)
+            );
         }
-        assert_eq!(judged(Origin { timeline: 4, ..HERE }, "00:00:00"), Judgement::Refused(Refusal::OldPrimary));
-        assert_eq!(judged(Origin { timeline: 0, ..HERE }, "12:00:00"), Judgement::Own);
+        assert_eq!(
+            judged(
+                Origin {
+                    timeline: 4,
+                    ..HERE
+                },
+                "00:00:00"
+            ),
+            Judgement::Refused(Refusal::OldPrimary)
+        );
+        assert_eq!(
+            judged(
+                Origin {
+                    timeline: 0,
+                    ..HERE
+                },
+                "12:00:00"
+            ),
+            Judgement::Own
+        );
     }
 
     #[test]
-    fn a_leadership_that_the_database_does_not_know_of_was_a_copy_s_unless_it_was_before_a_promotion() {
-        let judged = |origin, leader| state().judge(origin, Some(leader), Some("2026-01-02T12:00:00.000000Z"));
+    fn a_leadership_that_the_database_does_not_know_of_was_a_copy_s_unless_it_was_before_a_promotion()
+     {
+        let judged = |origin, leader| {
+            state().judge(origin, Some(leader), Some("2026-01-02T12:00:00.000000Z"))
+        };
         for known in [(4001, 7), (4001, 6), (5000, 0)] {
             assert_eq!(judged(HERE, known), Judgement::Own);
         }
         for unknown in [(4001, 8), (5000, 1), (4000, 0)] {
-            assert_eq!(judged(HERE, unknown), Judgement::Refused(Refusal::OtherLeader));
-            assert_eq!(judged(Origin { timeline: 2, ..HERE }, unknown), Judgement::Own);
+            assert_eq!(
+                judged(HERE, unknown),
+                Judgement::Refused(Refusal::OtherLeader)
+            );
+            assert_eq!(
+                judged(
+                    Origin {
+                        timeline: 2,
+                        ..HERE
+                    },
+                    unknown
+                ),
+                Judgement::Own
+            );
         }
     }
 
     #[test]
     fn another_database_is_refused_however_early_it_stored() {
         let refused = Judgement::Refused(Refusal::OtherDatabase);
-        assert_eq!(judged(Origin { database: 6, ..HERE }, "00:00:00"), refused);
-        assert_eq!(judged(Origin { cluster: Cluster::System(78), timeline: 1, ..HERE }, "00:00:00"), refused);
-        let unknown = Origin { cluster: Cluster::Install(734), ..HERE };
-        assert_eq!(judged(unknown, "12:00:00"), Judgement::Own, "the identifier's kind has changed");
-        assert_eq!(judged(Origin { database: 6, ..unknown }, "12:00:00"), refused);
+        assert_eq!(
+            judged(
+                Origin {
+                    database: 6,
+                    ..HERE
+                },
+                "00:00:00"
+            ),
+            refused
+        );
+        assert_eq!(
+            judged(
+                Origin {
+                    cluster: Cluster::System(78),
+                    timeline: 1,
+                    ..HERE
+                },
+                "00:00:00"
+            ),
+            refused
+        );
+        let unknown = Origin {
+            cluster: Cluster::Install(734),
+            ..HERE
+        };
+        assert_eq!(
+            judged(unknown, "12:00:00"),
+            Judgement::Own,
+            "the identifier's kind has changed"
+        );
+        assert_eq!(
+            judged(
+                Origin {
+                    database: 6,
+                    ..unknown
+                },
+                "12:00:00"
+            ),
+            refused
+        );
     }
 
     #[test]
     fn of_two_the_one_that_took_over_last_goes_on() {
-        let other = Origin { cluster: Cluster::System(78), database: 6, timeline: 9, takeover: 1 };
+        let other = Origin {
+            cluster: Cluster::System(78),
+            database: 6,
+            timeline: 9,
+            takeover: 1,
+        };
         assert_eq!(judged(other, "09:00:00"), Judgement::Own, "accepted");
-        assert_eq!(judged(other, "09:00:01"), Judgement::Refused(Refusal::StoredSince));
+        assert_eq!(
+            judged(other, "09:00:01"),
+            Judgement::Refused(Refusal::StoredSince)
+        );
         let refused = Judgement::Refused(Refusal::TakenOver);
-        assert_eq!(judged(Origin { takeover: 3, ..other }, "00:00:00"), refused);
-        assert_eq!(judged(Origin { takeover: 3, timeline: 1, ..HERE }, "00:00:00"), refused);
+        assert_eq!(
+            judged(
+                Origin {
+                    takeover: 3,
+                    ..other
+                },
+                "00:00:00"
+            ),
+            refused
+        );
+        assert_eq!(
+            judged(
+                Origin {
+                    takeover: 3,
+                    timeline: 1,
+                    ..HERE
+                },
+                "00:00:00"
+            ),
+            refused
+        );
     }
 }

@@ -66,7 +66,14 @@ fn find(config: &Config, install: Uuid) -> Result<Vec<Found>> {
     let mut written = topics::names(&config.topic_prefix, &config.service.writes());
     written.retain(|name| there.contains(name));
     // the other one is stopped; where it left a transaction open, that is not committed
-    position::find(&written, &kafka, &Interrupt::new(), config.service, install, Isolation::ReadCommitted)
+    position::find(
+        &written,
+        &kafka,
+        &Interrupt::new(),
+        config.service,
+        install,
+        Isolation::ReadCommitted,
+    )
 }
 
 /// In one database transaction. Returns what was done.
@@ -79,7 +86,11 @@ fn note(session: &mut Session, found: &[Found], service: Service) -> Result<Stri
     for Wrong { what, .. } in &wrong {
         args::print(&format!("found: {what}\n"));
     }
-    let accepted_to = found.iter().filter_map(|found| found.stored.as_deref()).max().unwrap_or(origin::EPOCH);
+    let accepted_to = found
+        .iter()
+        .filter_map(|found| found.stored.as_deref())
+        .max()
+        .unwrap_or(origin::EPOCH);
     let mut origins = Vec::new();
     for origin in found.iter().filter_map(|found| found.position.origin) {
         if !origins.contains(&origin) {

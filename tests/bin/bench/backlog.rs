@@ -34,7 +34,10 @@ impl Batch {
     /// Orders of these numbers, with ids of their own; none is to fail.
     pub fn new(names: Names, numbers: std::ops::Range<usize>) -> Batch {
         let orders: Vec<NewOrder> = numbers.map(|number| new_order(names, number)).collect();
-        let messages = orders.iter().map(|order| envelope::to_stored(&writer::requests(order))).collect();
+        let messages = orders
+            .iter()
+            .map(|order| envelope::to_stored(&writer::requests(order)))
+            .collect();
         Batch { orders, messages }
     }
 
@@ -44,7 +47,9 @@ impl Batch {
     /// What PostgreSQL says.
     pub fn store(&self, session: &mut Session) -> Result<(), String> {
         let orders: Vec<&NewOrder> = self.orders.iter().collect();
-        store::place(session, &orders, &self.messages).map(drop).map_err(|error| error.to_string())
+        store::place(session, &orders, &self.messages)
+            .map(drop)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -54,7 +59,8 @@ impl Batch {
 /// What PostgreSQL says.
 pub fn fill(stage: &Stage, orders: usize) -> Result<(), String> {
     let mut session = session(&stage.world.database_url(Service::Order))?;
-    let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} orders stored").expect("a valid template");
+    let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} orders stored")
+        .expect("a valid template");
     let bar = ProgressBar::new(orders as u64).with_style(style);
     for first in (0..orders).step_by(BATCH) {
         Batch::new(stage.names, first..orders.min(first + BATCH)).store(&mut session)?;
@@ -69,11 +75,23 @@ pub fn fill(stage: &Stage, orders: usize) -> Result<(), String> {
 /// # Errors
 /// What PostgreSQL says; a row that is still there after [`LIMIT`].
 pub fn wait_until_published(stage: &mut Stage, service: Service) -> Result<(), String> {
-    let sql = format!("select /*bench*/ id from {}_outbox order by id desc limit 1", service.name());
+    let sql = format!(
+        "select /*bench*/ id from {}_outbox order by id desc limit 1",
+        service.name()
+    );
     let begun = Instant::now();
-    while stage.books.of(service).query_opt(&sql, &[]).map_err(said)?.is_some() {
+    while stage
+        .books
+        .of(service)
+        .query_opt(&sql, &[])
+        .map_err(said)?
+        .is_some()
+    {
         if begun.elapsed() > LIMIT {
-            return Err(format!("{}'s outbox is not empty after {LIMIT:?}", service.name()));
+            return Err(format!(
+                "{}'s outbox is not empty after {LIMIT:?}",
+                service.name()
+            ));
         }
         stage.require_alive()?;
         std::thread::sleep(POLL);
@@ -86,12 +104,19 @@ pub fn wait_until_published(stage: &mut Stage, service: Service) -> Result<(), S
 /// # Errors
 /// When PostgreSQL is away.
 pub fn session(database_url: &str) -> Result<Session, String> {
-    let connector = Connector::new(database_url, "bench", Limits::WORK).map_err(|error| error.to_string())?;
+    let connector =
+        Connector::new(database_url, "bench", Limits::WORK).map_err(|error| error.to_string())?;
     connector.connect().map_err(|error| error.to_string())
 }
 
 fn new_order(names: Names, number: usize) -> NewOrder {
-    let Asked { user, item, price, quantity, .. } = names.sound_order(number);
+    let Asked {
+        user,
+        item,
+        price,
+        quantity,
+        ..
+    } = names.sound_order(number);
     NewOrder {
         order_id: Uuid::now_v7(),
         user_name: user,

@@ -52,7 +52,10 @@ impl Clock {
 /// As an error of ours.
 pub fn said(error: postgres::Error) -> String {
     use std::error::Error;
-    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    let cause = error
+        .source()
+        .map(|cause| format!(": {cause}"))
+        .unwrap_or_default();
     format!("PostgreSQL: {error}{cause}")
 }
 
@@ -64,10 +67,16 @@ impl Books {
     pub fn open(world: &World) -> Result<Books, String> {
         let open = |service| {
             let mut client = world.db(service);
-            client.batch_execute("set /*bench*/ statement_timeout = '300s'").map_err(said)?;
+            client
+                .batch_execute("set /*bench*/ statement_timeout = '300s'")
+                .map_err(said)?;
             Ok::<Client, String>(client)
         };
-        Ok(Books { order: open(Service::Order)?, payment: open(Service::Payment)?, stock: open(Service::Stock)? })
+        Ok(Books {
+            order: open(Service::Order)?,
+            payment: open(Service::Payment)?,
+            stock: open(Service::Stock)?,
+        })
     }
 
     /// The connection to a service's database.
@@ -84,12 +93,15 @@ impl Books {
     /// # Errors
     /// What PostgreSQL says.
     pub fn put_in(&mut self, names: Names) -> Result<(), String> {
-        let account =
-            "insert /*bench*/ into account select 'user-' || n, $1::bigint, $1 from generate_series(0, $2 - 1) as n";
+        let account = "insert /*bench*/ into account select 'user-' || n, $1::bigint, $1 from generate_series(0, $2 - 1) as n";
         let item = "insert /*bench*/ into item select 'item-' || n, $1::bigint, $1 from generate_series(0, $2 - 1) as n
                     union all select 'empty', 0, 0";
-        self.payment.execute(account, &[&PUT_IN, &(names.users as i32)]).map_err(said)?;
-        self.stock.execute(item, &[&PUT_IN, &(names.items as i32)]).map_err(said)?;
+        self.payment
+            .execute(account, &[&PUT_IN, &(names.users as i32)])
+            .map_err(said)?;
+        self.stock
+            .execute(item, &[&PUT_IN, &(names.items as i32)])
+            .map_err(said)?;
         Ok(())
     }
 
@@ -119,14 +131,22 @@ impl Books {
     /// # Errors
     /// What PostgreSQL says.
     pub fn clock(&mut self) -> Result<Clock, String> {
-        let mut best = Clock { here: Instant::now(), there_micros: 0, uncertainty: Duration::MAX };
+        let mut best = Clock {
+            here: Instant::now(),
+            there_micros: 0,
+            uncertainty: Duration::MAX,
+        };
         for _ in 0..30 {
             let asked = Instant::now();
             let sql = "select /*bench*/ (extract(epoch from clock_timestamp()) * 1000000)::bigint";
             let there_micros = self.order.query_one(sql, &[]).map_err(said)?.get(0);
             let uncertainty = asked.elapsed() / 2;
             if uncertainty < best.uncertainty {
-                best = Clock { here: asked + uncertainty, there_micros, uncertainty };
+                best = Clock {
+                    here: asked + uncertainty,
+                    there_micros,
+                    uncertainty,
+                };
             }
         }
         Ok(best)
@@ -159,7 +179,9 @@ impl Books {
         for (client, sql) in [(&mut self.payment, accounts), (&mut self.stock, items)] {
             for row in client.query(&sql, &[&PUT_IN]).map_err(said)? {
                 let (name, left, taken): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
-                wrong.push(format!("{name}: {left} left and {taken} taken are not what was put in"));
+                wrong.push(format!(
+                    "{name}: {left} left and {taken} taken are not what was put in"
+                ));
             }
         }
         Ok(wrong)

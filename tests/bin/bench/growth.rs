@@ -18,15 +18,44 @@ struct Case {
     users: usize,
 }
 
-const BASE: Case = Case { name: "base", instances: 1, history: 1_000, users: NAMES.users };
+const BASE: Case = Case {
+    name: "base",
+    instances: 1,
+    history: 1_000,
+    users: NAMES.users,
+};
 const CASES: [Case; 7] = [
     BASE,
-    Case { name: "2 instances", instances: 2, ..BASE },
-    Case { name: "3 instances", instances: 3, ..BASE },
-    Case { name: "10^6 orders", history: 1_000_000, ..BASE },
-    Case { name: "10^5 users", users: 100_000, ..BASE },
-    Case { name: "10 users", users: 10, ..BASE },
-    Case { name: "1 user", users: 1, ..BASE },
+    Case {
+        name: "2 instances",
+        instances: 2,
+        ..BASE
+    },
+    Case {
+        name: "3 instances",
+        instances: 3,
+        ..BASE
+    },
+    Case {
+        name: "10^6 orders",
+        history: 1_000_000,
+        ..BASE
+    },
+    Case {
+        name: "10^5 users",
+        users: 100_000,
+        ..BASE
+    },
+    Case {
+        name: "10 users",
+        users: 10,
+        ..BASE
+    },
+    Case {
+        name: "1 user",
+        users: 1,
+        ..BASE
+    },
 ];
 
 /// Measures the section.
@@ -34,14 +63,30 @@ const CASES: [Case; 7] = [
 /// # Errors
 /// What the connections and PostgreSQL say.
 pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
-    CASES.iter().try_for_each(|case| measure(case, options, report))
+    CASES
+        .iter()
+        .try_for_each(|case| measure(case, options, report))
 }
 
 /// On an installation of its own.
 fn measure(case: &Case, options: &Options, report: &mut Report) -> Result<(), String> {
-    let mut stage = Stage::start(SECTION, case.instances, Names { users: case.users, ..NAMES })?;
+    let mut stage = Stage::start(
+        SECTION,
+        case.instances,
+        Names {
+            users: case.users,
+            ..NAMES
+        },
+    )?;
     history::put_in(&mut stage, case.history)?;
     let load = stage.load(options.connections);
     level::warm_up(&mut stage, &load)?;
-    level::run((SECTION, case.name), &mut stage, &load, (Pace::AsAnswered, options.time), report).map(drop)
+    level::run(
+        (SECTION, case.name),
+        &mut stage,
+        &load,
+        (Pace::AsAnswered, options.time),
+        report,
+    )
+    .map(drop)
 }

@@ -26,14 +26,41 @@ pub fn put_in(stage: &mut Stage, orders: usize) -> Result<(), String> {
         "insert into orders select order_id, user_name, item_name, price, quantity, 'COMPLETED', 'COMPLETED', 'COMPLETED',
                 null, null, '{traceparent}', at, at from ({rows}) r"
     );
-    let of_payment = effects(&rows, ["payment", "amount", "price", "account", "user_name", "balance"]);
-    let of_stock = effects(&rows, ["reservation", "quantity", "quantity", "item", "item_name", "quantity"]);
-    let all = [(Service::Order, of_order), (Service::Payment, of_payment), (Service::Stock, of_stock)];
+    let of_payment = effects(
+        &rows,
+        [
+            "payment",
+            "amount",
+            "price",
+            "account",
+            "user_name",
+            "balance",
+        ],
+    );
+    let of_stock = effects(
+        &rows,
+        [
+            "reservation",
+            "quantity",
+            "quantity",
+            "item",
+            "item_name",
+            "quantity",
+        ],
+    );
+    let all = [
+        (Service::Order, of_order),
+        (Service::Payment, of_payment),
+        (Service::Stock, of_stock),
+    ];
     for (service, statements) in all {
         // what was written is out of the way before anything is measured
         let statements = [statements.as_str(), "vacuum analyze", "checkpoint"];
         let client = stage.books.of(service);
-        statements.iter().try_for_each(|statements| client.batch_execute(statements)).map_err(said)?;
+        statements
+            .iter()
+            .try_for_each(|statements| client.batch_execute(statements))
+            .map_err(said)?;
     }
     Ok(())
 }

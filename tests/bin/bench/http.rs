@@ -28,7 +28,11 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
-        Ok(Connection { stream, request: vec![], received: vec![] })
+        Ok(Connection {
+            stream,
+            request: vec![],
+            received: vec![],
+        })
     }
 
     /// `GET`.
@@ -37,7 +41,10 @@ impl Connection {
     /// A connection that broke, or an answer that is not HTTP.
     pub fn get(&mut self, path: &str) -> io::Result<WireAnswer> {
         self.request.clear();
-        write!(self.request, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        write!(
+            self.request,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )?;
         self.call()
     }
 
@@ -45,7 +52,12 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::get`].
-    pub fn post(&mut self, path: &str, headers: &[(&str, &str)], json: &str) -> io::Result<WireAnswer> {
+    pub fn post(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+        json: &str,
+    ) -> io::Result<WireAnswer> {
         self.request.clear();
         wire::write_post(&mut self.request, path, headers, json)?;
         self.call()

@@ -49,7 +49,11 @@ pub fn warm_up(stage: &mut Stage, load: &Load) -> Result<(), String> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn warm_up_at(stage: &mut Stage, load: &Load, (pace, time): (Pace, Duration)) -> Result<(), String> {
+pub fn warm_up_at(
+    stage: &mut Stage,
+    load: &Load,
+    (pace, time): (Pace, Duration),
+) -> Result<(), String> {
     let done = load.run("warming up", pace, time)?;
     settle(stage, &done.placed).map(drop)
 }
@@ -90,7 +94,9 @@ pub fn settle_all(
     let settled = settle(stage, &done.placed)?;
     let samples = samples(&mut stage.books, done, &settled)?;
     report.samples(section, name, &samples);
-    let problems = wrong_ends(&done.placed, &settled).into_iter().chain(stage.books.unconserved()?);
+    let problems = wrong_ends(&done.placed, &settled)
+        .into_iter()
+        .chain(stage.books.unconserved()?);
     problems.for_each(|problem| report.problem(format!("{section}, {name}: {problem}")));
     Ok(samples)
 }
@@ -102,7 +108,11 @@ fn settle(stage: &mut Stage, placed: &[Placed]) -> Result<Vec<Settled>, String> 
     settle_until(end, stage, placed)
 }
 
-fn settle_until(end: Instant, stage: &mut Stage, placed: &[Placed]) -> Result<Vec<Settled>, String> {
+fn settle_until(
+    end: Instant,
+    stage: &mut Stage,
+    placed: &[Placed],
+) -> Result<Vec<Settled>, String> {
     loop {
         let settled = stage.books.settled(placed)?;
         if settled.len() == placed.len() || Instant::now() > end {
@@ -116,7 +126,9 @@ fn settle_until(end: Instant, stage: &mut Stage, placed: &[Placed]) -> Result<Ve
 fn samples(books: &mut Books, done: &Done, settled: &[Settled]) -> Result<Vec<Sample>, String> {
     let clock = books.clock()?;
     let sample = |settled: &Settled| {
-        let Placed { start, answered, .. } = done.placed[settled.place];
+        let Placed {
+            start, answered, ..
+        } = done.placed[settled.place];
         Sample {
             start: start - done.began,
             answered: answered - done.began,
@@ -131,17 +143,27 @@ fn samples(books: &mut Books, done: &Done, settled: &[Settled]) -> Result<Vec<Sa
 
 /// Adds how many orders were accepted and settled, at which rates, and how long that took.
 pub fn add_figures(run: &mut Run<'_>, time: Duration, done: &Done, samples: &[Sample]) {
-    let last = |moment: fn(&Sample) -> Duration| samples.iter().map(moment).fold(time, Duration::max);
-    let under_load = samples.iter().filter(|sample| sample.settled <= time).count();
+    let last =
+        |moment: fn(&Sample) -> Duration| samples.iter().map(moment).fold(time, Duration::max);
+    let under_load = samples
+        .iter()
+        .filter(|sample| sample.settled <= time)
+        .count();
     run.add("accepted", "orders", done.placed.len() as f64);
     run.add("not accepted", "orders", done.refused as f64);
-    run.add("accepted/s", "", rate(done.placed.len(), last(|s| s.answered)));
+    run.add(
+        "accepted/s",
+        "",
+        rate(done.placed.len(), last(|s| s.answered)),
+    );
     run.add("settled/s", "", rate(samples.len(), last(|s| s.settled)));
     run.add("settled/s while orders come", "", rate(under_load, time));
     let answered = Times::new(samples.iter().map(|sample| sample.answered - sample.start));
     let settled = Times::new(samples.iter().map(Sample::settling));
     for (what, times) in [("POST to 202", answered), ("POST to settled", settled)] {
-        PERCENTILES.iter().for_each(|(name, percent)| run.add(&format!("{what}, {name}"), "ms", times.at(*percent)));
+        PERCENTILES.iter().for_each(|(name, percent)| {
+            run.add(&format!("{what}, {name}"), "ms", times.at(*percent))
+        });
     }
 }
 
@@ -149,11 +171,14 @@ pub fn add_figures(run: &mut Run<'_>, time: Duration, done: &Done, samples: &[Sa
 fn wrong_ends(placed: &[Placed], settled: &[Settled]) -> Vec<String> {
     let mut ends: Vec<Option<&str>> = vec![None; placed.len()];
     settled.iter().for_each(|s| ends[s.place] = Some(&s.status));
-    let wrong = placed.iter().zip(ends).filter_map(|(order, end)| match (end, order.must_fail) {
-        (None, _) => Some(format!("order {} is not settled", order.order_id)),
-        (Some("FAILED"), true) | (Some("COMPLETED"), false) => None,
-        (Some(end), _) => Some(format!("order {} is {end}", order.order_id)),
-    });
+    let wrong = placed
+        .iter()
+        .zip(ends)
+        .filter_map(|(order, end)| match (end, order.must_fail) {
+            (None, _) => Some(format!("order {} is not settled", order.order_id)),
+            (Some("FAILED"), true) | (Some("COMPLETED"), false) => None,
+            (Some(end), _) => Some(format!("order {} is {end}", order.order_id)),
+        });
     let mut wrong: Vec<String> = wrong.collect();
     if placed.is_empty() {
         wrong.push("no order was accepted".into());
@@ -170,14 +195,37 @@ mod tests {
     #[test]
     fn an_order_unsettled_or_ended_otherwise_than_it_must_is_told() {
         let now = Instant::now();
-        let placed = |must_fail| Placed { order_id: Uuid::now_v7(), start: now, answered: now, must_fail };
-        let placed = [placed(false), placed(true), placed(false), placed(true), placed(false)];
-        let settled = [(0, "COMPLETED"), (1, "FAILED"), (2, "FAILED"), (3, "COMPLETED")];
-        let settled =
-            settled.map(|(place, status)| Settled { place, status: status.into(), by_deadline: false, at_micros: 0 });
+        let placed = |must_fail| Placed {
+            order_id: Uuid::now_v7(),
+            start: now,
+            answered: now,
+            must_fail,
+        };
+        let placed = [
+            placed(false),
+            placed(true),
+            placed(false),
+            placed(true),
+            placed(false),
+        ];
+        let settled = [
+            (0, "COMPLETED"),
+            (1, "FAILED"),
+            (2, "FAILED"),
+            (3, "COMPLETED"),
+        ];
+        let settled = settled.map(|(place, status)| Settled {
+            place,
+            status: status.into(),
+            by_deadline: false,
+            at_micros: 0,
+        });
         let wrong = wrong_ends(&placed, &settled);
         let wanted = [(2, "is FAILED"), (3, "is COMPLETED"), (4, "is not settled")];
-        assert_eq!(wrong, wanted.map(|(place, end)| format!("order {} {end}", placed[place].order_id)));
+        assert_eq!(
+            wrong,
+            wanted.map(|(place, end)| format!("order {} {end}", placed[place].order_id))
+        );
         assert_eq!(wrong_ends(&[], &[]), ["no order was accepted"]);
     }
 }

@@ -28,7 +28,13 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     level::warm_up_at(&mut stage, &load, SMALL_TRANSACTIONS)?;
     let mut measured = vec![];
     let mut measure = |name: String, pace| {
-        let samples = level::run((SECTION, &name), &mut stage, &load, (pace, options.time), report)?;
+        let samples = level::run(
+            (SECTION, &name),
+            &mut stage,
+            &load,
+            (pace, options.time),
+            report,
+        )?;
         measured.push((name, Times::new(samples.iter().map(Sample::settling))));
         Ok::<_, String>(samples)
     };
@@ -36,8 +42,15 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
         measure(format!("{orders}/s"), Pace::Rate(orders as f64))?;
     }
     let saturated = measure("saturation".into(), Pace::AsAnswered)?;
-    let end = saturated.iter().map(|sample| sample.settled).max().unwrap_or_default();
-    measure("half of it".into(), Pace::Rate((rate(saturated.len(), end) / 2.0).max(1.0)))?;
+    let end = saturated
+        .iter()
+        .map(|sample| sample.settled)
+        .max()
+        .unwrap_or_default();
+    measure(
+        "half of it".into(),
+        Pace::Rate((rate(saturated.len(), end) / 2.0).max(1.0)),
+    )?;
     add_precision(&mut stage, report)?;
     plot::distributions(&report.file("levels.svg"), &measured)
 }

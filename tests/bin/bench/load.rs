@@ -28,7 +28,10 @@ pub struct Names {
 }
 
 /// Enough that a row lock is rarely waited for, few enough that batches meet the same ones.
-pub const NAMES: Names = Names { users: 100, items: 100 };
+pub const NAMES: Names = Names {
+    users: 100,
+    items: 100,
+};
 
 /// When the next order is placed.
 #[derive(Clone, Copy)]
@@ -91,10 +94,21 @@ impl Names {
     /// Order `number`; some must fail.
     pub fn order(self, number: usize) -> Asked {
         let sound = self.sound_order(number);
-        let (must_fail, by_payment) = (number % FAILING == FAILING - 1, (number / FAILING).is_multiple_of(2));
+        let (must_fail, by_payment) = (
+            number % FAILING == FAILING - 1,
+            (number / FAILING).is_multiple_of(2),
+        );
         match (must_fail, by_payment) {
-            (true, true) => Asked { user: "nobody".into(), must_fail, ..sound },
-            (true, false) => Asked { item: "empty".into(), must_fail, ..sound },
+            (true, true) => Asked {
+                user: "nobody".into(),
+                must_fail,
+                ..sound
+            },
+            (true, false) => Asked {
+                item: "empty".into(),
+                must_fail,
+                ..sound
+            },
             _ => sound,
         }
     }
@@ -114,8 +128,16 @@ impl Names {
 impl Asked {
     /// The body of its POST.
     pub fn json(&self) -> String {
-        let Asked { user, item, price, quantity, .. } = self;
-        format!(r#"{{"userName":"{user}","itemName":"{item}","price":{price},"quantity":{quantity}}}"#)
+        let Asked {
+            user,
+            item,
+            price,
+            quantity,
+            ..
+        } = self;
+        format!(
+            r#"{{"userName":"{user}","itemName":"{item}","price":{price},"quantity":{quantity}}}"#
+        )
     }
 }
 
@@ -133,15 +155,28 @@ impl Load {
     /// # Errors
     /// A connection that breaks.
     pub fn run(&self, title: &str, pace: Pace, time: Duration) -> Result<Done, String> {
-        let clients: Vec<Client<'_>> =
-            (0..self.connections).map(|number| self.client(number)).collect::<io::Result<_>>().map_err(broken)?;
-        let course = Course { pace, time, began: Instant::now(), next: AtomicUsize::new(0) };
-        let mut done = Done { began: course.began, placed: vec![], refused: 0 };
+        let clients: Vec<Client<'_>> = (0..self.connections)
+            .map(|number| self.client(number))
+            .collect::<io::Result<_>>()
+            .map_err(broken)?;
+        let course = Course {
+            pace,
+            time,
+            began: Instant::now(),
+            next: AtomicUsize::new(0),
+        };
+        let mut done = Done {
+            began: course.began,
+            placed: vec![],
+            refused: 0,
+        };
         std::thread::scope(|scope| {
             let work = |client| scope.spawn(|| course.work(client, self.names));
             let threads: Vec<_> = clients.into_iter().map(work).collect();
             let count = || course.next.load(Ordering::Relaxed);
-            show_progress(title, (course.began, time), count, || threads.iter().all(|thread| thread.is_finished()));
+            show_progress(title, (course.began, time), count, || {
+                threads.iter().all(|thread| thread.is_finished())
+            });
             for thread in threads {
                 let (placed, refused) = thread.join().expect("no thread panics").map_err(broken)?;
                 done.placed.extend(placed);
@@ -153,7 +188,11 @@ impl Load {
 
     fn client(&self, number: usize) -> io::Result<Client<'_>> {
         let turn = number % self.ports.len();
-        Ok(Client { load: self, turn, connection: Connection::open(self.ports[turn])? })
+        Ok(Client {
+            load: self,
+            turn,
+            connection: Connection::open(self.ports[turn])?,
+        })
     }
 }
 
@@ -169,12 +208,18 @@ impl Client<'_> {
     fn place(&mut self, order: &Asked) -> io::Result<Option<Uuid>> {
         let accepted = |answer: &WireAnswer| answer.order_id.filter(|_| answer.status == 202);
         if !self.load.repeats {
-            return Ok(accepted(&self.connection.post("/orders", &[], &order.json())?));
+            return Ok(accepted(&self.connection.post(
+                "/orders",
+                &[],
+                &order.json(),
+            )?));
         }
         let key = Uuid::now_v7().to_string();
         let end = Instant::now() + REPEATED_FOR;
         loop {
-            let answer = self.connection.post("/orders", &[("Idempotency-Key", &key)], &order.json());
+            let answer =
+                self.connection
+                    .post("/orders", &[("Idempotency-Key", &key)], &order.json());
             if let Some(order_id) = answer.as_ref().ok().and_then(accepted) {
                 return Ok(Some(order_id));
             }
@@ -202,11 +247,18 @@ impl Course {
         let (mut placed, mut refused) = (vec![], 0);
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(start) = self.start(number) else { return Ok((placed, refused)) };
+            let Some(start) = self.start(number) else {
+                return Ok((placed, refused));
+            };
             let order = names.order(number);
             match client.place(&order)? {
                 Some(order_id) => {
-                    placed.push(Placed { order_id, start, answered: Instant::now(), must_fail: order.must_fail });
+                    placed.push(Placed {
+                        order_id,
+                        start,
+                        answered: Instant::now(),
+                        must_fail: order.must_fail,
+                    });
                 }
                 None => refused += 1,
             }
@@ -234,7 +286,8 @@ pub fn show_progress(
     count: impl Fn() -> usize,
     ended: impl Fn() -> bool,
 ) {
-    let style = ProgressStyle::with_template("{prefix:24} {wide_bar} {elapsed} of {len} s, {msg} orders");
+    let style =
+        ProgressStyle::with_template("{prefix:24} {wide_bar} {elapsed} of {len} s, {msg} orders");
     let bar = ProgressBar::new(time.as_secs()).with_style(style.expect("a valid template"));
     bar.set_prefix(title.to_string());
     while !ended() {
@@ -253,14 +306,30 @@ mod tests {
     fn every_tenth_order_must_fail_by_payment_and_stock_in_turn() {
         let orders: Vec<Asked> = (0..1000).map(|number| NAMES.order(number)).collect();
         assert_eq!(orders.iter().filter(|order| order.must_fail).count(), 100);
-        assert_eq!(orders.iter().filter(|order| order.user == "nobody").count(), 50);
-        assert_eq!(orders.iter().filter(|order| order.item == "empty").count(), 50);
+        assert_eq!(
+            orders.iter().filter(|order| order.user == "nobody").count(),
+            50
+        );
+        assert_eq!(
+            orders.iter().filter(|order| order.item == "empty").count(),
+            50
+        );
     }
 
     #[test]
     fn one_user_has_all_orders_of_all_items() {
-        let orders: Vec<Asked> = (0..1000).map(|number| Names { users: 1, items: 7 }.order(number)).collect();
-        assert!(orders.iter().all(|order| order.user == "user-0" || order.user == "nobody"));
-        assert!((0..7).all(|item| orders.iter().any(|order| order.item == format!("item-{item}"))));
+        let orders: Vec<Asked> = (0..1000)
+            .map(|number| Names { users: 1, items: 7 }.order(number))
+            .collect();
+        assert!(
+            orders
+                .iter()
+                .all(|order| order.user == "user-0" || order.user == "nobody")
+        );
+        assert!((0..7).all(|item| {
+            orders
+                .iter()
+                .any(|order| order.item == format!("item-{item}"))
+        }));
     }
 }

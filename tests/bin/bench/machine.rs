@@ -32,14 +32,24 @@ fn read(path: &str) -> String {
 
 fn processor() -> String {
     let info = read("/proc/cpuinfo");
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let name = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     name.map_or("unknown".into(), |(_, name)| name.to_string())
 }
 
 /// That of the private Kafka, by its jars: the protocol does not tell a broker's version.
 fn kafka() -> Option<String> {
     let jars = std::fs::read_dir(env::setting("KAFKA_LIBS_4")).ok()?;
-    let names = jars.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let version = |name: String| Some(name.strip_prefix("kafka-clients-")?.strip_suffix(".jar")?.to_string());
+    let names = jars
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    let version = |name: String| {
+        Some(
+            name.strip_prefix("kafka-clients-")?
+                .strip_suffix(".jar")?
+                .to_string(),
+        )
+    };
     names.filter_map(version).next()
 }

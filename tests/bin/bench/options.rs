@@ -32,12 +32,19 @@ impl Options {
 /// What is wrong with them.
 pub fn read(sections: &[&str]) -> Result<Option<Options>, String> {
     use lexopt::prelude::*;
-    let mut options = Options { sections: vec![], time: Duration::from_secs(15), connections: 256, rows: 100_000 };
+    let mut options = Options {
+        sections: vec![],
+        time: Duration::from_secs(15),
+        connections: 256,
+        rows: 100_000,
+    };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
             // a connection that waits longer for its turn would be closed as idle
-            Long("seconds") => options.time = Duration::from_secs(number(&mut parser, 1..=60)? as u64),
+            Long("seconds") => {
+                options.time = Duration::from_secs(number(&mut parser, 1..=60)? as u64)
+            }
             Long("connections") => options.connections = number(&mut parser, 1..=1_000)?,
             Long("rows") => options.rows = number(&mut parser, 1_000..=10_000_000)?,
             Short('h') | Long("help") => {
@@ -53,8 +60,18 @@ pub fn read(sections: &[&str]) -> Result<Option<Options>, String> {
     Ok(Some(options))
 }
 
-fn number(parser: &mut lexopt::Parser, range: std::ops::RangeInclusive<usize>) -> Result<usize, String> {
+fn number(
+    parser: &mut lexopt::Parser,
+    range: std::ops::RangeInclusive<usize>,
+) -> Result<usize, String> {
     let value = parser.value().map_err(|error| error.to_string())?;
-    let number = value.to_str().and_then(|text| text.parse().ok()).filter(|number| range.contains(number));
-    number.ok_or(format!("{value:?}: must be a whole number from {} to {}", range.start(), range.end()))
+    let number = value
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|number| range.contains(number));
+    number.ok_or(format!(
+        "{value:?}: must be a whole number from {} to {}",
+        range.start(),
+        range.end()
+    ))
 }

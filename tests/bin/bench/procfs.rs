@@ -30,7 +30,11 @@ pub fn forget_peak(pid: u32) {
 pub fn memory_of_family(parent: u32) -> f64 {
     let shares = |pid| kib(&format!("/proc/{pid}/smaps_rollup"), "Pss:") / 1024.0;
     // a child may have ended meanwhile
-    std::iter::once(parent).chain(children(parent)).map(shares).filter(|mib| mib.is_finite()).sum()
+    std::iter::once(parent)
+        .chain(children(parent))
+        .map(shares)
+        .filter(|mib| mib.is_finite())
+        .sum()
 }
 
 /// All of the machine's memory, in MiB.
@@ -53,18 +57,32 @@ const CUTIME: usize = 16 - 3;
 const CSTIME: usize = 17 - 3;
 
 fn ticks(stat: &[String], fields: &[usize]) -> f64 {
-    let ticks = fields.iter().filter_map(|field| stat.get(*field)?.parse::<u64>().ok()).sum::<u64>();
+    let ticks = fields
+        .iter()
+        .filter_map(|field| stat.get(*field)?.parse::<u64>().ok())
+        .sum::<u64>();
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
 fn children(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| stat(*pid).get(PPID).is_some_and(|ppid| *ppid == parent.to_string())).collect()
+    pids.filter(|pid| {
+        stat(*pid)
+            .get(PPID)
+            .is_some_and(|ppid| *ppid == parent.to_string())
+    })
+    .collect()
 }
 
 fn kib(file: &str, name: &str) -> f64 {
     let text = fs::read_to_string(file).unwrap_or_default();
-    let number = text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok());
+    let number = text.lines().find_map(|line| {
+        line.strip_prefix(name)?
+            .split_whitespace()
+            .next()?
+            .parse()
+            .ok()
+    });
     number.unwrap_or(f64::NAN)
 }

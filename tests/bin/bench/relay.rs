@@ -42,7 +42,9 @@ fn drain(stage: &mut Stage, rows: usize, report: &mut Report) -> Result<(), Stri
     let empty = SystemTime::now();
     let memory = meter.memory(stage);
     let costs = meter.costs(stage, &before, rows)?;
-    let took = empty.duration_since(first_published(stage, rows, report)?).unwrap_or_default();
+    let took = empty
+        .duration_since(first_published(stage, rows, report)?)
+        .unwrap_or_default();
     let mut figures = report.run(SECTION, "drain");
     figures.add("rows", "", rows as f64);
     figures.add("first record to empty outbox", "s", took.as_secs_f64());
@@ -59,23 +61,36 @@ fn first_published(stage: &Stage, rows: usize, report: &mut Report) -> Result<Sy
     while seen < rows {
         for (partition, records) in reader.poll()? {
             seen += records.len();
-            first = records.iter().map(|record| record.timestamp).fold(first, i64::min);
+            first = records
+                .iter()
+                .map(|record| record.timestamp)
+                .fold(first, i64::min);
             for record in records {
                 let key = key(&record)?;
-                if last_keys.insert(partition, key).is_some_and(|last| last >= key) {
-                    report.problem(format!("{SECTION}, drain: order {key} is published out of stored order"));
+                if last_keys
+                    .insert(partition, key)
+                    .is_some_and(|last| last >= key)
+                {
+                    report.problem(format!(
+                        "{SECTION}, drain: order {key} is published out of stored order"
+                    ));
                 }
             }
         }
         if Instant::now() > end {
-            return Err(format!("{seen} of {rows} payment requests are on the topic after {LIMIT:?}"));
+            return Err(format!(
+                "{seen} of {rows} payment requests are on the topic after {LIMIT:?}"
+            ));
         }
     }
     Ok(UNIX_EPOCH + Duration::from_millis(first.max(0) as u64))
 }
 
 fn key(record: &Record) -> Result<Uuid, String> {
-    let key = record.key.as_deref().and_then(|key| Uuid::try_parse_ascii(key).ok());
+    let key = record
+        .key
+        .as_deref()
+        .and_then(|key| Uuid::try_parse_ascii(key).ok());
     key.ok_or(format!("a record without an order's id: {record:?}"))
 }
 
@@ -90,11 +105,15 @@ fn cold_row(stage: &mut Stage, time: Duration, report: &mut Report) -> Result<()
         (committed, arrivals.join().expect("no thread panics"))
     });
     let arrived = arrived?;
-    let way = |(order_id, at): (Uuid, Instant)| Some(arrived.get(&order_id)?.saturating_duration_since(at));
+    let way = |(order_id, at): (Uuid, Instant)| {
+        Some(arrived.get(&order_id)?.saturating_duration_since(at))
+    };
     let times = Times::new(committed?.into_iter().filter_map(way));
     let mut figures = report.run(SECTION, "cold row");
     figures.add("rows", "", rows as f64);
-    PERCENTILES.iter().for_each(|(name, at)| figures.add(&format!("commit to visible, {name}"), "ms", times.at(*at)));
+    PERCENTILES.iter().for_each(|(name, at)| {
+        figures.add(&format!("commit to visible, {name}"), "ms", times.at(*at))
+    });
     Ok(())
 }
 
@@ -103,18 +122,26 @@ fn commit_each(stage: &Stage, rows: usize) -> Result<Vec<(Uuid, Instant)>, Strin
     let mut session = backlog::session(&stage.world.database_url(Service::Order))?;
     let begun = Instant::now();
     let mut commit = |number: usize| {
-        std::thread::sleep((begun + APART * number as u32).saturating_duration_since(Instant::now()));
+        std::thread::sleep(
+            (begun + APART * number as u32).saturating_duration_since(Instant::now()),
+        );
         let batch = Batch::new(stage.names, number..number + 1);
         batch.store(&mut session)?;
         let committed = Instant::now();
-        session.batch_execute("notify order_outbox").map_err(|error| error.to_string())?;
+        session
+            .batch_execute("notify order_outbox")
+            .map_err(|error| error.to_string())?;
         Ok((batch.orders[0].order_id, committed))
     };
     (0..rows).map(&mut commit).collect()
 }
 
 /// When each order's record arrived; ends when all have, or it has waited long enough.
-fn arrivals(mut reader: Reader, rows: usize, limit: Duration) -> Result<HashMap<Uuid, Instant>, String> {
+fn arrivals(
+    mut reader: Reader,
+    rows: usize,
+    limit: Duration,
+) -> Result<HashMap<Uuid, Instant>, String> {
     let (mut arrived, begun) = (HashMap::new(), Instant::now());
     while arrived.len() < rows {
         let records = reader.poll()?;
@@ -123,7 +150,10 @@ fn arrivals(mut reader: Reader, rows: usize, limit: Duration) -> Result<HashMap<
             arrived.insert(key(record)?, now);
         }
         if begun.elapsed() > limit {
-            return Err(format!("{} of {rows} lone rows are on the topic after {limit:?}", arrived.len()));
+            return Err(format!(
+                "{} of {rows} lone rows are on the topic after {limit:?}",
+                arrived.len()
+            ));
         }
     }
     Ok(arrived)

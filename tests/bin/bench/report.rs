@@ -46,13 +46,21 @@ impl Run<'_> {
     pub fn add(&mut self, name: &str, unit: &'static str, value: f64) {
         if value.is_finite() {
             let (section, run, name) = (self.section, self.name.clone(), name.to_string());
-            self.report.figures.push(Figure { section, run, name, unit, value });
+            self.report.figures.push(Figure {
+                section,
+                run,
+                name,
+                unit,
+                value,
+            });
         }
     }
 
     /// What the work has cost.
     pub fn add_all(&mut self, costs: impl IntoIterator<Item = Cost>) {
-        costs.into_iter().for_each(|(name, unit, value)| self.add(&name, unit, value));
+        costs
+            .into_iter()
+            .for_each(|(name, unit, value)| self.add(&name, unit, value));
     }
 }
 
@@ -66,12 +74,23 @@ impl Report {
         fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         println!("{machine}");
         let (figures, notes, problems, samples) = (vec![], vec![], vec![], BTreeMap::new());
-        Ok(Report { folder: folder.into(), machine, figures, notes, problems, samples })
+        Ok(Report {
+            folder: folder.into(),
+            machine,
+            figures,
+            notes,
+            problems,
+            samples,
+        })
     }
 
     /// Where figures of this run are added.
     pub fn run(&mut self, section: &'static str, name: &str) -> Run<'_> {
-        Run { report: self, section, name: name.to_string() }
+        Run {
+            report: self,
+            section,
+            name: name.to_string(),
+        }
     }
 
     /// What the figures alone do not say; printed at once.
@@ -95,30 +114,56 @@ impl Report {
 
     /// The value of a figure, if it was measured.
     pub fn value(&self, (section, run, name): (&str, &str, &str)) -> Option<f64> {
-        let found = self.figures.iter().find(|f| f.section == section && f.run == run && f.name == name);
+        let found = self
+            .figures
+            .iter()
+            .find(|f| f.section == section && f.run == run && f.name == name);
         found.map(|figure| figure.value)
     }
 
     /// Keeps raw samples.
     pub fn samples(&mut self, section: &'static str, run: &str, samples: &[Sample]) {
-        let csv = self.samples.entry(section).or_insert_with(|| "run,start_us,answered_us,settled_us\n".to_string());
-        for Sample { start, answered, settled, .. } in samples {
-            let (start, answered, settled) = (start.as_micros(), answered.as_micros(), settled.as_micros());
+        let csv = self
+            .samples
+            .entry(section)
+            .or_insert_with(|| "run,start_us,answered_us,settled_us\n".to_string());
+        for Sample {
+            start,
+            answered,
+            settled,
+            ..
+        } in samples
+        {
+            let (start, answered, settled) =
+                (start.as_micros(), answered.as_micros(), settled.as_micros());
             let _ = writeln!(csv, "{run},{start},{answered},{settled}");
         }
     }
 
     /// Prints a section's figures: a line each, a column for every run.
     pub fn print(&self, section: &str) {
-        let figures: Vec<&Figure> = self.figures.iter().filter(|figure| figure.section == section).collect();
+        let figures: Vec<&Figure> = self
+            .figures
+            .iter()
+            .filter(|figure| figure.section == section)
+            .collect();
         let runs = distinct(figures.iter().map(|figure| figure.run.as_str()));
         let head: String = runs.iter().map(|run| format!(" {run:>12}")).collect();
         println!("{:<42}{head}", "");
         for name in distinct(figures.iter().map(|figure| figure.name.as_str())) {
-            let its: Vec<&&Figure> = figures.iter().filter(|figure| figure.name == name).collect();
-            let cell = |run| its.iter().find(|figure| figure.run == run).map_or("".into(), |f| readable(f.value));
-            let cells: String =
-                runs.iter().map(|run| format!(" {:>1$}", cell(*run), run.chars().count().max(12))).collect();
+            let its: Vec<&&Figure> = figures
+                .iter()
+                .filter(|figure| figure.name == name)
+                .collect();
+            let cell = |run| {
+                its.iter()
+                    .find(|figure| figure.run == run)
+                    .map_or("".into(), |f| readable(f.value))
+            };
+            let cells: String = runs
+                .iter()
+                .map(|run| format!(" {:>1$}", cell(*run), run.chars().count().max(12)))
+                .collect();
             println!("{:<42}{cells}", format!("{name} {}", its[0].unit));
         }
     }
@@ -136,13 +181,22 @@ impl Report {
             "problems": self.problems,
         });
         self.write("results.json", &format!("{results:#}\n"))?;
-        self.samples.iter().try_for_each(|(section, csv)| self.write(&format!("{section}.csv"), csv))
+        self.samples
+            .iter()
+            .try_for_each(|(section, csv)| self.write(&format!("{section}.csv"), csv))
     }
 
     /// By section, run and name.
     fn nested(&self) -> Value {
         let mut nested = json!({});
-        for Figure { section, run, name, unit, value } in &self.figures {
+        for Figure {
+            section,
+            run,
+            name,
+            unit,
+            value,
+        } in &self.figures
+        {
             nested[section][run][name] = json!({"value": value, "unit": unit});
         }
         nested
@@ -155,9 +209,14 @@ impl Report {
 
     /// Whether all is well; it is printed.
     pub fn verdict(&self) -> bool {
-        println!("\nresults, raw samples and plots: {}", self.folder.display());
+        println!(
+            "\nresults, raw samples and plots: {}",
+            self.folder.display()
+        );
         match self.problems.len() {
-            0 => println!("Every accepted order settled as it must; money and stock are conserved."),
+            0 => {
+                println!("Every accepted order settled as it must; money and stock are conserved.")
+            }
             count => println!("{count} PROBLEMS, the first: {}", self.problems[0]),
         }
         self.problems.is_empty()

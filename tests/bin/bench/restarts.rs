@@ -20,10 +20,19 @@ const STRETCH: u32 = 5;
 /// What the connections and PostgreSQL say.
 pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     let mut stage = Stage::start(SECTION, 2, NAMES)?;
-    let load = Load { repeats: true, ..stage.load(CONNECTIONS) };
+    let load = Load {
+        repeats: true,
+        ..stage.load(CONNECTIONS)
+    };
     let pace = Pace::Rate(RATE);
     level::warm_up_at(&mut stage, &load, (pace, options.time))?;
-    level::run((SECTION, "calm"), &mut stage, &load, (pace, options.time), report)?;
+    level::run(
+        (SECTION, "calm"),
+        &mut stage,
+        &load,
+        (pace, options.time),
+        report,
+    )?;
     let pause = options.time / STRETCH;
     let all = options.time * 3;
     let done = std::thread::scope(|scope| {
@@ -33,6 +42,11 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
         loading.join().expect("no thread panics")
     })?;
     let samples = level::settle_all((SECTION, "one after another"), &mut stage, &done, report)?;
-    level::add_figures(&mut report.run(SECTION, "one after another"), all, &done, &samples);
+    level::add_figures(
+        &mut report.run(SECTION, "one after another"),
+        all,
+        &done,
+        &samples,
+    );
     Ok(())
 }

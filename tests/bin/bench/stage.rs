@@ -39,15 +39,27 @@ impl Stage {
     ///
     /// # Panics
     /// As [`Stage::start`].
-    pub fn start_with(name: &str, instances: usize, names: Names, settings: &[(&str, &str)]) -> Result<Stage, String> {
+    pub fn start_with(
+        name: &str,
+        instances: usize,
+        names: Names,
+        settings: &[(&str, &str)],
+    ) -> Result<Stage, String> {
         let settings = [settings, &[("TOPIC_REPLICATION", "1")]].concat();
         let world = World::with(&format!("bench_{name}"), &settings);
-        let started: Vec<Instance> =
-            Service::ALL.iter().flat_map(|service| (0..instances).map(|_| world.launch(*service, &[]))).collect();
+        let started: Vec<Instance> = Service::ALL
+            .iter()
+            .flat_map(|service| (0..instances).map(|_| world.launch(*service, &[])))
+            .collect();
         started.iter().for_each(Instance::wait_until_ready);
         let mut books = Books::open(&world)?;
         books.put_in(names)?;
-        Ok(Stage { books, instances: started, world, names })
+        Ok(Stage {
+            books,
+            instances: started,
+            world,
+            names,
+        })
     }
 
     /// The running instances.
@@ -60,9 +72,16 @@ impl Stage {
     /// # Errors
     /// An instance that has ended by itself, with the end of its log.
     pub fn require_alive(&self) -> Result<(), String> {
-        let ended = self.instances.iter().find_map(|instance| Some((instance, instance.process().ended()?)));
+        let ended = self
+            .instances
+            .iter()
+            .find_map(|instance| Some((instance, instance.process().ended()?)));
         ended.map_or(Ok(()), |(instance, status)| {
-            Err(format!("{} ended ({status}):\n{}", instance.service().name(), instance.process().tail()))
+            Err(format!(
+                "{} ended ({status}):\n{}",
+                instance.service().name(),
+                instance.process().tail()
+            ))
         })
     }
 
@@ -71,7 +90,10 @@ impl Stage {
     /// # Panics
     /// When one does not stop within its limit.
     pub fn stop(&mut self, service: Service) {
-        for instance in self.instances.extract_if(.., |instance| instance.service() == service) {
+        for instance in self
+            .instances
+            .extract_if(.., |instance| instance.service() == service)
+        {
             instance.stop();
         }
     }
@@ -105,12 +127,20 @@ impl Stage {
 
     /// A load on all instances of the order service.
     pub fn load(&self, connections: usize) -> Load {
-        Load { ports: self.order_ports(), connections, names: self.names, repeats: false }
+        Load {
+            ports: self.order_ports(),
+            connections,
+            names: self.names,
+            repeats: false,
+        }
     }
 
     /// Where the instances of the order service listen.
     pub fn order_ports(&self) -> Vec<u16> {
-        let orders = self.instances.iter().filter(|instance| instance.service() == Service::Order);
+        let orders = self
+            .instances
+            .iter()
+            .filter(|instance| instance.service() == Service::Order);
         orders.map(Instance::port).collect()
     }
 }

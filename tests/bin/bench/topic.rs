@@ -1,7 +1,9 @@
 //! A topic as its readers see it.
 
 use harness::World;
-use kafka::{Admin, Consumer, FetchConfig, Interrupt, Isolation, OffsetSpec, Polled, Record, TopicPartition};
+use kafka::{
+    Admin, Consumer, FetchConfig, Interrupt, Isolation, OffsetSpec, Polled, Record, TopicPartition,
+};
 
 /// A read-committed reader of all partitions of a topic.
 pub struct Reader(Consumer);
@@ -13,8 +15,16 @@ impl Reader {
     /// Kafka's.
     pub fn new(world: &World, topic: &str, from: OffsetSpec) -> Result<Reader, String> {
         let (name, id, offsets) = offsets(world, topic, from)?;
-        let place =
-            |(partition, offset)| (TopicPartition { topic: name.as_str().into(), topic_id: id, partition }, offset);
+        let place = |(partition, offset)| {
+            (
+                TopicPartition {
+                    topic: name.as_str().into(),
+                    topic_id: id,
+                    partition,
+                },
+                offset,
+            )
+        };
         let mut consumer = Consumer::new(world.kafka(), Interrupt::new(), FetchConfig::default());
         consumer.assign(&offsets.into_iter().map(place).collect::<Vec<_>>());
         Ok(Reader(consumer))
@@ -26,10 +36,17 @@ impl Reader {
     /// Kafka's, and records that can't be read.
     pub fn poll(&mut self) -> Result<Vec<(i32, Vec<Record>)>, String> {
         let records = |polled| match polled {
-            Polled::Records { partition, records, .. } => Ok((partition.partition, records)),
+            Polled::Records {
+                partition, records, ..
+            } => Ok((partition.partition, records)),
             other => Err(format!("records were expected, not {other:?}")),
         };
-        self.0.poll().map_err(said)?.into_iter().map(records).collect()
+        self.0
+            .poll()
+            .map_err(said)?
+            .into_iter()
+            .map(records)
+            .collect()
     }
 }
 
@@ -44,14 +61,33 @@ pub fn end(world: &World, topic: &str) -> Result<i64, String> {
 
 type Offsets = Vec<(i32, i64)>;
 
-fn offsets(world: &World, topic: &str, spec: OffsetSpec) -> Result<(String, uuid::Uuid, Offsets), String> {
+fn offsets(
+    world: &World,
+    topic: &str,
+    spec: OffsetSpec,
+) -> Result<(String, uuid::Uuid, Offsets), String> {
     let name = format!("{}{topic}", world.prefix());
     let mut admin = Admin::new(world.kafka(), Interrupt::new());
-    let described = admin.describe_topics(std::slice::from_ref(&name)).map_err(said)?;
-    let topic = described.first().ok_or(format!("there is no topic {name}"))?;
-    let places: Vec<(String, i32)> = (0..topic.partitions).map(|partition| (name.clone(), partition)).collect();
-    let listed = admin.list_offsets(&places, spec, Isolation::ReadCommitted).map_err(said)?;
-    Ok((name, topic.id, listed.iter().map(|listed| (listed.partition, listed.offset)).collect()))
+    let described = admin
+        .describe_topics(std::slice::from_ref(&name))
+        .map_err(said)?;
+    let topic = described
+        .first()
+        .ok_or(format!("there is no topic {name}"))?;
+    let places: Vec<(String, i32)> = (0..topic.partitions)
+        .map(|partition| (name.clone(), partition))
+        .collect();
+    let listed = admin
+        .list_offsets(&places, spec, Isolation::ReadCommitted)
+        .map_err(said)?;
+    Ok((
+        name,
+        topic.id,
+        listed
+            .iter()
+            .map(|listed| (listed.partition, listed.offset))
+            .collect(),
+    ))
 }
 
 fn said(error: kafka::Error) -> String {

@@ -47,8 +47,10 @@ const PUT_HISTORY: &str = "
     end $$;
     create trigger chaos_keep after update on $TABLE for each row
         when (old.deposited <> new.deposited) execute function chaos_keep_put();";
-const PUT_TABLES: [(Service, [&str; 3]); 2] =
-    [(Service::Payment, ["account", "user_name", "balance"]), (Service::Stock, ["item", "item_name", "quantity"])];
+const PUT_TABLES: [(Service, [&str; 3]); 2] = [
+    (Service::Payment, ["account", "user_name", "balance"]),
+    (Service::Stock, ["item", "item_name", "quantity"]),
+];
 
 /// Settled, as the contract defines it.
 const SETTLED: &str = "order_status <> 'IN_PROGRESS' and payment_status not in ('READY', 'IN_PROGRESS', 'COMPENSATING')
@@ -128,7 +130,10 @@ impl Moment {
         let sql = r#"select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
                             extract(epoch from now())::float8"#;
         let row = db.query_one(sql, &[])?;
-        Ok(Moment { text: row.get(0), seconds: row.get(1) })
+        Ok(Moment {
+            text: row.get(0),
+            seconds: row.get(1),
+        })
     }
 }
 
@@ -203,11 +208,16 @@ pub struct Parked {
 pub fn begin_history(world: &World) -> Result<(), postgres::Error> {
     for service in Service::ALL {
         let outbox = format!("{}_outbox", service.name());
-        world.db(service).batch_execute(&OUTBOX_HISTORY.replace("$OUTBOX", &outbox))?;
+        world
+            .db(service)
+            .batch_execute(&OUTBOX_HISTORY.replace("$OUTBOX", &outbox))?;
         world.db(service).batch_execute(OFFSET_HISTORY)?;
     }
     for (service, [table, name, left]) in PUT_TABLES {
-        let sql = PUT_HISTORY.replace("$TABLE", table).replace("$NAME", name).replace("$LEFT", left);
+        let sql = PUT_HISTORY
+            .replace("$TABLE", table)
+            .replace("$NAME", name)
+            .replace("$LEFT", left);
         world.db(service).batch_execute(&sql)?;
     }
     world.db(Service::Order).batch_execute(ORDER_HISTORY)
@@ -220,7 +230,13 @@ pub fn begin_history(world: &World) -> Result<(), postgres::Error> {
 pub fn unfinished(world: &World) -> Result<(i64, i64), postgres::Error> {
     let sql = format!("select count(*) filter (where not ({SETTLED})) from orders");
     let orders = world.db(Service::Order).query_one(&sql, &[])?.get(0);
-    Ok((orders, Service::ALL.iter().map(|service| world.outbox_rows(*service)).sum()))
+    Ok((
+        orders,
+        Service::ALL
+            .iter()
+            .map(|service| world.outbox_rows(*service))
+            .sum(),
+    ))
 }
 
 /// The ids of all orders.
@@ -228,7 +244,11 @@ pub fn unfinished(world: &World) -> Result<(i64, i64), postgres::Error> {
 /// # Errors
 /// What PostgreSQL says.
 pub fn order_ids(db: &mut Client) -> Result<HashSet<Uuid>, postgres::Error> {
-    Ok(db.query("select order_id from orders", &[])?.iter().map(|row| row.get(0)).collect())
+    Ok(db
+        .query("select order_id from orders", &[])?
+        .iter()
+        .map(|row| row.get(0))
+        .collect())
 }
 
 /// The order that stands for this key now.
@@ -236,7 +256,10 @@ pub fn order_ids(db: &mut Client) -> Result<HashSet<Uuid>, postgres::Error> {
 /// # Errors
 /// What PostgreSQL says.
 pub fn standing(db: &mut Client, key: &str) -> Result<Option<Uuid>, postgres::Error> {
-    let found = db.query_opt("select order_id from idempotency_key where idempotency_key = $1", &[&key])?;
+    let found = db.query_opt(
+        "select order_id from idempotency_key where idempotency_key = $1",
+        &[&key],
+    )?;
     Ok(found.map(|row| row.get(0)))
 }
 
@@ -259,30 +282,49 @@ pub fn settled_after(db: &mut Client, moment: f64) -> Result<(i64, f64), postgre
 /// # Errors
 /// What PostgreSQL says.
 pub fn read(world: &World) -> Result<Evidence, postgres::Error> {
-    let mut all = Evidence { records: world.all_records(), ..Evidence::default() };
+    let mut all = Evidence {
+        records: world.all_records(),
+        ..Evidence::default()
+    };
     let mut order = world.db(Service::Order);
     all.orders = orders(&mut order)?;
     let keys = order.query("select idempotency_key, order_id from idempotency_key", &[])?;
     all.keys = keys.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let sql =
-        "select order_id, array[order_status, payment_status, stock_status] from chaos_order_history order by seen";
+    let sql = "select order_id, array[order_status, payment_status, stock_status] from chaos_order_history order by seen";
     for row in order.query(sql, &[])? {
         let statuses: Vec<String> = row.get(1);
-        all.states.entry(row.get(0)).or_default().push(statuses.try_into().expect("three"));
+        all.states
+            .entry(row.get(0))
+            .or_default()
+            .push(statuses.try_into().expect("three"));
     }
     let (mut payment, mut stock) = (world.db(Service::Payment), world.db(Service::Stock));
     all.parts = [
-        parts(&mut payment, "select order_id, status, user_name, amount from payment")?,
-        parts(&mut stock, "select order_id, status, item_name, quantity from reservation")?,
+        parts(
+            &mut payment,
+            "select order_id, status, user_name, amount from payment",
+        )?,
+        parts(
+            &mut stock,
+            "select order_id, status, item_name, quantity from reservation",
+        )?,
     ];
     all.holdings = [accounts(&mut payment)?, items(&mut stock)?];
     for service in Service::ALL {
         let mut db = world.db(service);
         all.stored.extend(stored(&mut db, service.name())?);
-        let moves = "select format('%s-%s of %s', topic, partition, current_database()), was, becomes
+        let moves =
+            "select format('%s-%s of %s', topic, partition, current_database()), was, becomes
                        from chaos_offset_history";
-        all.moves.extend(db.query(moves, &[])?.iter().map(|row| (row.get(0), row.get(1), row.get(2))));
-        let waiting = format!("select '{0} outbox row ' || id from {0}_outbox", service.name());
+        all.moves.extend(
+            db.query(moves, &[])?
+                .iter()
+                .map(|row| (row.get(0), row.get(1), row.get(2))),
+        );
+        let waiting = format!(
+            "select '{0} outbox row ' || id from {0}_outbox",
+            service.name()
+        );
         all.waiting.extend(texts(&mut db, &waiting)?);
         let parked = "select cause, coalesce(encode(record_value, 'escape'), ''), order_id, state = 'OPEN',
                              format('%s-%s@%s: %s', topic, partition, record_offset, detail) from dead_letter";
@@ -297,8 +339,13 @@ pub fn read(world: &World) -> Result<Evidence, postgres::Error> {
         all.parked.extend(db.query(parked, &[])?.iter().map(row));
     }
     for (service, _) in PUT_TABLES {
-        let rows = world.db(service).query("select name, was, becomes from chaos_put_history", &[])?;
-        all.puts.extend(rows.iter().map(|row| (service.name(), row.get(0), row.get(1), row.get(2))));
+        let rows = world
+            .db(service)
+            .query("select name, was, becomes from chaos_put_history", &[])?;
+        all.puts.extend(
+            rows.iter()
+                .map(|row| (service.name(), row.get(0), row.get(1), row.get(2))),
+        );
     }
     Ok(all)
 }
@@ -320,8 +367,16 @@ fn orders(db: &mut Client) -> Result<Vec<OrderRow>, postgres::Error> {
 }
 
 fn parts(db: &mut Client, sql: &str) -> Result<HashMap<Uuid, Part>, postgres::Error> {
-    let part = |row: &postgres::Row| Part { status: row.get(1), name: row.get(2), amount: row.get(3) };
-    Ok(db.query(sql, &[])?.iter().map(|row| (row.get(0), part(row))).collect())
+    let part = |row: &postgres::Row| Part {
+        status: row.get(1),
+        name: row.get(2),
+        amount: row.get(3),
+    };
+    Ok(db
+        .query(sql, &[])?
+        .iter()
+        .map(|row| (row.get(0), part(row)))
+        .collect())
 }
 
 /// Accounts as one snapshot.
@@ -345,7 +400,11 @@ pub fn items(db: &mut Client) -> Result<Vec<Holding>, postgres::Error> {
 }
 
 fn holdings(db: &mut Client, sql: &str) -> Result<Vec<Holding>, postgres::Error> {
-    let holding = |row: &postgres::Row| Holding { name: row.get(0), left: row.get(1), taken: row.get(2) };
+    let holding = |row: &postgres::Row| Holding {
+        name: row.get(0),
+        left: row.get(1),
+        taken: row.get(2),
+    };
     Ok(db.query(sql, &[])?.iter().map(holding).collect())
 }
 

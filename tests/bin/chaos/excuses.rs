@@ -35,19 +35,35 @@ pub struct Excuses<'a> {
 impl<'a> Excuses<'a> {
     /// Looks through the evidence once.
     pub fn of(found: &'a Evidence) -> Excuses<'a> {
-        let stored: HashSet<&str> = found.stored.iter().map(|stored| stored.id.as_str()).collect();
-        let contradictions = found.parked.iter().filter(|parked| parked.open && parked.cause == "CONTRADICTION");
+        let stored: HashSet<&str> = found
+            .stored
+            .iter()
+            .map(|stored| stored.id.as_str())
+            .collect();
+        let contradictions = found
+            .parked
+            .iter()
+            .filter(|parked| parked.open && parked.cause == "CONTRADICTION");
         let mut excuses = Excuses {
             found,
-            orders: found.orders.iter().map(|order| (order.order_id, order)).collect(),
+            orders: found
+                .orders
+                .iter()
+                .map(|order| (order.order_id, order))
+                .collect(),
             affected: HashSet::new(),
             requested: HashSet::new(),
-            contradicted: contradictions.filter_map(|parked| parked.order_id).collect(),
+            contradicted: contradictions
+                .filter_map(|parked| parked.order_id)
+                .collect(),
         };
         let mut seen: HashSet<&str> = HashSet::new();
         for record in &found.records {
-            let Some(key) = record.key.as_deref() else { continue };
-            let is_forgotten = !stored.contains(record.ce_id.as_str()) && excuses.is_of_a_tail(record);
+            let Some(key) = record.key.as_deref() else {
+                continue;
+            };
+            let is_forgotten =
+                !stored.contains(record.ce_id.as_str()) && excuses.is_of_a_tail(record);
             let is_again = !seen.insert(&record.ce_id) && excuses.has_lost(service_of(record));
             if is_forgotten || is_again {
                 excuses.affected.insert(key);
@@ -66,13 +82,17 @@ impl<'a> Excuses<'a> {
 
     /// A record that its service stored in a tail that was lost.
     pub fn is_of_a_tail(&self, record: &Seen) -> bool {
-        self.found.lost.iter().any(|lost| lost.service == service_of(record) && lost.covers(&record.ce_time))
+        self.found
+            .lost
+            .iter()
+            .any(|lost| lost.service == service_of(record) && lost.covers(&record.ce_time))
     }
 
     /// How often a message may be on its topic.
     pub fn copies(&self, stored: &Stored) -> usize {
-        let later =
-            |lost: &&crate::evidence::Lost| lost.service == stored.service && stored.stored_at <= lost.until.text;
+        let later = |lost: &&crate::evidence::Lost| {
+            lost.service == stored.service && stored.stored_at <= lost.until.text
+        };
         1 + self.found.lost.iter().filter(later).count()
     }
 
@@ -83,17 +103,18 @@ impl<'a> Excuses<'a> {
             seconds as f64 + f64::from(nanos) / 1e9
         });
         let covers = |from: f64, until: f64| (from - WRITER_PATIENCE..=until).contains(&drawn);
-        let tail = self
-            .found
-            .lost
-            .iter()
-            .any(|lost| lost.service == "order" && covers(lost.since.seconds, lost.until.seconds));
-        tail && !self.orders.contains_key(&order_id) && !self.requested.contains(order_id.to_string().as_str())
+        let tail =
+            self.found.lost.iter().any(|lost| {
+                lost.service == "order" && covers(lost.since.seconds, lost.until.seconds)
+            });
+        tail && !self.orders.contains_key(&order_id)
+            && !self.requested.contains(order_id.to_string().as_str())
     }
 
     /// An order that was rebuilt when its key stood for another one.
     pub fn is_superseded(&self, order_id: Uuid) -> bool {
-        let is_it = |order: &&OrderRow| order.statuses[0] == "FAILED" && order.reason == "SUPERSEDED";
+        let is_it =
+            |order: &&OrderRow| order.statuses[0] == "FAILED" && order.reason == "SUPERSEDED";
         self.has_lost("order") && self.orders.get(&order_id).is_some_and(is_it)
     }
 
@@ -113,12 +134,20 @@ impl<'a> Excuses<'a> {
     /// What a COMPLETED order lacks, of which no person is told.
     pub fn lacking(&self, order: &OrderRow) -> Vec<&'static str> {
         let sides = [(0, "payment"), (1, "reservation")];
-        let lacks = |side: usize| !self.keeps(side, order.order_id) && !self.contradicted.contains(&order.order_id);
-        sides.into_iter().filter(|(side, _)| lacks(*side)).map(|(_, part)| part).collect()
+        let lacks = |side: usize| {
+            !self.keeps(side, order.order_id) && !self.contradicted.contains(&order.order_id)
+        };
+        sides
+            .into_iter()
+            .filter(|(side, _)| lacks(*side))
+            .map(|(_, part)| part)
+            .collect()
     }
 
     fn keeps(&self, side: usize, order_id: Uuid) -> bool {
-        self.found.parts[side].get(&order_id).is_some_and(|part| part.status == "COMPLETED")
+        self.found.parts[side]
+            .get(&order_id)
+            .is_some_and(|part| part.status == "COMPLETED")
     }
 }
 

@@ -151,7 +151,11 @@ pub fn draw(options: &Options) -> Vec<Fault> {
         all.shuffle(&mut random);
         kinds.extend(all.into_iter().filter(|kind| kind.can_happen(options)));
     }
-    kinds.into_iter().take(options.faults).map(|kind| one(kind, options, &mut random)).collect()
+    kinds
+        .into_iter()
+        .take(options.faults)
+        .map(|kind| one(kind, options, &mut random))
+        .collect()
 }
 
 fn one(kind: Kind, options: &Options, random: &mut StdRng) -> Fault {
@@ -159,7 +163,10 @@ fn one(kind: Kind, options: &Options, random: &mut StdRng) -> Fault {
     let service = *Service::ALL.choose(random).expect("three");
     Fault {
         kind,
-        service: options.lost_tail.filter(|_| kind == Kind::LoseTail).unwrap_or(service),
+        service: options
+            .lost_tail
+            .filter(|_| kind == Kind::LoseTail)
+            .unwrap_or(service),
         member: random.random_range(0..options.instances),
         broker: random.random_range(1..=options.brokers),
         topic: TOPICS.choose(random).expect("eight"),
@@ -183,7 +190,10 @@ pub struct Busy {
 impl Busy {
     /// What it is doing now.
     pub fn now(stage: &Stage, load: &Load) -> Busy {
-        let mut busy = Busy { in_flight: load.in_flight.load(Ordering::SeqCst), ..Busy::default() };
+        let mut busy = Busy {
+            in_flight: load.in_flight.load(Ordering::SeqCst),
+            ..Busy::default()
+        };
         for service in Service::ALL {
             let sql = format!(
                 "select (select count(*) from {}_outbox), (select count(*) from pg_stat_activity
@@ -232,7 +242,10 @@ enum Healing<'a> {
 impl Fault {
     /// Chooses whom to hurt; a relay's leader is waited for.
     pub fn aim<'a>(&self, stage: &'a Stage) -> &'a Member {
-        let any = stage.members_of(self.service).nth(self.member).expect("so many instances");
+        let any = stage
+            .members_of(self.service)
+            .nth(self.member)
+            .expect("so many instances");
         if !matches!(self.kind, Kind::KillLeader | Kind::FreezeLeader) {
             return any;
         }
@@ -249,23 +262,39 @@ impl Fault {
     /// Does it.
     pub fn strike<'a>(&self, stage: &'a Stage, target: &'a Member, load: &Load) -> Wound<'a> {
         let (name, length) = (target.name(), self.length);
-        let wound = |what: String, healing| Wound { what, healing, length };
+        let wound = |what: String, healing| Wound {
+            what,
+            healing,
+            length,
+        };
         match self.kind {
             Kind::Kill | Kind::KillLeader => {
                 target.signal(Signal::KILL);
-                wound(format!("kill -9 of {}", self.title(&name)), Healing::Restart(target))
+                wound(
+                    format!("kill -9 of {}", self.title(&name)),
+                    Healing::Restart(target),
+                )
             }
             Kind::Freeze | Kind::FreezeLeader => {
                 target.signal(Signal::STOP);
-                wound(format!("{} frozen for {length:?}", self.title(&name)), Healing::Continue(target))
+                wound(
+                    format!("{} frozen for {length:?}", self.title(&name)),
+                    Healing::Continue(target),
+                )
             }
             Kind::EndSessions => {
                 let ended = end_sessions(stage, self.service);
-                wound(format!("{ended} sessions of {} ended", self.service.name()), Healing::None)
+                wound(
+                    format!("{ended} sessions of {} ended", self.service.name()),
+                    Healing::None,
+                )
             }
             Kind::CutDatabase => {
                 target.database.cut();
-                wound(format!("{name} cut off from its database for {length:?}"), Healing::Resume(&target.database))
+                wound(
+                    format!("{name} cut off from its database for {length:?}"),
+                    Healing::Resume(&target.database),
+                )
             }
             Kind::DelayDatabase => {
                 target.database.hold();
@@ -274,7 +303,10 @@ impl Fault {
             }
             Kind::CutKafka => {
                 target.kafka.cut();
-                wound(format!("{name} cut off from Kafka for {length:?}"), Healing::Resume(&target.kafka))
+                wound(
+                    format!("{name} cut off from Kafka for {length:?}"),
+                    Healing::Resume(&target.kafka),
+                )
             }
             Kind::DelayKafka => {
                 target.kafka.hold();
@@ -287,45 +319,75 @@ impl Fault {
             }
             Kind::KillBroker => {
                 stage.servers.signal_kafka(self.broker, "-KILL");
-                wound(format!("kill -9 of broker {}", self.broker), Healing::Servers)
+                wound(
+                    format!("kill -9 of broker {}", self.broker),
+                    Healing::Servers,
+                )
             }
             Kind::FreezeBroker => {
                 stage.servers.signal_kafka(self.broker, "-STOP");
-                wound(format!("broker {} frozen for {length:?}", self.broker), Healing::ContinueBroker(self.broker))
+                wound(
+                    format!("broker {} frozen for {length:?}", self.broker),
+                    Healing::ContinueBroker(self.broker),
+                )
             }
             Kind::MoveLeaders => {
                 leaders::move_to(stage, self.topic, self.broker);
-                wound(format!("broker {} leads {}", self.broker, self.topic), Healing::None)
+                wound(
+                    format!("broker {} leads {}", self.broker, self.topic),
+                    Healing::None,
+                )
             }
             Kind::HoldRows => match operators::hold_rows(stage, self.service, self.seed as usize) {
                 Some((person, what)) => wound(
-                    format!("somebody holds {what} of {} for {length:?}", self.service.name()),
+                    format!(
+                        "somebody holds {what} of {} for {length:?}",
+                        self.service.name()
+                    ),
                     Healing::LetGo(Box::new(person)),
                 ),
                 None => wound("nobody could hold rows".into(), Healing::None),
             },
             Kind::ReadOnly => {
                 operators::may_write(stage, self.service, false);
-                let what = format!("the database of {} is read-only for {length:?}", self.service.name());
+                let what = format!(
+                    "the database of {} is read-only for {length:?}",
+                    self.service.name()
+                );
                 wound(what, Healing::MayWrite(self.service))
             }
             Kind::SmallBatches => {
                 operators::limit_batches(&stage.world, self.topic, true);
-                wound(format!("{} takes small batches for {length:?}", self.topic), Healing::AnyBatches(self.topic))
+                wound(
+                    format!("{} takes small batches for {length:?}", self.topic),
+                    Healing::AnyBatches(self.topic),
+                )
             }
             Kind::Quota => {
                 operators::limit_clients(&stage.world, true);
-                wound(format!("Kafka slows its clients down for {length:?}"), Healing::NoQuota)
+                wound(
+                    format!("Kafka slows its clients down for {length:?}"),
+                    Healing::NoQuota,
+                )
             }
             Kind::LoseTail => {
                 // in this order: what is accepted afterwards may be lost, and little else
                 let (since, accepted) = (stage.lag(), load.accepted());
                 let undone = provoked::decided_otherwise_later(stage, self.service, self.seed);
-                load.besides.lock().expect("no client panics with it").extend(undone);
-                let what = format!("{}'s database lost, its standby {length:?} behind", self.service.name());
+                load.besides
+                    .lock()
+                    .expect("no client panics with it")
+                    .extend(undone);
+                let what = format!(
+                    "{}'s database lost, its standby {length:?} behind",
+                    self.service.name()
+                );
                 wound(what, Healing::TakeOver(since, accepted))
             }
-            Kind::Flood => wound(format!("more orders than can be settled for {length:?}"), Healing::Flood(self.seed)),
+            Kind::Flood => wound(
+                format!("more orders than can be settled for {length:?}"),
+                Healing::Flood(self.seed),
+            ),
         }
     }
 
@@ -383,7 +445,10 @@ impl Wound<'_> {
             }
             Healing::Flood(seed) => {
                 let flooded = flood(&format!("{seed:x}"), load.ports(), self.length, seed);
-                load.besides.lock().expect("no client panics with it").extend(flooded);
+                load.besides
+                    .lock()
+                    .expect("no client panics with it")
+                    .extend(flooded);
             }
             Healing::None => {}
         }
@@ -395,6 +460,8 @@ fn end_sessions(stage: &Stage, service: Service) -> i64 {
                 where datname = current_database() and pid <> pg_backend_pid() and application_name like $1
                   and random() < 0.5";
     let pattern = format!("{}%", service.name());
-    let ended = stage.db(service).and_then(|mut db| db.query_one(sql, &[&pattern]));
+    let ended = stage
+        .db(service)
+        .and_then(|mut db| db.query_one(sql, &[&pattern]));
     ended.map_or(0, |row| row.get(0))
 }

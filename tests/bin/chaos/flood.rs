@@ -49,14 +49,19 @@ pub fn flood(name: &str, ports: &[u16], length: Duration, seed: u64) -> Vec<(Ask
         let mut done: Vec<(Asked, Heard)> = vec![];
         while !is_over() {
             let key = |number: usize| format!("flood-{name}-{thread}-{}", done.len() + number);
-            let round: Vec<Asked> = (0..CONNECTIONS).map(|number| one(key(number), &mut random)).collect();
+            let round: Vec<Asked> = (0..CONNECTIONS)
+                .map(|number| one(key(number), &mut random))
+                .collect();
             let port = |number: usize| ports[(thread + number) % ports.len()];
             // all are sent before the first is read
             for (number, (connection, asked)) in connections.iter_mut().zip(&round).enumerate() {
                 send(connection, port(number), &asked.request());
             }
             let heard: Vec<Heard> = connections.iter_mut().map(hear).collect();
-            accepted.fetch_add(heard.iter().map(|heard| heard.accepted.len()).sum(), Ordering::SeqCst);
+            accepted.fetch_add(
+                heard.iter().map(|heard| heard.accepted.len()).sum(),
+                Ordering::SeqCst,
+            );
             if heard.iter().any(|heard| heard.errors > 0) {
                 thread::sleep(PAUSE);
             }
@@ -66,8 +71,13 @@ pub fn flood(name: &str, ports: &[u16], length: Duration, seed: u64) -> Vec<(Ask
     };
     thread::scope(|scope| {
         let work = &work;
-        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || work(thread))).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("no client panics")).collect()
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| scope.spawn(move || work(thread)))
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("no client panics"))
+            .collect()
     })
 }
 
@@ -75,19 +85,34 @@ fn one(key: String, random: &mut StdRng) -> Asked {
     let mut name = |plain: &str| format!("{plain}-{}", random.random_range(0..4));
     let (user, item) = (name("user"), name("item"));
     let (price, quantity) = (random.random_range(1..=100), random.random_range(1..=5));
-    Asked { key, user, item, price, quantity, end: End::Completed, gives_up: true, repeats: false }
+    Asked {
+        key,
+        user,
+        item,
+        price,
+        quantity,
+        end: End::Completed,
+        gives_up: true,
+        repeats: false,
+    }
 }
 
 /// By a connection that is there, or a new one to this port. None of it is left if it breaks.
 fn send(connection: &mut Option<TcpStream>, port: u16, request: &[u8]) {
     let stream = connection.take().map_or_else(|| connect(port), Ok);
-    *connection = stream.and_then(|mut stream| stream.write_all(request).map(|()| stream)).ok();
+    *connection = stream
+        .and_then(|mut stream| stream.write_all(request).map(|()| stream))
+        .ok();
 }
 
 /// After anything but a 202 or a refusal the request's outcome is unknown: it is given up, and repeated in the end.
 fn hear(connection: &mut Option<TcpStream>) -> Heard {
     let mut heard = Heard::default();
-    match connection.take().ok_or(io::ErrorKind::NotConnected.into()).and_then(receive) {
+    match connection
+        .take()
+        .ok_or(io::ErrorKind::NotConnected.into())
+        .and_then(receive)
+    {
         Ok((answer, stream)) => {
             heard.note(answer.status, answer.may_repeat, &answer.body);
             *connection = stream;
@@ -133,14 +158,30 @@ fn receive(mut stream: TcpStream) -> io::Result<(Answer, Option<TcpStream>)> {
 fn parse(bytes: &[u8]) -> io::Result<Option<(Answer, bool)>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head) = response.parse(bytes).map_err(io::Error::other)? else { return Ok(None) };
+    let httparse::Status::Complete(head) = response.parse(bytes).map_err(io::Error::other)? else {
+        return Ok(None);
+    };
     let value = |name: &str| {
-        let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        let header = response
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(header.value).ok()
     };
-    let length = value("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let Some(body) = bytes.get(head..head + length) else { return Ok(None) };
+    let length = value("content-length")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    let Some(body) = bytes.get(head..head + length) else {
+        return Ok(None);
+    };
     let closes = value("connection").is_some_and(|text| text.eq_ignore_ascii_case("close"));
     let (status, may_repeat) = (response.code.unwrap_or(0), value("retry-after").is_some());
-    Ok(Some((Answer { status, may_repeat, body: serde_json::from_slice(body).unwrap_or_default() }, closes)))
+    Ok(Some((
+        Answer {
+            status,
+            may_repeat,
+            body: serde_json::from_slice(body).unwrap_or_default(),
+        },
+        closes,
+    )))
 }

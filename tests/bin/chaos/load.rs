@@ -76,8 +76,15 @@ pub struct Heard {
 
 impl Asked {
     fn body(&self) -> String {
-        let Asked { user, item, price, quantity, .. } = self;
-        json!({"userName": user, "itemName": item, "price": price, "quantity": quantity}).to_string()
+        let Asked {
+            user,
+            item,
+            price,
+            quantity,
+            ..
+        } = self;
+        json!({"userName": user, "itemName": item, "price": price, "quantity": quantity})
+            .to_string()
     }
 
     /// The whole HTTP request.
@@ -110,13 +117,18 @@ impl Heard {
                 self.errors += 1;
                 self.refused += usize::from(named.is_none());
             }
-            _ => self.unexpected.push(format!("{status}, Retry-After: {may_repeat}: {body}")),
+            _ => self
+                .unexpected
+                .push(format!("{status}, Retry-After: {may_repeat}: {body}")),
         }
     }
 
     /// All that it heard was that it was refused.
     pub fn is_refused(&self) -> bool {
-        self.accepted.is_empty() && self.unexpected.is_empty() && self.refused > 0 && self.refused == self.errors
+        self.accepted.is_empty()
+            && self.unexpected.is_empty()
+            && self.refused > 0
+            && self.refused == self.errors
     }
 }
 
@@ -131,20 +143,34 @@ pub struct PutIn {
 impl PutIn {
     /// For so many orders: `poor` and `scarce` are used up on the way.
     pub fn of(orders: usize) -> PutIn {
-        let plain = |name: &str| (0..4).map(|number| (format!("{name}-{number}"), PLENTY)).collect::<Vec<_>>();
+        let plain = |name: &str| {
+            (0..4)
+                .map(|number| (format!("{name}-{number}"), PLENTY))
+                .collect::<Vec<_>>()
+        };
         let few = orders as i64 / 20;
         let (mut accounts, mut items) = (plain("user"), plain("item"));
         let more = ["hot", TOPPED, EMPTIED].map(|name| (name.to_string(), PLENTY));
         accounts.extend(more.iter().cloned().chain([("poor".to_string(), few * 50)]));
-        items.extend(more.into_iter().chain([("scarce".to_string(), few * 3), ("empty".to_string(), 0)]));
+        items.extend(
+            more.into_iter()
+                .chain([("scarce".to_string(), few * 3), ("empty".to_string(), 0)]),
+        );
         PutIn { accounts, items }
     }
 
     /// The same with what was put in later, by service and amount.
     pub fn and(mut self, more: &[(&'static str, i64)]) -> PutIn {
         for (service, amount) in more {
-            let holdings = if *service == "payment" { &mut self.accounts } else { &mut self.items };
-            holdings.iter_mut().filter(|(name, _)| name == TOPPED).for_each(|(_, put_in)| *put_in += amount);
+            let holdings = if *service == "payment" {
+                &mut self.accounts
+            } else {
+                &mut self.items
+            };
+            holdings
+                .iter_mut()
+                .filter(|(name, _)| name == TOPPED)
+                .for_each(|(_, put_in)| *put_in += amount);
         }
         self
     }
@@ -212,7 +238,17 @@ impl Load {
     /// Clients of the instances of order on these ports. Nothing is released.
     pub fn new(ports: Vec<u16>) -> Load {
         let (next, released, done, in_flight, accepted, besides, again) = Default::default();
-        Load { ports, next, released, done, in_flight, accepted, besides, again, stopped: AtomicBool::new(false) }
+        Load {
+            ports,
+            next,
+            released,
+            done,
+            in_flight,
+            accepted,
+            besides,
+            again,
+            stopped: AtomicBool::new(false),
+        }
     }
 
     /// The instances of order that it asks.
@@ -222,7 +258,10 @@ impl Load {
 
     /// How many requests were accepted so far.
     pub fn accepted(&self) -> usize {
-        self.accepted.lock().expect("no client panics with it").len()
+        self.accepted
+            .lock()
+            .expect("no client panics with it")
+            .len()
     }
 
     /// The requests that were accepted since there were so many.
@@ -246,7 +285,13 @@ impl Load {
         thread::scope(|scope| {
             for client in 0..CONNECTIONS {
                 let heard = &heard;
-                scope.spawn(move || self.work(asked, StdRng::seed_from_u64(seed ^ (client as u64 + 1)), heard));
+                scope.spawn(move || {
+                    self.work(
+                        asked,
+                        StdRng::seed_from_u64(seed ^ (client as u64 + 1)),
+                        heard,
+                    )
+                });
             }
         });
         heard.into_inner().expect("no client panicked")
@@ -255,15 +300,25 @@ impl Load {
     /// The client of this request asks once more for what it has been told is accepted.
     pub fn ask_again(&self, asked: &[Asked], number: usize) {
         let mut heard = Heard::default();
-        ask_until_accepted(&Api::new(self.ports[number % self.ports.len()]), &asked[number], &mut heard);
-        self.again.lock().expect("no client panics with it").push((number, heard));
+        ask_until_accepted(
+            &Api::new(self.ports[number % self.ports.len()]),
+            &asked[number],
+            &mut heard,
+        );
+        self.again
+            .lock()
+            .expect("no client panics with it")
+            .push((number, heard));
     }
 
     fn work(&self, asked: &[Asked], mut random: StdRng, heard: &Mutex<Vec<Heard>>) {
         let apis: Vec<Api> = self.ports.iter().map(|port| Api::new(*port)).collect();
         loop {
             let number = self.next.fetch_add(1, Ordering::SeqCst);
-            while number < asked.len() && number >= self.released.load(Ordering::SeqCst) && !self.is_stopped() {
+            while number < asked.len()
+                && number >= self.released.load(Ordering::SeqCst)
+                && !self.is_stopped()
+            {
                 thread::sleep(Duration::from_millis(1));
             }
             if number >= asked.len() || self.is_stopped() {
@@ -271,7 +326,10 @@ impl Load {
             }
             let said = self.place(&asked[number], &apis, &mut random);
             if !said.accepted.is_empty() {
-                self.accepted.lock().expect("no client panics with it").push(number);
+                self.accepted
+                    .lock()
+                    .expect("no client panics with it")
+                    .push(number);
             }
             heard.lock().expect("no client panics with it")[number] = said;
             self.done.fetch_add(1, Ordering::SeqCst);
@@ -314,9 +372,19 @@ pub fn ask_until_accepted(api: &Api, asked: &Asked, heard: &mut Heard) {
 
 /// Sends it once. Whether that was an error after which it may be repeated.
 pub fn ask(api: &Api, asked: &Asked, heard: &mut Heard) -> bool {
-    let (before, headers) = (heard.errors, [("content-type", "application/json"), ("idempotency-key", &*asked.key)]);
+    let (before, headers) = (
+        heard.errors,
+        [
+            ("content-type", "application/json"),
+            ("idempotency-key", &*asked.key),
+        ],
+    );
     match api.call("POST", "/orders", &headers, Some(asked.body().as_bytes())) {
-        Ok(answer) => heard.note(answer.status, answer.header("retry-after").is_some(), &answer.json),
+        Ok(answer) => heard.note(
+            answer.status,
+            answer.header("retry-after").is_some(),
+            &answer.json,
+        ),
         Err(_) => heard.errors += 1,
     }
     heard.errors > before

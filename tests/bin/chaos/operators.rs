@@ -30,7 +30,9 @@ pub fn hold_rows(stage: &Stage, service: Service, number: usize) -> Option<(Clie
         }
     };
     let mut person = stage.db(service).ok()?;
-    person.batch_execute(&format!("begin isolation level repeatable read; {sql}")).expect("rows that may be locked");
+    person
+        .batch_execute(&format!("begin isolation level repeatable read; {sql}"))
+        .expect("rows that may be locked");
     Some((person, what))
 }
 
@@ -42,7 +44,11 @@ pub fn hold_rows(stage: &Stage, service: Service, number: usize) -> Option<(Clie
 pub fn may_write(stage: &Stage, service: Service, may: bool) {
     let name = stage.world.database(service);
     let mut db = stage.db(service).expect("no other fault is under way");
-    let change = if may { "reset default_transaction_read_only" } else { "set default_transaction_read_only = on" };
+    let change = if may {
+        "reset default_transaction_read_only"
+    } else {
+        "set default_transaction_read_only = on"
+    };
     let sql = format!("alter database {name} {change}");
     // one after the other: a transaction that has begun stays what it was
     ["set default_transaction_read_only = off", &sql]
@@ -61,8 +67,19 @@ pub fn may_write(stage: &Stage, service: Service, may: bool) {
 /// When Kafka's tool fails.
 pub fn limit_batches(world: &World, topic: &str, limited: bool) {
     let name = format!("{}{topic}", world.prefix());
-    let change = if limited { ["--add-config", SMALL_BATCH] } else { ["--delete-config", "max.message.bytes"] };
-    configure(world, &[&["--entity-type", "topics", "--entity-name", &name][..], &change].concat());
+    let change = if limited {
+        ["--add-config", SMALL_BATCH]
+    } else {
+        ["--delete-config", "max.message.bytes"]
+    };
+    configure(
+        world,
+        &[
+            &["--entity-type", "topics", "--entity-name", &name][..],
+            &change,
+        ]
+        .concat(),
+    );
 }
 
 /// All clients together may send and read little, or as much as they like again.
@@ -70,11 +87,28 @@ pub fn limit_batches(world: &World, topic: &str, limited: bool) {
 /// # Panics
 /// When Kafka's tool fails.
 pub fn limit_clients(world: &World, limited: bool) {
-    let change =
-        if limited { ["--add-config", QUOTA] } else { ["--delete-config", "producer_byte_rate,consumer_byte_rate"] };
-    configure(world, &[&["--entity-type", "clients", "--entity-default"][..], &change].concat());
+    let change = if limited {
+        ["--add-config", QUOTA]
+    } else {
+        ["--delete-config", "producer_byte_rate,consumer_byte_rate"]
+    };
+    configure(
+        world,
+        &[
+            &["--entity-type", "clients", "--entity-default"][..],
+            &change,
+        ]
+        .concat(),
+    );
 }
 
 fn configure(world: &World, arguments: &[&str]) {
-    tool("kafka.admin.ConfigCommand", &[&["--bootstrap-server", world.brokers(), "--alter"][..], arguments].concat());
+    tool(
+        "kafka.admin.ConfigCommand",
+        &[
+            &["--bootstrap-server", world.brokers(), "--alter"][..],
+            arguments,
+        ]
+        .concat(),
+    );
 }

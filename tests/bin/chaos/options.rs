@@ -79,7 +79,14 @@ impl Options {
 /// As the call that does the same again.
 impl std::fmt::Display for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Options { orders, faults, seed, instances, brokers, .. } = self;
+        let Options {
+            orders,
+            faults,
+            seed,
+            instances,
+            brokers,
+            ..
+        } = self;
         write!(
             f,
             "chaos --orders {orders} --faults {faults} --seed {seed} --instances {instances} --brokers {brokers}"
@@ -87,9 +94,15 @@ impl std::fmt::Display for Options {
         if let Some(service) = self.lost_tail {
             write!(f, " --lost-tail={}", service.name())?;
         }
-        let flags =
-            [("spare-broker", self.spare_broker), ("overload", self.overload), ("nothing-else", self.nothing_else)];
-        flags.iter().filter(|(_, is_set)| *is_set).try_for_each(|(name, _)| write!(f, " --{name}"))
+        let flags = [
+            ("spare-broker", self.spare_broker),
+            ("overload", self.overload),
+            ("nothing-else", self.nothing_else),
+        ];
+        flags
+            .iter()
+            .filter(|(_, is_set)| *is_set)
+            .try_for_each(|(name, _)| write!(f, " --{name}"))
     }
 }
 
@@ -129,7 +142,11 @@ pub fn read() -> Result<Task, String> {
     let (orders, faults, instances) = (orders as usize, faults as usize, instances as usize);
     let (limit, brokers) = (Duration::from_secs(60 * minutes), brokers as usize);
     if let Some(sabotaged) = sabotaged {
-        return Ok(Task::Prove { sabotaged, only, times: times as usize });
+        return Ok(Task::Prove {
+            sabotaged,
+            only,
+            times: times as usize,
+        });
     }
     if nothing_else && lost_tail.is_none() && !overload {
         return Err("--nothing-else: than --lost-tail or --overload".to_string());
@@ -155,17 +172,31 @@ fn whose(named: Option<std::ffi::OsString>, seed: u64) -> Result<Service, String
         let mut random = StdRng::seed_from_u64(seed.rotate_left(47));
         return Ok(*Service::ALL.choose(&mut random).expect("three"));
     };
-    let found = Service::ALL.into_iter().find(|service| name.to_str() == Some(service.name()));
+    let found = Service::ALL
+        .into_iter()
+        .find(|service| name.to_str() == Some(service.name()));
     found.ok_or(format!("--lost-tail: there is no service {name:?}"))
 }
 
 fn text(parser: &mut lexopt::Parser) -> Result<String, String> {
     let value = parser.value().map_err(|error| error.to_string())?;
-    value.into_string().map_err(|value| format!("{value:?} is not UTF-8"))
+    value
+        .into_string()
+        .map_err(|value| format!("{value:?} is not UTF-8"))
 }
 
-fn number(parser: &mut lexopt::Parser, range: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
+fn number(
+    parser: &mut lexopt::Parser,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<u64, String> {
     let value = parser.value().map_err(|error| error.to_string())?;
-    let number = value.to_str().and_then(|text| text.parse().ok()).filter(|number| range.contains(number));
-    number.ok_or(format!("{value:?}: must be a whole number from {} to {}", range.start(), range.end()))
+    let number = value
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|number| range.contains(number));
+    number.ok_or(format!(
+        "{value:?}: must be a whole number from {} to {}",
+        range.start(),
+        range.end()
+    ))
 }

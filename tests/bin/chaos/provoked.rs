@@ -39,12 +39,26 @@ pub struct Put {
 
 /// Writes one poisoned record.
 pub fn poison(world: &World, random: &mut StdRng) -> Poison {
-    let (mut message, cause) = if random.random_bool(0.5) { garbage(random) } else { stray_answer(random) };
+    let (mut message, cause) = if random.random_bool(0.5) {
+        garbage(random)
+    } else {
+        stray_answer(random)
+    };
     let ce_id = Uuid::now_v7().to_string();
-    message.headers.iter_mut().filter(|(name, _)| name == "ce_id").for_each(|(_, id)| *id = ce_id.clone().into());
+    message
+        .headers
+        .iter_mut()
+        .filter(|(name, _)| name == "ce_id")
+        .for_each(|(_, id)| *id = ce_id.clone().into());
     let value = String::from_utf8_lossy(message.value.as_deref().unwrap_or_default()).into_owned();
     let sure = world.try_produce(&message).is_ok();
-    Poison { service: reader_of(&message.topic).name(), cause, ce_id, value, sure }
+    Poison {
+        service: reader_of(&message.topic).name(),
+        cause,
+        ce_id,
+        value,
+        sure,
+    }
 }
 
 /// Nothing of it can be decoded.
@@ -61,7 +75,10 @@ fn stray_answer(random: &mut StdRng) -> (Message, &'static str) {
     let side = ["payment", "stock"].choose(random).expect("two");
     let order_id = Uuid::now_v7();
     let (topic, ce_type) = (format!("{side}.success"), format!("{side}.completed"));
-    (Message::event(&topic, order_id, &ce_type, &json!({"orderId": order_id})), "UNKNOWN_ORDER")
+    (
+        Message::event(&topic, order_id, &ce_type, &json!({"orderId": order_id})),
+        "UNKNOWN_ORDER",
+    )
 }
 
 /// Orders of each of the two kinds.
@@ -80,13 +97,36 @@ pub fn decided_otherwise_later(stage: &Stage, service: Service, seed: u64) -> Ve
         "insert into {table} ({name}, {left}, deposited) values ('{late}', {PLENTY}, {PLENTY});
          update {table} set {left} = 0, deposited = deposited - {left} where {name} = '{EMPTIED}'"
     );
-    stage.db(service).and_then(|mut db| db.batch_execute(&sql)).expect("a primary that answers");
-    let ports: Vec<u16> = stage.members_of(Service::Order).map(|member| member.port).collect();
+    stage
+        .db(service)
+        .and_then(|mut db| db.batch_execute(&sql))
+        .expect("a primary that answers");
+    let ports: Vec<u16> = stage
+        .members_of(Service::Order)
+        .map(|member| member.port)
+        .collect();
     let place = |number: usize| {
-        let whose = if number.is_multiple_of(2) { late.clone() } else { EMPTIED.to_string() };
-        let (user, item) = if service == Service::Payment { (whose, "hot".into()) } else { ("hot".into(), whose) };
+        let whose = if number.is_multiple_of(2) {
+            late.clone()
+        } else {
+            EMPTIED.to_string()
+        };
+        let (user, item) = if service == Service::Payment {
+            (whose, "hot".into())
+        } else {
+            ("hot".into(), whose)
+        };
         let (key, end) = (format!("undone-{seed:x}-{number}"), End::Either);
-        let asked = Asked { key, user, item, price: 3, quantity: 2, end, gives_up: false, repeats: false };
+        let asked = Asked {
+            key,
+            user,
+            item,
+            price: 3,
+            quantity: 2,
+            end,
+            gives_up: false,
+            repeats: false,
+        };
         let mut heard = Heard::default();
         load::ask_until_accepted(&Api::new(ports[number % ports.len()]), &asked, &mut heard);
         (asked, heard)
@@ -96,7 +136,11 @@ pub fn decided_otherwise_later(stage: &Stage, service: Service, seed: u64) -> Ve
 
 /// Sets [`TOPPED`] to the `number`th value, at a random instance of payment or stock.
 pub fn put(stage: &Stage, number: usize, random: &mut StdRng) -> Put {
-    let service = if random.random_bool(0.5) { Service::Payment } else { Service::Stock };
+    let service = if random.random_bool(0.5) {
+        Service::Payment
+    } else {
+        Service::Stock
+    };
     let members: Vec<_> = stage.members_of(service).collect();
     let api = Api::new(members.choose(random).expect("an instance").port);
     let value = PLENTY + 1_000_000 * (1 + number as i64);
@@ -106,5 +150,9 @@ pub fn put(stage: &Stage, number: usize, random: &mut StdRng) -> Put {
     };
     let json = [("content-type", "application/json")];
     let answer = api.call("PUT", &path, &json, Some(body.to_string().as_bytes()));
-    Put { service: service.name(), value, answered: answer.is_ok_and(|answer| answer.status == 200) }
+    Put {
+        service: service.name(),
+        value,
+        answered: answer.is_ok_and(|answer| answer.status == 200),
+    }
 }

@@ -42,16 +42,44 @@ pub struct Scenario {
 pub static ALL: [Scenario; 8] = [
     scenario("natural-key", "money is conserved", requests_read_again),
     scenario("offset-cas", "offset never goes back", thawed_consumer),
-    scenario("pair", "both messages of an order or neither", killed_at_the_commit),
+    scenario(
+        "pair",
+        "both messages of an order or neither",
+        killed_at_the_commit,
+    ),
     scenario("fencing", "on its topic exactly once", thawed_leader),
-    scenario("position", "on its topic exactly once", killed_before_the_delete),
-    scenario("append-lock", "in stored order on each topic-partition", stalled_writer),
-    Scenario { is_load_alone: true, ..scenario("admission", "fails by its deadline because of load", flooded) },
-    scenario("repair", "nothing is kept for an order that order does not have", lost_orders),
+    scenario(
+        "position",
+        "on its topic exactly once",
+        killed_before_the_delete,
+    ),
+    scenario(
+        "append-lock",
+        "in stored order on each topic-partition",
+        stalled_writer,
+    ),
+    Scenario {
+        is_load_alone: true,
+        ..scenario(
+            "admission",
+            "fails by its deadline because of load",
+            flooded,
+        )
+    },
+    scenario(
+        "repair",
+        "nothing is kept for an order that order does not have",
+        lost_orders,
+    ),
 ];
 
 const fn scenario(mechanism: &'static str, breaks: &'static str, run: fn(&mut Play)) -> Scenario {
-    Scenario { mechanism, breaks, is_load_alone: false, run }
+    Scenario {
+        mechanism,
+        breaks,
+        is_load_alone: false,
+        run,
+    }
 }
 
 /// A scenario under way: the system, and what its client asked and heard.
@@ -79,21 +107,39 @@ impl Scenario {
     pub fn play<'a>(&self, broker: &'a Broker, binaries: &Path, off: bool) -> Play<'a> {
         let sabotage = if off { self.mechanism } else { "" };
         // two consumers share only what has several partitions
-        let partitions = if self.mechanism == "offset-cas" { "3" } else { "1" };
+        let partitions = if self.mechanism == "offset-cas" {
+            "3"
+        } else {
+            "1"
+        };
         let mut settings = vec![
             ("KAFKA_BROKERS", broker.direct()),
             ("TOPIC_PARTITIONS", partitions.into()),
             ("SABOTAGE", sabotage.into()),
         ];
-        settings.extend(self.is_load_alone.then(|| ("ORDER_DEADLINE", DEADLINE.into())));
-        let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        settings.extend(
+            self.is_load_alone
+                .then(|| ("ORDER_DEADLINE", DEADLINE.into())),
+        );
+        let settings: Vec<(&str, &str)> = settings
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
         let mut world = World::with("scenario", &settings).run_by(binaries);
         let replicated = (self.mechanism == "repair").then(Replicated::start);
         if let Some(replicated) = &replicated {
             world = world.on(Service::Order, replicated);
         }
         let (asked, heard, looks, lost) = Default::default();
-        let mut play = Play { world, broker, asked, heard, looks, lost, replicated };
+        let mut play = Play {
+            world,
+            broker,
+            asked,
+            heard,
+            looks,
+            lost,
+            replicated,
+        };
         (self.run)(&mut play);
         play.settle();
         play
@@ -103,10 +149,20 @@ impl Scenario {
 /// What is put in, in every scenario.
 pub fn put_in() -> PutIn {
     let plenty = |name: String| (name, load::PLENTY);
-    let of_the_flood = |what: &str| (0..4).map(|number| format!("{what}-{number}")).collect::<Vec<_>>();
-    let [accounts, items] = [(["slow", "fast"].as_slice(), "user"), (&["tea"], "item")].map(|(names, flood)| {
-        names.iter().map(|name| name.to_string()).chain(of_the_flood(flood)).map(plenty).collect()
-    });
+    let of_the_flood = |what: &str| {
+        (0..4)
+            .map(|number| format!("{what}-{number}"))
+            .collect::<Vec<_>>()
+    };
+    let [accounts, items] =
+        [(["slow", "fast"].as_slice(), "user"), (&["tea"], "item")].map(|(names, flood)| {
+            names
+                .iter()
+                .map(|name| name.to_string())
+                .chain(of_the_flood(flood))
+                .map(plenty)
+                .collect()
+        });
     PutIn { accounts, items }
 }
 
@@ -114,12 +170,22 @@ impl Play<'_> {
     /// One instance of each service, the order's with these settings; the history begins.
     fn start(&self, of_order: &[(&str, &str)]) -> [Instance; 3] {
         let order = self.world.start_with(Service::Order, of_order);
-        let instances = [order, self.world.start(Service::Payment), self.world.start(Service::Stock)];
+        let instances = [
+            order,
+            self.world.start(Service::Payment),
+            self.world.start(Service::Stock),
+        ];
         crate::evidence::begin_history(&self.world).expect("the databases are there");
         let PutIn { accounts, items } = put_in();
-        accounts.iter().for_each(|(user, balance)| instances[1].api().put_balance(user, *balance));
-        items.iter().for_each(|(item, quantity)| instances[2].api().put_quantity(item, *quantity));
-        instances.iter().for_each(|instance| instance.wait_for_log("leading: producer"));
+        accounts
+            .iter()
+            .for_each(|(user, balance)| instances[1].api().put_balance(user, *balance));
+        items
+            .iter()
+            .for_each(|(item, quantity)| instances[2].api().put_quantity(item, *quantity));
+        instances
+            .iter()
+            .for_each(|instance| instance.wait_for_log("leading: producer"));
         instances
     }
 
@@ -157,7 +223,16 @@ impl Play<'_> {
 
 fn asked(number: usize, user: &str) -> Asked {
     let (key, user, item) = (format!("scenario-{number}"), user.into(), "tea".into());
-    Asked { key, user, item, price: 3, quantity: 2, end: End::Completed, gives_up: false, repeats: false }
+    Asked {
+        key,
+        user,
+        item,
+        price: 3,
+        quantity: 2,
+        end: End::Completed,
+        gives_up: false,
+        repeats: false,
+    }
 }
 
 fn ask_once(api: &Api, asked: &Asked) -> Heard {
@@ -171,9 +246,14 @@ fn requests_read_again(play: &mut Play) {
     let [order, payment, _stock] = play.start(&[]);
     play.place_and_settle(order.api(), 5);
     assert!(payment.stop().success());
-    play.world.db(Service::Payment).batch_execute("delete from consumer_offset").expect("rows of ours to delete");
+    play.world
+        .db(Service::Payment)
+        .batch_execute("delete from consumer_offset")
+        .expect("rows of ours to delete");
     let _payment = play.world.start(Service::Payment);
-    until("the requests to be read again", || play.world.is_at_the_ends(Service::Payment));
+    until("the requests to be read again", || {
+        play.world.is_at_the_ends(Service::Payment)
+    });
 }
 
 /// A consumer is frozen between its poll and its transaction until another one has long gone on.
@@ -181,9 +261,13 @@ fn thawed_consumer(play: &mut Play) {
     let [order, payment, _stock] = play.start(&[]);
     let proxy = Proxy::to(&env::postgres_address());
     let url = play.world.database_url_at(Service::Payment, &proxy.addr());
-    let frozen = play.world.start_with(Service::Payment, &[("PAYMENT_DATABASE_URL", &url)]);
+    let frozen = play
+        .world
+        .start_with(Service::Payment, &[("PAYMENT_DATABASE_URL", &url)]);
     let own = format!("{}payment-", play.world.prefix());
-    until("a share of the requests", || last_join(&frozen).is_some_and(|line| line.contains(&own)));
+    until("a share of the requests", || {
+        last_join(&frozen).is_some_and(|line| line.contains(&own))
+    });
     // until its own share gets one, and no longer: it must be frozen before PostgreSQL ends its idle sessions, or else it
     // would wait for new ones behind the proxy, and end itself when it is thawed; where another of its calls is caught, once more
     let mut held: Option<Instant> = None;
@@ -203,23 +287,34 @@ fn thawed_consumer(play: &mut Play) {
         proxy.keeps(b"START TRANSACTION")
     });
     frozen.signal(Signal::STOP);
-    until("the other consumer to handle them", || play.world.is_at_the_ends(Service::Payment));
+    until("the other consumer to handle them", || {
+        play.world.is_at_the_ends(Service::Payment)
+    });
     play.place_and_settle(order.api(), 60);
     let joined = frozen.log().matches("joined the group").count();
     proxy.resume();
     frozen.signal(Signal::CONT);
-    until("it to join again", || frozen.log().matches("joined the group").count() > joined);
+    until("it to join again", || {
+        frozen.log().matches("joined the group").count() > joined
+    });
     drop(payment);
 }
 
 fn last_join(instance: &Instance) -> Option<String> {
-    instance.log().lines().rev().find(|line| line.contains("joined the group")).map(str::to_string)
+    instance
+        .log()
+        .lines()
+        .rev()
+        .find(|line| line.contains("joined the group"))
+        .map(str::to_string)
 }
 
 /// The relay is killed when Kafka has committed, before it hears of it.
 fn killed_at_the_commit(play: &mut Play) {
     let [order, ..] = play.start(&[("KAFKA_BROKERS", &play.broker.proxied())]);
-    play.broker.proxy.hold_after(kafka_request(END_TXN, "order-relay"));
+    play.broker
+        .proxy
+        .hold_after(kafka_request(END_TXN, "order-relay"));
     play.place(order.api(), "fast");
     until("the commit", || play.broker.proxy.holds_the_answer());
     order.signal(Signal::KILL);
@@ -233,12 +328,18 @@ fn thawed_leader(play: &mut Play) {
     let [frozen, ..] = play.start(&[("KAFKA_BROKERS", &play.broker.proxied())]);
     let successor = play.world.start(Service::Order);
     // before its position is written: no successor could read past one whose fate is open
-    play.broker.proxy.hold_after(kafka_request(ADD_PARTITIONS_TO_TXN, "order-relay"));
+    play.broker
+        .proxy
+        .hold_after(kafka_request(ADD_PARTITIONS_TO_TXN, "order-relay"));
     play.place(frozen.api(), "fast");
-    until("the transaction to begin", || play.broker.proxy.holds_the_answer());
+    until("the transaction to begin", || {
+        play.broker.proxy.holds_the_answer()
+    });
     frozen.signal(Signal::STOP);
     successor.wait_for_log("leading: producer");
-    until("the successor to publish", || play.world.outbox_rows(Service::Order) == 0);
+    until("the successor to publish", || {
+        play.world.outbox_rows(Service::Order) == 0
+    });
     play.broker.proxy.resume();
     frozen.signal(Signal::CONT);
     until("the thawed leader to be refused, or not", || {
@@ -251,9 +352,13 @@ fn killed_before_the_delete(play: &mut Play) {
     let [order, ..] = play.start(&[]);
     let (mut blocker, mut watch) = (play.world.db(Service::Order), play.world.db(Service::Order));
     // the transaction that deletes the rows also writes the deadline
-    blocker.batch_execute("begin; lock table deadline in share mode").expect("locked");
+    blocker
+        .batch_execute("begin; lock table deadline in share mode")
+        .expect("locked");
     play.place(order.api(), "fast");
-    until("the delete to be blocked", || waiting(&mut watch, "order-relay") == 1);
+    until("the delete to be blocked", || {
+        waiting(&mut watch, "order-relay") == 1
+    });
     order.signal(Signal::KILL);
     end_sessions(&mut watch, "order-relay");
     blocker.batch_execute("rollback").expect("released");
@@ -276,12 +381,15 @@ fn stalled_writer(play: &mut Play) {
     let (slow, fast) = (asked(0, "slow"), asked(1, "fast"));
     let heard = std::thread::scope(|scope| {
         let first = scope.spawn(|| ask_once(order.api(), &slow));
-        until("the first writer to stand still", || waiting(&mut watch, "order%") == 1);
+        until("the first writer to stand still", || {
+            waiting(&mut watch, "order%") == 1
+        });
         let second = scope.spawn(|| ask_once(other.api(), &fast));
         until("the second one to wait, or to be published", || {
             waiting(&mut watch, "order%") == 2 || !play.world.records("payment").is_empty()
         });
-        gate.batch_execute("select pg_advisory_unlock(4711)").expect("the gate was ours");
+        gate.batch_execute("select pg_advisory_unlock(4711)")
+            .expect("the gate was ours");
         [first, second].map(|client| client.join().expect("no client panics"))
     });
     play.asked = vec![slow, fast];
@@ -297,7 +405,8 @@ fn flooded(play: &mut Play) {
     let flooded = flood::flood("scenario", &[order.port()], FLOOD, 1);
     for (asked, mut heard) in flooded {
         if heard.given_up.is_some() {
-            let standing = crate::evidence::standing(&mut play.world.db(Service::Order), &asked.key);
+            let standing =
+                crate::evidence::standing(&mut play.world.db(Service::Order), &asked.key);
             heard.given_up = Some(standing.expect("order's database is there"));
             load::ask_until_accepted(order.api(), &asked, &mut heard);
         }
@@ -324,19 +433,29 @@ fn lost_orders(play: &mut Play) {
         })
         .collect();
     for order_id in placed.iter().flat_map(|(_, heard)| &heard.accepted) {
-        let done = |api: &Api, path: String| api.call("GET", &path, &[], None).is_ok_and(|answer| answer.status == 200);
+        let done = |api: &Api, path: String| {
+            api.call("GET", &path, &[], None)
+                .is_ok_and(|answer| answer.status == 200)
+        };
         until("the participants to do their part", || {
             done(payment.api(), format!("/payments/{order_id}"))
                 && done(stock.api(), format!("/reservations/{order_id}"))
         });
     }
     replicated.lose_tail();
-    play.lost.push(Lost { service: "order", since, until: now() });
+    play.lost.push(Lost {
+        service: "order",
+        since,
+        until: now(),
+    });
     let (asked, heard): (Vec<Asked>, Vec<Heard>) = placed.into_iter().unzip();
     play.asked.extend(asked);
     play.heard.extend(heard);
     until("order to answer again", || {
-        order.api().call("GET", "/orders", &[], None).is_ok_and(|answer| answer.status == 200)
+        order
+            .api()
+            .call("GET", "/orders", &[], None)
+            .is_ok_and(|answer| answer.status == 200)
     });
 }
 

@@ -34,7 +34,9 @@ impl Member {
     }
 
     fn lives(&self) -> MutexGuard<'_, Vec<Instance>> {
-        self.lives.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.lives
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// A signal to its present life.
@@ -43,11 +45,21 @@ impl Member {
     }
 
     fn has_ended(&self) -> bool {
-        self.lives().last().expect("it was started").process().ended().is_some()
+        self.lives()
+            .last()
+            .expect("it was started")
+            .process()
+            .ended()
+            .is_some()
     }
 
     fn answers(&self) -> bool {
-        self.lives().last().expect("it was started").api().call("GET", "/dead-letters", &[], None).is_ok()
+        self.lives()
+            .last()
+            .expect("it was started")
+            .api()
+            .call("GET", "/dead-letters", &[], None)
+            .is_ok()
     }
 }
 
@@ -75,8 +87,13 @@ impl Stage {
         let (instances, brokers) = (options.instances, options.brokers.to_string());
         // so short that some orders meet their deadline while something is frozen or away
         let short = [("ORDER_DEADLINE", "8s"), ("COMPENSATION_RETRY", "4s")];
-        let mut world = World::with("chaos", &[&short[..], &[("TOPIC_REPLICATION", brokers.as_str())]].concat());
-        let tail = options.lost_tail.map(|service| (service, Replicated::start()));
+        let mut world = World::with(
+            "chaos",
+            &[&short[..], &[("TOPIC_REPLICATION", brokers.as_str())]].concat(),
+        );
+        let tail = options
+            .lost_tail
+            .map(|service| (service, Replicated::start()));
         if let Some((service, replicated)) = &tail {
             world = world.on(*service, replicated);
         }
@@ -84,11 +101,22 @@ impl Stage {
             Some((its, replicated)) if *its == service => replicated.primary(),
             _ => env::postgres_address(),
         };
-        let members = Service::ALL.iter().flat_map(|service| (1..=instances).map(|number| (*service, number)));
+        let members = Service::ALL
+            .iter()
+            .flat_map(|service| (1..=instances).map(|number| (*service, number)));
         let start = |(service, number)| member(&world, service, number, &address(service));
         let members: Vec<Member> = members.map(start).collect();
-        members.iter().for_each(|member| member.lives()[0].wait_until_ready());
-        Stage { world, servers, members, tail, lost: Mutex::default(), log_folder: folder.join("log") }
+        members
+            .iter()
+            .for_each(|member| member.lives()[0].wait_until_ready());
+        Stage {
+            world,
+            servers,
+            members,
+            tail,
+            lost: Mutex::default(),
+            log_folder: folder.join("log"),
+        }
     }
 
     /// From now on the standby of the database that may lose its tail receives nothing; the moment.
@@ -109,15 +137,26 @@ impl Stage {
     pub fn lose_tail(&self, since: Moment) {
         let (service, replicated) = self.tail.as_ref().expect("--lost-tail");
         replicated.lose_tail();
-        let lost = Lost { service: service.name(), since, until: self.moment(*service) };
-        self.lost.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(lost);
-        self.members_of(*service).for_each(|member| member.database.lead_to(&replicated.primary()));
+        let lost = Lost {
+            service: service.name(),
+            since,
+            until: self.moment(*service),
+        };
+        self.lost
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .push(lost);
+        self.members_of(*service)
+            .for_each(|member| member.database.lead_to(&replicated.primary()));
         replicated.renew();
     }
 
     /// What was lost so far.
     pub fn lost(&self) -> Vec<Lost> {
-        self.lost.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.lost
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
     }
 
     fn moment(&self, service: Service) -> Moment {
@@ -127,18 +166,29 @@ impl Stage {
 
     /// The instances of one service.
     pub fn members_of(&self, service: Service) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(move |member| member.service == service)
+        self.members
+            .iter()
+            .filter(move |member| member.service == service)
     }
 
     /// Starts a member's next life, on its port.
     pub fn restart(&self, member: &Member) {
-        let next = launch(&self.world, member.service, [&member.database, &member.kafka], Some(member.port));
+        let next = launch(
+            &self.world,
+            member.service,
+            [&member.database, &member.kafka],
+            Some(member.port),
+        );
         member.lives().push(next);
     }
 
     /// Starts those again that ended without being killed; answers their names.
     pub fn revive(&self) -> Vec<String> {
-        let ended: Vec<&Member> = self.members.iter().filter(|member| member.has_ended()).collect();
+        let ended: Vec<&Member> = self
+            .members
+            .iter()
+            .filter(|member| member.has_ended())
+            .collect();
         ended.iter().for_each(|member| self.restart(member));
         ended.iter().map(|member| member.name()).collect()
     }
@@ -171,14 +221,17 @@ impl Stage {
                       and a.datname = current_database()";
         let row = self.db(service).ok()?.query_opt(sql, &[]).ok()??;
         let port = u16::try_from(row.get::<_, i32>(0)).ok()?;
-        self.members_of(service).find(|member| member.database.carries(port))
+        self.members_of(service)
+            .find(|member| member.database.carries(port))
     }
 
     /// Writes the logs of all lives to files; answers their folder.
     pub fn keep_logs(&self) -> &Path {
         for member in &self.members {
             for (life, instance) in member.lives().iter().enumerate() {
-                let file = self.log_folder.join(format!("{}.life-{}.log", member.name(), life + 1));
+                let file = self
+                    .log_folder
+                    .join(format!("{}.life-{}.log", member.name(), life + 1));
                 let _ = fs::write(file, instance.log());
             }
         }
@@ -197,15 +250,33 @@ impl Drop for Stage {
 fn member(world: &World, service: Service, number: usize, address: &str) -> Member {
     let (database, kafka) = (Proxy::to(address), Proxy::to_kafka(world.brokers()));
     let first = launch(world, service, [&database, &kafka], None);
-    Member { service, number, port: first.port(), database, kafka, lives: Mutex::new(vec![first]) }
+    Member {
+        service,
+        number,
+        port: first.port(),
+        database,
+        kafka,
+        lives: Mutex::new(vec![first]),
+    }
 }
 
-fn launch(world: &World, service: Service, [database, kafka]: [&Proxy; 2], port: Option<u16>) -> Instance {
+fn launch(
+    world: &World,
+    service: Service,
+    [database, kafka]: [&Proxy; 2],
+    port: Option<u16>,
+) -> Instance {
     let upper = service.name().to_uppercase();
     let (url_name, port_name) = (format!("{upper}_DATABASE_URL"), format!("{upper}_PORT"));
-    let (url, brokers) = (world.database_url_at(service, &database.addr()), kafka.addr());
+    let (url, brokers) = (
+        world.database_url_at(service, &database.addr()),
+        kafka.addr(),
+    );
     let port = port.map(|port| port.to_string());
-    let mut settings = vec![(url_name.as_str(), url.as_str()), ("KAFKA_BROKERS", brokers.as_str())];
+    let mut settings = vec![
+        (url_name.as_str(), url.as_str()),
+        ("KAFKA_BROKERS", brokers.as_str()),
+    ];
     settings.extend(port.iter().map(|port| (port_name.as_str(), port.as_str())));
     world.launch(service, &settings)
 }

@@ -35,7 +35,12 @@ pub enum SideEnd {
 impl Side {
     /// Counts the messages of one side, `payment` or `stock`, by `(ce_type, undone)`.
     pub fn of(side: &str, types: &BTreeMap<(String, bool), usize>) -> Side {
-        let count = |verb: &str, undone| types.get(&(format!("{side}.{verb}"), undone)).copied().unwrap_or(0);
+        let count = |verb: &str, undone| {
+            types
+                .get(&(format!("{side}.{verb}"), undone))
+                .copied()
+                .unwrap_or(0)
+        };
         Side {
             requested: count("requested", false),
             completed: count("completed", false),
@@ -70,7 +75,9 @@ pub fn outcome(payment: SideEnd, stock: SideEnd, deadline_passed: bool) -> Optio
     match (payment, stock) {
         (Completed, Completed) => Some("COMPLETED"),
         (Failed, Failed) | (Failed, Compensated) | (Compensated, Failed) => Some("FAILED"),
-        (Failed | Compensated | Cancelled, Failed | Compensated | Cancelled) if deadline_passed => Some("FAILED"),
+        (Failed | Compensated | Cancelled, Failed | Compensated | Cancelled) if deadline_passed => {
+            Some("FAILED")
+        }
         _ => None,
     }
 }
@@ -94,7 +101,10 @@ pub fn may_become(from: &str, to: &str) -> bool {
 /// The same of an order that has forgotten that it asked a side to compensate: success, failure of the other side, and the
 /// confirmation may then be handled together.
 pub fn may_become_at_once(from: &str, to: &str) -> bool {
-    matches!((from, to), ("READY" | "IN_PROGRESS" | "COMPLETED", "COMPENSATED"))
+    matches!(
+        (from, to),
+        ("READY" | "IN_PROGRESS" | "COMPLETED", "COMPENSATED")
+    )
 }
 
 /// The statuses that a participant's own row may have beside the order's view of that side.

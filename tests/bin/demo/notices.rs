@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use kafka::{Admin, Consumer, FetchConfig, Interrupt, Isolation, OffsetSpec, Polled, Record, TopicPartition};
+use kafka::{
+    Admin, Consumer, FetchConfig, Interrupt, Isolation, OffsetSpec, Polled, Record, TopicPartition,
+};
 
 use crate::stage::Stage;
 
@@ -28,10 +30,17 @@ impl Notices {
         let names = TOPICS.map(|topic| format!("{}{topic}", stage.config.topic_prefix));
         let interrupt = Interrupt::new();
         let mut admin = Admin::new(config.clone(), interrupt.clone());
-        let fetch = FetchConfig { max_wait: Duration::from_millis(200), ..FetchConfig::default() };
+        let fetch = FetchConfig {
+            max_wait: Duration::from_millis(200),
+            ..FetchConfig::default()
+        };
         let mut consumer = Consumer::new(config, interrupt, fetch);
         consumer.assign(&ends(&mut admin, &names).map_err(|error| format!("topics: {error}"))?);
-        Ok(Notices { consumer, names, seen: HashMap::new() })
+        Ok(Notices {
+            consumer,
+            names,
+            seen: HashMap::new(),
+        })
     }
 
     /// The codes of payment's and stock's notice about this order; `-` where none came in time.
@@ -41,17 +50,28 @@ impl Notices {
     pub fn wait_for(&mut self, stage: &Stage, order_id: &str) -> Result<[String; 2], String> {
         let look = || {
             self.poll()?;
-            Ok(self.names.clone().map(|name| self.seen.get(&(name, order_id.to_string())).cloned()))
+            Ok(self
+                .names
+                .clone()
+                .map(|name| self.seen.get(&(name, order_id.to_string())).cloned()))
         };
         let codes = stage.look_until(look, |codes| codes.iter().all(Option::is_some))?;
         Ok(codes.map(|code| code.unwrap_or("-".into())))
     }
 
     fn poll(&mut self) -> Result<(), String> {
-        for polled in self.consumer.poll().map_err(|error| format!("reading topics: {error}"))? {
-            if let Polled::Records { partition, records, .. } = polled {
+        for polled in self
+            .consumer
+            .poll()
+            .map_err(|error| format!("reading topics: {error}"))?
+        {
+            if let Polled::Records {
+                partition, records, ..
+            } = polled
+            {
                 for record in records {
-                    self.seen.insert((partition.topic.to_string(), key(&record)), code(&record));
+                    self.seen
+                        .insert((partition.topic.to_string(), key(&record)), code(&record));
                 }
             }
         }
@@ -63,18 +83,30 @@ impl Notices {
 fn ends(admin: &mut Admin, names: &[String]) -> kafka::Result<Vec<(TopicPartition, i64)>> {
     let mut ends = vec![];
     for topic in admin.describe_topics(names)? {
-        let places: Vec<(String, i32)> =
-            (0..topic.partitions).map(|partition| (topic.name.clone(), partition)).collect();
+        let places: Vec<(String, i32)> = (0..topic.partitions)
+            .map(|partition| (topic.name.clone(), partition))
+            .collect();
         for found in admin.list_offsets(&places, OffsetSpec::Latest, Isolation::ReadCommitted)? {
             let name = topic.name.as_str().into();
-            ends.push((TopicPartition { topic: name, topic_id: topic.id, partition: found.partition }, found.offset));
+            ends.push((
+                TopicPartition {
+                    topic: name,
+                    topic_id: topic.id,
+                    partition: found.partition,
+                },
+                found.offset,
+            ));
         }
     }
     Ok(ends)
 }
 
 fn key(record: &Record) -> String {
-    record.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default()
+    record
+        .key
+        .as_deref()
+        .map(|key| String::from_utf8_lossy(key).into_owned())
+        .unwrap_or_default()
 }
 
 fn code(record: &Record) -> String {

@@ -11,7 +11,10 @@ pub struct Report {
 impl Report {
     /// Nothing compared yet.
     pub fn new(number: usize) -> Report {
-        Report { number, differences: 0 }
+        Report {
+            number,
+            differences: 0,
+        }
     }
 
     /// The row's name.

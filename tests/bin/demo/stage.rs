@@ -59,9 +59,14 @@ impl Stage {
     /// Bad settings, or a service that does not answer.
     pub fn new() -> Result<Stage, String> {
         let config = |service| Config::from_env(service).map_err(|error| error.to_string());
-        let (order, payment, stock) = (config(Service::Order)?, config(Service::Payment)?, config(Service::Stock)?);
+        let (order, payment, stock) = (
+            config(Service::Order)?,
+            config(Service::Payment)?,
+            config(Service::Stock)?,
+        );
         let (stop, interrupted) = shutdown::channel();
-        stop.on_signals(Duration::ZERO).map_err(|error| format!("signal handlers: {error}"))?;
+        stop.on_signals(Duration::ZERO)
+            .map_err(|error| format!("signal handlers: {error}"))?;
         let stage = Stage {
             order: Client::new(&order),
             payment: Client::new(&payment),
@@ -81,7 +86,10 @@ impl Stage {
     }
 
     fn names(&self, row: usize) -> (String, String) {
-        (format!("demo-user-{row}-{}", self.suffix), format!("demo-item-{row}-{}", self.suffix))
+        (
+            format!("demo-user-{row}-{}", self.suffix),
+            format!("demo-item-{row}-{}", self.suffix),
+        )
     }
 
     /// Gives a row's user a balance and its item a stock, and looks at what they have then.
@@ -90,9 +98,12 @@ impl Stage {
     /// The calls'.
     pub fn put_in(&mut self, row: usize, balance: i64, in_stock: i64) -> Result<(), String> {
         let (user, item) = self.names(row);
-        self.payment.put(&format!("/accounts/{user}"), &json!({ "balance": balance }))?;
-        self.stock.put(&format!("/items/{item}"), &json!({ "quantity": in_stock }))?;
-        self.before.insert(row, (self.balance(&user)?, self.in_stock(&item)?));
+        self.payment
+            .put(&format!("/accounts/{user}"), &json!({ "balance": balance }))?;
+        self.stock
+            .put(&format!("/items/{item}"), &json!({ "quantity": in_stock }))?;
+        self.before
+            .insert(row, (self.balance(&user)?, self.in_stock(&item)?));
         Ok(())
     }
 
@@ -102,11 +113,21 @@ impl Stage {
     /// The call's.
     pub fn place(&self, row: usize, price: i64, quantity: i64) -> Result<Order, String> {
         let (user, item) = self.names(row);
-        let body = json!({"userName": user, "itemName": item, "price": price, "quantity": quantity});
+        let body =
+            json!({"userName": user, "itemName": item, "price": price, "quantity": quantity});
         let placed = self.order.place(&body)?;
-        let id = placed["orderId"].as_str().ok_or(format!("no orderId in {placed}"))?.to_string();
+        let id = placed["orderId"]
+            .as_str()
+            .ok_or(format!("no orderId in {placed}"))?
+            .to_string();
         let (balance, in_stock) = self.before[&row];
-        Ok(Order { id, user, item, balance, in_stock })
+        Ok(Order {
+            id,
+            user,
+            item,
+            balance,
+            in_stock,
+        })
     }
 
     // ---- looking
@@ -120,7 +141,10 @@ impl Stage {
     /// # Errors
     /// The call's; also if payment has not heard of it.
     pub fn payment(&self, order: &Order) -> Result<String, String> {
-        Ok(text(&self.payment.get(&format!("/payments/{}", order.id))?, "status"))
+        Ok(text(
+            &self.payment.get(&format!("/payments/{}", order.id))?,
+            "status",
+        ))
     }
 
     /// The status of stock's record of this order.
@@ -128,7 +152,10 @@ impl Stage {
     /// # Errors
     /// The call's; also if stock has not heard of it.
     pub fn reservation(&self, order: &Order) -> Result<String, String> {
-        Ok(text(&self.stock.get(&format!("/reservations/{}", order.id))?, "status"))
+        Ok(text(
+            &self.stock.get(&format!("/reservations/{}", order.id))?,
+            "status",
+        ))
     }
 
     /// A user's balance.
@@ -152,8 +179,9 @@ impl Stage {
     /// # Errors
     /// The call's, or an interruption.
     pub fn wait_for(&self, order: &Order, wanted: [&str; 3]) -> Result<Value, String> {
-        let is =
-            |seen: &Value| ["orderStatus", "paymentStatus", "stockStatus"].map(|field| text(seen, field)) == wanted;
+        let is = |seen: &Value| {
+            ["orderStatus", "paymentStatus", "stockStatus"].map(|field| text(seen, field)) == wanted
+        };
         self.look_until(|| self.order(order), is)
     }
 
@@ -185,7 +213,11 @@ impl Stage {
     }
 
     fn pause(&self) -> Result<(), String> {
-        if self.interrupted.wait(LOOK) { Err("interrupted".into()) } else { Ok(()) }
+        if self.interrupted.wait(LOOK) {
+            Err("interrupted".into())
+        } else {
+            Ok(())
+        }
     }
 
     // ---- stopping and starting
@@ -224,27 +256,52 @@ impl Stage {
                 ));
             }
         }
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(failed.join("\n"))
+        }
     }
 
     fn run(&self, action: &str, service: &str) -> Result<(), String> {
         let what = format!("{} {action} {service}", self.run_sh.display());
         let mut command = Command::new(&self.run_sh);
-        command.args([action, service]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args([action, service])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         // a group of its own: Ctrl-C ends the demo, not a stop or start half-way
         command.process_group(0);
-        let mut child = command.spawn().map_err(|error| format!("{what}: {error}"))?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("{what}: {error}"))?;
         let end = Instant::now() + RUN_LIMIT;
-        while child.try_wait().map_err(|error| format!("{what}: {error}"))?.is_none() {
+        while child
+            .try_wait()
+            .map_err(|error| format!("{what}: {error}"))?
+            .is_none()
+        {
             if Instant::now() > end {
                 let _ = child.kill();
-                return Err(format!("{what} has not ended within {} s", RUN_LIMIT.as_secs()));
+                return Err(format!(
+                    "{what} has not ended within {} s",
+                    RUN_LIMIT.as_secs()
+                ));
             }
             std::thread::sleep(LOOK);
         }
-        let output = child.wait_with_output().map_err(|error| format!("{what}: {error}"))?;
-        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        if output.status.success() { Ok(()) } else { Err(format!("{what}: {}\n{said}", output.status)) }
+        let output = child
+            .wait_with_output()
+            .map_err(|error| format!("{what}: {error}"))?;
+        let said = [output.stdout, output.stderr]
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .concat();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(format!("{what}: {}\n{said}", output.status))
+        }
     }
 }
 
@@ -259,5 +316,7 @@ fn text(value: &Value, field: &str) -> String {
 }
 
 fn number(value: &Value, field: &str) -> Result<i64, String> {
-    value[field].as_i64().ok_or(format!("no {field} in {value}"))
+    value[field]
+        .as_i64()
+        .ok_or(format!("no {field} in {value}"))
 }

@@ -14,7 +14,12 @@ const FIND_COORDINATOR: i16 = 10;
 /// The requests under way on a connection, by their numbers. Brokers answer in order.
 type Asked = Arc<Mutex<VecDeque<i16>>>;
 
-pub(super) fn serve(client: TcpStream, broker: &str, state: &Shared, ports: &Arc<HashMap<i32, i32>>) -> io::Result<()> {
+pub(super) fn serve(
+    client: TcpStream,
+    broker: &str,
+    state: &Shared,
+    ports: &Arc<HashMap<i32, i32>>,
+) -> io::Result<()> {
     let broker = connect(&client, broker, state)?;
     let (from_client, to_broker) = (client.try_clone()?, broker.try_clone()?);
     let (asking, answering, ports) = (state.clone(), state.clone(), ports.clone());
@@ -40,7 +45,9 @@ pub(super) fn serve(client: TcpStream, broker: &str, state: &Shared, ports: &Arc
 }
 
 fn lock(asked: &Asked) -> std::sync::MutexGuard<'_, VecDeque<i16>> {
-    asked.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    asked
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn pump(mut from: TcpStream, mut to: TcpStream, mut before: impl FnMut(&mut [u8])) {

@@ -22,8 +22,20 @@ const FEW: usize = 16;
 /// A connection that breaks.
 pub fn constant(stage: &Stage, options: &Options, report: &mut Report) -> Result<(), String> {
     let port = stage.load(1).ports[0];
-    measure("HTTP, a constant", port, options.connections, options.time / 2, report)?;
-    measure("HTTP, a constant, few connections", port, FEW, options.time / 2, report)
+    measure(
+        "HTTP, a constant",
+        port,
+        options.connections,
+        options.time / 2,
+        report,
+    )?;
+    measure(
+        "HTTP, a constant, few connections",
+        port,
+        FEW,
+        options.time / 2,
+        report,
+    )
 }
 
 /// The same of tiny_http, which runs within this process.
@@ -32,7 +44,10 @@ pub fn constant(stage: &Stage, options: &Options, report: &mut Report) -> Result
 /// As [`constant`].
 pub fn tiny_http(options: &Options, report: &mut Report) -> Result<(), String> {
     let server = Server::http("127.0.0.1:0").map_err(|error| format!("tiny_http: {error}"))?;
-    let port = server.server_addr().to_ip().map_or(0, |address| address.port());
+    let port = server
+        .server_addr()
+        .to_ip()
+        .map_or(0, |address| address.port());
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
@@ -42,17 +57,34 @@ pub fn tiny_http(options: &Options, report: &mut Report) -> Result<(), String> {
                 }
             });
         }
-        let measured = measure("HTTP, a constant, by tiny_http", port, FEW, options.time / 2, report);
+        let measured = measure(
+            "HTTP, a constant, by tiny_http",
+            port,
+            FEW,
+            options.time / 2,
+            report,
+        );
         (0..WORKERS).for_each(|_| server.unblock());
         measured
     })
 }
 
-fn measure(what: &str, port: u16, connections: usize, time: Duration, report: &mut Report) -> Result<(), String> {
+fn measure(
+    what: &str,
+    port: u16,
+    connections: usize,
+    time: Duration,
+    report: &mut Report,
+) -> Result<(), String> {
     let end = Instant::now() + time;
     let counted: io::Result<usize> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..connections).map(|_| scope.spawn(move || ask_until(port, end))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no thread panics")).sum()
+        let threads: Vec<_> = (0..connections)
+            .map(|_| scope.spawn(move || ask_until(port, end)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no thread panics"))
+            .sum()
     });
     let requests = counted.map_err(|error| format!("{what}: {error}"))?;
     super::add(report, what, "requests/s", rate(requests, time));

@@ -28,10 +28,19 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Kafka's.
-pub fn own_transactions(stage: &Stage, options: &Options, report: &mut Report) -> Result<(), String> {
+pub fn own_transactions(
+    stage: &Stage,
+    options: &Options,
+    report: &mut Report,
+) -> Result<(), String> {
     let records = records(stage)?;
     let id = format!("{}bench", stage.world.prefix());
-    let mut producer = Producer::transactional(stage.world.kafka(), Interrupt::new(), id, TRANSACTION_TIMEOUT);
+    let mut producer = Producer::transactional(
+        stage.world.kafka(),
+        Interrupt::new(),
+        id,
+        TRANSACTION_TIMEOUT,
+    );
     producer.initialise().map_err(said)?;
     let mut transact = || {
         let mut transaction = producer.begin()?;
@@ -45,8 +54,18 @@ pub fn own_transactions(stage: &Stage, options: &Options, report: &mut Report) -
         rows += ROWS;
     }
     let took = begun.elapsed();
-    super::add(report, "own Kafka transactions, rows", "/s", rate(rows, took));
-    super::add(report, "own Kafka transactions, records", "/s", rate(2 * rows, took));
+    super::add(
+        report,
+        "own Kafka transactions, rows",
+        "/s",
+        rate(rows, took),
+    );
+    super::add(
+        report,
+        "own Kafka transactions, records",
+        "/s",
+        rate(2 * rows, took),
+    );
     Ok(())
 }
 
@@ -61,25 +80,58 @@ pub fn own_tools(stage: &Stage, report: &mut Report) -> Result<(), String> {
     let new = NewTopic::new(&topic, 3).with_replication(1);
     admin.create_topics(&[new]).map_err(said)?;
     let (server, count) = (stage.world.brokers(), RECORDS.to_string());
-    let common = ["--bootstrap-server", server, "--topic", &topic, "--num-records", &count];
+    let common = [
+        "--bootstrap-server",
+        server,
+        "--topic",
+        &topic,
+        "--num-records",
+        &count,
+    ];
     let size = mean_length(&records(stage)?).to_string();
-    let output = tool("ProducerPerformance", &[&common[..], &["--throughput", "-1", "--record-size", &size]].concat())?;
-    super::add(report, "ProducerPerformance", "records/s", written(&output)?);
-    let output = tool("ConsumerPerformance", &[&common[..], &["--hide-header", "--timeout", "30000"]].concat())?;
+    let output = tool(
+        "ProducerPerformance",
+        &[&common[..], &["--throughput", "-1", "--record-size", &size]].concat(),
+    )?;
+    super::add(
+        report,
+        "ProducerPerformance",
+        "records/s",
+        written(&output)?,
+    );
+    let output = tool(
+        "ConsumerPerformance",
+        &[&common[..], &["--hide-header", "--timeout", "30000"]].concat(),
+    )?;
     super::add(report, "ConsumerPerformance", "records/s", read(&output)?);
     admin.delete_topics(&[topic]).map_err(said)
 }
 
 /// The last line that tells a rate is that of the whole.
 fn written(output: &str) -> Result<f64, String> {
-    let rate = |line: &str| line.split_once(" records/sec")?.0.rsplit(' ').next()?.parse().ok();
-    output.lines().rev().find_map(rate).ok_or(format!("ProducerPerformance told no rate: {output}"))
+    let rate = |line: &str| {
+        line.split_once(" records/sec")?
+            .0
+            .rsplit(' ')
+            .next()?
+            .parse()
+            .ok()
+    };
+    output
+        .lines()
+        .rev()
+        .find_map(rate)
+        .ok_or(format!("ProducerPerformance told no rate: {output}"))
 }
 
 /// The last column is the rate of fetching alone, without joining the group.
 fn read(output: &str) -> Result<f64, String> {
     let rate = |line: &str| line.rsplit_once(", ")?.1.parse().ok();
-    output.lines().rev().find_map(rate).ok_or(format!("ConsumerPerformance told no rate: {output}"))
+    output
+        .lines()
+        .rev()
+        .find_map(rate)
+        .ok_or(format!("ConsumerPerformance told no rate: {output}"))
 }
 
 /// The records of so many outbox rows.
@@ -87,9 +139,12 @@ fn records(stage: &Stage) -> Result<Vec<ProducerRecord>, String> {
     let Batch { orders, messages } = Batch::new(NAMES, 0..ROWS);
     let mut records = vec![];
     for (order, messages) in orders.iter().zip(&messages) {
-        let stored: Vec<Stored<'_>> = serde_json::from_str(messages).map_err(|error| error.to_string())?;
+        let stored: Vec<Stored<'_>> =
+            serde_json::from_str(messages).map_err(|error| error.to_string())?;
         let (prefix, stored_at) = (stage.world.prefix(), "2026-01-02T03:04:05.678901Z");
-        let record = |stored| envelope::to_record(stored, order.order_id, Service::Order, prefix, stored_at, 0);
+        let record = |stored| {
+            envelope::to_record(stored, order.order_id, Service::Order, prefix, stored_at, 0)
+        };
         records.extend(stored.iter().map(record));
     }
     Ok(records)
@@ -101,17 +156,33 @@ fn mean_length(records: &[ProducerRecord]) -> usize {
 
 fn length(record: &ProducerRecord) -> usize {
     let bytes = |bytes: &Option<kafka::Bytes>| bytes.as_ref().map_or(0, |bytes| bytes.len());
-    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + bytes(value)).sum();
+    let headers: usize = record
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + bytes(value))
+        .sum();
     headers + bytes(&record.key) + bytes(&record.value)
 }
 
 fn tool(class: &str, args: &[&str]) -> Result<String, String> {
     let libs = env::setting("KAFKA_LIBS_4");
     let mut command = Command::new("java");
-    command.args(["-Xmx512m", "-cp", &format!("{libs}/*:{libs}"), &format!("org.apache.kafka.tools.{class}")]);
-    let done = command.args(args).output().map_err(|error| format!("java: {error}"))?;
+    command.args([
+        "-Xmx512m",
+        "-cp",
+        &format!("{libs}/*:{libs}"),
+        &format!("org.apache.kafka.tools.{class}"),
+    ]);
+    let done = command
+        .args(args)
+        .output()
+        .map_err(|error| format!("java: {error}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if done.status.success() { Ok(text(&done.stdout)) } else { Err(format!("{class}: {}", text(&done.stderr))) }
+    if done.status.success() {
+        Ok(text(&done.stdout))
+    } else {
+        Err(format!("{class}: {}", text(&done.stderr)))
+    }
 }
 
 fn said(error: kafka::Error) -> String {

@@ -38,7 +38,12 @@ pub fn place_orders(stage: &Stage, options: &Options, report: &mut Report) -> Re
         took += begun.elapsed();
         rows += BATCH;
     }
-    super::add(report, "place_orders in batches", "rows/s", rate(rows, took));
+    super::add(
+        report,
+        "place_orders in batches",
+        "rows/s",
+        rate(rows, took),
+    );
     Ok(())
 }
 
@@ -46,7 +51,11 @@ pub fn place_orders(stage: &Stage, options: &Options, report: &mut Report) -> Re
 ///
 /// # Errors
 /// What PostgreSQL and pgbench say.
-pub fn transactions(stage: &mut Stage, options: &Options, report: &mut Report) -> Result<(), String> {
+pub fn transactions(
+    stage: &mut Stage,
+    options: &Options,
+    report: &mut Report,
+) -> Result<(), String> {
     let program = PathBuf::from(std::env::var("PG_BIN").unwrap_or_default()).join("pgbench");
     if !program.exists() {
         report.note("pgbench is not installed: no transactions/s to compare with".into());
@@ -58,39 +67,85 @@ pub fn transactions(stage: &mut Stage, options: &Options, report: &mut Report) -
     let (plain, monolith) = (Service::Payment, Service::Stock);
     let url = stage.world.database_url(plain);
     run(&program, &["--initialize", "--scale=10", "--quiet", &url])?;
-    best(&program, "pgbench -N", &["--skip-some-updates", &url], options, report)?;
+    best(
+        &program,
+        "pgbench -N",
+        &["--skip-some-updates", &url],
+        options,
+        report,
+    )?;
     let script = format!("--file={}", script.display());
     prepare_monolith(stage, monolith)?;
     let url = stage.world.database_url(monolith);
-    best(&program, "pgbench, monolith", &["--no-vacuum", &script, &url], options, report)
+    best(
+        &program,
+        "pgbench, monolith",
+        &["--no-vacuum", &script, &url],
+        options,
+        report,
+    )
 }
 
 fn prepare_monolith(stage: &mut Stage, place: Service) -> Result<(), String> {
     let mut client = stage.world.db(place);
-    client.batch_execute("drop table item, reservation, stock_outbox").map_err(said)?;
-    TABLES.iter().try_for_each(|tables| client.batch_execute(tables)).map_err(said)?;
+    client
+        .batch_execute("drop table item, reservation, stock_outbox")
+        .map_err(said)?;
+    TABLES
+        .iter()
+        .try_for_each(|tables| client.batch_execute(tables))
+        .map_err(said)?;
     let rows = "insert into account select 'user-' || n, 1000000000000, 1000000000000 from generate_series(0, 99) n;
                 insert into item select 'item-' || n, 1000000000000, 1000000000000 from generate_series(0, 99) n";
     client.batch_execute(rows).map_err(said)
 }
 
-fn best(program: &Path, name: &str, args: &[&str], options: &Options, report: &mut Report) -> Result<(), String> {
+fn best(
+    program: &Path,
+    name: &str,
+    args: &[&str],
+    options: &Options,
+    report: &mut Report,
+) -> Result<(), String> {
     let time = format!("--time={}", (options.time.as_secs() / 4).max(2));
     let mut all = vec![];
     for clients in CLIENTS {
         let clients_arg = format!("--client={clients}");
-        let said = run(program, &[&["--protocol=prepared", "--jobs=2", &time, &clients_arg], args].concat())?;
-        let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
+        let said = run(
+            program,
+            &[
+                &["--protocol=prepared", "--jobs=2", &time, &clients_arg],
+                args,
+            ]
+            .concat(),
+        )?;
+        let tps = said.lines().find_map(|line| {
+            line.strip_prefix("tps = ")?
+                .split(' ')
+                .next()?
+                .parse::<f64>()
+                .ok()
+        });
         all.push((tps.ok_or(format!("pgbench says no tps: {said}"))?, clients));
     }
-    let (tps, clients) = all.into_iter().max_by(|one, other| one.0.total_cmp(&other.0)).expect("some were tried");
+    let (tps, clients) = all
+        .into_iter()
+        .max_by(|one, other| one.0.total_cmp(&other.0))
+        .expect("some were tried");
     super::add(report, name, "transactions/s", tps);
     super::add(report, &format!("{name}, at"), "clients", clients as f64);
     Ok(())
 }
 
 fn run(program: &Path, args: &[&str]) -> Result<String, String> {
-    let done = Command::new(program).args(args).output().map_err(|error| format!("pgbench: {error}"))?;
+    let done = Command::new(program)
+        .args(args)
+        .output()
+        .map_err(|error| format!("pgbench: {error}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if done.status.success() { Ok(text(&done.stdout)) } else { Err(format!("pgbench: {}", text(&done.stderr))) }
+    if done.status.success() {
+        Ok(text(&done.stdout))
+    } else {
+        Err(format!("pgbench: {}", text(&done.stderr)))
+    }
 }
