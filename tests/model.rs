@@ -13,7 +13,7 @@ use order::order::{Bearing, Happening, OrderStatus, Saga, Step};
 use payment::payment::{Books as Payments, Payment, Status as PaymentStatus};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use shared::delivery::Delivery;
+use shared::event::delivery::Delivery;
 use shared::event::{Body, Channel, Event, Reason, Service, Side, Topic};
 use shared::handler::{GivenUp, Outcome};
 use stock::reservation::{Books as Reservations, Reservation, Status as ReservationStatus};

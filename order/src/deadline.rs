@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use shared::aside::Around;
 use shared::backoff;
 use shared::config::Config;
+use shared::consumer::set_aside::Around;
+use shared::db::pool::Connection;
 use shared::db::{Connector, Limits};
 use shared::error::Result;
-use shared::health;
+use shared::heartbeat;
 use shared::outbox;
-use shared::pool::Connection;
+use shared::outbox::wake::Waker;
 use shared::shutdown::Shutdown;
-use shared::wake::Waker;
 
 use crate::admission::Admission;
 use crate::handlers::Batch;
@@ -74,7 +74,7 @@ impl DeadlineScan {
     pub fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
         let mut failures = 0;
         while !shutdown.is_set() {
-            health::beat();
+            heartbeat::beat();
             let turn = self.look_for_forgotten().and_then(|()| self.scan_once());
             failures = if turn.is_ok() { 0 } else { failures + 1 };
             let pause = match turn {

@@ -4,11 +4,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use shared::config::Config;
+use shared::consumer::recovery::{Found, Recovery};
 use shared::db::Tx;
+use shared::error::Cause;
 use shared::error::{Error, Result};
 use shared::event::{Body, Event, Side};
-use shared::handler::{Cause, GivenUp, Handled, Handler, Outcome};
-use shared::recovery::{Found, Recovery};
+use shared::handler::{GivenUp, Handled, Handler, Outcome};
 #[cfg(sabotage)]
 use shared::sabotage::{self, Mechanism};
 use uuid::Uuid;

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 use shared::config::Config;
-use shared::dead_letter_http::problem;
-use shared::envelope;
+use shared::db::pool::Pool;
+use shared::dead_letter::http::problem;
 use shared::event::Reason;
+use shared::event::envelope;
 use shared::http::{
     Fields, Method, Problem, Request, Responder, Response, Routes, both, idempotency_key,
     json_object,
 };
-use shared::pool::Pool;
 use uuid::Uuid;
 
 use crate::admission::Refusal;

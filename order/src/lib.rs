@@ -25,16 +25,17 @@ pub mod writer;
 use std::sync::Arc;
 
 use shared::config::Config;
-use shared::descriptors;
+use shared::consumer::recovery::Recovery;
+use shared::db::pool::Pool;
+use shared::dead_letter;
 use shared::error::Result;
 use shared::handler::Handler;
 use shared::http::{Routes, Server};
-use shared::operations_http;
-use shared::pool::Pool;
-use shared::recovery::Recovery;
+use shared::outbox::wake::Waker;
+use shared::service::file_limit;
+use shared::service::status_http;
 use shared::service::{self, Threads};
 use shared::shutdown::{Shutdown, Stop};
-use shared::{dead_letter_http, wake::Waker};
 
 use admission::Admission;
 use waiters::Waiters;
@@ -96,11 +97,11 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
         repair_store::sweep(steps_kept),
     ];
     threads.spawn_housekeeping(&config, &ready, pool.clone(), sweeps)?;
-    let routes = operations_http::routes(service::routes(&config), config.service, board);
+    let routes = status_http::routes(service::routes(&config), config.service, board);
     let routes = http::routes(routes, pool.clone(), queue, waiters.clone(), &config);
     let routes = page::routes(routes, &config);
     let routes = dead_letters(routes, pool, &config, waker, recovery, (waiters, admission));
-    let server = Server::start("order", listener, descriptors::http_limits(&config), routes)?;
+    let server = Server::start("order", listener, file_limit::http_limits(&config), routes)?;
     log::info!("order listens on {}", server.local_addr());
     threads.run_until_stopped(server)
 }
@@ -128,7 +129,7 @@ fn dead_letters(
     (waiters, admission): (Waiters, Admission),
 ) -> Routes {
     let (prefix, config) = (config.topic_prefix.clone(), config.clone());
-    dead_letter_http::routes(
+    dead_letter::http::routes(
         routes,
         pool,
         prefix,

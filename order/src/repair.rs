@@ -3,9 +3,9 @@
 //! An order that its own database lost is rebuilt from its requests ([`Rebuilt`]); what an answer contradicts is decided by
 //! [`crate::order::Saga::repair`]. Each repair is listed ([`Repair`]).
 
-use shared::envelope;
+use shared::consumer::recovery::{Found, id_millis};
+use shared::event::envelope;
 use shared::event::{Body, Event, Reason, Service, Side};
-use shared::recovery::{Found, id_millis};
 use uuid::Uuid;
 
 use crate::order::Saga;
@@ -228,7 +228,7 @@ fn place(request: Option<&Event>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use shared::delivery::Delivery;
+    use shared::event::delivery::Delivery;
 
     use super::*;
     use crate::order::SideStatus;

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::Serialize;
+use shared::db::cleanup::Sweep;
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::{Event, Side};
-use shared::housekeeping::Sweep;
 use uuid::Uuid;
 
 use crate::repair::{Kind, Repair};

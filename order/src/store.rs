@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use postgres::Row;
 use postgres::types::ToSql;
-use shared::aside;
+use shared::consumer::set_aside;
+use shared::db::cleanup::Sweep;
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::{Event, Reason};
-use shared::housekeeping::Sweep;
 use shared::outbox::Removal;
 use uuid::Uuid;
 
@@ -565,7 +565,7 @@ pub fn latest_statuses(session: &mut Session) -> Result<Vec<(String, i64)>> {
 /// # Errors
 /// What PostgreSQL says.
 pub fn held(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<String, String>> {
-    aside::held(tx, ("orders", "order_id", "uuid"), &order_ids)
+    set_aside::held(tx, ("orders", "order_id", "uuid"), &order_ids)
 }
 
 /// Which of these idempotency keys have a row that somebody else holds, each with the row and the holder in words; the rows of all
@@ -574,7 +574,7 @@ pub fn held(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<String, Strin
 /// # Errors
 /// What PostgreSQL says.
 pub fn held_keys(tx: &mut Tx<'_>, keys: &[&str]) -> Result<HashMap<String, String>> {
-    aside::held(tx, ("idempotency_key", "idempotency_key", "text"), &keys)
+    set_aside::held(tx, ("idempotency_key", "idempotency_key", "text"), &keys)
 }
 
 /// Orders `o` whose ids were drawn in a `second` since 1970, and which are not settled.

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postgres::Row;
 use postgres::types::ToSql;
+use shared::db::cleanup::Sweep;
 use shared::db::{Query, Session};
-use shared::delivery::Delivery;
 use shared::error::Result;
+use shared::event::delivery::Delivery;
 use shared::event::{Body, Event, Topic};
-use shared::housekeeping::Sweep;
 use uuid::Uuid;
 
 use crate::store;

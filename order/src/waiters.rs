@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use shared::backoff;
 use shared::db::Connector;
-use shared::pool::Connection;
+use shared::db::pool::Connection;
 use shared::shutdown::Shutdown;
-use shared::{health, metrics};
+use shared::{heartbeat, metrics};
 use uuid::Uuid;
 
 use crate::store::{self, Order};
@@ -116,7 +116,7 @@ impl WaitingRoom {
     pub fn run(&mut self, shutdown: &Shutdown) {
         let mut failures = 0;
         while !shutdown.is_set() {
-            health::beat();
+            heartbeat::beat();
             self.gather(shutdown);
             if self.waiting.is_empty() {
                 continue;
@@ -150,7 +150,7 @@ impl WaitingRoom {
             .min()
             .unwrap_or(Instant::now() + Duration::from_secs(3_600));
         let limit = if self.waiting.is_empty() {
-            health::IDLE
+            heartbeat::IDLE
         } else {
             LOOK
         };

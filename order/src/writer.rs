@@ -5,18 +5,18 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use shared::aside::Around;
 use shared::backoff;
 use shared::config::Config;
+use shared::consumer::set_aside::Around;
+use shared::db::pool::Connection;
 use shared::db::{Connector, Limits, Session};
-use shared::envelope;
 use shared::error::{Blame, Error, Result};
+use shared::event::envelope;
 use shared::event::{Body, Event, Side};
-use shared::health;
+use shared::heartbeat;
 use shared::outbox;
-use shared::pool::Connection;
+use shared::outbox::wake::Waker;
 use shared::waits;
-use shared::wake::Waker;
 use uuid::Uuid;
 
 use crate::admission::{Admission, Refusal};
@@ -149,7 +149,7 @@ impl Writer {
     /// Writes until every [`Queue`] is gone: requests under way at a stop are answered.
     pub fn run(&mut self) {
         loop {
-            health::beat();
+            heartbeat::beat();
             let until_next_look = self.look_if_due();
             match self.queue.recv_timeout(until_next_look) {
                 Ok(first) => {
@@ -281,7 +281,7 @@ impl Writer {
             .map(|order| envelope::to_stored(&requests(order)))
             .collect();
         for attempt in 1.. {
-            health::beat();
+            heartbeat::beat();
             let (waker, admission) = (&self.waker, &self.admission);
             // without a session nothing is tried, and nothing changes
             let placed = self.connection.with(|session| {

@@ -1,10 +1,10 @@
 //! The payment service's calls.
 
 use serde::Serialize;
-use shared::dead_letter_http::problem;
+use shared::db::pool::Pool;
+use shared::dead_letter::http::problem;
 use shared::event::Reason;
 use shared::http::{Fields, Method, Problem, Request, Response, Routes, both, json_object};
-use shared::pool::Pool;
 use uuid::Uuid;
 
 use crate::store;

@@ -10,13 +10,13 @@ pub mod store;
 use std::sync::Arc;
 
 use shared::config::Config;
-use shared::dead_letter_http;
-use shared::descriptors;
+use shared::db::pool::Pool;
+use shared::dead_letter;
 use shared::error::Result;
 use shared::http::Server;
-use shared::operations_http;
 use shared::outbox;
-use shared::pool::Pool;
+use shared::service::file_limit;
+use shared::service::status_http;
 use shared::service::{self, Threads};
 use shared::shutdown::{Shutdown, Stop};
 
@@ -44,15 +44,15 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
 
     let pool = Pool::new(&ready.connector, config.http_workers);
     threads.spawn_housekeeping(&config, &ready, pool.clone(), vec![])?;
-    let routes = operations_http::routes(service::routes(&config), config.service, board);
+    let routes = status_http::routes(service::routes(&config), config.service, board);
     let routes = http::routes(routes, pool.clone());
     let handler = Arc::new(|| Box::new(handlers::Requests) as _);
     let routes =
-        dead_letter_http::routes(routes, pool, config.topic_prefix.clone(), waker, handler);
+        dead_letter::http::routes(routes, pool, config.topic_prefix.clone(), waker, handler);
     let server = Server::start(
         "payment",
         listener,
-        descriptors::http_limits(&config),
+        file_limit::http_limits(&config),
         routes,
     )?;
     log::info!("payment listens on {}", server.local_addr());

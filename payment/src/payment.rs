@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use shared::error::Cause;
 use shared::event::{Body, Event, Reason, Service, Side};
-use shared::handler::{Cause, GivenUp, Outcome};
+use shared::handler::{GivenUp, Outcome};
 #[cfg(sabotage)]
 use shared::sabotage::{self, Mechanism};
 use uuid::Uuid;
@@ -254,7 +255,7 @@ impl Books {
 
 #[cfg(test)]
 mod tests {
-    use shared::delivery::Delivery;
+    use shared::event::delivery::Delivery;
 
     use super::*;
 

@@ -15,21 +15,28 @@ use kafka::{
 
 use crate::backoff;
 use crate::config::Config;
+use crate::db::pool::Connection;
 use crate::db::{Connector, Limits};
-use crate::effects::Effects;
+use crate::error::Cause;
 use crate::error::{Blame, Error, Result};
-use crate::event::Topic;
-use crate::handler::{Cause, Handler};
-use crate::health;
+use crate::event::{Topic, full_names};
+use crate::handler::Handler;
+use crate::heartbeat;
 use crate::metrics;
-use crate::offsets::{self, Move, Start};
-use crate::pool::Connection;
-use crate::progress::Progress;
+use crate::outbox::wake::Waker;
 use crate::shutdown::Shutdown;
-use crate::slice::{Slice, batches};
-use crate::topics;
 use crate::waits;
-use crate::wake::Waker;
+use batch::{Slice, batches};
+use offsets::{Move, Start};
+use partitions::Progress;
+use processor::Effects;
+
+pub mod batch;
+pub mod offsets;
+pub mod partitions;
+pub mod processor;
+pub mod recovery;
+pub mod set_aside;
 
 /// How often a message that fails by its own fault is tried.
 pub const ATTEMPTS: u32 = 5;
@@ -113,9 +120,9 @@ impl Consumer {
     /// [`Error::Fatal`] when going on would break an invariant.
     pub fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
         let mut failures = 0;
-        health::out_of_group(Duration::ZERO);
+        heartbeat::out_of_group(Duration::ZERO);
         while !shutdown.is_set() {
-            health::beat();
+            heartbeat::beat();
             match self.consume_once() {
                 Ok(_) => {
                     if failures > 0 {
@@ -130,7 +137,7 @@ impl Consumer {
                     failures += 1;
                     let pause = backoff::delay(failures);
                     log::warn!("consuming failed (attempt {failures}, next in {pause:?}): {error}");
-                    health::kept_out(error.to_string());
+                    heartbeat::kept_out(error.to_string());
                     self.progress.all_wait(&error.to_string());
                     shutdown.wait(pause);
                 }
@@ -150,8 +157,8 @@ impl Consumer {
         }
         if self.reader.rejoin_needed() {
             // every rebalance takes all members out for a moment: that is no reason to call all of them not ready
-            health::out_of_group(OUT_OF_GROUP_LIMIT);
-            health::beat_before(JOIN_LIMIT);
+            heartbeat::out_of_group(OUT_OF_GROUP_LIMIT);
+            heartbeat::beat_before(JOIN_LIMIT);
             // before others are given what was ours, and know of it
             self.tell_offsets();
             self.begun = false;
@@ -215,7 +222,7 @@ impl Consumer {
         }
         self.progress = Progress::new(starts);
         self.begun = true;
-        health::in_group();
+        heartbeat::in_group();
         let names: Vec<String> = assignment
             .partitions
             .iter()
@@ -537,10 +544,7 @@ fn group_config(config: &Config, name: &str, nudge: crossbeam_channel::Sender<()
         heartbeat_interval: HEARTBEAT_INTERVAL,
         thread_name: format!("{name}-heartbeat"),
         on_rebalance: Some(Arc::new(move || _ = nudge.try_send(()))),
-        ..GroupConfig::new(
-            config.group(),
-            topics::names(prefix, &config.service.reads()),
-        )
+        ..GroupConfig::new(config.group(), full_names(prefix, &config.service.reads()))
     }
 }
 

@@ -2,15 +2,22 @@
 //! watchdog over every call.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use postgres::types::ToSql;
 use postgres::{Client, Row, SimpleQueryMessage, Statement, Transaction};
 
-use crate::error::{Error, Result};
-use crate::postgres_tls::Target;
+use crate::error::{Error, NEEDS_SESSIONS, Result};
+use tls::Target;
+use watchdog::Busy;
+
+pub mod cleanup;
+pub mod migrations;
+pub mod pool;
+pub mod tls;
+pub mod watchdog;
 
 /// Parameters of a statement, in the `postgres` crate's form.
 pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -126,11 +133,7 @@ impl Connector {
     /// When the server is away, refuses, or does not know a limit (older than 14); [`Error::Unusable`] when nothing can be
     /// written there; [`Error::Fatal`] when the database can't hold every text.
     pub fn connect(&self) -> Result<Session> {
-        let busy = Arc::new(AtomicU64::new(0));
-        SESSIONS
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .push(Arc::downgrade(&busy));
+        let busy = watchdog::register();
         let opening = Busy::new(&busy, OPEN_LIMIT);
         let mut client = self.target.connect()?;
         let answers = client.simple_query(&format!("{}; {STATE}", self.limits.as_sql()))?;
@@ -167,11 +170,6 @@ impl Connector {
         }
     }
 }
-
-/// What a pooler must keep.
-pub(crate) const NEEDS_SESSIONS: &str = "a pooler between this service and its database gives each transaction another session \
-    (PgBouncer with pool_mode=transaction or statement), but prepared statements, locks and notifications need one of their own: \
-    set pool_mode=session for this database, or give the server's own address";
 
 /// What must be right about a server before anything is done there, in the answer to the session's first statements.
 const STATE: &str = "select pg_is_in_recovery() as standby, current_setting('transaction_read_only') as read_only,
@@ -319,48 +317,4 @@ fn cached(
     let statement = prepare(sql)?;
     statements.insert(sql.to_string(), statement.clone());
     Ok(statement)
-}
-
-/// For each session, when its current call is overdue, in milliseconds of [`clock`]; 0: there is none.
-static SESSIONS: Mutex<Vec<Weak<AtomicU64>>> = Mutex::new(Vec::new());
-
-fn clock() -> u64 {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64
-}
-
-/// Marks a session as busy while a call is under way.
-struct Busy(Arc<AtomicU64>);
-
-impl Busy {
-    fn new(overdue: &Arc<AtomicU64>, limit: Duration) -> Busy {
-        let busy = Busy(overdue.clone());
-        busy.renew(limit);
-        busy
-    }
-
-    fn renew(&self, limit: Duration) {
-        self.0
-            .store(clock() + limit.as_millis() as u64, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-}
-
-/// Whether a database call of this process has been under way for longer than any limit allows: what the watchdog ends
-/// the process for.
-pub fn has_overdue_call() -> bool {
-    let mut sessions = SESSIONS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    sessions.retain(|session| session.strong_count() > 0);
-    let mut overdue = sessions
-        .iter()
-        .filter_map(Weak::upgrade)
-        .map(|overdue| overdue.load(Ordering::Relaxed));
-    overdue.any(|overdue| overdue > 0 && overdue < clock())
 }

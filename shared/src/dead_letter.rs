@@ -7,11 +7,17 @@ use kafka::{Bytes, Record, StrBytes, TopicPartition};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::db::cleanup::Sweep;
 use crate::db::{Params, Query, Session, Tx};
+use crate::error::Cause;
 use crate::error::Result;
-use crate::handler::Cause;
-use crate::housekeeping::Sweep;
 use crate::metrics;
+
+pub mod action;
+pub mod http;
+pub mod replay;
+pub mod replay_many;
+pub mod view;
 
 /// A record to park.
 pub struct Parked<'a> {
@@ -324,7 +330,7 @@ pub fn list(
 }
 
 /// Removes those that were handled so long ago. One that topics still hold must not be among them: read again, it would be
-/// parked again ([`crate::topics`] checks it).
+/// parked again ([`crate::service::topics`] checks it).
 pub fn sweep(retention: Option<Duration>) -> Sweep {
     let sql = "delete from dead_letter where id in
                    (select id from dead_letter where handled_at < clock_timestamp() - $1 * interval '1 millisecond'

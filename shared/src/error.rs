@@ -2,8 +2,6 @@
 
 use postgres::error::{DbError, Severity, SqlState};
 
-use crate::db::NEEDS_SESSIONS;
-
 /// An error below the services' business.
 #[derive(Debug)]
 pub enum Error {
@@ -52,6 +50,49 @@ impl Blame {
             Blame::Message => "message",
             Blame::World => "world",
             Blame::Nobody => "nobody",
+        }
+    }
+}
+
+/// Why a record was parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its bytes are not one of the saga's events.
+    Undecodable,
+    /// Handling it failed by its own fault, in all attempts.
+    GivenUp,
+    /// An answer about an order that does not exist here, and of which Kafka holds nothing either.
+    UnknownOrder,
+    /// It contradicts what was handled before, and nothing can be done about it here: a second request with other amounts; an
+    /// answer that takes back what a COMPLETED order has.
+    Contradiction,
+    /// Records that Kafka no longer has.
+    LogGap,
+}
+
+impl Cause {
+    /// All causes.
+    pub const ALL: [Cause; 5] = [
+        Cause::Undecodable,
+        Cause::GivenUp,
+        Cause::UnknownOrder,
+        Cause::Contradiction,
+        Cause::LogGap,
+    ];
+
+    /// The cause of a name.
+    pub fn from_name(name: &str) -> Option<Cause> {
+        Cause::ALL.into_iter().find(|cause| cause.name() == name)
+    }
+
+    /// Its name in table and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Undecodable => "UNDECODABLE",
+            Cause::GivenUp => "GIVEN_UP",
+            Cause::UnknownOrder => "UNKNOWN_ORDER",
+            Cause::Contradiction => "CONTRADICTION",
+            Cause::LogGap => "LOG_GAP",
         }
     }
 }
@@ -163,6 +204,11 @@ impl Error {
         matches!(self, Error::Database(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
     }
 }
+
+/// What a pooler must keep.
+pub(crate) const NEEDS_SESSIONS: &str = "a pooler between this service and its database gives each transaction another session \
+    (PgBouncer with pool_mode=transaction or statement), but prepared statements, locks and notifications need one of their own: \
+    set pool_mode=session for this database, or give the server's own address";
 
 /// Why a server can't be used, and what to do.
 pub(crate) fn explain(what: &str, error: Error) -> String {

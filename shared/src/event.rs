@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::delivery::Delivery;
+use delivery::Delivery;
+
+pub mod delivery;
+pub mod envelope;
 
 /// One of the three services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -314,6 +317,14 @@ impl Event {
     pub fn type_name(&self) -> String {
         format!("{}.{}", self.side.name(), self.body.verb())
     }
+}
+
+/// The topics' names in Kafka, with the prefix, in the order given.
+pub fn full_names(prefix: &str, topics: &[Topic]) -> Vec<String> {
+    topics
+        .iter()
+        .map(|topic| format!("{prefix}{}", topic.name()))
+        .collect()
 }
 
 #[cfg(test)]

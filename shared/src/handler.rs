@@ -6,52 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use uuid::Uuid;
 
 use crate::db::Tx;
-use crate::delivery::Delivery;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
+use crate::event::delivery::Delivery;
 use crate::event::{Body, Event, Side};
-
-/// Why a record was parked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// Its bytes are not one of the saga's events.
-    Undecodable,
-    /// Handling it failed by its own fault, in all attempts.
-    GivenUp,
-    /// An answer about an order that does not exist here, and of which Kafka holds nothing either.
-    UnknownOrder,
-    /// It contradicts what was handled before, and nothing can be done about it here: a second request with other amounts; an
-    /// answer that takes back what a COMPLETED order has.
-    Contradiction,
-    /// Records that Kafka no longer has.
-    LogGap,
-}
-
-impl Cause {
-    /// All causes.
-    pub const ALL: [Cause; 5] = [
-        Cause::Undecodable,
-        Cause::GivenUp,
-        Cause::UnknownOrder,
-        Cause::Contradiction,
-        Cause::LogGap,
-    ];
-
-    /// The cause of a name.
-    pub fn from_name(name: &str) -> Option<Cause> {
-        Cause::ALL.into_iter().find(|cause| cause.name() == name)
-    }
-
-    /// Its name in table and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Cause::Undecodable => "UNDECODABLE",
-            Cause::GivenUp => "GIVEN_UP",
-            Cause::UnknownOrder => "UNKNOWN_ORDER",
-            Cause::Contradiction => "CONTRADICTION",
-            Cause::LogGap => "LOG_GAP",
-        }
-    }
-}
 
 /// What a handler made of one event.
 #[derive(Debug, PartialEq, Eq)]

@@ -9,11 +9,11 @@
 //! | `routes` | method and pattern to handler; 404 and 405; who may call |
 //! | `guard` | the operator's token |
 //! | `cors` | which pages of other origins a browser lets in |
-//! | `responder` | the one answer to a request, given from any thread |
-//! | `head` | a request's head, and where its body ends |
-//! | `limits` | how much a server takes on, and how long it waits |
-//! | `wire` | bytes to requests, answers to bytes, within limits of size and time |
-//! | `connection` | a connection's life: waiting, busy, ended |
+//! | `server/responder` | the one answer to a request, given from any thread |
+//! | `server/head` | a request's head, and where its body ends |
+//! | `server/limits` | how much a server takes on, and how long it waits |
+//! | `server/wire` | bytes to requests, answers to bytes, within limits of size and time |
+//! | `server/connection` | a connection's life: waiting, busy, ended |
 //! | `server` | accepting, admitting, stopping |
 //!
 //! A thread serves a connection; it parses with `httparse` and blocks with limits. A handler that can't answer at once hands its
@@ -25,29 +25,20 @@
 //! pipelined flood likewise (1.2 GiB in 4 s); eight bodies that stall, or eight requests pipelined behind a parked one, hold all
 //! eight workers; and a connection can't be closed from outside, neither after a 413 nor at a stop.
 
-mod connection;
 mod cors;
 mod fields;
 mod guard;
-mod head;
-mod limits;
 mod message;
 mod params;
 mod problem;
-mod responder;
 mod routes;
 mod server;
-mod wire;
 
 pub use cors::Cors;
 pub use fields::{Fields, Object, json_object};
 pub use guard::{AdminToken, Guard};
-pub use head::HEAD_LIMIT;
-pub use limits::Limits;
 pub use message::{Headers, Method, Query, Request, Response};
 pub use params::{duration, idempotency_key};
 pub use problem::{FieldError, Problem, both};
-pub use responder::{Awaited, Responder};
 pub use routes::Routes;
-pub use server::{Handler, Server};
-pub use wire::BODY_LIMIT;
+pub use server::{Awaited, BODY_LIMIT, HEAD_LIMIT, Handler, Limits, Responder, Server};

@@ -1,7 +1,7 @@
 //! What a service counts and measures about itself, in Prometheus's terms; all that the services have in common is listed
 //! here. Values of the process, for as long as it runs.
 //!
-//! What the database and Kafka hold (outbox, lag, dead letters) is set by the [`crate::monitor`], whoever leads and
+//! What the database and Kafka hold (outbox, lag, dead letters) is set by the [`crate::service::monitor`], whoever leads and
 //! whatever the relay does.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -13,8 +13,8 @@ use prometheus::{
     Opts, TextEncoder,
 };
 
+use crate::error::Cause;
 use crate::error::{Blame, Error};
-use crate::handler::Cause;
 
 /// Seconds: from an answer out of memory to the longest `?wait`.
 const HTTP_BUCKETS: [f64; 12] = [

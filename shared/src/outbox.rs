@@ -3,13 +3,18 @@
 use postgres::error::SqlState;
 use uuid::Uuid;
 
+use crate::db::pool::Connection;
 use crate::db::{Query, Session, Tx};
-use crate::envelope;
 use crate::error::{Error, Result};
+use crate::event::envelope;
 use crate::event::{Event, Service};
-use crate::pool::Connection;
 
+pub mod leader;
 pub mod origin;
+pub mod overlap;
+pub mod position;
+pub mod relay;
+pub mod wake;
 
 /// A stored row: the events of one order that go out together.
 pub struct Row {
@@ -205,7 +210,7 @@ impl Removal {
     }
 }
 
-/// Deletes what a position names, by the service's own statement ([`crate::relay::Relay::new`]), in a transaction of its
+/// Deletes what a position names, by the service's own statement ([`crate::outbox::relay::Relay::new`]), in a transaction of its
 /// own. All rows gone: an earlier delete has won.
 ///
 /// # Errors

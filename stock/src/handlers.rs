@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use shared::aside;
+use shared::consumer::set_aside;
 use shared::db::Tx;
 use shared::error::Result;
 use shared::event::{Body, Event};
@@ -28,16 +28,12 @@ impl Handler for Requests {
     }
 
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {
-        aside::at_participant(
-            tx,
-            events,
-            "reservation",
-            ("item", "item_name"),
-            |event| match &event.body {
+        set_aside::at_participant(tx, events, "reservation", ("item", "item_name"), |event| {
+            match &event.body {
                 Body::StockRequested { item_name, .. } => Some(item_name),
                 _ => None,
-            },
-        )
+            }
+        })
     }
 
     fn give_up(&mut self, tx: &mut Tx<'_>, request: &GivenUp) -> Result<Vec<Event>> {

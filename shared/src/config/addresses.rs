@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::default_port;
 use super::reader::Reader;
+use crate::db::tls::Target;
 use crate::event::Service;
-use crate::postgres_tls::Target;
 
 /// Where the order service's page is by default, for browsers.
 const ORDER_PAGE: &str = "http://127.0.0.1:8080,http://localhost:8080";

@@ -3,7 +3,7 @@
 use super::fields::{integer, name, text};
 use super::message::{Query, Repeated, Request};
 use super::problem::{FieldError, Problem};
-use crate::envelope;
+use crate::event::envelope;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use uuid::Uuid;

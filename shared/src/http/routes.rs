@@ -6,8 +6,7 @@ use super::cors::{self, Cors};
 use super::guard::Guard;
 use super::message::{Headers, Method, Request, Response};
 use super::problem::Problem;
-use super::responder::Responder;
-use super::server::Handler;
+use super::server::{Handler, Responder};
 use crate::metrics;
 
 type Action = Box<dyn Fn(Request, Responder) + Send + Sync>;

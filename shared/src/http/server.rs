@@ -1,18 +1,27 @@
 //! Accepting, admitting, stopping.
 
-use super::connection::{Connections, serve};
-use super::limits::Limits;
 use super::message::Request;
 use super::problem::Problem;
-use super::responder::Responder;
 use crate::metrics;
+use connection::{Connections, serve};
+
+mod connection;
+mod head;
+mod limits;
+mod responder;
+mod wire;
+
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+pub use head::HEAD_LIMIT;
+pub use limits::Limits;
+pub use responder::{Awaited, Responder};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, Scope, scope, sleep};
 use std::time::Duration;
+pub use wire::BODY_LIMIT;
 
 /// The connections that the kernel holds until they are accepted; more at once than a burst of clients, and than `std` asks for (128),
 /// because the kernel answers what is beyond only when the client tries again, a second later.

@@ -15,9 +15,9 @@ use std::str::FromStr;
 use postgres::error::SqlState;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::db::migrations;
 use crate::db::{Query, Session, Tx};
 use crate::error::{Error, Result};
-use crate::schema;
 
 /// Which physical database it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ pub fn read(session: &mut Session) -> Result<State> {
            from outbox_clock c, outbox_clock_ahead a where greatest(c.last_value, a.last_value) > 1"
     );
     // `--check` may look at a schema of a version before
-    let last_stored = match schema::has_table(session, "outbox_clock_ahead")? {
+    let last_stored = match migrations::has_table(session, "outbox_clock_ahead")? {
         true => last_stored,
         false => format!(
             "to_char(last_stored_at at time zone 'UTC', {TIME}) from outbox_clock where isfinite(last_stored_at)"
@@ -194,7 +194,7 @@ pub fn read(session: &mut Session) -> Result<State> {
         leaders: vec![],
     };
     // `--check` may look at a schema that has no such tables yet
-    if schema::has_table(session, "takeover")? {
+    if migrations::has_table(session, "takeover")? {
         with_takeovers(state, session)
     } else {
         Ok(state)

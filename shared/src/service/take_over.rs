@@ -8,14 +8,15 @@ use kafka::{Admin, Interrupt, Isolation};
 use refinery::Runner;
 use uuid::Uuid;
 
-use crate::args;
 use crate::config::Config;
+use crate::db::migrations;
 use crate::db::{Connector, Limits, Session};
 use crate::error::{Error, Result, explain};
-use crate::event::Service;
+use crate::event::{Service, full_names};
+use crate::outbox::position::{self, Found, Wrong};
 use crate::outbox::{self, origin};
-use crate::position::{self, Found, Wrong};
-use crate::{check, schema, topics};
+use crate::service::cli;
+use crate::service::{check, topics};
 
 /// For all of it: longer than each call below takes to give up by itself. It ends what has no limit of its own, such as
 /// reading from a server that accepts and is silent. What was done until then, another call finds done.
@@ -28,8 +29,8 @@ pub fn run(config: &Config, migrations: Runner) -> bool {
     let config = config.clone();
     let done = check::within(LIMIT, move || take_over(&config, migrations));
     match &done {
-        Ok(done) => args::print(&format!("{done}\n")),
-        Err(why) => args::print(&format!("failed: {why}\n")),
+        Ok(done) => cli::print(&format!("{done}\n")),
+        Err(why) => cli::print(&format!("failed: {why}\n")),
     }
     done.is_ok()
 }
@@ -49,21 +50,21 @@ fn connect(config: &Config) -> Result<Session> {
 
 /// The database's, once nothing is left to migrate: what is noted needs a table.
 fn installation(session: &mut Session, service: Service, migrations: Runner) -> Result<Uuid> {
-    let pending = schema::pending(session, service, migrations)?.migrations;
+    let pending = migrations::pending(session, service, migrations)?.migrations;
     if pending > 0 {
         return Err(Error::Fatal(format!(
             "the schema lacks {pending} migrations: start {} once, which applies them before it is refused",
             service.name()
         )));
     }
-    schema::install_id(session)
+    migrations::install_id(session)
 }
 
 /// The last positions in what the service writes, as far as it is there.
 fn find(config: &Config, install: Uuid) -> Result<Vec<Found>> {
     let kafka = config.kafka(&format!("{}-take-over", config.service.name()));
     let there = topics::find(&mut Admin::new(kafka.clone(), Interrupt::new()), config)?.there;
-    let mut written = topics::names(&config.topic_prefix, &config.service.writes());
+    let mut written = full_names(&config.topic_prefix, &config.service.writes());
     written.retain(|name| there.contains(name));
     // the other one is stopped; where it left a transaction open, that is not committed
     position::find(
@@ -84,7 +85,7 @@ fn note(session: &mut Session, found: &[Found], service: Service) -> Result<Stri
         return Ok("nothing to take over: no other database has written last".into());
     }
     for Wrong { what, .. } in &wrong {
-        args::print(&format!("found: {what}\n"));
+        cli::print(&format!("found: {what}\n"));
     }
     let accepted_to = found
         .iter()

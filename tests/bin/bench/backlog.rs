@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use order::store::NewOrder;
 use order::{store, writer};
 use shared::db::{Connector, Limits, Session};
-use shared::envelope;
+use shared::event::envelope;
 use uuid::Uuid;
 
 use crate::books::said;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use harness::env;
 use kafka::{Admin, Interrupt, NewTopic, Producer, ProducerRecord};
-use shared::envelope::{self, Stored};
 use shared::event::Service;
+use shared::event::envelope::{self, Stored};
 
 use crate::backlog::Batch;
 use crate::figures::rate;

@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::args;
 use crate::config::Config;
+use crate::service::cli;
 
 /// `/readyz` waits for nothing.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -17,7 +17,7 @@ pub fn run(config: &Config) -> bool {
     let answer = ask(config)
         .unwrap_or_else(|error| format!("no answer on {}:{}: {error}\n", config.bind, config.port));
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or(("", &answer));
-    args::print(&format!("{}\n", body.trim_end()));
+    cli::print(&format!("{}\n", body.trim_end()));
     head.starts_with("HTTP/1.1 200 ")
 }
 

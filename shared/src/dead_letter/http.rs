@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::db::pool::Pool;
+use crate::dead_letter::action;
+use crate::dead_letter::replay::{self, Ask, Replayer, Verdict};
+use crate::dead_letter::replay_many::{AskMany, Replays, replay_many};
+use crate::dead_letter::view::Detail;
 use crate::dead_letter::{self, Filter, State, Summary};
-use crate::dead_letter_action;
-use crate::dead_letter_view::Detail;
+use crate::error::Cause;
 use crate::error::{Blame, Error};
-use crate::handler::{Cause, Handler};
+use crate::handler::Handler;
 use crate::http::{Fields, Method, Problem, Query, Request, Response, Routes, both, json_object};
-use crate::pool::Pool;
-use crate::replay::{self, Ask, Replayer, Verdict};
-use crate::replay_many::{AskMany, Replays, replay_many};
-use crate::wake::Waker;
+use crate::outbox::wake::Waker;
 
 /// Seconds after which a client may repeat what failed for want of the database.
 const RETRY_AFTER: u32 = 2;
@@ -107,7 +108,7 @@ impl Calls {
         let find = |session: &mut _| {
             Ok((
                 dead_letter::find(session, id)?,
-                dead_letter_action::history(session, id)?,
+                action::history(session, id)?,
             ))
         };
         let (kept, history) = self.pool.with(find).map_err(problem)?;

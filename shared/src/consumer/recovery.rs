@@ -14,11 +14,11 @@ use kafka::{
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::delivery;
-use crate::envelope;
 use crate::error::Result;
+use crate::event::delivery;
+use crate::event::envelope;
 use crate::event::{Body, Channel, Event, Side, Topic};
-use crate::health;
+use crate::heartbeat;
 
 /// All reading of one call must end within this: shorter than a group waits for a member (45 s).
 const LIMIT: Duration = Duration::from_secs(40);
@@ -93,7 +93,7 @@ impl Recovery {
     /// # Errors
     /// Kafka's; a topic that is not there, or reading that takes too long, is one of them.
     pub fn find(&self, answers: &[Event], found: &mut HashMap<Uuid, Found>) -> Result<()> {
-        health::beat_before(2 * LIMIT);
+        heartbeat::beat_before(2 * LIMIT);
         answers
             .iter()
             .for_each(|answer| _ = found.entry(answer.order_id).or_default());

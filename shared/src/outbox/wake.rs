@@ -11,12 +11,12 @@ use postgres::Notification;
 use postgres::fallible_iterator::FallibleIterator;
 
 use crate::backoff;
+use crate::db::pool::Connection;
 use crate::db::{Connector, Session};
 use crate::error::Result;
 use crate::event::Service;
-use crate::health;
-use crate::leader::UNLED;
-use crate::pool::Connection;
+use crate::heartbeat;
+use crate::outbox::leader::UNLED;
 use crate::shutdown::Shutdown;
 
 /// How long a notification wait lasts before the stop is looked at.
@@ -79,11 +79,11 @@ impl Wakeups {
         let mut connection = Connection::new(connector);
         let sql = format!("notify {}", service.outbox());
         loop {
-            health::beat();
+            heartbeat::beat();
             select! {
                 recv(self.notify) -> _ => {}
                 recv(shutdown.receiver()) -> _ => return,
-                default(health::IDLE) => continue,
+                default(heartbeat::IDLE) => continue,
             }
             if let Err(error) = connection.with(|session| session.batch_execute(&sql)) {
                 log::debug!(
@@ -97,7 +97,7 @@ impl Wakeups {
     pub fn run_listener(&self, service: Service, connector: &Connector, shutdown: &Shutdown) {
         let mut attempt = 0;
         while !shutdown.is_set() {
-            health::beat();
+            heartbeat::beat();
             attempt += 1;
             let listened = connector
                 .connect()
@@ -119,7 +119,7 @@ impl Wakeups {
         session.batch_execute(&format!("listen {}", service.outbox()))?;
         *attempt = 0;
         while !shutdown.is_set() {
-            health::beat();
+            heartbeat::beat();
             let heard = session
                 .client()
                 .notifications()

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::db::Session;
-use crate::delivery;
-use crate::envelope;
 use crate::error::{Error, Result};
 use crate::event::Service;
-use crate::health;
+use crate::event::delivery;
+use crate::event::envelope;
+use crate::heartbeat;
 use crate::outbox::origin::{self, Judgement, Leader, Origin, Refusal, State};
 
 /// The header's name.
@@ -102,7 +102,7 @@ pub fn find(
 ) -> Result<Vec<Found>> {
     // under a quota it may take long
     let is_wanted = |record: &Record| {
-        health::beat();
+        heartbeat::beat();
         text(record).is_some()
     };
     let last = last_records(kafka, interrupt, topics, ends, is_wanted)?;

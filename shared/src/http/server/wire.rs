@@ -2,8 +2,8 @@
 
 use super::head::{Framing, HEAD_LIMIT, Head, body_too_large, head_too_long, parse_head};
 use super::limits::Limits;
-use super::message::{Response, reason};
-use super::problem::Problem;
+use crate::http::message::{Response, reason};
+use crate::http::problem::Problem;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime};

@@ -5,7 +5,7 @@ use kafka::{Bytes, StrBytes};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::delivery::{self, Delivery};
+use crate::event::delivery::{self, Delivery};
 use crate::event::{Body, Event, Reason, Service, Side, Topic};
 
 /// The header of a payment request that holds the idempotency key under which its order was placed.

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::db::{Query, Session, Tx};
+use crate::dead_letter::action::{self, Action, Deed};
 use crate::dead_letter::{self, Kept, State, Summary};
-use crate::dead_letter_action::{self, Action, Deed};
-use crate::delivery;
-use crate::envelope;
+use crate::error::Cause;
 use crate::error::{Blame, Error, Result};
+use crate::event::delivery;
+use crate::event::envelope;
 use crate::event::{Event, Topic};
-use crate::handler::{self, Cause, Handler, Outcome};
+use crate::handler::{self, Handler, Outcome};
 use crate::outbox;
-use crate::wake::Waker;
+use crate::outbox::wake::Waker;
 
 /// After so many failed replays another one must be forced: as many as a record has attempts before it is parked. What failed
 /// so often will not come right by being asked again.
@@ -173,7 +174,7 @@ pub fn discard(session: &mut Session, id: i64, actor: &str, reason: &str) -> Res
         return Ok(Verdict::Refused(why));
     }
     dead_letter::discard(&mut tx, id, reason)?;
-    dead_letter_action::note(
+    action::note(
         &mut tx,
         id,
         actor,
@@ -190,7 +191,7 @@ fn lock(tx: &mut Tx<'_>, id: i64, wait: bool) -> Result<Option<(Kept, Vec<Action
     let Some(kept) = dead_letter::lock(tx, id, wait)? else {
         return Ok(None);
     };
-    Ok(Some((kept, dead_letter_action::history(tx, id)?)))
+    Ok(Some((kept, action::history(tx, id)?)))
 }
 
 /// How, when and by whom it was handled, if it was.
@@ -307,5 +308,5 @@ fn note(tx: &mut Tx<'_>, ask: &Ask<'_>, replay: &Replay) -> Result<()> {
     let (result, detail) = (replay.result(), replay.detail());
     let text = detail.map_or(result.to_string(), |why| format!("{result}: {why}"));
     dead_letter::note_replay(tx, ask.id, &text)?;
-    dead_letter_action::note(tx, ask.id, ask.actor, Deed::Replay, result, detail)
+    action::note(tx, ask.id, ask.actor, Deed::Replay, result, detail)
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use kafka::TopicPartition;
 
 use crate::backoff;
-use crate::offsets::{self, Move, Start};
-use crate::slice::Slice;
+use crate::consumer::batch::Slice;
+use crate::consumer::offsets::{self, Move, Start};
 use crate::waits;
 
 /// The assigned partitions. What the process knows of them goes with this.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::db::Query;
+use crate::db::pool::Pool;
 use crate::error::Result;
-use crate::health;
-use crate::pool::Pool;
+use crate::heartbeat;
 use crate::shutdown::Shutdown;
 
 /// Rows in one statement: a few milliseconds.
@@ -33,7 +33,7 @@ pub fn run(pool: &Pool, sweeps: &[Sweep], interval: Duration, shutdown: &Shutdow
                 Err(error) => log::warn!("{} are left for the next time: {error}", sweep.what),
             }
         }
-        health::beat_before(interval * 2);
+        heartbeat::beat_before(interval * 2);
         if shutdown.wait(interval) {
             return;
         }
@@ -48,7 +48,7 @@ impl Sweep {
         let age = retention.as_millis() as f64;
         let mut removed = 0;
         loop {
-            health::beat();
+            heartbeat::beat();
             let batch = pool.with(|session| session.execute(&self.sql, &[&age, &BATCH]))?;
             removed += batch;
             if batch < BATCH as u64 || shutdown.wait(PAUSE) {

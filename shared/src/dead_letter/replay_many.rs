@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::db::pool::Pool;
+use crate::dead_letter::replay::{Ask, Replay, Replayer, Verdict};
 use crate::dead_letter::{self, Filter, State};
 use crate::error::Result;
-use crate::pool::Pool;
-use crate::replay::{Ask, Replay, Replayer, Verdict};
 
 /// After so long no further one is begun: the answer is to reach who asked.
 const TIME: Duration = Duration::from_secs(10);

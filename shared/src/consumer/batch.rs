@@ -2,10 +2,10 @@
 
 use kafka::{Record, TopicPartition};
 
-use crate::delivery::{self, Delivery};
-use crate::envelope::{self, Undecodable};
+use crate::consumer::offsets::Move;
+use crate::event::delivery::{self, Delivery};
+use crate::event::envelope::{self, Undecodable};
 use crate::event::{Event, Topic};
-use crate::offsets::Move;
 
 /// Records in one transaction: a participant's batch of this size takes 20 to 30 ms, short enough for those who wait
 /// for its row locks.

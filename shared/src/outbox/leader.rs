@@ -9,7 +9,7 @@ use crate::db::{Connector, Query, Session};
 use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::shutdown::{self, Stop};
-use crate::{health, metrics};
+use crate::{heartbeat, metrics};
 
 /// A third of the session's `idle_session_timeout`: two pings may be late before the server ends the session.
 const PING: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ impl Leadership {
         let (stop, shutdown) = shutdown::channel();
         let pinged = session.clone();
         // a relay that turns no more must not hold the lock: without pings the server ends its session
-        let relay = health::own_pulse();
+        let relay = heartbeat::own_pulse();
         let turns = move || relay.as_ref().is_none_or(|relay| relay.turns());
         let ping = std::thread::Builder::new()
             .name(ping_thread.to_string())

@@ -1,11 +1,11 @@
 //! A connection's life: waiting for a request, busy with one, ended.
 
+use super::Service;
 use super::head::Head;
-use super::message::{Method, Request, Response};
-use super::problem::Problem;
 use super::responder::Responder;
-use super::server::Service;
 use super::wire::{Incoming, Refusal, RequestReader, read_until, write_head, write_response};
+use crate::http::message::{Method, Request, Response};
+use crate::http::problem::Problem;
 use std::collections::HashMap;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -9,10 +9,12 @@ use refinery::Runner;
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::db::migrations::{self, Pending};
 use crate::db::{Connector, Limits, Session};
 use crate::error::{Error, Result, explain};
-use crate::schema::Pending;
-use crate::{args, brokers, position, schema, topics};
+use crate::event::full_names;
+use crate::outbox::position;
+use crate::service::{brokers, cli, topics};
 
 /// For each line: longer than any single attempt below takes to give up by itself. It ends what has no limit of its own, such
 /// as reading from a server that accepts and is silent.
@@ -42,15 +44,15 @@ struct Report {
 impl Report {
     fn tell(&mut self, what: &str, finding: Finding) {
         match finding {
-            Ok(remarks) if remarks.is_empty() => args::print(&format!("{what}: ok\n")),
-            Ok(remarks) => args::print(&format!("{what}: ok: {}\n", remarks.join("; "))),
+            Ok(remarks) if remarks.is_empty() => cli::print(&format!("{what}: ok\n")),
+            Ok(remarks) => cli::print(&format!("{what}: ok: {}\n", remarks.join("; "))),
             Err(why) => self.fail(what, &why),
         }
     }
 
     fn fail(&mut self, what: &str, why: &str) {
         self.failed = true;
-        args::print(&format!("{what}: failed: {why}\n"));
+        cli::print(&format!("{what}: failed: {why}\n"));
     }
 }
 
@@ -71,7 +73,7 @@ fn check_database(report: &mut Report, config: &Config, migrations: Runner) -> O
     report.tell("database", Ok(vec![]));
     let kind = config.service;
     let found = within(LIMIT, move || {
-        let pending = schema::pending(&mut session, kind, migrations)?;
+        let pending = migrations::pending(&mut session, kind, migrations)?;
         Ok((remarks(&pending), installation(&mut session)?))
     });
     let install = found.as_ref().ok().map(|(_, install)| *install);
@@ -109,10 +111,10 @@ fn remarks(pending: &Pending) -> Vec<String> {
 
 /// Nil before the first migration: then every position in Kafka is another installation's.
 fn installation(session: &mut Session) -> Result<Uuid> {
-    if !schema::has_table(session, "install")? {
+    if !migrations::has_table(session, "install")? {
         return Ok(Uuid::nil());
     }
-    schema::install_id(session)
+    migrations::install_id(session)
 }
 
 fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
@@ -175,7 +177,7 @@ fn ask<T: Send + 'static>(
 
 fn check_position(config: &Config, there: &[String], install: Option<Uuid>) -> Finding {
     let install = install.ok_or("not known without the database and its schema")?;
-    let mut written = topics::names(&config.topic_prefix, &config.service.writes());
+    let mut written = full_names(&config.topic_prefix, &config.service.writes());
     written.retain(|name| there.contains(name));
     let config = config.clone();
     within(LIMIT, move || {

@@ -11,12 +11,14 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::consumer::{offsets, set_aside};
+use crate::db::migrations;
+use crate::db::pool::Connection;
 use crate::db::{Connector, Limits, Session};
 use crate::error::{Error, Result};
-use crate::event::Service;
-use crate::pool::Connection;
+use crate::event::{Service, full_names};
 use crate::shutdown::{self, Shutdown};
-use crate::{aside, dead_letter, health, metrics, offsets, outbox, schema, topics, waits};
+use crate::{dead_letter, heartbeat, metrics, outbox, waits};
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -156,7 +158,7 @@ impl Monitor {
     /// Looks until it is time to stop.
     pub fn run(&mut self, shutdown: &Shutdown) {
         while !shutdown.wait(INTERVAL) {
-            health::beat();
+            heartbeat::beat();
             if !self.look() {
                 self.board.look().held = Held::default();
             } else if Instant::now() >= self.count_at {
@@ -174,8 +176,8 @@ impl Monitor {
         let mut reasons = Vec::new();
         let (service, known) = (self.service, offsets::known());
         let offsets = self.connection.with(|session| {
-            schema::require_compatible(session)?;
-            schema::require_writable(session)?;
+            migrations::require_compatible(session)?;
+            migrations::require_writable(session)?;
             for (what, why) in outbox::blocked(session, service)? {
                 waits::seen(&what, why, BLOCKED_FOR);
             }
@@ -235,7 +237,7 @@ impl Monitor {
     /// `offsets`: the next ones of the service, if they are known.
     fn lags(&mut self, offsets: Option<&[(Uuid, i32, i64)]>) -> Result<Vec<Lag>> {
         let topics = self.service.reads();
-        let names = topics::names(&self.prefix, &topics);
+        let names = full_names(&self.prefix, &topics);
         let described = self.admin.describe_topics(&names)?;
         if described.len() < names.len() {
             let mut missing = names;
@@ -348,7 +350,7 @@ fn stored(
         clock_ahead: outbox.clock_ahead,
         oldest_snapshot: oldest_snapshot(&outbox::snapshots(session)?, snapshots),
         dead_letters: dead_letter::count_open(session)?,
-        aside: aside::count(session)?,
+        aside: set_aside::count(session)?,
     })
 }
 
@@ -462,9 +464,9 @@ impl Board {
     /// What keeps the service from working, each in a sentence; none: it is ready.
     pub fn reasons(&self) -> Vec<String> {
         let look = self.look().clone();
-        let mut reasons = health::complaints();
+        let mut reasons = heartbeat::complaints();
         reasons.extend(shutdown::is_stopping().then(|| "stopping".into()));
-        reasons.extend(health::outsiders());
+        reasons.extend(heartbeat::outsiders());
         if look.at.elapsed() > STALE {
             reasons.push(format!(
                 "database and Kafka were not looked at for {} s",

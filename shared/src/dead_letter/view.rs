@@ -5,8 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use kafka::Bytes;
 use serde::Serialize;
 
+use crate::dead_letter::action::Action;
 use crate::dead_letter::{Kept, Summary};
-use crate::dead_letter_action::Action;
 
 /// A parked record with its bytes and its history.
 #[derive(Serialize)]

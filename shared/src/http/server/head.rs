@@ -1,8 +1,8 @@
 //! A request's head: its line and header fields, and where its body ends.
 
-use super::message::Headers;
-use super::problem::Problem;
 use super::wire::BODY_LIMIT;
+use crate::http::message::Headers;
+use crate::http::problem::Problem;
 
 /// The largest head (request line and header fields) in bytes: what browsers and proxies send stays under 8 KiB.
 pub const HEAD_LIMIT: usize = 16 * 1024;

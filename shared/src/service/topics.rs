@@ -6,18 +6,10 @@ use kafka::{Admin, Created, ErrorCode, NewTopic};
 
 use crate::config::{Config, Retention};
 use crate::error::{Error, Result};
-use crate::event::Topic;
+use crate::event::full_names;
 
 /// What a batch of one record takes at most: names of 200 characters, an idempotency key of 255, the headers and the position.
 const LARGEST_RECORD: u32 = 3_000;
-
-/// Their names with the prefix, in the order given.
-pub fn names(prefix: &str, topics: &[Topic]) -> Vec<String> {
-    topics
-        .iter()
-        .map(|topic| format!("{prefix}{}", topic.name()))
-        .collect()
-}
 
 /// Creates those of the service's topics that are missing. Answers how long they keep records; none: for ever.
 ///
@@ -68,7 +60,7 @@ pub struct Found {
 /// # Errors
 /// Kafka's.
 pub fn find(admin: &mut Admin, config: &Config) -> Result<Found> {
-    let wanted = names(&config.topic_prefix, &config.service.topics());
+    let wanted = full_names(&config.topic_prefix, &config.service.topics());
     let described = admin.describe_topics(&wanted)?;
     let is_there = |name: &String| described.iter().any(|topic| topic.name == *name);
     let (there, missing) = wanted.into_iter().partition(is_there);
@@ -117,8 +109,8 @@ pub fn require_use(admin: &mut Admin, config: &Config) -> Result<()> {
         error => error.into(),
     })?;
     let (read, written) = (
-        names(&config.topic_prefix, &config.service.reads()),
-        names(&config.topic_prefix, &config.service.writes()),
+        full_names(&config.topic_prefix, &config.service.reads()),
+        full_names(&config.topic_prefix, &config.service.writes()),
     );
     let operations = admin.topic_operations(&[read.clone(), written.clone()].concat())?;
     let may = |name: &String| {

@@ -7,7 +7,7 @@ use kafka::{Admin, BrokerDescription, ErrorCode};
 
 use crate::consumer::SESSION_TIMEOUT;
 use crate::error::{Error, Result};
-use crate::relay::TRANSACTION_TIMEOUT;
+use crate::outbox::relay::TRANSACTION_TIMEOUT;
 
 /// A setting of brokers that bounds what clients may ask for, in milliseconds, and what this service asks for.
 struct Limit {

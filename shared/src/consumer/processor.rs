@@ -6,22 +6,23 @@ use std::time::{Duration, Instant};
 
 use kafka::{Record, TopicPartition};
 
-use crate::aside::{self, Around, Aside};
 use crate::consumer::ATTEMPTS;
+use crate::consumer::batch::{Input, Slice};
+use crate::consumer::offsets::{self, Move, Start};
+use crate::consumer::set_aside::{self, Around, Aside};
 use crate::db::Tx;
+use crate::db::pool::Connection;
 use crate::dead_letter::{self, Notice, Parked};
-use crate::delivery::{self, Delivery};
-use crate::envelope::Undecodable;
+use crate::error::Cause;
 use crate::error::{Blame, Error, Result};
+use crate::event::delivery::{self, Delivery};
+use crate::event::envelope::Undecodable;
 use crate::event::{Channel, Event, Topic};
-use crate::handler::{self, Cause, GivenUp, Handler, Outcome};
-use crate::health;
+use crate::handler::{self, GivenUp, Handler, Outcome};
+use crate::heartbeat;
 use crate::metrics;
-use crate::offsets::{self, Move, Start};
 use crate::outbox;
-use crate::pool::Connection;
-use crate::slice::{Input, Slice};
-use crate::wake::Waker;
+use crate::outbox::wake::Waker;
 
 /// Turns slices into effects, on one connection.
 pub struct Effects {
@@ -104,7 +105,7 @@ impl Effects {
     }
 
     fn try_commit(&mut self, slices: &[Slice], set_aside: bool) -> Result<()> {
-        health::beat();
+        heartbeat::beat();
         metrics::ATTEMPTS.inc();
         let steps: Vec<Move> = slices.iter().map(Slice::step).collect();
         let mut tx = self.connection.session()?.transaction()?;
@@ -123,7 +124,7 @@ impl Effects {
             .zip(&waiting)
             .filter_map(|((partition, input), why)| Some((*partition, &input.record, why.clone()?)))
             .collect();
-        aside::set(&mut tx, &aside)?;
+        set_aside::set(&mut tx, &aside)?;
         outbox::append(&mut tx, &sent)?;
         tx.commit()?;
         dead_letter::tell(&parked);
@@ -183,9 +184,9 @@ impl Effects {
 
     /// `only`: the one with this number, of those that are taken.
     fn try_those_aside(&mut self, only: Option<i64>) -> Result<usize> {
-        health::beat();
+        heartbeat::beat();
         let mut tx = self.connection.session()?.transaction()?;
-        let mut taken = aside::take(&mut tx)?;
+        let mut taken = set_aside::take(&mut tx)?;
         if taken.is_empty() {
             return Ok(0);
         }
@@ -224,8 +225,8 @@ impl Effects {
             those.map(|((id, ..), _)| *id).collect()
         };
         let done = ids(false);
-        aside::remove(&mut tx, &done)?;
-        aside::wait_on(&mut tx, &ids(true))?;
+        set_aside::remove(&mut tx, &done)?;
+        set_aside::wait_on(&mut tx, &ids(true))?;
         outbox::append(&mut tx, &sent)?;
         tx.commit()?;
         dead_letter::tell(&parked);
@@ -242,7 +243,7 @@ impl Effects {
 
     /// One by one, after all of them together have failed by the fault of one.
     fn try_each_aside(&mut self) -> Result<usize> {
-        let taken = aside::take(&mut self.connection.session()?.transaction()?)?;
+        let taken = set_aside::take(&mut self.connection.session()?.transaction()?)?;
         let mut done = 0;
         for aside in taken {
             match self.try_those_aside(Some(aside.id)) {
@@ -252,7 +253,7 @@ impl Effects {
                     self.give_up_aside(&aside, &error.to_string())?;
                 }
                 Err(error) if error.blame() == Blame::Message => {
-                    aside::failed(self.connection.session()?, aside.id)?
+                    set_aside::failed(self.connection.session()?, aside.id)?
                 }
                 outcome => done += outcome?,
             }
@@ -280,7 +281,7 @@ impl Effects {
             aside.attempts as u32,
             why,
         )?;
-        aside::remove(&mut tx, &[aside.id])?;
+        set_aside::remove(&mut tx, &[aside.id])?;
         outbox::append(&mut tx, &sent)?;
         tx.commit()?;
         dead_letter::tell(parked.as_slice());
@@ -417,7 +418,7 @@ fn waiting(
                 .iter()
                 .filter_map(|(_, input)| input.record.key.as_deref())
                 .collect();
-            aside::waiting_keys(tx, &keys)?
+            set_aside::waiting_keys(tx, &keys)?
         }
         false => HashSet::new(),
     };

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use crate::event::Service;
 use crate::http::{Method, Response, Routes};
-use crate::monitor::Board;
-use crate::{health, metrics};
+use crate::service::monitor::Board;
+use crate::{heartbeat, metrics};
 
 /// Prometheus's text format.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -22,7 +22,7 @@ pub fn routes(routes: Routes, service: Service, board: Board) -> Routes {
     let (ready, measured, seen) = (board.clone(), board.clone(), board);
     routes
         .answer(Method::Get, "/healthz", move |_| {
-            Ok(health(health::complaints()))
+            Ok(health(heartbeat::complaints()))
         })
         .always()
         .answer(Method::Get, "/readyz", move |_| Ok(health(ready.reasons())))
@@ -58,6 +58,6 @@ fn health(reasons: Vec<String>) -> Response {
 }
 
 fn metrics(board: &Board) -> Response {
-    let text = metrics::text(board.reasons().is_empty(), &health::ages());
+    let text = metrics::text(board.reasons().is_empty(), &heartbeat::ages());
     Response::new(200, METRICS, text.into_bytes())
 }

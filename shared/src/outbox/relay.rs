@@ -2,7 +2,7 @@
 //!
 //! A turn is one Kafka transaction with the records and a [`Position`], which names all published rows that may still be in
 //! the outbox. They are deleted a little later, those of several turns at once, in one database
-//! transaction: beside a turn's writes, but over before that turn's EndTxn ([`crate::beside`]), or when there is nothing to
+//! transaction: beside a turn's writes, but over before that turn's EndTxn ([`crate::outbox::overlap`]), or when there is nothing to
 //! publish. Rows are deleted only after a plain success of EndTxn or on finding their position. Every other end of a turn
 //! goes through the door of a new leader ([`Relay::relay_once`] recovers first): InitProducerId ends what is open, and then
 //! the last committed positions alone tell what was published.
@@ -16,24 +16,23 @@ use kafka::{ErrorKind, Interrupt, Isolation, Producer, ProducerRecord};
 use uuid::Uuid;
 
 use crate::backoff;
-use crate::beside::Beside;
 use crate::config::Config;
 use crate::db::{Connector, Limits};
-use crate::envelope::{self, Stored};
 use crate::error::{Error, Result};
-use crate::event::Service;
-use crate::health;
-use crate::leader::{Candidate, Leadership};
+use crate::event::envelope::{self, Stored};
+use crate::event::{Service, full_names};
+use crate::heartbeat;
 use crate::metrics;
+use crate::outbox::leader::{Candidate, Leadership};
 use crate::outbox::origin::{self, Leader, Origin};
+use crate::outbox::overlap::Beside;
+use crate::outbox::position::{self, Found, Position};
+use crate::outbox::wake::Wakeups;
 use crate::outbox::{self, Removal, Row};
-use crate::position::{self, Found, Position};
 #[cfg(sabotage)]
 use crate::sabotage;
 use crate::shutdown::Shutdown;
-use crate::topics;
 use crate::waits;
-use crate::wake::Wakeups;
 
 /// The safety net under lost wake-ups.
 const SLOW_POLL: Duration = Duration::from_secs(1);
@@ -163,7 +162,7 @@ impl Relay {
     fn run_turns(&mut self, wakeups: &Wakeups, shutdown: &Shutdown) -> Result<()> {
         let mut failures = 0;
         while !shutdown.is_set() {
-            health::beat();
+            heartbeat::beat();
             let turn = self.relay_once();
             let led = wakeups
                 .leads
@@ -299,7 +298,7 @@ impl Relay {
         let identity = self.producer.initialise()?;
         self.leader()?.check()?;
         // finding the positions may take as long as the rest of the turn
-        health::beat();
+        heartbeat::beat();
         let found = self.positions()?;
         self.require_own(&found, (identity.id, identity.epoch.into()))?;
         for position in position::latest_first(found) {
@@ -328,7 +327,7 @@ impl Relay {
         } else {
             Isolation::ReadUncommitted
         };
-        let topics = topics::names(&self.prefix, &self.service.writes());
+        let topics = full_names(&self.prefix, &self.service.writes());
         position::find(
             &topics,
             &self.kafka,
@@ -360,7 +359,7 @@ impl Relay {
     /// that are due are deleted meanwhile; those that are not are named by the new position too. Where more rows are
     /// likely to wait, so many are then read ahead.
     fn publish(&mut self, rows: &[Row], more: Option<usize>) -> Result<()> {
-        health::beat();
+        heartbeat::beat();
         let (records, position) = self.records(rows)?;
         #[cfg(sabotage)]
         let records = sabotage::publish_halves(&mut self.producer, records)?;
