@@ -17,6 +17,7 @@
 //! [`Admission::room`] and keeps the figures up to date by [`Admission::look`].
 
 pub mod estimate;
+pub mod metrics;
 pub mod store;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,7 +27,6 @@ use serde_json::{Value, json};
 use shared::db::Session;
 use shared::error::Result;
 
-use crate::metrics;
 use estimate::Estimate;
 
 /// How often the figures are read while a good part of the window is used ...
@@ -253,7 +253,7 @@ impl Admission {
 
     fn show(&self, view: &View) {
         let is_open = view.refuses(seconds_since_1970()).is_none();
-        metrics::admission(
+        metrics::show(
             is_open,
             view.in_flight(),
             view.estimate.limit(),

@@ -16,7 +16,7 @@ use shared::shutdown::Shutdown;
 use crate::admission::Admission;
 use crate::handlers::Batch;
 use crate::order::Happening;
-use crate::repair_store;
+use crate::repair;
 use crate::store;
 use crate::waiters::Waiters;
 
@@ -149,7 +149,8 @@ impl DeadlineScan {
                 log::info!("order {order_id}: {what}");
             }
         }
-        for (order_id, side) in repair_store::unconfirmed(&mut tx, &batch.settled_and_repaired())? {
+        for (order_id, side) in repair::store::unconfirmed(&mut tx, &batch.settled_and_repaired())?
+        {
             batch.ask(order_id, side);
             log::info!(
                 "order {order_id}: {} asked again to compensate",

@@ -17,8 +17,7 @@ use uuid::Uuid;
 use crate::admission::Admission;
 use crate::metrics::{News, Repaired};
 use crate::order::{Bearing, Happening, OrderStatus, Saga, Step};
-use crate::repair::{Kind, Rebuilt, Repair};
-use crate::repair_store;
+use crate::repair::{self, Kind, Rebuilt, Repair};
 use crate::store::{self, Locked};
 use crate::waiters::Waiters;
 
@@ -144,7 +143,7 @@ impl Handler for Answers {
                 None => {
                     let handled = events[..place].iter().map(|event| event.id);
                     batch.known = Some(
-                        repair_store::known_messages(tx, events)?
+                        repair::store::known_messages(tx, events)?
                             .into_iter()
                             .chain(handled)
                             .collect(),
@@ -418,8 +417,8 @@ impl<'a> Batch<'a> {
         store::update(tx, &changed, self.news.settled(), &self.told)?;
         store::look_again(tx, &self.sent, round, wait)?;
         // those of this batch know their confirmations already
-        repair_store::finish(tx, &self.confirmed)?;
-        repair_store::insert(tx, &self.repairs)
+        repair::store::finish(tx, &self.confirmed)?;
+        repair::store::insert(tx, &self.repairs)
     }
 }
 

@@ -15,14 +15,13 @@ use shared::http::{
 use uuid::Uuid;
 
 use crate::admission::Refusal;
-use crate::order::{OrderStatus, Saga};
-use crate::repair::Kind;
-use crate::repair_store::{self, Filter, Listed};
-use crate::store::{self, NewOrder, Order};
+use crate::order::{NewOrder, Order, OrderStatus, Saga};
+use crate::repair::store::{Filter, Listed};
+use crate::repair::{self, Kind};
+use crate::store;
 use crate::timeline::{self, Story};
 use crate::waiters::{Waited, Waiters};
 use crate::writer::{PATIENCE, Placed, Queue};
-use crate::{timeline_store, timeline_text};
 
 /// The largest price.
 const PRICE: i64 = 1_000_000_000_000_000;
@@ -331,7 +330,7 @@ fn repairs(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     };
     let limit = limit.unwrap_or(50);
     let repairs = pool
-        .with(|session| repair_store::list(session, &filter, before, limit))
+        .with(|session| repair::store::list(session, &filter, before, limit))
         .map_err(problem)?;
     let next = repairs
         .last()
@@ -350,7 +349,7 @@ fn is_done(state: &str) -> Option<bool> {
 fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Problem> {
     let (order_id, _) = both(request.uuid_param("orderId"), request.query.only(&[]))?;
     let found = pool
-        .with(|session| timeline_store::find(session, order_id))
+        .with(|session| timeline::store::find(session, order_id))
         .map_err(problem)?;
     let story = found.ok_or_else(|| Problem::new(404, format!("there is no order {order_id}")))?;
     // whoever wants a table names it; what else a client can take does not matter
@@ -362,7 +361,7 @@ fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Pr
         Response::new(
             200,
             "text/plain; charset=utf-8",
-            timeline_text::table(&story, prefix).into(),
+            timeline::text::table(&story, prefix).into(),
         )
     } else {
         Response::json(200, &TimelineView::new(&story, prefix))

@@ -2,9 +2,8 @@
 //!
 //! One order's path here: [`http`] → [`admission`] → [`writer`] → [`store`] and the outbox → the relay; then the participants' answers →
 //! [`handlers`] → [`order`] (the decision) → [`store`]. [`deadline`] ends what is not heard of; [`waiters`] hold requests
-//! that wait for the end. [`repair`] says what is made of an order that the database lost, [`repair_store`] lists it. [`timeline`] tells an order's story, [`timeline_store`] keeps what it is told from,
-//! [`timeline_text`] writes it as a table;
-//! [`page`] shows all of it.
+//! that wait for the end. [`repair`] says what is made of an order that the database lost, and lists it. [`timeline`] tells an
+//! order's story; [`page`] shows all of it.
 
 pub mod admission;
 pub mod deadline;
@@ -14,11 +13,8 @@ pub mod metrics;
 pub mod order;
 pub mod page;
 pub mod repair;
-pub mod repair_store;
 pub mod store;
 pub mod timeline;
-pub mod timeline_store;
-pub mod timeline_text;
 pub mod waiters;
 pub mod writer;
 
@@ -93,8 +89,8 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let steps_kept = config.timeline_retention.time(ready.topics_keep);
     let sweeps = vec![
         store::sweep_keys(config.idempotency_key_retention),
-        timeline_store::sweep(steps_kept),
-        repair_store::sweep(steps_kept),
+        timeline::store::sweep(steps_kept),
+        repair::store::sweep(steps_kept),
     ];
     threads.spawn_housekeeping(&config, &ready, pool.clone(), sweeps)?;
     let routes = status_http::routes(service::routes(&config), config.service, board);

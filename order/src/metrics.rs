@@ -3,17 +3,16 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 use serde_json::{Map, Value, json};
 use shared::db::Session;
 use shared::error::Result;
 use shared::metrics::{counters, gauge, registered};
 use uuid::Uuid;
 
-use crate::admission::{Admission, Refusal};
+use crate::admission::{self, Admission};
 use crate::order::{OrderStatus, Saga};
-use crate::repair::{Kind, Repair};
-use crate::repair_store;
+use crate::repair::{self, Kind, Repair};
 use crate::store;
 
 /// Seconds: from a lone order on an idle machine to one that a deadline ends.
@@ -49,39 +48,6 @@ static OVERDUE: LazyLock<IntGauge> = LazyLock::new(|| {
     )
 });
 
-static REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    counters(
-        "saga_orders_refused_total",
-        "Orders that were not admitted by this instance, by reason",
-        "reason",
-    )
-});
-static IN_FLIGHT: LazyLock<IntGauge> = LazyLock::new(|| {
-    gauge(
-        "saga_orders_in_flight",
-        "Orders accepted by all instances and not settled",
-    )
-});
-static LIMIT: LazyLock<IntGauge> = LazyLock::new(|| {
-    gauge(
-        "saga_admission_limit_orders",
-        "Orders in flight from which on new ones are refused",
-    )
-});
-static CAPACITY: LazyLock<Gauge> = LazyLock::new(|| {
-    registered(Gauge::new(
-        "saga_admission_capacity",
-        "Orders a second that the system settles when it is busy",
-    ))
-});
-static WAIT: LazyLock<Gauge> = LazyLock::new(|| {
-    registered(Gauge::new(
-        "saga_admission_wait_seconds",
-        "How long a new order would take to settle, as estimated",
-    ))
-});
-static OPEN: LazyLock<IntGauge> =
-    LazyLock::new(|| gauge("saga_admission_open", "1: new orders are admitted"));
 static REPAIRS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counters(
         "saga_repairs_total",
@@ -108,10 +74,7 @@ pub fn start() {
         .iter()
         .for_each(|kind| drop(REPAIRS.with_label_values(&[kind.name()])));
     LazyLock::force(&SETTLED);
-    Refusal::ALL
-        .iter()
-        .for_each(|refusal| drop(REFUSED.with_label_values(&[refusal.name()])));
-    admission(true, 0, 0.0, 0.0, 0.0);
+    admission::metrics::start();
 }
 
 /// So many orders were stored.
@@ -119,20 +82,6 @@ pub fn placed(count: usize) {
     ORDERS
         .with_label_values(&[OrderStatus::InProgress.name()])
         .inc_by(count as u64);
-}
-
-/// An order was not admitted.
-pub fn refused(refusal: Refusal) {
-    REFUSED.with_label_values(&[refusal.name()]).inc();
-}
-
-/// What admission goes by; `limit` in orders, `capacity` in orders a second, `wait` in seconds.
-pub fn admission(is_open: bool, in_flight: i64, limit: f64, capacity: f64, wait: f64) {
-    OPEN.set(i64::from(is_open));
-    IN_FLIGHT.set(in_flight);
-    LIMIT.set(limit as i64);
-    CAPACITY.set(capacity);
-    WAIT.set(wait);
 }
 
 /// What became of orders in a transaction, told when it is committed.
@@ -244,7 +193,7 @@ pub fn look(
     }
     let overdue = store::count_overdue(session, deadline)?;
     OVERDUE.set(overdue);
-    let (made, open) = repair_store::count(session)?;
+    let (made, open) = repair::store::count(session)?;
     REPAIRS_OPEN.set(open);
     let mut repairs = Map::from_iter([("open".into(), json!(open))]);
     for kind in Kind::ALL {

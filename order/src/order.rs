@@ -1,6 +1,47 @@
-//! The order: its two sides, and the one function that decides what an event makes of them. No I/O, no clock.
+//! The order: what it asks for, its two sides, and the one function that decides what an event makes of them. No I/O, no clock.
 
 use shared::event::{Reason, Service, Side};
+use uuid::Uuid;
+
+/// An order to be stored.
+#[derive(Clone, Debug)]
+pub struct NewOrder {
+    /// Version 7, so that ids sort by time.
+    pub order_id: Uuid,
+    /// Whose balance.
+    pub user_name: String,
+    /// Which item.
+    pub item_name: String,
+    /// The whole amount, in the smallest unit of the currency.
+    pub price: i64,
+    /// How many items.
+    pub quantity: i64,
+    /// `Idempotency-Key`.
+    pub key: Option<String>,
+    /// W3C trace context, kept to the end.
+    pub traceparent: String,
+}
+
+/// A stored order.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Its id.
+    pub order_id: Uuid,
+    /// Whose balance; this and the following are not known of an order that is LOST.
+    pub user_name: Option<String>,
+    /// Which item.
+    pub item_name: Option<String>,
+    /// The whole amount, in the smallest unit of the currency.
+    pub price: Option<i64>,
+    /// How many items.
+    pub quantity: Option<i64>,
+    /// Its two sides.
+    pub saga: Saga,
+    /// RFC 3339, UTC, six digits.
+    pub created_at: String,
+    /// RFC 3339, UTC, six digits.
+    pub updated_at: String,
+}
 
 /// The order as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

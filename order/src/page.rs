@@ -1,11 +1,17 @@
-//! `GET /`: the page that shows the three services and eight topics at work, and lets one break things. It is one file
-//! without an outside address; whatever it runs bears a nonce that is new in each answer.
+//! `GET /`: the page that shows the three services and eight topics at work, and lets one break things. It is served as
+//! one answer without an outside address; whatever it runs bears a nonce that is new in each answer.
+
+use std::sync::LazyLock;
 
 use shared::config::Config;
 use shared::http::{Method, Response, Routes};
 use uuid::Uuid;
 
-const PAGE: &str = include_str!("page.html");
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    include_str!("page/index.html")
+        .replace("{{style}}", include_str!("page/style.css"))
+        .replace("{{script}}", include_str!("page/script.js"))
+});
 
 /// Adds `GET /`: 200, the page, which calls this service, and payment and stock at the addresses in `config`.
 pub fn routes(routes: Routes, config: &Config) -> Routes {

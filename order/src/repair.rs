@@ -10,6 +10,8 @@ use uuid::Uuid;
 
 use crate::order::Saga;
 
+pub mod store;
+
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

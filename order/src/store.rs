@@ -13,50 +13,13 @@ use shared::event::{Event, Reason};
 use shared::outbox::Removal;
 use uuid::Uuid;
 
-use crate::admission::store::{COUNT_SETTLED, by_second};
-use crate::order::{OrderStatus, Saga, SideStatus};
+use crate::order::{NewOrder, Order, OrderStatus, Saga, SideStatus};
 use crate::repair::Rebuilt;
-use crate::timeline_store::{ANSWERS, Answers, COMPENSATIONS, time};
+use answers::{ANSWERS, Answers, COMPENSATIONS, time};
+use flow::{COUNT_SETTLED, by_second};
 
-/// An order to be stored.
-#[derive(Clone, Debug)]
-pub struct NewOrder {
-    /// Version 7, so that ids sort by time.
-    pub order_id: Uuid,
-    /// Whose balance.
-    pub user_name: String,
-    /// Which item.
-    pub item_name: String,
-    /// The whole amount, in the smallest unit of the currency.
-    pub price: i64,
-    /// How many items.
-    pub quantity: i64,
-    /// `Idempotency-Key`.
-    pub key: Option<String>,
-    /// W3C trace context, kept to the end.
-    pub traceparent: String,
-}
-
-/// A stored order.
-#[derive(Clone, Debug)]
-pub struct Order {
-    /// Its id.
-    pub order_id: Uuid,
-    /// Whose balance; this and the following are not known of an order that is LOST.
-    pub user_name: Option<String>,
-    /// Which item.
-    pub item_name: Option<String>,
-    /// The whole amount, in the smallest unit of the currency.
-    pub price: Option<i64>,
-    /// How many items.
-    pub quantity: Option<i64>,
-    /// Its two sides.
-    pub saga: Saga,
-    /// RFC 3339, UTC, six digits.
-    pub created_at: String,
-    /// RFC 3339, UTC, six digits.
-    pub updated_at: String,
-}
+pub mod answers;
+pub mod flow;
 
 /// An order locked for a decision.
 pub struct Locked {

@@ -6,6 +6,9 @@ use uuid::Uuid;
 
 use crate::order::Saga;
 
+pub mod store;
+pub mod text;
+
 /// What is kept of an order's messages. Times are RFC 3339, UTC, with six digits; a record's timestamp has three.
 #[derive(Clone, Debug)]
 pub struct Story {

@@ -13,7 +13,8 @@ use shared::shutdown::Shutdown;
 use shared::{heartbeat, metrics};
 use uuid::Uuid;
 
-use crate::store::{self, Order};
+use crate::order::Order;
+use crate::store;
 
 /// Requests that may wait at once.
 const PARKED: usize = 1_000;

@@ -21,7 +21,8 @@ use uuid::Uuid;
 
 use crate::admission::{Admission, Refusal};
 use crate::metrics;
-use crate::store::{self, NewOrder, Order, Placement};
+use crate::order::{NewOrder, Order};
+use crate::store::{self, Placement};
 
 /// Orders in one call: beyond this the commits/s no longer grow.
 const BATCH: usize = 300;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use harness::Service;
 use indicatif::{ProgressBar, ProgressStyle};
-use order::store::NewOrder;
+use order::order::NewOrder;
 use order::{store, writer};
 use shared::db::{Connector, Limits, Session};
 use shared::event::envelope;
