@@ -8,7 +8,6 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-#[path = "proxy/kafka.rs"]
 mod kafka;
 
 /// What chooses the Kafka request whose answer is held, and gives its correlation id.

@@ -1,10 +1,7 @@
 //! What the same machine can do without us: PostgreSQL, Kafka and HTTP at their best, one after the other.
 
-#[path = "limits/http.rs"]
 mod http;
-#[path = "limits/kafka.rs"]
 mod kafka;
-#[path = "limits/postgres.rs"]
 mod postgres;
 
 use crate::load::NAMES;

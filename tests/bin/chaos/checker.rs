@@ -723,5 +723,4 @@ fn met_its_deadline(order: &OrderRow, found: &Evidence) -> bool {
 }
 
 #[cfg(test)]
-#[path = "spoilt.rs"]
 mod spoilt;

@@ -29,55 +29,29 @@
 //! | `standby` | the harness itself: a database that takes over without the last rows of the one before |
 //! | `attack` | clients that are many, slow, endless or senseless harm nobody else |
 
-#[path = "saga/attack.rs"]
 mod attack;
-#[path = "saga/brokers.rs"]
 mod brokers;
-#[path = "saga/crash.rs"]
 mod crash;
-#[path = "saga/deploy.rs"]
 mod deploy;
-#[path = "saga/guard.rs"]
 mod guard;
-#[path = "saga/housekeeping.rs"]
 mod housekeeping;
-#[path = "saga/http.rs"]
 mod http;
-#[path = "saga/instances.rs"]
 mod instances;
-#[path = "saga/letters.rs"]
 mod letters;
-#[path = "saga/operations.rs"]
 mod operations;
-#[path = "saga/outage.rs"]
 mod outage;
-#[path = "saga/overload.rs"]
 mod overload;
-#[path = "saga/page.rs"]
 mod page;
-#[path = "saga/poison.rs"]
 mod poison;
-#[path = "saga/postgres.rs"]
 mod postgres;
-#[path = "saga/relay.rs"]
 mod relay;
-#[path = "saga/repair.rs"]
 mod repair;
-#[path = "saga/replay.rs"]
 mod replay;
-#[path = "saga/rows.rs"]
 mod rows;
-#[path = "saga/schema.rs"]
 mod schema;
-#[path = "saga/security.rs"]
 mod security;
-#[path = "saga/standby.rs"]
 mod standby;
-#[path = "saga/takeover.rs"]
 mod takeover;
-#[path = "saga/timeline.rs"]
 mod timeline;
-#[path = "saga/upgrade.rs"]
 mod upgrade;
-#[path = "saga/waits.rs"]
 mod waits;

@@ -28,53 +28,29 @@
 //! statement that settled the order, microseconds fine; the clocks' offset is measured. The commit comes after that
 //! statement, so others see the order settled one commit later; what a commit takes is measured and printed.
 
-#[path = "bench/backlog.rs"]
 mod backlog;
-#[path = "bench/books.rs"]
 mod books;
-#[path = "bench/consumers.rs"]
 mod consumers;
-#[path = "bench/figures.rs"]
 mod figures;
-#[path = "bench/growth.rs"]
 mod growth;
-#[path = "bench/history.rs"]
 mod history;
-#[path = "bench/http.rs"]
 mod http;
-#[path = "bench/level.rs"]
 mod level;
-#[path = "bench/levels.rs"]
 mod levels;
-#[path = "bench/limits.rs"]
 mod limits;
-#[path = "bench/load.rs"]
 mod load;
-#[path = "bench/machine.rs"]
 mod machine;
-#[path = "bench/options.rs"]
 mod options;
-#[path = "bench/overload.rs"]
 mod overload;
-#[path = "bench/plot.rs"]
 mod plot;
-#[path = "bench/procfs.rs"]
 mod procfs;
-#[path = "bench/recovery.rs"]
 mod recovery;
-#[path = "bench/relay.rs"]
 mod relay;
-#[path = "bench/report.rs"]
 mod report;
-#[path = "bench/restarts.rs"]
 mod restarts;
-#[path = "bench/stage.rs"]
 mod stage;
-#[path = "bench/targets.rs"]
 mod targets;
-#[path = "bench/topic.rs"]
 mod topic;
-#[path = "bench/usage.rs"]
 mod usage;
 
 use std::path::Path;

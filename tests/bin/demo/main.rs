@@ -9,11 +9,8 @@
 //! | `report` | a row on the screen |
 
 mod client;
-#[path = "demo/notices.rs"]
 mod notices;
-#[path = "demo/report.rs"]
 mod report;
-#[path = "demo/stage.rs"]
 mod stage;
 
 use std::process::ExitCode;

@@ -21,35 +21,20 @@
 //! The load is dealt out in shares, one a fault: some of a share goes out before the fault strikes, the rest while it
 //! lasts. So every fault strikes a system at work, however quick the machine is.
 
-#[path = "chaos/checker.rs"]
 mod checker;
-#[path = "chaos/evidence.rs"]
 mod evidence;
-#[path = "chaos/excuses.rs"]
 mod excuses;
-#[path = "chaos/faults.rs"]
 mod faults;
-#[path = "chaos/flood.rs"]
 mod flood;
-#[path = "chaos/leaders.rs"]
 mod leaders;
-#[path = "chaos/load.rs"]
 mod load;
-#[path = "chaos/operators.rs"]
 mod operators;
-#[path = "chaos/options.rs"]
 mod options;
-#[path = "chaos/prove.rs"]
 mod prove;
-#[path = "chaos/provoked.rs"]
 mod provoked;
-#[path = "chaos/report.rs"]
 mod report;
-#[path = "chaos/scenario.rs"]
 mod scenario;
-#[path = "chaos/stage.rs"]
 mod stage;
-#[path = "chaos/table.rs"]
 mod table;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
