@@ -103,10 +103,11 @@ impl fmt::Display for ErrorCode {
 }
 
 /// Everything a call of this crate can fail with.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The broker answered with an error code.
+    #[error("{code} from {api} at {broker}{}", in_brackets(detail))]
     Refused {
         /// Kafka's code.
         code: ErrorCode,
@@ -118,6 +119,7 @@ pub enum Error {
         detail: String,
     },
     /// The connection could not be made or was lost.
+    #[error("{api} at {broker}: {source}")]
     Io {
         /// The API that was called, or `connect`.
         api: &'static str,
@@ -127,6 +129,10 @@ pub enum Error {
         source: io::Error,
     },
     /// No connection could be made to an address that is not this client's setting but what a broker told it.
+    #[error(
+        "the broker at {told_by} tells its clients to go to {broker} (advertised.listeners), which can't be reached \
+         from here: {cause}"
+    )]
     Unreachable {
         /// The address, `host:port`.
         broker: String,
@@ -136,6 +142,7 @@ pub enum Error {
         cause: String,
     },
     /// The broker is not the one that is trusted, or it does not accept who this client is. It holds no password.
+    #[error("{broker}: {cause}")]
     Security {
         /// The broker's address.
         broker: String,
@@ -143,6 +150,7 @@ pub enum Error {
         cause: String,
     },
     /// No answer within the time limit. The connection was dropped; whether the broker acted is unknown.
+    #[error("{api} at {broker}: no answer within {after:?}")]
     Timeout {
         /// The API that was called, or `connect`.
         api: &'static str,
@@ -152,6 +160,9 @@ pub enum Error {
         after: Duration,
     },
     /// The peer announced a frame that is negative, absurdly short or above the limit: most likely it isn't Kafka.
+    #[error(
+        "{broker} announced a frame of {length} bytes (limit {limit}): is it a Kafka broker? One that expects TLS answers so, too"
+    )]
     Frame {
         /// The broker's address.
         broker: String,
@@ -161,6 +172,7 @@ pub enum Error {
         limit: usize,
     },
     /// An answer that can't be understood. The connection was dropped.
+    #[error("the answer of {api} from {broker} can't be decoded: {cause}")]
     Decode {
         /// The API that was called.
         api: &'static str,
@@ -170,6 +182,7 @@ pub enum Error {
         cause: String,
     },
     /// The broker speaks no version of this API that this client speaks.
+    #[error("{broker} speaks {api} {offered:?}, this client {spoken:?}")]
     UnsupportedVersion {
         /// The API.
         api: &'static str,
@@ -181,11 +194,13 @@ pub enum Error {
         offered: Option<(i16, i16)>,
     },
     /// Not one of the known addresses could be used. Each is named with its cause.
+    #[error("no broker usable: {}", causes.join("; "))]
     NoBroker {
         /// One line an address.
         causes: Vec<String>,
     },
     /// The partition has no leader at the moment, or the topic no such partition.
+    #[error("no leader for {topic}-{partition}")]
     NoLeader {
         /// The topic.
         topic: String,
@@ -193,6 +208,7 @@ pub enum Error {
         partition: i32,
     },
     /// A transaction is still open in this partition.
+    #[error("the transaction at offset {offset} of {partition} was not decided within {after:?}")]
     Undecided {
         /// The partition, `topic-number`.
         partition: String,
@@ -202,12 +218,16 @@ pub enum Error {
         after: Duration,
     },
     /// [`Interrupt::interrupt`](crate::Interrupt::interrupt) was called. The object can't be used any more.
+    #[error("interrupted")]
     Interrupted,
     /// The producer must be initialised first: it never was, or its last call left open what the broker has done.
+    #[error("the producer is not initialised")]
     NotInitialised,
     /// Commit was asked for although a send or commit_offset of this transaction had failed. Nothing was committed.
+    #[error("a part of the transaction failed: it can only be aborted")]
     TransactionFailed,
     /// The arguments make no sense; nothing was sent.
+    #[error("{0}")]
     Invalid(String),
 }
 
@@ -222,16 +242,11 @@ impl Error {
                 ErrorKind::Retriable
             }
             Error::Refused { code, .. } => code.kind(),
-            Error::Io { .. } | Error::Timeout { .. } | Error::Unreachable { .. } => {
-                ErrorKind::Retriable
+            Error::Frame { .. } | Error::Decode { .. } | Error::UnsupportedVersion { .. } => {
+                ErrorKind::Fatal
             }
-            Error::NoBroker { .. } | Error::NoLeader { .. } => ErrorKind::Retriable,
-            Error::Undecided { .. } => ErrorKind::Retriable,
-            Error::NotInitialised | Error::TransactionFailed => ErrorKind::Retriable,
-            Error::Frame { .. } | Error::Decode { .. } => ErrorKind::Fatal,
-            Error::UnsupportedVersion { .. } => ErrorKind::Fatal,
-            Error::Security { .. } => ErrorKind::Fatal,
-            Error::Interrupted | Error::Invalid(_) => ErrorKind::Fatal,
+            Error::Security { .. } | Error::Interrupted | Error::Invalid(_) => ErrorKind::Fatal,
+            _ => ErrorKind::Retriable,
         }
     }
 
@@ -298,95 +313,11 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Refused {
-                code,
-                api,
-                broker,
-                detail,
-            } => {
-                write!(f, "{code} from {api} at {broker}")?;
-                if detail.is_empty() {
-                    Ok(())
-                } else {
-                    write!(f, " ({detail})")
-                }
-            }
-            Error::Io {
-                api,
-                broker,
-                source,
-            } => write!(f, "{api} at {broker}: {source}"),
-            Error::Unreachable {
-                broker,
-                told_by,
-                cause,
-            } => write!(
-                f,
-                "the broker at {told_by} tells its clients to go to {broker} (advertised.listeners), which can't be reached \
-                 from here: {cause}"
-            ),
-            Error::Security { broker, cause } => write!(f, "{broker}: {cause}"),
-            Error::Timeout { api, broker, after } => {
-                write!(f, "{api} at {broker}: no answer within {after:?}")
-            }
-            Error::Frame {
-                broker,
-                length,
-                limit,
-            } => {
-                write!(
-                    f,
-                    "{broker} announced a frame of {length} bytes (limit {limit}): is it a Kafka broker? One that expects TLS answers so, too"
-                )
-            }
-            Error::Decode { api, broker, cause } => {
-                write!(
-                    f,
-                    "the answer of {api} from {broker} can't be decoded: {cause}"
-                )
-            }
-            Error::UnsupportedVersion {
-                api,
-                broker,
-                spoken,
-                offered,
-            } => {
-                write!(
-                    f,
-                    "{broker} speaks {api} {offered:?}, this client {spoken:?}"
-                )
-            }
-            Error::NoBroker { causes } => write!(f, "no broker usable: {}", causes.join("; ")),
-            Error::NoLeader { topic, partition } => write!(f, "no leader for {topic}-{partition}"),
-            Error::Undecided {
-                partition,
-                offset,
-                after,
-            } => {
-                write!(
-                    f,
-                    "the transaction at offset {offset} of {partition} was not decided within {after:?}"
-                )
-            }
-            Error::Interrupted => f.write_str("interrupted"),
-            Error::NotInitialised => f.write_str("the producer is not initialised"),
-            Error::TransactionFailed => {
-                f.write_str("a part of the transaction failed: it can only be aborted")
-            }
-            Error::Invalid(what) => f.write_str(what),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Io { source, .. } => Some(source),
-            _ => None,
-        }
+fn in_brackets(detail: &str) -> String {
+    if detail.is_empty() {
+        String::new()
+    } else {
+        format!(" ({detail})")
     }
 }
 

@@ -24,16 +24,9 @@ pub(crate) trait Guard: Send + std::fmt::Debug {
 }
 
 /// The broker is not to be trusted: why, in words.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub(crate) struct Distrust(pub(crate) String);
-
-impl std::fmt::Display for Distrust {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Distrust {}
 
 /// An open stream to a broker.
 #[derive(Debug)]
