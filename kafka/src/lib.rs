@@ -46,7 +46,7 @@ pub use admin::{
 pub use bytes::Bytes;
 pub use config::{Config, Security};
 pub use consumer::last_records::last_records;
-pub use consumer::spans::{Reading, Span, read_spans};
+pub use consumer::spans::{Span, read_spans};
 pub use consumer::{Consumer, FetchConfig, Polled};
 pub use error::{Error, ErrorCode, ErrorKind, Result};
 pub use group::consumer::{GroupConsumer, Positions};

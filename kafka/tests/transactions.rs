@@ -2,14 +2,15 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use common::proxy::{END_TXN, Loss, PRODUCE, TXN_OFFSET_COMMIT};
 use common::{Broker, at, record, records, unique, value_of, wait_until};
 use kafka::{
     Bytes, CommittedOffset, Config, Error, ErrorCode, ErrorKind, Interrupt, Isolation, OffsetSpec,
-    Producer, ProducerRecord, Reading, Record, Span, StrBytes, TopicPartition, Written,
-    last_records, read_spans,
+    Producer, ProducerRecord, Record, Span, StrBytes, TopicPartition, Written, last_records,
+    read_spans,
 };
 
 on_both_lines! {
@@ -776,7 +777,7 @@ fn read(
     config: &Config,
     partition: &TopicPartition,
     spans: &[(i64, i64)],
-    after: impl Fn(&str) -> Reading,
+    after: impl Fn(&str) -> ControlFlow<()>,
 ) -> kafka::Result<Vec<String>> {
     let span = |(from, until): &(i64, i64)| Span {
         partition: partition.clone(),
@@ -825,7 +826,9 @@ fn spans_are_read_from_one_offset_to_another_and_only_what_is_committed(broker: 
         }
     }
     let config = broker.config();
-    let on = |spans: &[(i64, i64)]| read(&config, &partition, spans, |_| Reading::On).unwrap();
+    let on = |spans: &[(i64, i64)]| {
+        read(&config, &partition, spans, |_| ControlFlow::Continue(())).unwrap()
+    };
     assert_eq!(on(&[]), [""; 0]);
     assert_eq!(on(&[(1, 6)]), ["b", "d"]);
     assert_eq!(on(&[(0, 1), (8, 9)]), ["a", "f"]);
@@ -834,13 +837,19 @@ fn spans_are_read_from_one_offset_to_another_and_only_what_is_committed(broker: 
     let after_b = |reading| {
         let spans = [(0, 6), (7, 8), (9, 10)];
         read(&config, &partition, &spans, move |value| {
-            if value == "b" { reading } else { Reading::On }
+            if value == "b" {
+                reading
+            } else {
+                ControlFlow::Continue(())
+            }
         })
         .unwrap()
     };
-    assert_eq!(after_b(Reading::On), ["a", "b", "d", "e", "g"]);
-    assert_eq!(after_b(Reading::NextSpan), ["a", "b", "e", "g"]);
-    assert_eq!(after_b(Reading::Enough), ["a", "b"]);
+    assert_eq!(
+        after_b(ControlFlow::Continue(())),
+        ["a", "b", "d", "e", "g"]
+    );
+    assert_eq!(after_b(ControlFlow::Break(())), ["a", "b"]);
     let span = Span {
         partition: partition.clone(),
         from: 0,
@@ -851,7 +860,7 @@ fn spans_are_read_from_one_offset_to_another_and_only_what_is_committed(broker: 
         &Interrupt::new(),
         vec![span],
         Duration::ZERO,
-        |_, _| Reading::On,
+        |_, _| ControlFlow::Continue(()),
     );
     assert!(matches!(late, Err(Error::Timeout { .. })), "{late:?}");
 }

@@ -1,12 +1,13 @@
 //! Partitions read backwards: the last record of a certain kind in each.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::admin::{Admin, ListedOffset, OffsetSpec};
+use crate::admin::{Admin, OffsetSpec};
 use crate::config::Config;
-use crate::consumer::spans::{Reading, Span, SpanReader, unknown};
+use crate::consumer::spans::{Span, SpanReader, unknown};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::record::{Isolation, Record, TopicPartition};
@@ -36,15 +37,12 @@ pub fn last_records(
     ends: Isolation,
     is_wanted: impl Fn(&Record) -> bool,
 ) -> Result<Vec<(TopicPartition, Record)>> {
-    let mut searches = begin(
-        &mut Admin::new(config.clone(), interrupt.clone()),
-        topics,
-        ends,
-    )?;
+    let mut admin = Admin::new(config.clone(), interrupt.clone());
+    let (mut windows, mut width) = (first_windows(&mut admin, topics, ends)?, FIRST_WINDOW);
     let mut reader = SpanReader::new(config, interrupt);
     let mut found = HashMap::new();
-    while !searches.is_empty() {
-        reader.assign(searches.iter().map(Search::window).collect());
+    while !windows.is_empty() {
+        reader.assign(windows.iter().map(|(window, _)| window.clone()).collect());
         let mut moved = Instant::now();
         while let Some((partition, offset)) = reader.first() {
             let (partition, after) = (partition.to_string(), moved.elapsed());
@@ -53,7 +51,7 @@ pub fn last_records(
                 if is_wanted(&record) {
                     found.insert(partition.clone(), record);
                 }
-                Reading::On
+                ControlFlow::Continue(())
             }) {
                 Ok(true) => moved = Instant::now(),
                 Ok(false) if late => {
@@ -67,52 +65,24 @@ pub fn last_records(
                 _ => {}
             }
         }
-        searches.retain(|search| {
-            search.from > search.log_start && !found.contains_key(&search.partition)
+        width = width.saturating_mul(WIDER);
+        windows.retain(|(window, log_start)| {
+            window.from > *log_start && !found.contains_key(&window.partition)
         });
-        searches.iter_mut().for_each(Search::go_further_back);
+        for (window, log_start) in &mut windows {
+            window.until = window.from;
+            window.from = window.until.saturating_sub(width).max(*log_start);
+        }
     }
     Ok(found.into_iter().collect())
 }
 
-/// One partition: offsets from `from` to before `until` are looked at now, those behind were in vain.
-struct Search {
-    partition: TopicPartition,
-    log_start: i64,
-    from: i64,
-    until: i64,
-    width: i64,
-}
-
-impl Search {
-    fn new(partition: TopicPartition, log_start: i64, end: i64) -> Search {
-        let from = end.saturating_sub(FIRST_WINDOW).max(log_start);
-        Search {
-            partition,
-            log_start,
-            from,
-            until: end,
-            width: FIRST_WINDOW,
-        }
-    }
-
-    fn window(&self) -> Span {
-        Span {
-            partition: self.partition.clone(),
-            from: self.from,
-            until: self.until,
-        }
-    }
-
-    fn go_further_back(&mut self) {
-        self.width = self.width.saturating_mul(WIDER);
-        self.until = self.from;
-        self.from = self.until.saturating_sub(self.width).max(self.log_start);
-    }
-}
-
-/// The partitions of the topics that hold anything.
-fn begin(admin: &mut Admin, topics: &[String], isolation: Isolation) -> Result<Vec<Search>> {
+/// What is looked at first of each partition that holds anything, and where its log starts.
+fn first_windows(
+    admin: &mut Admin,
+    topics: &[String],
+    isolation: Isolation,
+) -> Result<Vec<(Span, i64)>> {
     let described = admin.describe_topics(topics)?;
     if let Some(missing) = topics
         .iter()
@@ -120,43 +90,41 @@ fn begin(admin: &mut Admin, topics: &[String], isolation: Isolation) -> Result<V
     {
         return Err(unknown(missing));
     }
-    let partitions: Vec<TopicPartition> = described
-        .iter()
-        .flat_map(|topic| {
-            let (name, topic_id): (Arc<str>, _) = (topic.name.as_str().into(), topic.id);
-            (0..topic.partitions).map(move |partition| TopicPartition {
-                topic: name.clone(),
-                topic_id,
-                partition,
-            })
-        })
-        .collect();
-    let places: Vec<_> = partitions
-        .iter()
-        .map(|place| (place.topic.to_string(), place.partition))
-        .collect();
-    let starts = admin.list_offsets(&places, OffsetSpec::Earliest, isolation)?;
-    let ends = admin.list_offsets(&places, OffsetSpec::Latest, isolation)?;
-    let mut searches = Vec::new();
+    let mut partitions = Vec::new();
+    for topic in described {
+        let (name, topic_id): (Arc<str>, _) = (topic.name.into(), topic.id);
+        partitions.extend((0..topic.partitions).map(|partition| TopicPartition {
+            topic: name.clone(),
+            topic_id,
+            partition,
+        }));
+    }
+    let key = |place: &TopicPartition| (place.topic.to_string(), place.partition);
+    let places: Vec<_> = partitions.iter().map(key).collect();
+    let mut listed = |spec| -> Result<HashMap<_, _>> {
+        let listed = admin.list_offsets(&places, spec, isolation)?.into_iter();
+        Ok(listed
+            .map(|found| ((found.topic, found.partition), found.offset))
+            .collect())
+    };
+    let (starts, ends) = (listed(OffsetSpec::Earliest)?, listed(OffsetSpec::Latest)?);
+    let mut windows = Vec::new();
     for partition in partitions {
-        let (start, end) = (
-            offset_of(&starts, &partition)?,
-            offset_of(&ends, &partition)?,
-        );
+        let at = key(&partition);
+        let (Some(start), Some(end)) = (starts.get(&at), ends.get(&at)) else {
+            return Err(unknown(&partition.to_string()));
+        };
         if start < end {
-            searches.push(Search::new(partition, start, end));
+            let from = end.saturating_sub(FIRST_WINDOW).max(*start);
+            windows.push((
+                Span {
+                    partition,
+                    from,
+                    until: *end,
+                },
+                *start,
+            ));
         }
     }
-    Ok(searches)
-}
-
-fn offset_of(listed: &[ListedOffset], partition: &TopicPartition) -> Result<i64> {
-    let is_its = |found: &&ListedOffset| {
-        found.topic == *partition.topic && found.partition == partition.partition
-    };
-    listed
-        .iter()
-        .find(is_its)
-        .map(|found| found.offset)
-        .ok_or_else(|| unknown(&partition.to_string()))
+    Ok(windows)
 }

@@ -1,6 +1,7 @@
 //! Partitions read forwards, from one offset to another.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::FetchRequest;
@@ -25,19 +26,8 @@ pub struct Span {
     pub until: i64,
 }
 
-/// What is to happen after a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
-    /// The next one.
-    On,
-    /// Nothing more of this span.
-    NextSpan,
-    /// Nothing more at all.
-    Enough,
-}
-
 /// Hands the committed records of these spans to `take`, each span's in offset order. Spans of one partition are read
-/// one after another, in the order given.
+/// one after another, in the order given. Where it breaks, nothing more is read.
 ///
 /// A batch that can't be read is logged and passed over; so is what Kafka has removed.
 ///
@@ -49,7 +39,7 @@ pub fn read_spans(
     interrupt: &Interrupt,
     spans: Vec<Span>,
     limit: Duration,
-    mut take: impl FnMut(&TopicPartition, Record) -> Reading,
+    mut take: impl FnMut(&TopicPartition, Record) -> ControlFlow<()>,
 ) -> Result<()> {
     let (begun, mut reader) = (Instant::now(), SpanReader::new(config, interrupt));
     reader.assign(spans);
@@ -125,7 +115,7 @@ impl SpanReader {
     /// before is kept.
     pub(crate) fn poll(
         &mut self,
-        take: &mut impl FnMut(&TopicPartition, Record) -> Reading,
+        take: &mut impl FnMut(&TopicPartition, Record) -> ControlFlow<()>,
     ) -> Result<bool> {
         let polled = match self.consumer.poll() {
             Err(error) if error.passes() => {
@@ -144,14 +134,14 @@ impl SpanReader {
     fn handle(
         &mut self,
         polled: Polled,
-        take: &mut impl FnMut(&TopicPartition, Record) -> Reading,
+        take: &mut impl FnMut(&TopicPartition, Record) -> ControlFlow<()>,
     ) -> Result<()> {
-        let partition = match polled {
+        let (partition, beyond) = match polled {
             Polled::Records {
                 partition, records, ..
             } => {
                 self.hand_over(&partition, records, take);
-                partition
+                (partition, None)
             }
             Polled::Corrupt {
                 partition,
@@ -163,37 +153,27 @@ impl SpanReader {
                     "{partition}: what ends at offset {last_offset} can't be read and is passed over: {cause}"
                 );
                 let position = self.consumer.position(&partition).unwrap_or(0);
-                self.consumer
-                    .seek(&partition, last_offset.max(position).saturating_add(1));
-                partition
+                (partition, Some(last_offset.max(position).saturating_add(1)))
             }
+            // cut at its beginning: what is left follows
             Polled::OutOfRange {
                 partition,
                 offset,
                 log_start,
                 ..
-            } => {
-                // cut at its beginning: what is left follows; cut at its end: nothing does
-                self.consumer.seek(
-                    &partition,
-                    if offset < log_start {
-                        log_start
-                    } else {
-                        i64::MAX
-                    },
-                );
-                partition
-            }
-            // what was behind it has been taken back
-            Polled::Truncated { partition, .. } => {
-                self.consumer.seek(&partition, i64::MAX);
-                partition
+            } if offset < log_start => (partition, Some(log_start)),
+            // cut at its end, or what was behind it has been taken back: nothing follows
+            Polled::OutOfRange { partition, .. } | Polled::Truncated { partition, .. } => {
+                (partition, Some(i64::MAX))
             }
             Polled::Refused { error, .. } => return Err(error),
             // without a group
             Polled::Assigned { .. } => return Ok(()),
             Polled::UnknownTopic { partition } => return Err(unknown(&partition.to_string())),
         };
+        if let Some(offset) = beyond {
+            self.consumer.seek(&partition, offset);
+        }
         self.leave_finished(&partition);
         Ok(())
     }
@@ -203,7 +183,7 @@ impl SpanReader {
         &mut self,
         partition: &TopicPartition,
         records: Vec<Record>,
-        take: &mut impl FnMut(&TopicPartition, Record) -> Reading,
+        take: &mut impl FnMut(&TopicPartition, Record) -> ControlFlow<()>,
     ) {
         let Some(span) = self
             .waiting
@@ -216,14 +196,8 @@ impl SpanReader {
             .into_iter()
             .take_while(|record| record.offset < span.until)
         {
-            match take(partition, record) {
-                Reading::On => {}
-                // nothing of it is left to be read
-                Reading::NextSpan => {
-                    span.until = span.from;
-                    return;
-                }
-                Reading::Enough => return self.waiting.clear(),
+            if take(partition, record).is_break() {
+                return self.waiting.clear();
             }
         }
     }

@@ -5,12 +5,11 @@
 //! names no request, a clock that was set back) is looked for by time: near the other one, or from the order's id to the answer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::{
-    Admin, Interrupt, Isolation, OffsetSpec, Reading, Record, Span, TopicPartition, read_spans,
-};
+use kafka::{Admin, Interrupt, Isolation, OffsetSpec, Record, Span, TopicPartition, read_spans};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -337,9 +336,9 @@ impl Search<'_> {
                 }
             }
             if missing.is_empty() || seen >= most {
-                Reading::Enough
+                ControlFlow::Break(())
             } else {
-                Reading::On
+                ControlFlow::Continue(())
             }
         };
         Ok(read_spans(kafka, interrupt, spans, left, take)?)
