@@ -252,7 +252,7 @@ impl Admin {
                     Created::AlreadyExists
                 } else {
                     let words = result.error_message.as_deref().unwrap_or_default();
-                    let detail = || format!("topic {name}: {words}");
+                    let detail = format_args!("topic {name}: {words}");
                     Error::check::<CreateTopicsRequest>(result.error_code, &broker, detail)?;
                     Created::Created
                 };
@@ -300,11 +300,11 @@ impl Admin {
     /// [`Config::api_timeout`].
     pub fn topic_config(&mut self, names: &[String], key: &str) -> Result<Vec<String>> {
         let found = self.describe_configs(TOPIC_RESOURCE, names, &[key], None)?;
-        let value = |(name, values): (&String, Vec<(String, String)>)| {
+        let values = names.iter().zip(found).map(|(name, values)| {
             let value = values.into_iter().next().map(|(_, value)| value);
             value.ok_or_else(|| left_out::<DescribeConfigsRequest>("a broker", name))
-        };
-        names.iter().zip(found).map(value).collect()
+        });
+        values.collect()
     }
 
     /// The values in force of these settings of a broker, each with its name, asked at its own address. Left out are
@@ -336,14 +336,13 @@ impl Admin {
             .iter()
             .map(|key| StrBytes::from_string((*key).to_owned()))
             .collect();
-        let resource = |name: &String| {
+        let resources = names.iter().map(|name| {
             DescribeConfigsResource::default()
                 .with_resource_type(kind)
                 .with_resource_name(StrBytes::from_string(name.clone()))
                 .with_configuration_keys(Some(keys.clone()))
-        };
-        let request =
-            DescribeConfigsRequest::default().with_resources(names.iter().map(resource).collect());
+        });
+        let request = DescribeConfigsRequest::default().with_resources(resources.collect());
         self.cluster.backoff().retry(|backoff| {
             let (broker, answer) = match address {
                 None => self.cluster.call_any(&request, backoff.attempt())?,
@@ -370,7 +369,7 @@ impl Admin {
                 } else {
                     "broker"
                 };
-                let detail = || format!("{what} {name}");
+                let detail = format_args!("{what} {name}");
                 Error::check::<DescribeConfigsRequest>(result.error_code, &broker, detail)?;
                 let known = result
                     .configs
@@ -391,14 +390,17 @@ impl Admin {
     /// # Errors
     /// Those of the connection, retried for [`Config::api_timeout`].
     pub fn brokers(&mut self) -> Result<Vec<BrokerDescription>> {
-        if self.cluster.brokers().is_empty() {
+        if self.cluster.brokers.is_empty() {
             self.cluster
                 .backoff()
                 .retry(|backoff| self.cluster.refresh(&[], backoff.attempt()))?;
         }
-        let brokers = self.cluster.brokers().into_iter();
+        let brokers = self.cluster.brokers.iter();
         Ok(brokers
-            .map(|(id, address)| BrokerDescription { id, address })
+            .map(|(id, address)| BrokerDescription {
+                id: *id,
+                address: address.clone(),
+            })
             .collect())
     }
 
@@ -408,21 +410,18 @@ impl Admin {
     /// `Refused` (TOPIC_DELETION_DISABLED, TOPIC_AUTHORIZATION_FAILED, …); those of the connection, retried for
     /// [`Config::api_timeout`].
     pub fn delete_topics(&mut self, names: &[String]) -> Result<()> {
-        let state = |name: &String| DeleteTopicState::default().with_name(Some(topic_name(name)));
+        let topics = names
+            .iter()
+            .map(|name| DeleteTopicState::default().with_name(Some(topic_name(name))));
         let request = DeleteTopicsRequest::default()
-            .with_topics(names.iter().map(state).collect())
+            .with_topics(topics.collect())
             .with_timeout_ms(millis(self.cluster.config().request_timeout));
         self.cluster.backoff().retry(|backoff| {
             let (broker, answer) = self.cluster.call_any(&request, backoff.attempt())?;
             for topic in answer.responses {
                 if ErrorCode(topic.error_code) != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION {
-                    let detail = || {
-                        topic
-                            .name
-                            .map(|name| name.0.to_string())
-                            .unwrap_or_default()
-                    };
-                    Error::check::<DeleteTopicsRequest>(topic.error_code, &broker, detail)?;
+                    let name = topic.name.unwrap_or_default();
+                    Error::check::<DeleteTopicsRequest>(topic.error_code, &broker, &*name.0)?;
                 }
             }
             Ok(())
@@ -490,18 +489,9 @@ impl Admin {
     /// # Errors
     /// `Refused` (GROUP_AUTHORIZATION_FAILED, …); those of the connection, retried for [`Config::api_timeout`].
     pub fn group_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
-        let members = self.classic_members(group)?;
-        if members.is_empty() {
-            self.consumer_members(group)
-        } else {
-            Ok(members)
-        }
-    }
-
-    fn classic_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
+        let mut members = Vec::new();
         let request = DescribeGroupsRequest::default().with_groups(vec![group_id(group)]);
         let answer = self.ask_coordinator(group, &request)?;
-        let mut members = Vec::new();
         for member in answer.groups.into_iter().flat_map(|group| group.members) {
             let mut partitions = Vec::new();
             for (topic, numbers) in decode_assignment(&member.member_assignment).unwrap_or_default()
@@ -515,25 +505,17 @@ impl Admin {
                 partitions,
             });
         }
-        Ok(members)
-    }
-
-    /// One member of the newer protocol makes a group the broker's, and DescribeGroups then shows none of it.
-    fn consumer_members(&mut self, group: &str) -> Result<Vec<GroupMember>> {
+        if !members.is_empty() {
+            return Ok(members);
+        }
         let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group_id(group)]);
         let answer = match self.ask_coordinator(group, &request) {
-            Err(
-                Error::Refused {
-                    code: ErrorCode::GROUP_ID_NOT_FOUND,
-                    ..
-                }
-                | Error::UnsupportedVersion { .. },
-            ) => {
-                return Ok(Vec::new());
+            Err(Error::UnsupportedVersion { .. }) => return Ok(members),
+            Err(error) if error.code() == Some(ErrorCode::GROUP_ID_NOT_FOUND) => {
+                return Ok(members);
             }
             answered => answered?,
         };
-        let mut members = Vec::new();
         for member in answer.groups.into_iter().flat_map(|group| group.members) {
             let mut partitions = Vec::new();
             for topic in member.assignment.topic_partitions {
@@ -590,16 +572,16 @@ fn left_out<R: Request>(broker: &str, name: &str) -> Error {
 }
 
 fn creatable(topic: &NewTopic) -> CreatableTopic {
-    let config = |(name, value): &(String, String)| {
+    let configs = topic.configs.iter().map(|(name, value)| {
         CreatableTopicConfig::default()
             .with_name(StrBytes::from_string(name.clone()))
             .with_value(Some(StrBytes::from_string(value.clone())))
-    };
+    });
     CreatableTopic::default()
         .with_name(topic_name(&topic.name))
         .with_num_partitions(topic.partitions)
         .with_replication_factor(topic.replication.unwrap_or(-1))
-        .with_configs(topic.configs.iter().map(config).collect())
+        .with_configs(configs.collect())
 }
 
 /// As [`Admin::committed_offsets`].
@@ -614,14 +596,14 @@ pub(crate) fn committed_offsets(
             .iter()
             .map(|(topic, partition)| (topic.as_str(), *partition)),
     );
-    let topic = |(name, partitions)| {
+    let topics = topics.map(|(name, partitions)| {
         OffsetFetchRequestTopics::default()
             .with_name(name)
             .with_partition_indexes(partitions)
-    };
+    });
     let wanted = OffsetFetchRequestGroup::default()
         .with_group_id(group_id(group))
-        .with_topics(Some(topics.map(topic).collect()));
+        .with_topics(Some(topics.collect()));
     let request = OffsetFetchRequest::default()
         .with_groups(vec![wanted])
         .with_require_stable(require_stable);
@@ -671,19 +653,37 @@ pub(crate) fn try_list_offsets(
         .map(|(topic, _)| topic.as_str().into())
         .collect();
     cluster.refresh(&names, backoff.attempt())?;
-    let mut by_leader: BTreeMap<String, Vec<&(String, i32)>> = BTreeMap::new();
-    for partition in partitions {
-        let leader = cluster.leader(&partition.0, partition.1)?;
-        by_leader.entry(leader).or_default().push(partition);
+    let timestamp = match spec {
+        OffsetSpec::Earliest => -2,
+        OffsetSpec::Latest => -1,
+        OffsetSpec::Timestamp(at) => at,
+    };
+    let mut by_leader: BTreeMap<String, Vec<(&str, ListOffsetsPartition)>> = BTreeMap::new();
+    for (topic, partition) in partitions {
+        let wanted = ListOffsetsPartition::default()
+            .with_partition_index(*partition)
+            .with_current_leader_epoch(-1)
+            .with_timestamp(timestamp);
+        let leader = cluster.leader(topic, *partition)?;
+        by_leader.entry(leader).or_default().push((topic, wanted));
     }
     let mut offsets = Vec::with_capacity(partitions.len());
-    for (leader, partitions) in by_leader {
-        let request = list_offsets_request(&partitions, spec, isolation);
+    for (leader, wanted) in by_leader {
+        let topics = by_topic(wanted.into_iter()).map(|(name, wanted)| {
+            ListOffsetsTopic::default()
+                .with_name(name)
+                .with_partitions(wanted)
+        });
+        // The codec's default replica id is 0, a broker's; -1 is a client.
+        let request = ListOffsetsRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_isolation_level(isolation as i8)
+            .with_topics(topics.collect());
         let answer = cluster.call(&leader, &request, backoff.attempt(), Retry::Idempotent)?;
         for topic in answer.topics {
             for found in topic.partitions {
                 let (topic, partition) = (topic.name.0.to_string(), found.partition_index);
-                let detail = || format!("{topic}-{partition}");
+                let detail = format_args!("{topic}-{partition}");
                 Error::check::<ListOffsetsRequest>(found.error_code, &leader, detail)?;
                 let (offset, timestamp) = (found.offset, found.timestamp);
                 offsets.push(ListedOffset {
@@ -696,37 +696,4 @@ pub(crate) fn try_list_offsets(
         }
     }
     Ok(offsets)
-}
-
-fn list_offsets_request(
-    partitions: &[&(String, i32)],
-    spec: OffsetSpec,
-    isolation: Isolation,
-) -> ListOffsetsRequest {
-    let timestamp = match spec {
-        OffsetSpec::Earliest => -2,
-        OffsetSpec::Latest => -1,
-        OffsetSpec::Timestamp(at) => at,
-    };
-    let wanted = |partition: i32| {
-        ListOffsetsPartition::default()
-            .with_partition_index(partition)
-            .with_current_leader_epoch(-1)
-            .with_timestamp(timestamp)
-    };
-    let topics = by_topic(
-        partitions
-            .iter()
-            .map(|(topic, partition)| (topic.as_str(), wanted(*partition))),
-    );
-    let topic = |(name, partitions)| {
-        ListOffsetsTopic::default()
-            .with_name(name)
-            .with_partitions(partitions)
-    };
-    // The codec's default replica id is 0, a broker's; -1 is a client.
-    ListOffsetsRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_isolation_level(isolation.level())
-        .with_topics(topics.map(topic).collect())
 }

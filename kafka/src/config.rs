@@ -18,13 +18,10 @@ pub struct Security {
 }
 
 impl Security {
-    #[cfg(feature = "tls")]
     pub(crate) fn is_guarded(&self) -> bool {
-        self.tls.is_some()
-    }
-
-    #[cfg(not(feature = "tls"))]
-    pub(crate) fn is_guarded(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
         false
     }
 }
@@ -110,28 +107,29 @@ impl Config {
         if self.brokers.is_empty() {
             return wrong("Config::brokers is empty: name at least one broker, host:port".into());
         }
-        let portless = |address: &&String| {
-            address
+        for address in &self.brokers {
+            let port = address
                 .rsplit_once(':')
-                .is_none_or(|(_, port)| port.parse::<u16>().is_err())
-        };
-        if let Some(address) = self.brokers.iter().find(portless) {
-            return wrong(format!(
-                "Config::brokers: {address:?} is not host:port, as in localhost:9092"
-            ));
+                .map(|(_, port)| port.parse::<u16>());
+            if !matches!(port, Some(Ok(_))) {
+                return wrong(format!(
+                    "Config::brokers: {address:?} is not host:port, as in localhost:9092"
+                ));
+            }
         }
-        let limits = [
+        for (name, limit) in [
             ("connect_timeout", self.connect_timeout),
             ("request_timeout", self.request_timeout),
             ("api_timeout", self.api_timeout),
             ("delivery_timeout", self.delivery_timeout),
-        ];
-        match limits.iter().find(|(_, limit)| limit.is_zero()) {
-            Some((name, _)) => wrong(format!(
-                "Config::{name} is zero: no broker answers in no time"
-            )),
-            None => Ok(()),
+        ] {
+            if limit.is_zero() {
+                return wrong(format!(
+                    "Config::{name} is zero: no broker answers in no time"
+                ));
+            }
         }
+        Ok(())
     }
 
     /// Settings for these brokers: not guarded, 5 s to connect, 15 s a request, a minute a call, 2 min to deliver, topics looked at

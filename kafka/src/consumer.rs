@@ -4,7 +4,7 @@ pub(crate) mod fetch_response;
 pub(crate) mod last_records;
 pub(crate) mod spans;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,12 +22,10 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::group::Assignment;
 use crate::group::wake::Wake;
 use crate::interrupt::Interrupt;
-use crate::net::backoff::Backoff;
 use crate::net::cluster::Cluster;
 use crate::net::connection::Sent;
 use crate::record::{Isolation, Record, TopicPartition};
 use crate::wire::batch::Corrupt;
-use crate::wire::protocol::Request;
 
 /// For so long a topic must be missing before it counts as gone: brokers learn of new topics one after the other.
 const GONE_AFTER: Duration = Duration::from_secs(2);
@@ -168,7 +166,7 @@ pub struct Consumer {
     /// The fetches that are not answered yet, by their broker's address.
     asked: HashMap<String, Asked>,
     interrupt: Interrupt,
-    config: FetchConfig,
+    pub(crate) config: FetchConfig,
     /// In the order they are asked for: those that had records go to the end, so that a full answer starves nobody.
     assigned: Vec<Assigned>,
     /// Leaders or topic ids have to be looked up before the next fetch.
@@ -186,7 +184,7 @@ pub struct Consumer {
     /// What records may still take in the current poll, in bytes.
     budget: usize,
     /// Ends a poll early.
-    wake: Option<Arc<Wake>>,
+    pub(crate) wake: Option<Arc<Wake>>,
 }
 
 struct Assigned {
@@ -226,39 +224,18 @@ impl Consumer {
         }
     }
 
-    /// One whose polls end early when they are woken.
-    pub(crate) fn woken(
-        config: Config,
-        interrupt: Interrupt,
-        fetch: FetchConfig,
-        wake: Arc<Wake>,
-    ) -> Consumer {
-        Consumer {
-            wake: Some(wake),
-            ..Consumer::new(config, interrupt, fetch)
-        }
-    }
-
-    pub(crate) fn isolation(&self) -> Isolation {
-        self.config.isolation
-    }
-
-    /// A poll that waits so long.
-    pub(crate) fn poll_for(&mut self, max_wait: Duration) -> Result<Vec<Polled>> {
-        self.config.max_wait = max_wait;
-        self.poll()
-    }
-
     /// Replaces the assignment: exactly these partitions, each from the offset given, none of them paused.
     pub fn assign(&mut self, partitions: &[(TopicPartition, i64)]) {
-        let assigned = |(partition, position): &(TopicPartition, i64)| Assigned {
-            partition: partition.clone(),
-            position: *position,
-            leader_epoch: None,
-            paused: false,
-            missing_since: None,
-        };
-        self.assigned = partitions.iter().map(assigned).collect();
+        self.assigned.clear();
+        for (partition, position) in partitions {
+            self.assigned.push(Assigned {
+                partition: partition.clone(),
+                position: *position,
+                leader_epoch: None,
+                paused: false,
+                missing_since: None,
+            });
+        }
         self.stale = true;
         self.give_up(|_| true);
     }
@@ -285,10 +262,7 @@ impl Consumer {
 
     /// Which of the partition's leaders has written what lies before the position, as far as it was read here.
     pub fn leader_epoch(&self, partition: &TopicPartition) -> Option<i32> {
-        self.assigned
-            .iter()
-            .find(|assigned| assigned.partition == *partition)?
-            .leader_epoch
+        self.assigned(partition)?.leader_epoch
     }
 
     /// Waits no longer for the answers of these fetches, which would keep their brokers from being asked anew.
@@ -314,10 +288,12 @@ impl Consumer {
 
     /// The offset the next poll reads from; `None` if the partition isn't assigned.
     pub fn position(&self, partition: &TopicPartition) -> Option<i64> {
-        self.assigned
-            .iter()
-            .find(|assigned| assigned.partition == *partition)
-            .map(|assigned| assigned.position)
+        Some(self.assigned(partition)?.position)
+    }
+
+    fn assigned(&self, partition: &TopicPartition) -> Option<&Assigned> {
+        let mut all = self.assigned.iter();
+        all.find(|assigned| assigned.partition == *partition)
     }
 
     fn find(&mut self, partition: &TopicPartition) -> Option<&mut Assigned> {
@@ -368,20 +344,30 @@ impl Consumer {
         }
         failure = self.find_ranges(&mut polled).err().or(failure);
         // to ask again at once would bring the same
-        let told = |polled: &Polled| !matches!(polled, Polled::Records { .. });
+        let found = polled
+            .iter()
+            .any(|polled| matches!(polled, Polled::Records { .. }));
         let in_vain = idle || self.refused || failure.is_some() || !polled.is_empty();
-        if in_vain && polled.iter().all(told) && !(failure.is_some() && others) {
+        if in_vain && !found && !(failure.is_some() && others) {
             self.pause_in_vain()?;
         }
-        match failure {
-            Some(error) => self.fail(error, polled, others),
-            None => {
-                if self.away.is_empty() {
-                    self.told = None;
-                }
-                Ok(polled)
+        let Some(error) = failure else {
+            if self.away.is_empty() {
+                self.told = None;
             }
+            return Ok(polled);
+        };
+        self.stale = true;
+        // What one broker did not give is no error while others are there to read from: who waited after it would keep them waiting.
+        if polled.is_empty() && !(others && error.passes()) {
+            return Err(error);
         }
+        let text = error.to_string();
+        if self.told.as_ref() != Some(&text) {
+            log::warn!("fetch: {text}; reading goes on at the others");
+            self.told = Some(text);
+        }
+        Ok(polled)
     }
 
     fn pause_in_vain(&self) -> Result<()> {
@@ -393,10 +379,10 @@ impl Consumer {
     fn answered(&mut self) -> Result<Vec<(String, Asked)>> {
         while self.asked.len() > usize::from(self.wake.is_none()) {
             let (fetches, now) = (&mut self.fetches, Instant::now());
-            let ended = |leader: &String, asked: &mut Asked| {
+            let answered = self.asked.extract_if(|leader, asked| {
                 fetches.has_input(leader) || asked.sent.deadline() <= now
-            };
-            let answered: Vec<_> = self.asked.extract_if(ended).collect();
+            });
+            let answered: Vec<_> = answered.collect();
             if !answered.is_empty() {
                 return Ok(answered);
             }
@@ -416,65 +402,37 @@ impl Consumer {
         Ok(std::mem::take(&mut self.asked).into_iter().collect())
     }
 
-    /// What one broker did not give is no error while `others` are there to read from: who waited after it would keep them waiting.
-    fn fail(&mut self, error: Error, polled: Vec<Polled>, others: bool) -> Result<Vec<Polled>> {
-        self.stale = true;
-        if polled.is_empty() && !(others && error.passes()) {
-            return Err(error);
-        }
-        let text = error.to_string();
-        if self.told.as_ref() != Some(&text) {
-            log::warn!("fetch: {text}; reading goes on at the others");
-            self.told = Some(text);
-        }
-        Ok(polled)
-    }
-
     // ---- leaders and topic ids
 
     /// Asks for the metadata of all assigned topics where something has moved; says which topics are gone.
     fn look_up(&mut self) -> Result<Vec<Polled>> {
         if self.stale && !self.assigned.is_empty() {
             let deadline = self.cluster.backoff().attempt();
-            let topics = self.topics();
-            self.cluster.refresh(&topics, deadline)?;
+            let topics = self
+                .assigned
+                .iter()
+                .map(|assigned| assigned.partition.topic.clone());
+            self.cluster
+                .refresh(&topics.collect::<Vec<_>>(), deadline)?;
             self.stale = false;
         }
-        Ok(self.check_topics())
-    }
-
-    fn topics(&self) -> Vec<Arc<str>> {
-        let mut topics: Vec<_> = self
-            .assigned
-            .iter()
-            .map(|assigned| assigned.partition.topic.clone())
-            .collect();
-        topics.sort();
-        topics.dedup();
-        topics
-    }
-
-    fn check_topics(&mut self) -> Vec<Polled> {
         let mut gone = Vec::new();
         for assigned in self.assigned.iter_mut().filter(|assigned| !assigned.paused) {
-            let seen = self.cluster.seen_topic(&assigned.partition.topic);
-            if seen.is_some_and(|topic| topic.id == assigned.partition.topic_id) {
+            let partition = &assigned.partition;
+            let seen = self.cluster.seen_topic(&partition.topic);
+            if seen.is_some_and(|topic| topic.id == partition.topic_id) {
                 assigned.missing_since = None;
                 continue;
             }
             self.stale = true;
-            if assigned
-                .missing_since
-                .get_or_insert_with(Instant::now)
-                .elapsed()
-                >= GONE_AFTER
-            {
+            let since = assigned.missing_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= GONE_AFTER {
                 gone.push(Polled::UnknownTopic {
-                    partition: assigned.partition.clone(),
+                    partition: partition.clone(),
                 });
             }
         }
-        gone
+        Ok(gone)
     }
 
     // ---- asking
@@ -484,21 +442,14 @@ impl Consumer {
     fn ask(&mut self) -> Option<Error> {
         let now = Instant::now();
         self.away.retain(|_, until| *until > now);
-        let due: Vec<_> = self
-            .by_leader()
-            .into_iter()
-            .filter(|(leader, _)| !self.asked.contains_key(leader))
-            .collect();
-        let (away, there): (Vec<_>, Vec<_>) = due
-            .into_iter()
-            .partition(|(leader, _)| self.away.contains_key(leader));
-        self.stale |= !away.is_empty();
+        let mut due = self.by_leader();
+        due.retain(|(leader, _)| !self.asked.contains_key(leader));
+        due.sort_by_key(|(leader, _)| self.away.contains_key(leader));
         let mut failure = None;
-        for (leader, partitions) in there {
-            failure = self.ask_one(leader, &partitions).err().or(failure);
-        }
-        for (leader, partitions) in away {
-            if self.asked.is_empty() {
+        for (leader, partitions) in due {
+            let is_away = self.away.contains_key(&leader);
+            self.stale |= is_away;
+            if !is_away || self.asked.is_empty() {
                 failure = self.ask_one(leader, &partitions).err().or(failure);
             }
         }
@@ -532,28 +483,33 @@ impl Consumer {
     }
 
     /// The unpaused partitions whose topic is the one assigned, by their leader's address.
-    fn by_leader(&mut self) -> BTreeMap<String, Vec<usize>> {
+    fn by_leader(&mut self) -> Vec<(String, Vec<usize>)> {
         let mut by_leader: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (index, assigned) in self.assigned.iter().enumerate() {
             if assigned.paused || assigned.missing_since.is_some() {
                 continue;
             }
-            match self
-                .cluster
-                .leader(&assigned.partition.topic, assigned.partition.partition)
-            {
+            let TopicPartition {
+                topic, partition, ..
+            } = &assigned.partition;
+            match self.cluster.leader(topic, *partition) {
                 Ok(leader) => by_leader.entry(leader).or_default().push(index),
                 Err(_) => self.stale = true,
             }
         }
-        by_leader
+        by_leader.into_iter().collect()
     }
 
     fn request(&self, partitions: &[usize]) -> FetchRequest {
         // The order of the topics is that of their first partition, see `assigned`.
         let mut topics: Vec<FetchTopic> = Vec::new();
         for assigned in partitions.iter().map(|index| &self.assigned[*index]) {
-            let wanted = self.fetch_partition(assigned);
+            let wanted = FetchPartition::default()
+                .with_partition(assigned.partition.partition)
+                .with_current_leader_epoch(-1)
+                .with_fetch_offset(assigned.position)
+                .with_last_fetched_epoch(assigned.leader_epoch.unwrap_or(-1))
+                .with_partition_max_bytes(self.config.max_partition_bytes);
             let id = assigned.partition.topic_id;
             match topics.iter_mut().find(|topic| topic.topic_id == id) {
                 Some(topic) => topic.partitions.push(wanted),
@@ -568,20 +524,11 @@ impl Consumer {
             .with_max_wait_ms(millis(self.config.max_wait))
             .with_min_bytes(self.config.min_bytes)
             .with_max_bytes(self.config.max_bytes)
-            .with_isolation_level(self.config.isolation.level())
+            .with_isolation_level(self.config.isolation as i8)
             .with_session_id(0)
             // No fetch session (KIP-227): every request names all its partitions.
             .with_session_epoch(-1)
             .with_topics(topics)
-    }
-
-    fn fetch_partition(&self, assigned: &Assigned) -> FetchPartition {
-        FetchPartition::default()
-            .with_partition(assigned.partition.partition)
-            .with_current_leader_epoch(-1)
-            .with_fetch_offset(assigned.position)
-            .with_last_fetched_epoch(assigned.leader_epoch.unwrap_or(-1))
-            .with_partition_max_bytes(self.config.max_partition_bytes)
     }
 
     // ---- reading
@@ -594,39 +541,18 @@ impl Consumer {
         from: &HashMap<(Uuid, i32), i64>,
         polled: &mut Vec<Polled>,
     ) -> Result<()> {
-        let code = ErrorCode(answer.error_code);
-        if code != ErrorCode::NONE {
-            return Err(refused(leader, code, String::new()));
-        }
+        Error::check::<FetchRequest>(answer.error_code, leader, "")?;
         let mut answers: HashMap<(Uuid, i32), PartitionData> = HashMap::new();
         for topic in answer.responses {
             for data in topic.partitions {
                 answers.insert((topic.topic_id, data.partition_index), data);
             }
         }
-        let wanted = |assigned: &&Assigned| {
-            !assigned.paused && from.get(&key(&assigned.partition)) == Some(&assigned.position)
-        };
-        let wanted: HashSet<_> = self
-            .assigned
-            .iter()
-            .filter(wanted)
-            .map(|assigned| key(&assigned.partition))
-            .collect();
-        answers.retain(|key, _| wanted.contains(key));
-        self.read_all(leader, answers, polled);
-        Ok(())
-    }
-
-    fn read_all(
-        &mut self,
-        leader: &str,
-        mut answers: HashMap<(Uuid, i32), PartitionData>,
-        polled: &mut Vec<Polled>,
-    ) {
         let (mut served, mut waiting) = (Vec::new(), Vec::new());
         for mut assigned in std::mem::take(&mut self.assigned) {
-            let data = answers.remove(&key(&assigned.partition));
+            let key = key(&assigned.partition);
+            let wanted = !assigned.paused && from.get(&key) == Some(&assigned.position);
+            let data = answers.remove(&key).filter(|_| wanted);
             let found = data.and_then(|data| self.read_partition(leader, &mut assigned, data));
             let moved = matches!(found, Some(Polled::Records { .. }));
             polled.extend(found);
@@ -638,6 +564,7 @@ impl Consumer {
         }
         waiting.append(&mut served);
         self.assigned = waiting;
+        Ok(())
     }
 
     fn read_partition(
@@ -676,7 +603,7 @@ impl Consumer {
             }
             code => {
                 let partition = assigned.partition.clone();
-                let error = refused(leader, code, partition.to_string());
+                let error = Error::refused::<FetchRequest>(code, leader, partition.to_string());
                 Some(Polled::Refused { partition, error })
             }
         }
@@ -723,8 +650,15 @@ impl Consumer {
     fn find_ranges(&mut self, polled: &mut Vec<Polled>) -> Result<()> {
         for partition in std::mem::take(&mut self.out_of_range) {
             let backoff = self.cluster.backoff();
-            let log_start = self.offset(&partition, OffsetSpec::Earliest, &backoff)?;
-            let high_watermark = self.offset(&partition, OffsetSpec::Latest, &backoff)?;
+            let place = [(partition.topic.to_string(), partition.partition)];
+            let mut offset = |spec| {
+                let isolation = Isolation::ReadUncommitted;
+                let listed =
+                    try_list_offsets(&mut self.cluster, &place, spec, isolation, &backoff)?;
+                Ok(listed.first().map_or(-1, |found| found.offset))
+            };
+            let log_start = offset(OffsetSpec::Earliest)?;
+            let high_watermark = offset(OffsetSpec::Latest)?;
             let offset = self.position(&partition).unwrap_or(log_start);
             if (log_start..=high_watermark).contains(&offset) {
                 // A new leader that was still catching up, or one that no longer knows who wrote what was read: the next fetch will do.
@@ -743,29 +677,8 @@ impl Consumer {
         }
         Ok(())
     }
-
-    fn offset(&mut self, of: &TopicPartition, spec: OffsetSpec, backoff: &Backoff) -> Result<i64> {
-        let place = (of.topic.to_string(), of.partition);
-        let listed = try_list_offsets(
-            &mut self.cluster,
-            &[place],
-            spec,
-            Isolation::ReadUncommitted,
-            backoff,
-        )?;
-        Ok(listed.first().map_or(-1, |found| found.offset))
-    }
 }
 
 fn key(partition: &TopicPartition) -> (Uuid, i32) {
     (partition.topic_id, partition.partition)
-}
-
-fn refused(leader: &str, code: ErrorCode, detail: String) -> Error {
-    Error::Refused {
-        code,
-        api: FetchRequest::API,
-        broker: leader.to_owned(),
-        detail,
-    }
 }

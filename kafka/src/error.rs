@@ -275,11 +275,11 @@ impl Error {
     pub(crate) fn check<R: Request>(
         code: i16,
         broker: &str,
-        detail: impl FnOnce() -> String,
+        detail: impl fmt::Display,
     ) -> Result<()> {
         match ErrorCode(code) {
             ErrorCode::NONE => Ok(()),
-            code => Err(Error::refused::<R>(code, broker, detail())),
+            code => Err(Error::refused::<R>(code, broker, detail.to_string())),
         }
     }
 

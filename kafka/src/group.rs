@@ -26,7 +26,6 @@ use crate::group::assignor::{
     encode_assignment, encode_subscription,
 };
 use crate::group::heartbeat::{Heartbeat, Membership, Shared, leave, look_up, seen};
-use crate::group::wake::Wake;
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, CoordinatorKey, Retry, by_topic, group_id};
@@ -88,24 +87,21 @@ impl GroupConfig {
 
     /// What can't work is refused before anything is sent.
     fn check(&self) -> Result<()> {
-        let wrong = |why: &str| Err(Error::Invalid(why.to_owned()));
-        if self.heartbeat_interval.is_zero() {
-            return wrong(
-                "GroupConfig::heartbeat_interval is zero: heartbeats need a pause between them",
-            );
-        }
-        if self.session_timeout.is_zero()
-            || self.rebalance_timeout.is_zero()
-            || self.max_poll_interval.is_zero()
-        {
-            return wrong(
-                "GroupConfig: session_timeout, rebalance_timeout and max_poll_interval must be more than zero",
-            );
-        }
-        if self.topics.is_empty() {
-            return wrong("GroupConfig::topics is empty: there is nothing to share");
-        }
-        Ok(())
+        let waits = [
+            self.session_timeout,
+            self.rebalance_timeout,
+            self.max_poll_interval,
+        ];
+        let wrong = if self.heartbeat_interval.is_zero() {
+            "GroupConfig::heartbeat_interval is zero: heartbeats need a pause between them"
+        } else if waits.iter().any(Duration::is_zero) {
+            "GroupConfig: session_timeout, rebalance_timeout and max_poll_interval must be more than zero"
+        } else if self.topics.is_empty() {
+            "GroupConfig::topics is empty: there is nothing to share"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Invalid(wrong.to_owned()))
     }
 
     fn subscribed(&self) -> Vec<Arc<str>> {
@@ -142,17 +138,7 @@ pub struct Group {
 impl Group {
     /// Not a member yet, and without any I/O.
     pub fn new(config: Config, interrupt: Interrupt, group: GroupConfig) -> Group {
-        Group::woken(config, interrupt, group, None)
-    }
-
-    /// One that wakes a consumer when a rejoin becomes necessary.
-    pub(crate) fn woken(
-        config: Config,
-        interrupt: Interrupt,
-        group: GroupConfig,
-        wake: Option<Arc<Wake>>,
-    ) -> Group {
-        let shared = Shared::new(group.on_rebalance.clone(), wake);
+        let shared = Shared::new(group.on_rebalance.clone());
         let cluster = Cluster::new(config, interrupt);
         Group {
             cluster,
@@ -174,33 +160,29 @@ impl Group {
     pub fn join(&mut self) -> Result<Assignment> {
         self.config.check()?;
         let shared = self.shared.clone();
-        shared.in_call(|| self.join_in_time())
-    }
-
-    fn join_in_time(&mut self) -> Result<Assignment> {
-        let mut backoff = self.cluster.backoff_for(
-            self.config
-                .rebalance_timeout
-                .saturating_add(self.cluster.config().api_timeout),
+        let (whole, each) = (
+            self.config.rebalance_timeout,
+            self.cluster.config().api_timeout,
         );
-        loop {
-            match self.try_join(&mut backoff) {
-                Ok(assignment) => return Ok(assignment),
-                Err(error) => self.before_next_try(error, &mut backoff)?,
+        let mut backoff = self.cluster.backoff_for(whole.saturating_add(each));
+        shared.in_call(|| {
+            loop {
+                let error = match self.try_join(&mut backoff) {
+                    Ok(assignment) => return Ok(assignment),
+                    Err(error) => error,
+                };
+                // What the group has decided meanwhile makes a new attempt necessary; some answers name what must change for it.
+                match error.code() {
+                    Some(ErrorCode::REBALANCE_IN_PROGRESS) => {}
+                    Some(ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::ILLEGAL_GENERATION) => {
+                        self.member_id = StrBytes::default();
+                    }
+                    _ if error.passes() => {}
+                    _ => return Err(error),
+                }
+                backoff.pause_for(error)?;
             }
-        }
-    }
-
-    /// What the group has decided meanwhile makes a new attempt necessary; some answers name what must change for it.
-    fn before_next_try(&mut self, error: Error, backoff: &mut Backoff) -> Result<()> {
-        match error.code() {
-            Some(ErrorCode::REBALANCE_IN_PROGRESS) => backoff.pause_for(error),
-            Some(ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::ILLEGAL_GENERATION) => {
-                self.member_id = StrBytes::default();
-                backoff.pause_for(error)
-            }
-            _ => backoff.pause(error),
-        }
+        })
     }
 
     fn try_join(&mut self, backoff: &mut Backoff) -> Result<Assignment> {
@@ -244,27 +226,24 @@ impl Group {
 
     /// JoinGroup; a new member is first given an id and told to come again with it (KIP-394).
     fn send_join(&mut self, backoff: &mut Backoff) -> Result<JoinGroupResponse> {
-        loop {
-            let request = self.join_request();
-            let answer = self.call(&request, backoff)?;
-            if answer.error_code == 0 {
-                return Ok(answer);
-            }
-            self.member_id = answer.member_id;
-        }
-    }
-
-    fn join_request(&self) -> JoinGroupRequest {
         let protocol = JoinGroupRequestProtocol::default()
             .with_name(StrBytes::from_static_str(RANGE))
             .with_metadata(encode_subscription(&self.config.topics));
-        JoinGroupRequest::default()
+        let mut request = JoinGroupRequest::default()
             .with_group_id(group_id(&self.config.group_id))
             .with_session_timeout_ms(millis(self.config.session_timeout))
             .with_rebalance_timeout_ms(millis(self.config.rebalance_timeout))
             .with_member_id(self.member_id.clone())
             .with_protocol_type(StrBytes::from_static_str(CONSUMER))
-            .with_protocols(vec![protocol])
+            .with_protocols(vec![protocol]);
+        loop {
+            let answer = self.call(&request, backoff)?;
+            if answer.error_code == 0 {
+                return Ok(answer);
+            }
+            self.member_id = answer.member_id.clone();
+            request.member_id = answer.member_id;
+        }
     }
 
     /// The leader's part: divides the partitions of all the topics that any member subscribes to.
@@ -279,27 +258,20 @@ impl Group {
                 decode_subscription(&member.metadata).map_err(|cause| self.malformed(cause))?;
             members.insert(member.member_id.to_string(), topics);
         }
-        let mut topics: Vec<Arc<str>> = members
-            .values()
-            .flatten()
-            .map(|topic| topic.as_str().into())
-            .collect();
-        topics.sort();
-        topics.dedup();
+        let subscribed = members.values().flatten();
+        let topics: Vec<Arc<str>> = subscribed.map(|topic| topic.as_str().into()).collect();
         self.cluster.refresh(&topics, backoff.attempt())?;
-        let counted = topics
-            .iter()
-            .filter_map(|topic| self.counted(topic))
-            .collect();
-        let divided = assign_range(&members, &counted).into_iter();
-        Ok(divided
-            .map(|(member, share)| sync_assignment(member, &share))
-            .collect())
-    }
-
-    fn counted(&self, topic: &str) -> Option<(String, i32)> {
-        let seen = self.cluster.seen_topic(topic)?;
-        Some((topic.to_owned(), seen.partitions.len() as i32))
+        let counted = topics.iter().filter_map(|topic| {
+            let seen = self.cluster.seen_topic(topic)?;
+            Some((topic.to_string(), seen.partitions.len() as i32))
+        });
+        let divided = assign_range(&members, &counted.collect()).into_iter();
+        let assignments = divided.map(|(member, share)| {
+            SyncGroupRequestAssignment::default()
+                .with_member_id(StrBytes::from_string(member))
+                .with_assignment(encode_assignment(&share))
+        });
+        Ok(assignments.collect())
     }
 
     fn send_sync(
@@ -333,12 +305,11 @@ impl Group {
         for (topic, numbers) in topics.iter().zip(share.into_values()) {
             // A topic that is gone again is left out; its next maker's partitions come with another rebalance.
             if let Some(topic_id) = self.cluster.seen_topic(topic).map(|seen| seen.id) {
-                let one = |partition| TopicPartition {
+                partitions.extend(numbers.into_iter().map(|partition| TopicPartition {
                     topic: topic.clone(),
                     topic_id,
                     partition,
-                };
-                partitions.extend(numbers.into_iter().map(one));
+                }));
             }
         }
         partitions.sort();
@@ -387,33 +358,29 @@ impl Group {
         let Some(membership) = self.shared.membership() else {
             return Err(Error::Invalid("not a member of the group".to_owned()));
         };
-        let at = |(place, offset, metadata): &(TopicPartition, i64, String)| {
-            OffsetCommitRequestPartition::default()
+        let topics = by_topic(offsets.iter().map(|(place, offset, metadata)| {
+            let partition = OffsetCommitRequestPartition::default()
                 .with_partition_index(place.partition)
                 .with_committed_offset(*offset)
                 .with_committed_leader_epoch(leader_epoch(place))
-                .with_committed_metadata(Some(StrBytes::from_string(metadata.clone())))
-        };
-        let places = offsets.iter().map(|offset| (&*offset.0.topic, at(offset)));
-        let topic = |(name, partitions)| {
+                .with_committed_metadata(Some(StrBytes::from_string(metadata.clone())));
+            (&*place.topic, partition)
+        }));
+        let topics = topics.map(|(name, partitions)| {
             OffsetCommitRequestTopic::default()
                 .with_name(name)
                 .with_partitions(partitions)
-        };
+        });
         let request = OffsetCommitRequest::default()
             .with_group_id(group_id(&self.config.group_id))
             .with_generation_id_or_member_epoch(membership.generation)
             .with_member_id(membership.member_id.clone())
-            .with_topics(by_topic(places).map(topic).collect());
+            .with_topics(topics.collect());
         let done = self.call(&request, &mut self.cluster.backoff());
-        if let Some(code) = done
-            .as_ref()
-            .err()
-            .and_then(Error::code)
-            .filter(|code| code.ends_membership())
-        {
-            self.shared
-                .need_rejoin(&membership, code != ErrorCode::REBALANCE_IN_PROGRESS);
+        let refused = done.as_ref().err().and_then(Error::code);
+        if let Some(code) = refused.filter(|code| code.ends_membership()) {
+            let lost = code != ErrorCode::REBALANCE_IN_PROGRESS;
+            self.shared.need_rejoin(&membership, lost);
         }
         done.map(drop)
     }
@@ -427,26 +394,20 @@ impl Group {
     /// # Errors
     /// Those of the connection; the broker then drops the member after its session timeout.
     pub fn leave(&mut self) -> Result<()> {
-        if let Some(mut heartbeat) = self.heartbeat.take() {
-            heartbeat.stop();
-        }
+        drop(self.heartbeat.take());
         self.shared.left();
         let member_id = std::mem::take(&mut self.member_id);
         if member_id.is_empty() {
             return Ok(());
         }
-        match self.send_leave(member_id) {
-            Err(error) if error.code() == Some(ErrorCode::UNKNOWN_MEMBER_ID) => Ok(()),
-            left => left,
-        }
-    }
-
-    fn send_leave(&self, member_id: StrBytes) -> Result<()> {
         let mut config = self.cluster.config().clone();
         config.api_timeout = config.api_timeout.min(LEAVE_TIMEOUT);
         config.connect_timeout = config.connect_timeout.min(LEAVE_TIMEOUT);
         let mut cluster = Cluster::new(config, Interrupt::new());
-        leave(&mut cluster, &self.config.group_id, member_id)
+        match leave(&mut cluster, &self.config.group_id, member_id) {
+            Err(error) if error.code() == Some(ErrorCode::UNKNOWN_MEMBER_ID) => Ok(()),
+            left => left,
+        }
     }
 
     /// Asks the group's coordinator.
@@ -467,10 +428,4 @@ impl Group {
             format!("the consumer protocol's data: {cause}"),
         )
     }
-}
-
-fn sync_assignment(member: String, share: &Partitions) -> SyncGroupRequestAssignment {
-    SyncGroupRequestAssignment::default()
-        .with_member_id(StrBytes::from_string(member))
-        .with_assignment(encode_assignment(share))
 }

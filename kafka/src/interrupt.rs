@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::config::after;
 use crate::error::{Error, Result};
 
 /// Wakes blocked calls. Clones share one state: hand clones to the client objects, keep one to stop them.
@@ -62,17 +61,14 @@ impl Interrupt {
 
     /// Sleeps this long, or until the interrupt: then `Err(Interrupted)`.
     pub(crate) fn sleep(&self, pause: Duration) -> Result<()> {
-        let until = after(pause);
-        let mut state = self.lock();
-        while !state.interrupted {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            let waited = self.shared.interrupted.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let interrupted = &self.shared.interrupted;
+        let slept = interrupted.wait_timeout_while(self.lock(), pause, |state| !state.interrupted);
+        let (state, _) = slept.unwrap_or_else(PoisonError::into_inner);
+        if state.interrupted {
+            Err(Error::Interrupted)
+        } else {
+            Ok(())
         }
-        Err(Error::Interrupted)
     }
 
     /// Has this socket shut down on interrupt, until the registration is dropped. `None`: too late, or the system

@@ -4,7 +4,7 @@ pub(crate) mod partitioner;
 pub(crate) mod sender;
 pub(crate) mod transaction;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use kafka_protocol::messages::{
     EndTxnRequest, InitProducerIdRequest, InitProducerIdResponse, ProducerId, TransactionalId,
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorCode, ErrorKind, Result};
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, CoordinatorKey, Retry};
-use crate::producer::sender::{Delivery, Queues, Sequences, Undelivered, Written, split};
+use crate::producer::sender::{Delivery, Queues, Sequences, Written, split};
 use crate::producer::transaction::Transaction;
 use crate::record::ProducerRecord;
 use crate::wire::batch::Writer;
@@ -128,9 +128,9 @@ impl Producer {
         // after a failure topics may be others than they were, with fewer partitions
         self.cluster.forget_topics();
         let mut backoff = self.cluster.backoff();
-        let answer = match self.coordinator() {
-            Some(coordinator) => self.init_at_coordinator(&coordinator, &mut backoff)?,
-            None => self.init_anywhere(&mut backoff)?,
+        let answer = match self.last_identity.filter(|_| self.transactional.is_some()) {
+            Some(known) => self.init_again(known, &mut backoff)?,
+            None => self.init_as(NO_IDENTITY, &mut backoff)?,
         };
         let identity = ProducerIdentity {
             id: answer.producer_id.0,
@@ -145,23 +145,20 @@ impl Producer {
         Ok(identity)
     }
 
-    fn init_at_coordinator(
+    fn init_again(
         &mut self,
-        coordinator: &CoordinatorKey,
+        known: ProducerIdentity,
         backoff: &mut Backoff,
     ) -> Result<InitProducerIdResponse> {
-        let Some(known) = self.last_identity else {
-            return self.init_as(coordinator, NO_IDENTITY, backoff);
-        };
         let mut fenced = None;
         if self.is_astray {
             // what may still arrive must meet a later epoch in its partition: an abort by InitProducerId writes one, EndTxn does not
-            match self.init_as(coordinator, known, backoff) {
+            match self.init_as(known, backoff) {
                 Err(error) if error.kind() == ErrorKind::Fenced => fenced = Some(error),
                 answered => return answered,
             }
-        } else if self.open == Open::No || self.abort_as(coordinator, known, backoff)? {
-            return self.init_as(coordinator, known, backoff);
+        } else if self.open == Open::No || self.abort_as(known, backoff)? {
+            return self.init_as(known, backoff);
         }
         // Kafka 3 ends an open transaction, for InitProducerId or for its age, under the next epoch, and then no longer knows the
         // one before. Whoever took over from an open transaction has got one that is higher still.
@@ -169,58 +166,62 @@ impl Producer {
             epoch: known.epoch.saturating_add(1),
             ..known
         };
-        if self.open == Open::Yes && self.abort_as(coordinator, next, backoff)? {
-            return self.init_as(coordinator, next, backoff);
+        if self.open == Open::Yes && self.abort_as(next, backoff)? {
+            return self.init_as(next, backoff);
         }
         Err(fenced.unwrap_or_else(|| {
-            let (code, broker) = (ErrorCode::PRODUCER_FENCED, coordinator.to_string());
-            Error::refused::<InitProducerIdRequest>(code, &broker, "another has taken over")
+            let (code, why) = (ErrorCode::PRODUCER_FENCED, "another has taken over");
+            let coordinator = self.coordinator().map(|key| key.to_string());
+            Error::refused::<InitProducerIdRequest>(code, &coordinator.unwrap_or_default(), why)
         }))
     }
 
     fn init_as(
         &mut self,
-        coordinator: &CoordinatorKey,
-        identity: ProducerIdentity,
+        ProducerIdentity { id, epoch }: ProducerIdentity,
         backoff: &mut Backoff,
     ) -> Result<InitProducerIdResponse> {
-        let request = self.init_request(identity);
-        // Doing it twice is the same as once where the own identity is shown; else it raises the epoch twice, which harms nobody.
-        self.cluster
-            .call_coordinator(coordinator, &request, Retry::Idempotent, backoff)
+        let timeout = self
+            .transactional
+            .as_ref()
+            .map_or(Duration::ZERO, |settings| settings.timeout);
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(self.transactional_id())
+            .with_transaction_timeout_ms(millis(timeout))
+            .with_producer_id(ProducerId(id))
+            .with_producer_epoch(epoch);
+        if let Some(coordinator) = self.coordinator() {
+            // Doing it twice is the same as once where the own identity is shown; else it raises the epoch twice, which harms nobody.
+            return self.cluster.call_coordinator(
+                &coordinator,
+                &request,
+                Retry::Idempotent,
+                backoff,
+            );
+        }
+        backoff.retry(|backoff| {
+            let (broker, answer) = self.cluster.call_any(&request, backoff.attempt())?;
+            Error::check::<InitProducerIdRequest>(answer.error_code, &broker, "")?;
+            Ok(answer)
+        })
     }
 
     /// Aborts what is open under this identity; false: the coordinator has another one by now. Unlike InitProducerId this compares the
     /// epoch before it does anything, so it can't disturb a successor.
-    fn abort_as(
-        &mut self,
-        coordinator: &CoordinatorKey,
-        identity: ProducerIdentity,
-        backoff: &mut Backoff,
-    ) -> Result<bool> {
+    fn abort_as(&mut self, identity: ProducerIdentity, backoff: &mut Backoff) -> Result<bool> {
         let request = self.end_request(identity, false);
-        match self
-            .cluster
-            .call_coordinator(coordinator, &request, Retry::Idempotent, backoff)
-        {
-            Ok(_) => Ok(true),
+        let coordinator = self.coordinator().ok_or(Error::NotInitialised)?;
+        let ended =
+            self.cluster
+                .call_coordinator(&coordinator, &request, Retry::Idempotent, backoff);
+        match ended.as_ref().err().map(Error::code) {
+            None => Ok(true),
             // nothing is open: it was never begun, or has been committed; what became of the id is for InitProducerId to say
-            Err(error)
-                if matches!(
-                    error.code(),
-                    Some(ErrorCode::INVALID_TXN_STATE | ErrorCode::INVALID_PRODUCER_ID_MAPPING)
-                ) =>
-            {
+            Some(Some(ErrorCode::INVALID_TXN_STATE | ErrorCode::INVALID_PRODUCER_ID_MAPPING)) => {
                 Ok(true)
             }
-            Err(error)
-                if error
-                    .code()
-                    .is_some_and(|code| code.kind() == ErrorKind::Fenced) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(error),
+            Some(Some(code)) if code.kind() == ErrorKind::Fenced => Ok(false),
+            Some(_) => ended.map(|_| true),
         }
     }
 
@@ -230,30 +231,6 @@ impl Producer {
             .with_producer_id(ProducerId(identity.id))
             .with_producer_epoch(identity.epoch)
             .with_committed(committed)
-    }
-
-    fn init_anywhere(&mut self, backoff: &mut Backoff) -> Result<InitProducerIdResponse> {
-        let request = self.init_request(NO_IDENTITY);
-        backoff.retry(|backoff| {
-            let (broker, answer) = self.cluster.call_any(&request, backoff.attempt())?;
-            Error::check::<InitProducerIdRequest>(answer.error_code, &broker, String::new)?;
-            Ok(answer)
-        })
-    }
-
-    fn init_request(
-        &self,
-        ProducerIdentity { id, epoch }: ProducerIdentity,
-    ) -> InitProducerIdRequest {
-        let timeout = self
-            .transactional
-            .as_ref()
-            .map_or(Duration::ZERO, |settings| settings.timeout);
-        InitProducerIdRequest::default()
-            .with_transactional_id(self.transactional_id())
-            .with_transaction_timeout_ms(millis(timeout))
-            .with_producer_id(ProducerId(id))
-            .with_producer_epoch(epoch)
     }
 
     /// Its identity, or `None` while it is not initialised.
@@ -272,7 +249,7 @@ impl Producer {
                 "this producer has no transactional id".to_owned(),
             ));
         }
-        self.initialised()?;
+        self.identity().ok_or(Error::NotInitialised)?;
         Ok(Transaction::new(self))
     }
 
@@ -315,64 +292,55 @@ impl Producer {
             .as_ref()
             .map_or(whole, |settings| whole.min(settings.timeout));
         let state = self.state.as_mut().ok_or(Error::NotInitialised)?;
-        let writer = state.writer(transactional_id.is_some());
-        let mut delivery = Delivery::new(
-            &mut self.cluster,
-            &mut state.sequences,
+        let writer = Writer {
+            producer_id: state.identity.id,
+            epoch: state.identity.epoch,
+            base_sequence: 0,
+            transactional: transactional_id.is_some(),
+        };
+        let mut delivery = Delivery {
+            cluster: &mut self.cluster,
+            sequences: &mut state.sequences,
             writer,
             transactional_id,
-            (queues, count),
-            limit,
-        );
-        match delivery.run() {
-            Ok(()) => Ok(delivery.written),
-            Err(Undelivered::Refused(error)) => Err(error),
-            Err(Undelivered::Unknown(error)) => {
-                self.state = None;
-                self.is_astray = true;
-                Err(error)
-            }
+            queues,
+            written: vec![
+                Written {
+                    partition: -1,
+                    offset: None
+                };
+                count
+            ],
+            now: SystemTime::UNIX_EPOCH
+                .elapsed()
+                .map_or(0, |since| since.as_millis() as i64),
+            is_astray: false,
+        };
+        let done = delivery.run(limit);
+        let Delivery {
+            written, is_astray, ..
+        } = delivery;
+        if is_astray {
+            (self.state, self.is_astray) = (None, true);
         }
+        done.map(|()| written)
     }
 
     /// Gives up the identity after an error of a coordinator's request, where the error leaves no other way.
     pub(crate) fn forget_identity_unless_refused(&mut self, error: Error) -> Error {
-        let certain = matches!(&error, Error::Refused { code, .. } if !code.ends_epoch());
-        if !certain {
+        if error.code().is_none_or(ErrorCode::ends_epoch) {
             self.state = None;
         }
         error
     }
 
-    fn initialised(&self) -> Result<()> {
-        self.state.as_ref().map(drop).ok_or(Error::NotInitialised)
-    }
-
     pub(crate) fn transactional_id(&self) -> Option<TransactionalId> {
-        let id = self
-            .transactional
-            .as_ref()
-            .map(|settings| settings.id.clone());
-        id.map(|id| TransactionalId(StrBytes::from_string(id)))
+        let id = &self.transactional.as_ref()?.id;
+        Some(TransactionalId(StrBytes::from_string(id.clone())))
     }
 
     pub(crate) fn coordinator(&self) -> Option<CoordinatorKey> {
-        let id = self
-            .transactional
-            .as_ref()
-            .map(|settings| settings.id.clone());
-        id.map(CoordinatorKey::Transaction)
-    }
-}
-
-impl State {
-    fn writer(&self, transactional: bool) -> Writer {
-        let ProducerIdentity { id, epoch } = self.identity;
-        Writer {
-            producer_id: id,
-            epoch,
-            base_sequence: 0,
-            transactional,
-        }
+        let id = &self.transactional.as_ref()?.id;
+        Some(CoordinatorKey::Transaction(id.clone()))
     }
 }

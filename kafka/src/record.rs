@@ -109,17 +109,7 @@ impl ProducerRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
     /// All, also those of open and aborted transactions.
-    ReadUncommitted,
+    ReadUncommitted = 0,
     /// Those of committed transactions and those outside of any, up to the first transaction that is still open.
-    ReadCommitted,
-}
-
-impl Isolation {
-    /// As it is on the wire (KIP-98).
-    pub(crate) fn level(self) -> i8 {
-        match self {
-            Isolation::ReadUncommitted => 0,
-            Isolation::ReadCommitted => 1,
-        }
-    }
+    ReadCommitted = 1,
 }

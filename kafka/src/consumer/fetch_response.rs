@@ -116,7 +116,8 @@ impl Aborted {
 mod tests {
     use super::*;
     use crate::record::ProducerRecord;
-    use crate::wire::batch::{Writer, batch_of};
+    use crate::wire::batch::Writer;
+    use crate::wire::batch::tests::batch_of;
     use kafka_protocol::messages::ProducerId;
 
     const LONGEST: usize = 1 << 20;

@@ -66,15 +66,21 @@ impl GroupConsumer {
     pub fn new(
         config: Config,
         interrupt: Interrupt,
-        group: GroupConfig,
+        mut group: GroupConfig,
         fetch: FetchConfig,
         positions: Positions,
     ) -> Result<GroupConsumer> {
         let no_wake =
             |cause: io::Error| Error::Invalid(format!("no sockets to be woken by: {cause}"));
         let wake = Arc::new(Wake::new().map_err(no_wake)?);
-        let group = Group::woken(config.clone(), interrupt.clone(), group, Some(wake.clone()));
-        let consumer = Consumer::woken(config, interrupt, fetch, wake);
+        let (waker, hook) = (wake.clone(), group.on_rebalance.take());
+        group.on_rebalance = Some(Arc::new(move || {
+            waker.wake();
+            hook.iter().for_each(|hook| hook());
+        }));
+        let group = Group::new(config.clone(), interrupt.clone(), group);
+        let mut consumer = Consumer::new(config, interrupt, fetch);
+        consumer.wake = Some(wake);
         Ok(GroupConsumer {
             group,
             consumer,
@@ -100,10 +106,8 @@ impl GroupConsumer {
                 .join()
                 .map(|assignment| vec![Polled::Assigned { assignment }]);
         }
-        let polled = self
-            .group
-            .shared
-            .in_call(|| self.consumer.poll_for(timeout))?;
+        self.consumer.config.max_wait = timeout;
+        let polled = self.group.shared.in_call(|| self.consumer.poll())?;
         if polled
             .iter()
             .any(|polled| matches!(polled, Polled::UnknownTopic { .. }))
@@ -120,23 +124,19 @@ impl GroupConsumer {
     }
 
     fn go_on(&mut self, polled: Polled) -> Option<Polled> {
-        match polled {
+        match &polled {
             Polled::OutOfRange {
                 partition,
                 offset,
                 log_start,
                 high_watermark,
             } => {
-                let reset = if self.positions == Positions::CommittedOrLatest {
-                    high_watermark
-                } else {
-                    log_start
-                };
+                let latest = self.positions == Positions::CommittedOrLatest;
+                let reset = if latest { *high_watermark } else { *log_start };
                 log::warn!(
                     "{partition}: offset {offset} is not in the log ({log_start} to {high_watermark}): on from {reset}"
                 );
-                self.consumer.seek(&partition, reset);
-                None
+                self.consumer.seek(partition, reset);
             }
             Polled::Truncated {
                 partition,
@@ -146,33 +146,26 @@ impl GroupConsumer {
                 log::warn!(
                     "{partition}: {end} to {offset} were taken back by an election: on from {end}"
                 );
-                self.consumer.seek(&partition, end);
-                None
+                self.consumer.seek(partition, *end);
             }
             Polled::UnknownTopic { partition } => {
                 log::warn!("{partition} is gone or was made anew: joining the group again");
-                None
             }
             Polled::Corrupt {
                 partition,
                 base_offset,
                 last_offset,
-                bytes,
                 cause,
+                ..
             } => {
                 log::error!(
                     "{partition}: the batch from {base_offset} to {last_offset} can't be read: {cause}"
                 );
-                Some(Polled::Corrupt {
-                    partition,
-                    base_offset,
-                    last_offset,
-                    bytes,
-                    cause,
-                })
+                return Some(polled);
             }
-            other => Some(other),
+            _ => return Some(polled),
         }
+        None
     }
 
     fn join(&mut self) -> Result<Assignment> {
@@ -183,64 +176,51 @@ impl GroupConsumer {
             None => self.group.join()?,
         };
         self.joined = Some(assignment.clone());
-        let offsets = match self.positions {
-            Positions::Own => Vec::new(),
-            _ => self.committed(&assignment.partitions)?,
-        };
-        let places: Vec<_> = offsets
-            .iter()
-            .map(|(place, offset, _)| (place.clone(), *offset))
-            .collect();
-        self.consumer.assign(&places);
-        for (place, offset, leader_epoch) in offsets {
-            self.consumer.seek_in_epoch(&place, offset, leader_epoch);
+        match self.positions {
+            Positions::Own => self.consumer.assign(&[]),
+            _ => self.assign_committed(&assignment.partitions)?,
         }
         (self.joined, self.assignment) = (None, Some(assignment.clone()));
         Ok(assignment)
     }
 
-    /// The committed offset of each with its leader epoch, or the end of the log that [`Positions`] name.
-    fn committed(
-        &mut self,
-        partitions: &[TopicPartition],
-    ) -> Result<Vec<(TopicPartition, i64, i32)>> {
-        let mut places: Vec<_> = partitions
-            .iter()
-            .map(|place| (place.topic.to_string(), place.partition))
-            .collect();
-        let spec = match self.positions {
-            Positions::CommittedOrLatest => OffsetSpec::Latest,
-            _ => OffsetSpec::Earliest,
-        };
-        let isolation = self.consumer.isolation();
+    /// Each from its committed offset, in the epoch it was read in, or from the end of the log that [`Positions`] name.
+    fn assign_committed(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        let key = |place: &TopicPartition| (place.topic.to_string(), place.partition);
+        let mut places: Vec<_> = partitions.iter().map(key).collect();
+        let mut offsets = HashMap::new();
         let Group {
             cluster, config, ..
         } = &mut self.group;
-        let mut offsets: HashMap<(String, i32), (i64, i32)> =
-            committed_offsets(cluster, &config.group_id, &places, true)?
-                .into_iter()
-                .filter(|found| found.offset >= 0)
-                .map(|found| {
-                    (
-                        (found.topic, found.partition),
-                        (found.offset, found.leader_epoch),
-                    )
-                })
-                .collect();
-        places.retain(|place| !offsets.contains_key(place));
-        if !places.is_empty() {
-            let ends = list_offsets(cluster, &places, spec, isolation)?;
-            offsets.extend(
-                ends.into_iter()
-                    .map(|end| ((end.topic, end.partition), (end.offset, -1))),
+        let committed = committed_offsets(cluster, &config.group_id, &places, true)?;
+        for found in committed.into_iter().filter(|found| found.offset >= 0) {
+            offsets.insert(
+                (found.topic, found.partition),
+                (found.offset, found.leader_epoch),
             );
         }
-        let found = |place: &TopicPartition| {
-            let found = offsets.get(&(place.topic.to_string(), place.partition));
-            let (offset, leader_epoch) = found.copied().unwrap_or((0, -1));
-            (place.clone(), offset, leader_epoch)
-        };
-        Ok(partitions.iter().map(found).collect())
+        places.retain(|place| !offsets.contains_key(place));
+        if !places.is_empty() {
+            let latest = self.positions == Positions::CommittedOrLatest;
+            let end = if latest {
+                OffsetSpec::Latest
+            } else {
+                OffsetSpec::Earliest
+            };
+            for found in list_offsets(cluster, &places, end, self.consumer.config.isolation)? {
+                offsets.insert((found.topic, found.partition), (found.offset, -1));
+            }
+        }
+        let found = |place| offsets.get(&key(place)).copied().unwrap_or((0, -1));
+        let places: Vec<_> = partitions
+            .iter()
+            .map(|place| (place.clone(), found(place).0))
+            .collect();
+        self.consumer.assign(&places);
+        for (place, offset) in &places {
+            self.consumer.seek_in_epoch(place, *offset, found(place).1);
+        }
+        Ok(())
     }
 
     /// Whether the next [`poll`](GroupConsumer::poll) joins the group (again) instead of reading. Whoever keeps offsets elsewhere can commit what
@@ -295,24 +275,22 @@ impl GroupConsumer {
     /// As [`Group::commit_offsets`]. When the group has changed meanwhile, what was not committed is read again by
     /// others.
     pub fn commit(&mut self) -> Result<()> {
-        let partitions = self
+        let (consumer, mut offsets) = (&self.consumer, Vec::new());
+        for partition in self
             .assignment
             .iter()
-            .flat_map(|assignment| &assignment.partitions);
-        let position = |partition: &TopicPartition| {
-            self.consumer
-                .position(partition)
-                .map(|offset| (partition.clone(), offset, String::new()))
-        };
-        let offsets: Vec<_> = partitions.filter_map(position).collect();
-        let consumer = &self.consumer;
-        let leader_epoch =
-            |partition: &TopicPartition| consumer.leader_epoch(partition).unwrap_or(-1);
-        if offsets.is_empty() {
-            Ok(())
-        } else {
-            self.group.commit_positions(&offsets, leader_epoch)
+            .flat_map(|assignment| &assignment.partitions)
+        {
+            if let Some(offset) = consumer.position(partition) {
+                offsets.push((partition.clone(), offset, String::new()));
+            }
         }
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        self.group.commit_positions(&offsets, |partition| {
+            consumer.leader_epoch(partition).unwrap_or(-1)
+        })
     }
 
     /// As [`Group::commit_offsets`].

@@ -14,7 +14,6 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::group::GroupConfig;
-use crate::group::wake::Wake;
 use crate::interrupt::Interrupt;
 use crate::net::backoff::Backoff;
 use crate::net::cluster::{Cluster, CoordinatorKey, Retry, group_id};
@@ -29,7 +28,6 @@ pub(crate) type Topics = Vec<Option<(Uuid, usize)>>;
 pub(crate) struct Shared {
     state: Mutex<State>,
     on_rebalance: Option<Arc<dyn Fn() + Send + Sync>>,
-    wake: Option<Arc<Wake>>,
 }
 
 struct State {
@@ -64,14 +62,10 @@ pub(crate) struct Membership {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        on_rebalance: Option<Arc<dyn Fn() + Send + Sync>>,
-        wake: Option<Arc<Wake>>,
-    ) -> Arc<Shared> {
+    pub(crate) fn new(on_rebalance: Option<Arc<dyn Fn() + Send + Sync>>) -> Arc<Shared> {
         Arc::new(Shared {
             state: Mutex::new(State::outside()),
             on_rebalance,
-            wake,
         })
     }
 
@@ -121,10 +115,6 @@ impl Shared {
             .map_or(Duration::ZERO, |at| at.elapsed())
     }
 
-    fn divided_other_topics(&self, topics: &Topics) -> bool {
-        self.lock().topics != *topics
-    }
-
     pub(crate) fn rejoin_needed(&self) -> bool {
         self.lock().rejoin_needed
     }
@@ -139,13 +129,7 @@ impl Shared {
         state.kept &= !lost;
         let told = std::mem::replace(&mut state.rejoin_needed, true);
         drop(state);
-        if told {
-            return;
-        }
-        if let Some(wake) = &self.wake {
-            wake.wake();
-        }
-        if let Some(hook) = &self.on_rebalance {
+        if let (false, Some(hook)) = (told, &self.on_rebalance) {
             hook();
         }
     }
@@ -200,21 +184,19 @@ impl Heartbeat {
             .as_ref()
             .is_some_and(|thread| !thread.is_finished())
     }
+}
 
-    /// Stops the thread and waits for its end, which is a matter of milliseconds, at most of the connect timeout.
-    pub(crate) fn stop(&mut self) {
+/// Stops the thread and waits for its end, which is a matter of milliseconds, at most of the connect timeout.
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
         self.stop.interrupt();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
         {
             log::error!("the heartbeat thread panicked");
         }
-    }
-}
-
-impl Drop for Heartbeat {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 
@@ -233,7 +215,15 @@ impl Beat {
         while self.stop.sleep(self.group.heartbeat_interval).is_ok() {
             match self.shared.kept_membership() {
                 Some(membership) if self.shared.silent_for() >= self.group.max_poll_interval => {
-                    self.leave(membership);
+                    // it hangs; should it ever come back, it has to join again
+                    let (group, limit) = (&self.group.group_id, self.group.max_poll_interval);
+                    log::warn!(
+                        "group {group}: left, for its member has called nothing for {limit:?} (max_poll_interval)"
+                    );
+                    self.shared.need_rejoin(&membership, true);
+                    if let Err(error) = leave(&mut self.cluster, group, membership.member_id) {
+                        log::debug!("group {group}: leaving: {error}");
+                    }
                 }
                 Some(membership) => {
                     self.beat(&membership);
@@ -247,8 +237,18 @@ impl Beat {
     /// One heartbeat. A rebalance is told and the heartbeats go on, which keeps the membership until the rejoin; a lost
     /// membership is told and given up. A session in which no heartbeat was answered counts as lost.
     fn beat(&mut self, membership: &Membership) {
-        match self.send(membership) {
-            Ok(()) => self.answered = Instant::now(),
+        let request = HeartbeatRequest::default()
+            .with_group_id(group_id(&self.group.group_id))
+            .with_generation_id(membership.generation)
+            .with_member_id(membership.member_id.clone());
+        let limit = self.limit();
+        let mut backoff = Backoff::new(&self.stop, limit, limit);
+        let coordinator = CoordinatorKey::Group(self.group.group_id.clone());
+        match self
+            .cluster
+            .call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff)
+        {
+            Ok(_) => self.answered = Instant::now(),
             Err(Error::Interrupted) => {}
             Err(error) if error.code() == Some(ErrorCode::REBALANCE_IN_PROGRESS) => {
                 self.answered = Instant::now();
@@ -267,19 +267,6 @@ impl Beat {
         }
     }
 
-    /// The member's thread hangs; should it ever come back, it has to join again.
-    fn leave(&mut self, membership: Membership) {
-        let group = &self.group.group_id;
-        log::warn!(
-            "group {group}: left, for its member has called nothing for {:?} (max_poll_interval)",
-            self.group.max_poll_interval
-        );
-        self.shared.need_rejoin(&membership, true);
-        if let Err(error) = leave(&mut self.cluster, group, membership.member_id) {
-            log::debug!("group {group}: leaving: {error}");
-        }
-    }
-
     /// Any member may see the change; the rejoin of the group's leader makes the others join again. Whatever goes wrong
     /// here is tried again at the next time.
     fn look_at_topics(&mut self, membership: &Membership) {
@@ -289,7 +276,7 @@ impl Beat {
         self.looked = Instant::now();
         let deadline = self.looked + self.limit();
         match look_up(&mut self.cluster, &self.group.subscribed(), deadline) {
-            Ok(topics) if self.shared.divided_other_topics(&topics) => {
+            Ok(topics) if self.shared.lock().topics != topics => {
                 log::info!("group {}: its topics have changed", self.group.group_id);
                 self.shared.need_rejoin(membership, false);
             }
@@ -301,19 +288,6 @@ impl Beat {
     /// What one call may take: several must fit into a session.
     fn limit(&self) -> Duration {
         self.group.session_timeout / 4
-    }
-
-    fn send(&mut self, membership: &Membership) -> Result<()> {
-        let request = HeartbeatRequest::default()
-            .with_group_id(group_id(&self.group.group_id))
-            .with_generation_id(membership.generation)
-            .with_member_id(membership.member_id.clone());
-        let limit = self.limit();
-        let mut backoff = Backoff::new(&self.stop, limit, limit);
-        let coordinator = CoordinatorKey::Group(self.group.group_id.clone());
-        self.cluster
-            .call_coordinator(&coordinator, &request, Retry::Idempotent, &mut backoff)
-            .map(drop)
     }
 }
 
@@ -341,10 +315,7 @@ pub(crate) fn look_up(
 
 /// The topics as they were seen last.
 pub(crate) fn seen(cluster: &Cluster, topics: &[Arc<str>]) -> Topics {
-    let seen = |topic: &Arc<str>| {
-        cluster
-            .seen_topic(topic)
-            .map(|seen| (seen.id, seen.partitions.len()))
-    };
-    topics.iter().map(seen).collect()
+    let seen = topics.iter().map(|topic| cluster.seen_topic(topic));
+    seen.map(|seen| seen.map(|topic| (topic.id, topic.partitions.len())))
+        .collect()
 }

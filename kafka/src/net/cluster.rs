@@ -4,15 +4,15 @@
 //! that says it isn't one is looked up again, and when no known broker answers, the bootstrap addresses are tried
 //! again, so a cluster that comes back under other addresses is found.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::metadata_response::{MetadataResponse, MetadataResponseTopic};
+use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{
-    BrokerId, FindCoordinatorRequest, FindCoordinatorResponse, GroupId, MetadataRequest, TopicName,
+    BrokerId, FindCoordinatorRequest, GroupId, MetadataRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -68,7 +68,7 @@ pub(crate) struct Cluster {
     interrupt: Interrupt,
     connections: HashMap<String, Connection>,
     /// Node id to `host:port`.
-    brokers: HashMap<i32, String>,
+    pub(crate) brokers: BTreeMap<i32, String>,
     topics: HashMap<Arc<str>, Topic>,
     coordinators: HashMap<CoordinatorKey, String>,
     /// Who told the last of these addresses.
@@ -84,7 +84,7 @@ impl Cluster {
             config,
             interrupt,
             connections: HashMap::new(),
-            brokers: HashMap::new(),
+            brokers: BTreeMap::new(),
             topics: HashMap::new(),
             coordinators: HashMap::new(),
             told_by: None,
@@ -129,25 +129,24 @@ impl Cluster {
                 // an address that takes connections and then is silent must not be the first one again
                 *turn = turn.wrapping_add(1);
             }
-            let made = made.map_err(|error| self.not_connected(address, error))?;
+            let is_given = self.config.brokers.iter().any(|given| given == address);
+            let made = made.map_err(|error| match (&self.told_by, error) {
+                // the given address may be right and lead to a broker that names a wrong one
+                (Some(told_by), error @ (Error::Io { .. } | Error::Timeout { .. }))
+                    if !is_given =>
+                {
+                    let (broker, told_by) = (address.to_owned(), told_by.clone());
+                    Error::Unreachable {
+                        broker,
+                        told_by,
+                        cause: error.to_string(),
+                    }
+                }
+                (_, error) => error,
+            })?;
             self.connections.insert(address.to_owned(), made);
         }
         self.connections.get_mut(address).ok_or(Error::Interrupted)
-    }
-
-    /// The given address may be right and lead to a broker that names a wrong one.
-    fn not_connected(&self, address: &str, error: Error) -> Error {
-        let is_given = self.config.brokers.iter().any(|given| given == address);
-        match (&self.told_by, error) {
-            (Some(told_by), error @ (Error::Io { .. } | Error::Timeout { .. })) if !is_given => {
-                Error::Unreachable {
-                    broker: address.to_owned(),
-                    told_by: told_by.clone(),
-                    cause: error.to_string(),
-                }
-            }
-            (_, error) => error,
-        }
     }
 
     /// Sends one request to this address and reads its answer. A connection on which that failed is dropped.
@@ -189,15 +188,16 @@ impl Cluster {
         address: &str,
         sent: Sent<R>,
     ) -> Result<R::Response> {
-        let lost = || std::io::Error::from(std::io::ErrorKind::NotConnected);
-        let connection = self.connections.get_mut(address).ok_or_else(|| Error::Io {
-            api: R::API,
-            broker: address.to_owned(),
-            source: lost(),
-        })?;
-        connection
-            .receive(sent)
-            .inspect_err(|_| self.drop_connection(address))
+        let Some(connection) = self.connections.get_mut(address) else {
+            let source = std::io::ErrorKind::NotConnected.into();
+            return Err(Error::Io {
+                api: R::API,
+                broker: address.to_owned(),
+                source,
+            });
+        };
+        let answer = connection.receive(sent);
+        answer.inspect_err(|_| self.drop_connection(address))
     }
 
     /// Whether [`receive`](Cluster::receive) would not have to wait: for an answer's beginning, or to learn that none will come.
@@ -243,7 +243,16 @@ impl Cluster {
     ) -> Result<(String, R::Response)> {
         self.config.check()?;
         let (mut causes, mut refused) = (Vec::new(), None);
-        let addresses = self.addresses();
+        let known = self
+            .connections
+            .keys()
+            .chain(self.brokers.values())
+            .chain(&self.config.brokers);
+        let mut seen = HashSet::new();
+        let addresses: Vec<String> = known
+            .filter(|address| seen.insert(*address))
+            .cloned()
+            .collect();
         for (asked, address) in addresses.iter().enumerate() {
             // A broker that hangs must leave time to ask the others.
             let share = deadline.saturating_duration_since(Instant::now())
@@ -260,19 +269,6 @@ impl Cluster {
             }
         }
         Err(refused.unwrap_or(Error::NoBroker { causes }))
-    }
-
-    fn addresses(&self) -> Vec<String> {
-        let mut seen = HashSet::new();
-        let known = self
-            .connections
-            .keys()
-            .chain(self.brokers.values())
-            .chain(&self.config.brokers);
-        known
-            .filter(|address| seen.insert(*address))
-            .cloned()
-            .collect()
     }
 
     // ---- metadata
@@ -292,17 +288,6 @@ impl Cluster {
         self.topics
             .get(name)
             .ok_or_else(|| self.unknown_topic(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))
-    }
-
-    /// The brokers as last seen: node id and `host:port`.
-    pub(crate) fn brokers(&self) -> Vec<(i32, String)> {
-        let mut brokers: Vec<_> = self
-            .brokers
-            .iter()
-            .map(|(id, address)| (*id, address.clone()))
-            .collect();
-        brokers.sort();
-        brokers
     }
 
     /// All topics are asked for anew.
@@ -353,40 +338,26 @@ impl Cluster {
     pub(crate) fn refresh(&mut self, topics: &[Arc<str>], deadline: Instant) -> Result<()> {
         let (told_by, answer) = self.call_any(&metadata_request(topics), deadline)?;
         self.told_by = Some(told_by);
-        self.learn_brokers(&answer);
-        answer
-            .topics
-            .into_iter()
-            .try_for_each(|topic| self.learn_topic(topic))
-    }
-
-    fn learn_brokers(&mut self, answer: &MetadataResponse) {
         let addresses = answer
             .brokers
             .iter()
             .map(|broker| (broker.node_id.0, host_port(&broker.host, broker.port)));
         self.brokers = addresses.collect();
-    }
-
-    fn learn_topic(&mut self, answer: MetadataResponseTopic) -> Result<()> {
-        let Some(name) = answer
-            .name
-            .as_ref()
-            .map(|name| Arc::<str>::from(name.as_str()))
-        else {
-            return Ok(());
-        };
-        match ErrorCode(answer.error_code) {
-            ErrorCode::NONE | ErrorCode::LEADER_NOT_AVAILABLE => {
-                self.topics.insert(name, topic_of(&answer));
-                Ok(())
+        for topic in &answer.topics {
+            let Some(name) = topic.name.as_ref().map(|name| Arc::from(name.as_str())) else {
+                continue;
+            };
+            match ErrorCode(topic.error_code) {
+                ErrorCode::NONE | ErrorCode::LEADER_NOT_AVAILABLE => {
+                    self.topics.insert(name, topic_of(topic));
+                }
+                code if code.passes() => {
+                    self.topics.remove(&name);
+                }
+                code => return Err(self.unknown_topic(&name, code)),
             }
-            code if code.passes() => {
-                self.topics.remove(&name);
-                Ok(())
-            }
-            code => Err(self.unknown_topic(&name, code)),
         }
+        Ok(())
     }
 
     fn unknown_topic(&self, name: &str, code: ErrorCode) -> Error {
@@ -412,47 +383,39 @@ impl Cluster {
         backoff: &mut Backoff,
     ) -> Result<R::Response> {
         loop {
-            match self.ask_coordinator(coordinator, request, retry, backoff.attempt()) {
-                Ok(answer) => return Ok(answer),
-                Err(Attempt::Unknown(error)) if retry == Retry::Once => return Err(error),
-                Err(Attempt::Unknown(error) | Attempt::NotDone(error)) => {
-                    if error.loses_coordinator() {
-                        self.coordinators.remove(coordinator);
+            let deadline = backoff.attempt();
+            // to look it up takes no patience, however long the request may take
+            let look_up = deadline.min(after(self.config.request_timeout));
+            let found = self.coordinator(coordinator, look_up).and_then(|address| {
+                self.connection(&address, deadline)?;
+                Ok(address)
+            });
+            let error = match found
+                .map(|address| (self.call(&address, request, deadline, retry), address))
+            {
+                Err(error) => error,
+                // the answer is lost: it may be done
+                Ok((Err(error), _)) if retry == Retry::Once => return Err(error),
+                Ok((Err(error), _)) => error,
+                Ok((Ok(answer), address)) => match R::refusal(&answer) {
+                    Refusal {
+                        code: ErrorCode::NONE,
+                        ..
+                    } => return Ok(answer),
+                    Refusal { code, about: None } => {
+                        Error::refused::<R>(code, &address, coordinator.to_string())
                     }
-                    backoff.pause(error)?;
-                }
+                    Refusal {
+                        code,
+                        about: Some(about),
+                    } => Error::refused::<R>(code, &address, format!("{coordinator}: {about}")),
+                },
+            };
+            if error.loses_coordinator() {
+                self.coordinators.remove(coordinator);
             }
+            backoff.pause(error)?;
         }
-    }
-
-    fn ask_coordinator<R: CoordinatorRequest>(
-        &mut self,
-        coordinator: &CoordinatorKey,
-        request: &R,
-        retry: Retry,
-        deadline: Instant,
-    ) -> std::result::Result<R::Response, Attempt> {
-        // to look it up takes no patience, however long the request may take
-        let look_up = deadline.min(after(self.config.request_timeout));
-        let address = self
-            .coordinator(coordinator, look_up)
-            .map_err(Attempt::NotDone)?;
-        self.connection(&address, deadline)
-            .map_err(Attempt::NotDone)?;
-        let answer = self
-            .call(&address, request, deadline, retry)
-            .map_err(Attempt::Unknown)?;
-        let Refusal { code, about } = R::refusal(&answer);
-        if code == ErrorCode::NONE {
-            return Ok(answer);
-        }
-        let detail = about.map_or_else(
-            || coordinator.to_string(),
-            |about| format!("{coordinator}: {about}"),
-        );
-        Err(Attempt::NotDone(Error::refused::<R>(
-            code, &address, detail,
-        )))
     }
 
     /// The coordinator's address, looked up where it isn't known.
@@ -464,21 +427,25 @@ impl Cluster {
         if let Some(address) = self.coordinators.get(coordinator) {
             return Ok(address.clone());
         }
-        let (broker, answer) = self.call_any(&coordinator_request(coordinator), deadline)?;
-        let address = coordinator_of(answer, &broker, coordinator)?;
+        let (kind, key) = match coordinator {
+            CoordinatorKey::Group(id) => (0, id),
+            CoordinatorKey::Transaction(id) => (1, id),
+        };
+        let request = FindCoordinatorRequest::default()
+            .with_key_type(kind)
+            .with_coordinator_keys(vec![StrBytes::from_string(key.clone())]);
+        let (broker, answer) = self.call_any(&request, deadline)?;
+        let Some(found) = answer.coordinators.first() else {
+            let cause = "it names no coordinator";
+            return Err(Error::malformed::<FindCoordinatorRequest>(&broker, cause));
+        };
+        Error::check::<FindCoordinatorRequest>(found.error_code, &broker, coordinator)?;
+        let address = host_port(&found.host, found.port);
         self.told_by = Some(broker);
         self.coordinators
             .insert(coordinator.clone(), address.clone());
         Ok(address)
     }
-}
-
-/// Why a request to a coordinator has no good answer.
-enum Attempt {
-    /// The coordinator has not done it: it refused, or never got it.
-    NotDone(Error),
-    /// The answer is lost.
-    Unknown(Error),
 }
 
 impl std::fmt::Display for CoordinatorKey {
@@ -491,46 +458,21 @@ impl std::fmt::Display for CoordinatorKey {
 }
 
 pub(crate) fn metadata_request(topics: &[Arc<str>]) -> MetadataRequest {
-    let named = |name: &Arc<str>| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+    let names: BTreeSet<&Arc<str>> = topics.iter().collect();
+    let topics = names
+        .into_iter()
+        .map(|name| MetadataRequestTopic::default().with_name(Some(topic_name(name))));
     MetadataRequest::default()
-        .with_topics(Some(topics.iter().map(named).collect()))
+        .with_topics(Some(topics.collect()))
         .with_allow_auto_topic_creation(false)
 }
 
-fn coordinator_request(coordinator: &CoordinatorKey) -> FindCoordinatorRequest {
-    let (kind, key) = match coordinator {
-        CoordinatorKey::Group(id) => (0, id),
-        CoordinatorKey::Transaction(id) => (1, id),
-    };
-    FindCoordinatorRequest::default()
-        .with_key_type(kind)
-        .with_coordinator_keys(vec![StrBytes::from_string(key.clone())])
-}
-
-fn coordinator_of(
-    answer: FindCoordinatorResponse,
-    broker: &str,
-    coordinator: &CoordinatorKey,
-) -> Result<String> {
-    let Some(found) = answer.coordinators.into_iter().next() else {
-        return Err(Error::malformed::<FindCoordinatorRequest>(
-            broker,
-            "it names no coordinator",
-        ));
-    };
-    Error::check::<FindCoordinatorRequest>(found.error_code, broker, || coordinator.to_string())?;
-    Ok(host_port(&found.host, found.port))
-}
-
 fn topic_of(answer: &MetadataResponseTopic) -> Topic {
-    let most = answer.partitions.len();
-    let mut partitions = vec![
-        Partition {
-            leader: None,
-            replicas: 0
-        };
-        most
-    ];
+    let none = Partition {
+        leader: None,
+        replicas: 0,
+    };
+    let mut partitions = vec![none; answer.partitions.len()];
     for seen in &answer.partitions {
         let place = usize::try_from(seen.partition_index)
             .ok()

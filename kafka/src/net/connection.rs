@@ -11,7 +11,7 @@ use kafka_protocol::messages::{
     ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader,
     SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeRequest,
 };
-use kafka_protocol::protocol::{Decodable, HeaderVersion, StrBytes};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 
 use crate::config::{Config, after};
 use crate::error::{Error, Result};
@@ -105,23 +105,19 @@ impl Connection {
             ends: None,
             throttled_until: None,
         };
-        connection.learn_versions(deadline)?;
+        let answer: ApiVersionsResponse =
+            connection.call(&ApiVersionsRequest::default(), deadline)?;
+        Error::check::<ApiVersionsRequest>(answer.error_code, address, "")?;
+        let offered = answer
+            .api_keys
+            .iter()
+            .map(|api| (api.api_key, (api.min_version, api.max_version)));
+        connection.versions = offered.collect();
         if let Some(sasl) = &security.sasl {
             connection.authenticate(sasl, deadline)?;
         }
         connection.answered = false;
         Ok(connection)
-    }
-
-    fn learn_versions(&mut self, deadline: Instant) -> Result<()> {
-        let answer: ApiVersionsResponse = self.call(&ApiVersionsRequest::default(), deadline)?;
-        Error::check::<ApiVersionsRequest>(answer.error_code, &self.broker, String::new)?;
-        let offered = answer
-            .api_keys
-            .iter()
-            .map(|api| (api.api_key, (api.min_version, api.max_version)));
-        self.versions = offered.collect();
-        Ok(())
     }
 
     /// The mechanism is agreed on, then its messages go to and fro (KIP-43, KIP-152).
@@ -301,12 +297,21 @@ impl Connection {
             .with_request_api_version(version)
             .with_correlation_id(correlation_id)
             .with_client_id(Some(self.client_id.clone()));
-        encode_frame(request, &header, version).map_err(|cause| {
+        let mut frame = BytesMut::zeroed(4);
+        let encoded = header
+            .encode(&mut frame, R::header_version(version))
+            .and_then(|()| request.encode(&mut frame, version));
+        let length = encoded
+            .map_err(|cause| cause.to_string())
+            .and_then(|()| i32::try_from(frame.len() - 4).map_err(|_| "it is too long".to_owned()));
+        let length = length.map_err(|cause| {
             Error::Invalid(format!(
                 "{} version {version} can't be encoded: {cause}",
                 R::API
             ))
-        })
+        })?;
+        frame[..4].copy_from_slice(&length.to_be_bytes());
+        Ok(frame)
     }
 
     fn read_frame<R: Request>(&mut self, sent: &Sent<R>) -> Result<Bytes> {
@@ -362,25 +367,6 @@ impl Connection {
             since.elapsed(),
         )
     }
-}
-
-fn encode_frame<R: Request>(
-    request: &R,
-    header: &RequestHeader,
-    version: i16,
-) -> std::result::Result<BytesMut, String> {
-    use kafka_protocol::protocol::Encodable;
-    let mut frame = BytesMut::zeroed(4);
-    let header_version = R::header_version(version);
-    header
-        .encode(&mut frame, header_version)
-        .map_err(|cause| cause.to_string())?;
-    request
-        .encode(&mut frame, version)
-        .map_err(|cause| cause.to_string())?;
-    let length = i32::try_from(frame.len() - 4).map_err(|_| "it is too long".to_owned())?;
-    frame[..4].copy_from_slice(&length.to_be_bytes());
-    Ok(frame)
 }
 
 /// Where the handshake of TLS fails by a certificate, the broker is not to be trusted; where it is cut off, it may not be TLS

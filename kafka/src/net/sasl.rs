@@ -132,7 +132,15 @@ impl<'a> Scram<'a> {
         if !(FEWEST_ITERATIONS..=MOST_ITERATIONS).contains(&iterations) {
             return Err("the server asks for fewer than 4096 or more than a million iterations");
         }
-        let salted = self.salted(&salt, iterations);
+        let iterations = iterations.try_into().expect("more than none");
+        let mut salted = vec![0; self.hash.output_len()];
+        pbkdf2::derive(
+            self.derive,
+            iterations,
+            &salt,
+            self.password.as_bytes(),
+            &mut salted,
+        );
         let without_proof = format!("c=biws,r={nonce}");
         let conversation = format!("{},{server_first},{without_proof}", self.first);
         let client_key = self.sign(&salted, b"Client Key");
@@ -160,19 +168,6 @@ impl<'a> Scram<'a> {
             Some(signature) if signature == self.server_signature => Ok(()),
             _ => Err("the server does not prove that it knows the password"),
         }
-    }
-
-    fn salted(&self, salt: &[u8], iterations: u32) -> Vec<u8> {
-        let mut salted = vec![0; self.hash.output_len()];
-        let iterations = iterations.try_into().expect("more than none");
-        pbkdf2::derive(
-            self.derive,
-            iterations,
-            salt,
-            self.password.as_bytes(),
-            &mut salted,
-        );
-        salted
     }
 
     fn sign(&self, key: &[u8], message: &[u8]) -> Vec<u8> {

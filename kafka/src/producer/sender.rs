@@ -1,8 +1,9 @@
 //! Getting batches to the leaders of their partitions: one Produce request a broker, all sent before the answers are read.
 
+use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -12,20 +13,18 @@ use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TransactionalId}
 use crate::config::millis;
 use crate::error::{Error, ErrorCode, Result};
 use crate::net::backoff::Backoff;
-use crate::net::cluster::{Cluster, topic_name};
-use crate::net::connection::Sent;
+use crate::net::cluster::{Cluster, by_topic};
 use crate::producer::partitioner::partition_for_key;
 use crate::record::ProducerRecord;
 use crate::wire::batch::{Entry, Writer, encode, estimated_size};
-use crate::wire::protocol::Request;
 
 /// What is sent at once before the answers are read. Brokers take requests of 100 MiB (`socket.request.max.bytes`).
 const ROUND_BYTES: usize = 8 << 20;
 
 /// A partition by its topic's name.
 pub(crate) type PartitionKey = (Arc<str>, i32);
-/// Records by partition, each partition's in batches.
-pub(crate) type Queues<'r> = BTreeMap<PartitionKey, VecDeque<Vec<Entry<'r>>>>;
+/// Records by partition.
+pub(crate) type Queues<'r> = BTreeMap<PartitionKey, VecDeque<Entry<'r>>>;
 
 /// Where a record was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +51,7 @@ impl Sequences {
     }
 }
 
-/// Sorts records by partition and into batches, keeping their order. `spread` chooses the partition of records without a key.
+/// Sorts records by partition, keeping their order. `spread` chooses the partition of records without a key.
 ///
 /// Errors: `Refused` for a topic that can't be found within the call's limit, `Invalid` for a partition that does not
 /// exist, those of the connection.
@@ -62,65 +61,45 @@ pub(crate) fn split<'r>(
     spread: u32,
 ) -> Result<Queues<'r>> {
     let mut backoff = cluster.backoff();
-    let batch_size = cluster.config().batch_size;
-    let mut sorted: BTreeMap<Arc<str>, Vec<Queue<'_>>> = BTreeMap::new();
+    let mut sorted: BTreeMap<Arc<str>, Vec<VecDeque<Entry<'_>>>> = BTreeMap::new();
     for (index, record) in records.iter().enumerate() {
-        if !sorted.contains_key(&record.topic) {
-            let partitions = partition_count(cluster, &record.topic, &mut backoff)?;
-            sorted.insert(
-                record.topic.clone(),
-                (0..partitions).map(|_| Queue::default()).collect(),
-            );
-        }
-        let Some(queues) = sorted.get_mut(&record.topic) else {
-            continue;
+        let queues = match sorted.entry(record.topic.clone()) {
+            Occupied(seen) => seen.into_mut(),
+            Vacant(new) => new.insert(vec![
+                VecDeque::new();
+                partition_count(cluster, &record.topic, &mut backoff)?
+            ]),
         };
-        let partition = partition(cluster, record, queues.len() as i32, spread);
-        if usize::try_from(partition).is_ok_and(|number| number >= queues.len()) {
+        let partition = match (record.partition, &record.key) {
+            (Some(given), _) => given,
+            (None, Some(key)) => partition_for_key(key, queues.len() as i32),
+            (None, None) => led_partition(cluster, &record.topic, queues.len() as i32, spread),
+        };
+        let number = usize::try_from(partition).unwrap_or(usize::MAX);
+        if number >= queues.len() {
             // it may have been added since the topic was seen
             cluster.refresh(std::slice::from_ref(&record.topic), backoff.attempt())?;
             let partitions = partition_count(cluster, &record.topic, &mut backoff)?;
-            queues.resize_with(partitions.max(queues.len()), Queue::default);
+            queues.resize_with(partitions.max(queues.len()), VecDeque::new);
         }
-        let queue = usize::try_from(partition)
-            .ok()
-            .and_then(|number| queues.get_mut(number));
-        queue
-            .ok_or_else(|| no_such_partition(record, partition))?
-            .push(
-                Entry {
-                    index,
-                    record,
-                    mark: None,
-                },
-                batch_size,
-            );
+        let queue = queues.get_mut(number).ok_or_else(|| {
+            Error::Invalid(format!(
+                "topic {} has no partition {partition}",
+                record.topic
+            ))
+        })?;
+        queue.push_back(Entry {
+            index,
+            record,
+            mark: None,
+        });
     }
-    Ok(flatten(sorted))
-}
-
-/// One partition's batches, the last one still open.
-#[derive(Default)]
-struct Queue<'r> {
-    batches: VecDeque<Vec<Entry<'r>>>,
-    open_bytes: usize,
-}
-
-impl<'r> Queue<'r> {
-    /// A record that is too large for any batch gets one of its own, for the broker to refuse.
-    fn push(&mut self, entry: Entry<'r>, batch_size: usize) {
-        let size = estimated_size(&entry);
-        match self.batches.back_mut() {
-            Some(open) if self.open_bytes + size <= batch_size => {
-                open.push(entry);
-                self.open_bytes += size;
-            }
-            _ => {
-                self.batches.push_back(vec![entry]);
-                self.open_bytes = size;
-            }
-        }
+    let mut queues = Queues::new();
+    for (topic, partitions) in sorted {
+        let numbered = (0..).zip(partitions).filter(|(_, queue)| !queue.is_empty());
+        queues.extend(numbered.map(|(number, queue)| ((topic.clone(), number), queue)));
     }
+    Ok(queues)
 }
 
 fn partition_count(
@@ -131,49 +110,13 @@ fn partition_count(
     backoff.retry(|backoff| Ok(cluster.topic(topic, backoff.attempt())?.partitions.len()))
 }
 
-fn partition(cluster: &Cluster, record: &ProducerRecord, partitions: i32, spread: u32) -> i32 {
-    match (record.partition, &record.key) {
-        (Some(given), _) => given,
-        (None, Some(key)) => partition_for_key(key, partitions),
-        (None, None) => led_partition(cluster, &record.topic, partitions, spread),
-    }
-}
-
 /// One of those that have a leader, as far as any has; the next one the next time.
 fn led_partition(cluster: &Cluster, topic: &str, partitions: i32, spread: u32) -> i32 {
     let first = (spread % partitions.max(1) as u32) as i32;
-    let in_turn = (first..partitions).chain(0..first);
+    let mut in_turn = (first..partitions).chain(0..first);
     in_turn
-        .into_iter()
         .find(|partition| cluster.leader(topic, *partition).is_ok())
         .unwrap_or(first)
-}
-
-fn no_such_partition(record: &ProducerRecord, partition: i32) -> Error {
-    Error::Invalid(format!(
-        "topic {} has no partition {partition}",
-        record.topic
-    ))
-}
-
-fn flatten(sorted: BTreeMap<Arc<str>, Vec<Queue<'_>>>) -> Queues<'_> {
-    let mut queues = Queues::new();
-    for (topic, partitions) in sorted {
-        for (partition, queue) in partitions.into_iter().enumerate() {
-            if !queue.batches.is_empty() {
-                queues.insert((topic.clone(), partition as i32), queue.batches);
-            }
-        }
-    }
-    queues
-}
-
-/// Why not everything was written.
-pub(crate) enum Undelivered {
-    /// What was not acknowledged is certainly not written, so the sequence numbers still hold.
-    Refused(Error),
-    /// Something that was not acknowledged may be written, now or later.
-    Unknown(Error),
 }
 
 /// What it takes to write under one identity.
@@ -184,12 +127,12 @@ pub(crate) struct Delivery<'a, 'r> {
     pub(crate) transactional_id: Option<TransactionalId>,
     /// What is not on its way yet.
     pub(crate) queues: Queues<'r>,
-    /// How long records are sent again.
-    pub(crate) limit: Duration,
     /// Where each record is, as far as it is written.
     pub(crate) written: Vec<Written>,
     /// The time of records that have none, in milliseconds since 1970.
-    now: i64,
+    pub(crate) now: i64,
+    /// A batch that was not acknowledged may be written, now or later; else the sequence numbers still hold after an error.
+    pub(crate) is_astray: bool,
 }
 
 /// An encoded batch on its way.
@@ -213,42 +156,11 @@ struct Left<'r> {
     leaders_lost: bool,
 }
 
-impl<'a, 'r> Delivery<'a, 'r> {
-    /// Of `count` records, none of which is written yet.
-    pub(crate) fn new(
-        cluster: &'a mut Cluster,
-        sequences: &'a mut Sequences,
-        writer: Writer,
-        transactional_id: Option<TransactionalId>,
-        (queues, count): (Queues<'r>, usize),
-        limit: Duration,
-    ) -> Delivery<'a, 'r> {
-        let now = SystemTime::UNIX_EPOCH
-            .elapsed()
-            .map_or(0, |since| since.as_millis() as i64);
-        let written = vec![
-            Written {
-                partition: -1,
-                offset: None
-            };
-            count
-        ];
-        Delivery {
-            cluster,
-            sequences,
-            writer,
-            transactional_id,
-            queues,
-            limit,
-            written,
-            now,
-        }
-    }
-
+impl<'r> Delivery<'_, 'r> {
     /// Writes all of it, a partition's batches one after the other: at most one is under way, so a refused one leaves
     /// no hole in the sequence numbers.
-    pub(crate) fn run(&mut self) -> std::result::Result<(), Undelivered> {
-        let mut backoff = self.cluster.backoff_for(self.limit);
+    pub(crate) fn run(&mut self, limit: Duration) -> Result<()> {
+        let mut backoff = self.cluster.backoff_for(limit);
         while !self.queues.is_empty() {
             let round = self.next_round();
             self.deliver(round, &mut backoff)?;
@@ -257,59 +169,58 @@ impl<'a, 'r> Delivery<'a, 'r> {
     }
 
     fn next_round(&mut self) -> Vec<Outgoing<'r>> {
-        let mut round = Vec::with_capacity(self.queues.len());
-        let mut size = 0;
-        for (place, queue) in &mut self.queues {
+        let mut queues = std::mem::take(&mut self.queues);
+        let (mut round, mut size) = (Vec::with_capacity(queues.len()), 0);
+        for (place, queue) in &mut queues {
             if size >= ROUND_BYTES {
                 break;
             }
-            if let Some(mut entries) = queue.pop_front() {
-                // a batch of before may be too large by now
-                let rest = entries.split_off(fitting(&entries, self.cluster.batch_limit(&place.0)));
-                if !rest.is_empty() {
-                    queue.push_front(rest);
-                }
-                let writer = Writer {
-                    base_sequence: self.sequences.next(place),
-                    ..self.writer
-                };
-                let batch = Outgoing::new(place.clone(), entries, self.now, &writer);
-                size += batch.bytes.len();
-                round.push(batch);
-            }
+            let fitting = fitting(queue.iter(), self.cluster.batch_limit(&place.0));
+            let batch = self.outgoing(place.clone(), queue.drain(..fitting).collect());
+            size += batch.bytes.len();
+            round.push(batch);
         }
-        self.queues.retain(|_, queue| !queue.is_empty());
+        queues.retain(|_, queue| !queue.is_empty());
+        self.queues = queues;
         round
     }
 
+    fn outgoing(&self, place: PartitionKey, entries: Vec<Entry<'r>>) -> Outgoing<'r> {
+        let base_sequence = self.sequences.next(&place);
+        let writer = Writer {
+            base_sequence,
+            ..self.writer
+        };
+        let bytes = encode(&entries, self.now, &writer);
+        Outgoing {
+            place,
+            bytes,
+            entries,
+            doubtful: false,
+        }
+    }
+
     /// A broker that is silent ends an attempt, not the delivery: by then another one may lead its partitions.
-    fn deliver(
-        &mut self,
-        mut round: Vec<Outgoing<'r>>,
-        backoff: &mut Backoff,
-    ) -> std::result::Result<(), Undelivered> {
+    fn deliver(&mut self, mut round: Vec<Outgoing<'r>>, backoff: &mut Backoff) -> Result<()> {
         loop {
             let left = self.attempt(round, backoff);
-            let doubtful = left.batches.iter().any(|batch| batch.doubtful);
-            let end = |error| {
-                if doubtful {
-                    Undelivered::Unknown(error)
-                } else {
-                    Undelivered::Refused(error)
-                }
-            };
+            self.is_astray = left.batches.iter().any(|batch| batch.doubtful);
             if let Some(error) = left.lasting {
-                return Err(end(error));
+                return Err(error);
             }
             match left.passing {
-                Some(error) => backoff.pause(error).map_err(end)?,
+                Some(error) => backoff.pause(error)?,
                 None if left.batches.is_empty() => return Ok(()),
                 // what was halved goes at once
                 None => {}
             }
             round = left.batches;
             if left.leaders_lost {
-                self.look_up_leaders(&round, backoff.attempt());
+                let topics: Vec<_> = round.iter().map(|batch| batch.place.0.clone()).collect();
+                // Whatever goes wrong here shows again at the next attempt.
+                if let Err(error) = self.cluster.refresh(&topics, backoff.attempt()) {
+                    log::debug!("metadata: {error}");
+                }
                 round.retain_mut(|batch| !self.moved(batch));
             }
         }
@@ -331,109 +242,57 @@ impl<'a, 'r> Delivery<'a, 'r> {
         let other = led_partition(self.cluster, topic, partitions, *partition as u32 + 1);
         let moves = self.cluster.leader(topic, other).is_ok();
         if moves {
-            let entries = std::mem::take(&mut batch.entries);
-            self.queues
-                .entry((topic.clone(), other))
-                .or_default()
-                .push_back(entries);
+            let queue = self.queues.entry((topic.clone(), other)).or_default();
+            queue.extend(batch.entries.drain(..));
         }
         moves
-    }
-
-    /// Whatever goes wrong here shows again at the next attempt.
-    fn look_up_leaders(&mut self, round: &[Outgoing<'_>], deadline: Instant) {
-        let topics: Vec<Arc<str>> = round.iter().map(|batch| batch.place.0.clone()).collect();
-        if let Err(error) = self.cluster.refresh(&topics, deadline) {
-            log::debug!("metadata: {error}");
-        }
     }
 
     /// Sends each batch once and reads the answers.
     fn attempt(&mut self, round: Vec<Outgoing<'r>>, backoff: &Backoff) -> Left<'r> {
         let mut left = Left::default();
+        let mut by_leader: BTreeMap<String, Vec<Outgoing<'r>>> = BTreeMap::new();
+        for batch in round {
+            match self.cluster.leader(&batch.place.0, batch.place.1) {
+                Ok(leader) => by_leader.entry(leader).or_default().push(batch),
+                Err(error) => left.keep([batch], error),
+            }
+        }
         let mut sent = Vec::new();
-        for (leader, batches) in self.by_leader(round, &mut left) {
-            // from now on: connecting to the one before may have taken long
-            if let Some(request) = self.send(&leader, &batches, backoff.attempt(), &mut left) {
-                sent.push((leader, request, batches));
-            } else {
-                left.batches.extend(batches);
+        for (leader, batches) in by_leader {
+            let request = self.request(&batches);
+            // The limit begins now: connecting to the leader before may have taken long. What could not be sent was certainly not
+            // executed: a broker acts on whole frames only.
+            match self.cluster.send(&leader, &request, backoff.attempt()) {
+                Ok(request) => sent.push((leader, request, batches)),
+                Err(error) => left.keep(batches, error),
             }
         }
         for (leader, request, batches) in sent {
             match self.cluster.receive(&leader, request) {
                 Ok(answer) => self.settle(&leader, answer, batches, &mut left),
-                Err(error) => self.lost(error, batches, &mut left),
+                Err(error) => left.lose(batches, error),
             }
         }
         left
     }
 
-    fn by_leader(
-        &self,
-        round: Vec<Outgoing<'r>>,
-        left: &mut Left<'r>,
-    ) -> BTreeMap<String, Vec<Outgoing<'r>>> {
-        let mut by_leader: BTreeMap<String, Vec<Outgoing<'r>>> = BTreeMap::new();
-        for batch in round {
-            match self.cluster.leader(&batch.place.0, batch.place.1) {
-                Ok(leader) => by_leader.entry(leader).or_default().push(batch),
-                Err(error) => left.keep(batch, error),
-            }
-        }
-        by_leader
-    }
-
-    /// `None` when it could not be sent. A connection that can't even be made has certainly carried nothing; a request
-    /// that was cut off while it was written counts as lost.
-    fn send(
-        &mut self,
-        leader: &str,
-        batches: &[Outgoing<'r>],
-        deadline: Instant,
-        left: &mut Left<'r>,
-    ) -> Option<Sent<ProduceRequest>> {
-        if let Err(error) = self.cluster.connection(leader, deadline) {
-            left.note(error);
-            return None;
-        }
-        let request = self.request(batches);
-        // A half-written request is never executed: the broker acts on whole frames only.
-        self.cluster
-            .send(leader, &request, deadline)
-            .map_err(|error| left.note(error))
-            .ok()
-    }
-
     fn request(&self, batches: &[Outgoing<'_>]) -> ProduceRequest {
-        let mut topics: BTreeMap<&str, Vec<PartitionProduceData>> = BTreeMap::new();
-        for batch in batches {
-            let data = PartitionProduceData::default()
-                .with_index(batch.place.1)
-                .with_records(Some(batch.bytes.clone()));
-            topics.entry(&batch.place.0).or_default().push(data);
-        }
-        let topic = |(name, partitions): (&str, Vec<_>)| {
+        let by_topic = by_topic(batches.iter().map(|Outgoing { place, bytes, .. }| {
+            let data = PartitionProduceData::default();
+            let data = data.with_index(place.1).with_records(Some(bytes.clone()));
+            (&*place.0, data)
+        }));
+        let topics = by_topic.map(|(name, partitions)| {
             TopicProduceData::default()
-                .with_name(topic_name(name))
+                .with_name(name)
                 .with_partition_data(partitions)
-        };
+        });
         ProduceRequest::default()
             .with_transactional_id(self.transactional_id.clone())
             .with_acks(-1)
             .with_timeout_ms(millis(self.cluster.config().request_timeout))
-            .with_topic_data(topics.into_iter().map(topic).collect())
-    }
-
-    /// A lost answer is cured by sending the batch again, which its sequence number makes harmless. A batch that stays lost ends the
-    /// epoch: it may still arrive, and then must not find a transaction of the same epoch open.
-    fn lost(&self, error: Error, batches: Vec<Outgoing<'r>>, left: &mut Left<'r>) {
-        left.batches
-            .extend(batches.into_iter().map(|batch| Outgoing {
-                doubtful: true,
-                ..batch
-            }));
-        left.note(error);
+            .with_topic_data(topics.collect())
     }
 
     fn settle(
@@ -449,112 +308,66 @@ impl<'a, 'r> Delivery<'a, 'r> {
                 answers.insert((topic.name.0.to_string(), partition.index), partition);
             }
         }
-        for batch in batches {
-            let key = (batch.place.0.to_string(), batch.place.1);
-            self.settle_batch(leader, answers.remove(&key), batch, left);
-        }
-    }
-
-    fn settle_batch(
-        &mut self,
-        leader: &str,
-        answer: Option<PartitionProduceResponse>,
-        mut batch: Outgoing<'r>,
-        left: &mut Left<'r>,
-    ) {
-        let Some(answer) = answer else {
-            let cause = format!("it leaves out {}-{}", batch.place.0, batch.place.1);
-            let error = Error::Decode {
-                api: ProduceRequest::API,
-                broker: leader.to_owned(),
-                cause,
+        for mut batch in batches {
+            let (topic, partition) = (batch.place.0.to_string(), batch.place.1);
+            let about = format!("{topic}-{partition}");
+            let Some(answer) = answers.remove(&(topic, partition)) else {
+                let cause = format!("it leaves out {about}");
+                left.lose([batch], Error::malformed::<ProduceRequest>(leader, cause));
+                continue;
             };
-            return self.lost(error, vec![batch], left);
-        };
-        let code = ErrorCode(answer.error_code);
-        // An attempt whose answer was lost had written it already, more than five batches ago.
-        let known = code == ErrorCode::DUPLICATE_SEQUENCE_NUMBER && batch.doubtful;
-        if code == ErrorCode::NONE || known {
-            self.sequences
-                .advance(&batch.place, batch.entries.len() as i32);
-            let (partition, base) = (
-                batch.place.1,
-                Some(answer.base_offset).filter(|base| *base >= 0),
-            );
-            for (delta, entry) in (0..).zip(&batch.entries) {
-                self.written[entry.index] = Written {
-                    partition,
-                    offset: base.map(|base| base + delta),
-                };
+            let code = ErrorCode(answer.error_code);
+            // An attempt whose answer was lost had written it already, more than five batches ago.
+            let known = code == ErrorCode::DUPLICATE_SEQUENCE_NUMBER && batch.doubtful;
+            if code == ErrorCode::NONE || known {
+                self.sequences
+                    .advance(&batch.place, batch.entries.len() as i32);
+                for (delta, entry) in (0..).zip(&batch.entries) {
+                    let offset = (answer.base_offset >= 0).then_some(answer.base_offset + delta);
+                    self.written[entry.index] = Written { partition, offset };
+                }
+            } else if code == ErrorCode::MESSAGE_TOO_LARGE
+                && batch.entries.len() > 1
+                && !batch.doubtful
+            {
+                left.batches.push(self.halved(batch));
+            } else {
+                batch.doubtful |= may_be_written(code, answer.base_offset);
+                let words = answer.error_message.map(|words| format!(": {words}"));
+                let detail = about + &words.unwrap_or_default();
+                left.keep(
+                    [batch],
+                    Error::refused::<ProduceRequest>(code, leader, detail),
+                );
             }
-            return;
         }
-        if code == ErrorCode::MESSAGE_TOO_LARGE && batch.entries.len() > 1 && !batch.doubtful {
-            return left.batches.push(self.halved(batch));
-        }
-        batch.doubtful |= may_be_written(code, answer.base_offset);
-        let error = refused(leader, &batch.place, code, answer);
-        left.keep(batch, error);
     }
-}
 
-impl<'r> Delivery<'_, 'r> {
     /// The first half of a batch, which takes its place; the second half goes next. Later batches for this topic are no larger.
-    fn halved(
-        &mut self,
-        Outgoing {
-            place, mut entries, ..
-        }: Outgoing<'r>,
-    ) -> Outgoing<'r> {
-        let half: usize = entries.iter().map(estimated_size).sum::<usize>() / 2;
-        self.cluster.limit_batches(&place.0, half);
-        let rest = entries.split_off(fitting(&entries, half));
-        self.queues
-            .entry(place.clone())
-            .or_default()
-            .push_front(rest);
-        let writer = Writer {
-            base_sequence: self.sequences.next(&place),
-            ..self.writer
-        };
-        Outgoing::new(place, entries, self.now, &writer)
+    fn halved(&mut self, mut batch: Outgoing<'r>) -> Outgoing<'r> {
+        let half = batch.entries.iter().map(estimated_size).sum::<usize>() / 2;
+        self.cluster.limit_batches(&batch.place.0, half);
+        let rest = batch.entries.split_off(fitting(batch.entries.iter(), half));
+        let queue = self.queues.entry(batch.place.clone()).or_default();
+        rest.into_iter()
+            .rev()
+            .for_each(|entry| queue.push_front(entry));
+        self.outgoing(batch.place, batch.entries)
     }
 }
 
-/// How many of these records fit into so many bytes: one at least.
-fn fitting(entries: &[Entry<'_>], bytes: usize) -> usize {
-    let mut size = 0;
-    let too_many = entries.iter().position(|entry| {
-        size += estimated_size(entry);
-        size > bytes
+/// How many of these records fit into so many bytes: one at least, for the broker to refuse if it is too large for any batch.
+fn fitting<'a, 'r: 'a>(entries: impl Iterator<Item = &'a Entry<'r>>, bytes: usize) -> usize {
+    let sums = entries.scan(0, |sum, entry| {
+        *sum += estimated_size(entry);
+        Some(*sum)
     });
-    too_many.unwrap_or(entries.len()).max(1)
-}
-
-impl<'r> Outgoing<'r> {
-    fn new(
-        place: PartitionKey,
-        entries: Vec<Entry<'r>>,
-        now: i64,
-        writer: &Writer,
-    ) -> Outgoing<'r> {
-        let bytes = encode(&entries, now, writer);
-        Outgoing {
-            place,
-            bytes,
-            entries,
-            doubtful: false,
-        }
-    }
+    sums.take_while(|sum| *sum <= bytes).count().max(1)
 }
 
 impl<'r> Left<'r> {
-    fn keep(&mut self, batch: Outgoing<'r>, error: Error) {
-        self.batches.push(batch);
-        self.note(error);
-    }
-
-    fn note(&mut self, error: Error) {
+    fn keep(&mut self, batches: impl IntoIterator<Item = Outgoing<'r>>, error: Error) {
+        self.batches.extend(batches);
         self.leaders_lost |= error.loses_leader();
         if error.passes() {
             self.passing = Some(error);
@@ -562,23 +375,15 @@ impl<'r> Left<'r> {
             self.lasting = Some(error);
         }
     }
-}
 
-fn refused(
-    leader: &str,
-    place: &PartitionKey,
-    code: ErrorCode,
-    answer: PartitionProduceResponse,
-) -> Error {
-    let words = answer
-        .error_message
-        .map(|words| format!(": {words}"))
-        .unwrap_or_default();
-    Error::Refused {
-        code,
-        api: ProduceRequest::API,
-        broker: leader.to_owned(),
-        detail: format!("{}-{}{words}", place.0, place.1),
+    /// A lost answer is cured by sending the batch again, which its sequence number makes harmless. A batch that stays lost ends the
+    /// epoch: it may still arrive, and then must not find a transaction of the same epoch open.
+    fn lose(&mut self, batches: impl IntoIterator<Item = Outgoing<'r>>, error: Error) {
+        let doubtful = batches.into_iter().map(|batch| Outgoing {
+            doubtful: true,
+            ..batch
+        });
+        self.keep(doubtful, error);
     }
 }
 

@@ -80,9 +80,8 @@ impl<'p> Transaction<'p> {
     ) -> Result<Vec<Written>> {
         self.initialised()?;
         let mut queues = self.producer.split(records)?;
-        if let Some(mark) = mark {
-            mark_last(&mut queues, mark);
-        }
+        let lasts = queues.values_mut().filter_map(|queue| queue.back_mut());
+        lasts.for_each(|last| last.mark = mark);
         self.add_partitions(&queues)?;
         self.producer.deliver(queues, records.len())
     }
@@ -99,19 +98,19 @@ impl<'p> Transaction<'p> {
             return Ok(());
         }
         let (id, identity) = self.initialised()?;
-        let topic = |(name, partitions)| {
+        let topics = by_topic(new.iter().map(|(topic, partition)| (&**topic, *partition)));
+        let topics = topics.map(|(name, partitions)| {
             AddPartitionsToTxnTopic::default()
                 .with_name(name)
                 .with_partitions(partitions)
-        };
-        let topics = by_topic(new.iter().map(|(topic, partition)| (&**topic, *partition)));
+        });
         let request = AddPartitionsToTxnRequest::default()
             .with_v3_and_below_transactional_id(id)
             .with_v3_and_below_producer_id(ProducerId(identity.id))
             .with_v3_and_below_producer_epoch(identity.epoch)
-            .with_v3_and_below_topics(topics.map(topic).collect());
+            .with_v3_and_below_topics(topics.collect());
         // Adding a partition twice is the same as once.
-        self.call(&self.transaction(), &request, Retry::Idempotent)?;
+        self.call(self.producer.coordinator(), &request, Retry::Idempotent)?;
         self.producer.open = Open::Yes;
         self.partitions.extend(new);
         Ok(())
@@ -129,25 +128,8 @@ impl<'p> Transaction<'p> {
         member: Option<&Assignment>,
         offsets: &[(TopicPartition, i64, String)],
     ) -> Result<()> {
-        let added = self.add_group(group);
-        let done = added.and_then(|()| self.send_offsets(group, member, offsets));
+        let done = self.send_offsets(group, member, offsets);
         self.note(done)
-    }
-
-    fn add_group(&mut self, group: &str) -> Result<()> {
-        if self.groups.contains(group) {
-            return Ok(());
-        }
-        let (id, identity) = self.initialised()?;
-        let request = AddOffsetsToTxnRequest::default()
-            .with_transactional_id(id)
-            .with_producer_id(ProducerId(identity.id))
-            .with_producer_epoch(identity.epoch)
-            .with_group_id(group_id(group));
-        self.call(&self.transaction(), &request, Retry::Idempotent)?;
-        self.producer.open = Open::Yes;
-        self.groups.insert(group.to_owned());
-        Ok(())
     }
 
     fn send_offsets(
@@ -157,21 +139,29 @@ impl<'p> Transaction<'p> {
         offsets: &[(TopicPartition, i64, String)],
     ) -> Result<()> {
         let (id, identity) = self.initialised()?;
-        let at = |partition: i32, offset: i64, metadata: &String| {
-            TxnOffsetCommitRequestPartition::default()
-                .with_partition_index(partition)
-                .with_committed_offset(offset)
+        if !self.groups.contains(group) {
+            let request = AddOffsetsToTxnRequest::default()
+                .with_transactional_id(id.clone())
+                .with_producer_id(ProducerId(identity.id))
+                .with_producer_epoch(identity.epoch)
+                .with_group_id(group_id(group));
+            self.call(self.producer.coordinator(), &request, Retry::Idempotent)?;
+            self.producer.open = Open::Yes;
+            self.groups.insert(group.to_owned());
+        }
+        let topics = by_topic(offsets.iter().map(|(place, offset, metadata)| {
+            let partition = TxnOffsetCommitRequestPartition::default()
+                .with_partition_index(place.partition)
+                .with_committed_offset(*offset)
                 .with_committed_leader_epoch(-1)
-                .with_committed_metadata(Some(StrBytes::from_string(metadata.clone())))
-        };
-        let places = offsets
-            .iter()
-            .map(|(place, offset, text)| (&*place.topic, at(place.partition, *offset, text)));
-        let topic = |(name, partitions)| {
+                .with_committed_metadata(Some(StrBytes::from_string(metadata.clone())));
+            (&*place.topic, partition)
+        }));
+        let topics = topics.map(|(name, partitions)| {
             TxnOffsetCommitRequestTopic::default()
                 .with_name(name)
                 .with_partitions(partitions)
-        };
+        });
         // Generation -1 and no member id: no generation is checked.
         let (generation, member_id) =
             member.map_or((-1, ""), |member| (member.generation, &member.member_id));
@@ -182,13 +172,10 @@ impl<'p> Transaction<'p> {
             .with_producer_epoch(identity.epoch)
             .with_generation_id(generation)
             .with_member_id(StrBytes::from_string(member_id.to_owned()))
-            .with_topics(by_topic(places).map(topic).collect());
+            .with_topics(topics.collect());
         // Like a lost batch, a lost offset may arrive late and must not find a later transaction of this epoch open.
-        self.call(
-            &CoordinatorKey::Group(group.to_owned()),
-            &request,
-            Retry::Once,
-        )
+        let coordinator = CoordinatorKey::Group(group.to_owned());
+        self.call(Some(coordinator), &request, Retry::Once)
     }
 
     /// Makes all of it visible. Returns once the broker has decided so; readers may see it a few milliseconds later.
@@ -219,9 +206,10 @@ impl<'p> Transaction<'p> {
         let (_, identity) = self.initialised()?;
         if self.begun {
             let request = self.producer.end_request(identity, committed);
-            let done = self.call(&self.transaction(), &request, Retry::Once);
+            let done = self.call(self.producer.coordinator(), &request, Retry::Once);
             // a fenced one was not ended by this, unless an attempt before it was executed
-            let fenced = matches!(&done, Err(Error::Refused { code, .. }) if code.kind() == ErrorKind::Fenced);
+            let code = done.as_ref().err().and_then(Error::code);
+            let fenced = code.is_some_and(|code| code.kind() == ErrorKind::Fenced);
             self.producer.open = match done {
                 Ok(()) => Open::No,
                 Err(_) if fenced && !self.repeated => Open::Yes,
@@ -234,25 +222,21 @@ impl<'p> Transaction<'p> {
         Ok(())
     }
 
-    /// Whether something failed, after which it can only be aborted.
-    pub fn has_failed(&self) -> bool {
-        self.failed
-    }
-
     /// A plain refusal of the first request leaves the transaction not begun: the broker would answer its end with
     /// INVALID_TXN_STATE. (An attempt before it whose answer was lost may have begun one, without a record: the next transaction
     /// or the broker's time limit ends it.)
     fn call<R: CoordinatorRequest>(
         &mut self,
-        coordinator: &CoordinatorKey,
+        coordinator: Option<CoordinatorKey>,
         request: &R,
         retry: Retry,
     ) -> Result<()> {
+        let coordinator = coordinator.ok_or(Error::NotInitialised)?;
         let mut backoff = self.producer.cluster.backoff();
         let answered =
             self.producer
                 .cluster
-                .call_coordinator(coordinator, request, retry, &mut backoff);
+                .call_coordinator(&coordinator, request, retry, &mut backoff);
         self.repeated = backoff.has_paused();
         let refused = matches!(answered, Err(Error::Refused { .. }));
         self.begun |= !refused;
@@ -269,11 +253,6 @@ impl<'p> Transaction<'p> {
         done
     }
 
-    fn transaction(&self) -> CoordinatorKey {
-        let id = self.producer.transactional_id().map(|id| id.0.to_string());
-        CoordinatorKey::Transaction(id.unwrap_or_default())
-    }
-
     fn initialised(&self) -> Result<(TransactionalId, ProducerIdentity)> {
         let both = self
             .producer
@@ -287,15 +266,6 @@ impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if self.begun && !self.ended {
             self.producer.state = None;
-        }
-    }
-}
-
-/// A partition's batches are in the order of its records.
-fn mark_last<'r>(queues: &mut Queues<'r>, mark: &'r Header) {
-    for batches in queues.values_mut() {
-        if let Some(last) = batches.back_mut().and_then(|batch| batch.last_mut()) {
-            last.mark = Some(mark);
         }
     }
 }

@@ -131,18 +131,6 @@ pub(crate) fn estimated_size(entry: &Entry<'_>) -> usize {
     content_size(entry) + 5 + 1 + 10 + 5
 }
 
-/// A batch of these records, for tests.
-#[cfg(test)]
-pub(crate) fn batch_of(records: &[ProducerRecord], writer: &Writer) -> Bytes {
-    let entry = |(index, record)| Entry {
-        index,
-        record,
-        mark: None,
-    };
-    let entries: Vec<_> = records.iter().enumerate().map(entry).collect();
-    encode(&entries, 0, writer)
-}
-
 /// A batch as it lies in a fetched answer, its header read, its records not yet.
 #[derive(Clone, Debug)]
 pub(crate) struct RawBatch {
@@ -234,10 +222,6 @@ fn read_header(batch: &Bytes) -> Result<RawBatch, String> {
             "its checksum is {found:08x}, its header says {told:08x}"
         ));
     }
-    read_fields(reader, batch).map_err(str::to_owned)
-}
-
-fn read_fields(mut reader: Reader<'_>, batch: &Bytes) -> Result<RawBatch, Malformed> {
     let mut prefix = Reader::new(batch);
     let (base_offset, _length, leader_epoch) = (prefix.i64()?, prefix.i32()?, prefix.i32()?);
     let attributes = reader.i16()?;
@@ -250,7 +234,7 @@ fn read_fields(mut reader: Reader<'_>, batch: &Bytes) -> Result<RawBatch, Malfor
         .checked_add(last_delta.into())
         .ok_or("its last offset overflows")?;
     if base_offset < 0 || last_delta < 0 {
-        return Err("its offsets are negative");
+        return Err("its offsets are negative".to_owned());
     }
     let bytes = batch.clone();
     Ok(RawBatch {
@@ -339,19 +323,15 @@ impl RawBatch {
         }
         Ok(Record {
             offset: self.base_offset + i64::from(delta),
-            timestamp: self.timestamp(age),
+            timestamp: if self.attributes & LOG_APPEND_TIME != 0 {
+                self.last_timestamp
+            } else {
+                self.first_timestamp.wrapping_add(age)
+            },
             key: record.varint_bytes()?.map(|key| body.slice_ref(key)),
             value: record.varint_bytes()?.map(|value| body.slice_ref(value)),
             headers: read_headers(&mut record, body)?,
         })
-    }
-
-    fn timestamp(&self, age: i64) -> i64 {
-        if self.attributes & LOG_APPEND_TIME != 0 {
-            self.last_timestamp
-        } else {
-            self.first_timestamp.wrapping_add(age)
-        }
     }
 }
 
@@ -374,9 +354,20 @@ fn header_key(key: Bytes) -> StrBytes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// A batch of these records, for tests.
+    pub(crate) fn batch_of(records: &[ProducerRecord], writer: &Writer) -> Bytes {
+        let entry = |(index, record)| Entry {
+            index,
+            record,
+            mark: None,
+        };
+        let entries: Vec<_> = records.iter().enumerate().map(entry).collect();
+        encode(&entries, 0, writer)
+    }
 
     const LONGEST: usize = 1 << 20;
     const WRITER: Writer = Writer {

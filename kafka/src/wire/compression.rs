@@ -15,14 +15,34 @@ const XERIAL_HEADER: usize = 16;
 /// The records of a batch as they were before compression. `attributes` are the batch's; its lowest three bits
 /// name the codec. The error is a phrase that says what is wrong.
 pub(crate) fn decompress(attributes: i16, bytes: Bytes) -> Result<Bytes, String> {
+    let (mut plain, mut rest) = (Vec::new(), &*bytes);
     match attributes & 7 {
-        0 => Ok(bytes),
-        1 => gzip(&bytes).map(Bytes::from),
-        2 => snappy(&bytes).map(Bytes::from),
-        3 => lz4(&bytes).map(Bytes::from),
-        4 => zstd(&bytes).map(Bytes::from),
-        other => Err(format!("compression codec {other} is unknown")),
+        0 => return Ok(bytes),
+        1 => read("gzip", flate2::read::MultiGzDecoder::new(rest), &mut plain)?,
+        2 => plain = snappy(rest)?,
+        // frames, one after another; each decoder ends with its own
+        3 => {
+            while !rest.is_empty() {
+                read(
+                    "lz4",
+                    lz4_flex::frame::FrameDecoder::new(&mut rest),
+                    &mut plain,
+                )?;
+            }
+        }
+        4 => {
+            while !rest.is_empty() {
+                let decoder = ruzstd::decoding::StreamingDecoder::new(&mut rest);
+                read(
+                    "zstd",
+                    decoder.map_err(|error| format!("zstd: {error}"))?,
+                    &mut plain,
+                )?;
+            }
+        }
+        other => return Err(format!("compression codec {other} is unknown")),
     }
+    Ok(plain.into())
 }
 
 /// Appends what the source holds to `plain`.
@@ -41,39 +61,6 @@ fn within_limit(codec: &str, length: usize) -> Result<(), String> {
     } else {
         Ok(())
     }
-}
-
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let mut plain = Vec::new();
-    read("gzip", flate2::read::MultiGzDecoder::new(bytes), &mut plain)?;
-    Ok(plain)
-}
-
-/// Frames, one after another; each decoder ends with its own.
-fn lz4(mut bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let mut plain = Vec::new();
-    while !bytes.is_empty() {
-        read(
-            "lz4",
-            lz4_flex::frame::FrameDecoder::new(&mut bytes),
-            &mut plain,
-        )?;
-    }
-    Ok(plain)
-}
-
-/// The same.
-fn zstd(mut bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let mut plain = Vec::new();
-    while !bytes.is_empty() {
-        let decoder = ruzstd::decoding::StreamingDecoder::new(&mut bytes);
-        read(
-            "zstd",
-            decoder.map_err(|error| format!("zstd: {error}"))?,
-            &mut plain,
-        )?;
-    }
-    Ok(plain)
 }
 
 /// Blocks, each behind its length, within xerial framing; or one bare block, which other clients write.

@@ -114,7 +114,7 @@ requests! {
     // Topic ids in the answer since 10, in the request since 12 (KIP-516).
     Metadata: MetadataRequest -> MetadataResponse, 12..=12,
         [Fixed(4), Array(&[Fixed(4), Compact, Fixed(4), Compact, END]), Compact, Fixed(4),
-         Array(&[Fixed(2), Compact, Fixed(16 + 1), Array(&METADATA_PARTITION), Fixed(4), END]), END];
+         Array(&[Fixed(2), Compact, Fixed(16 + 1), Array(METADATA_PARTITION), Fixed(4), END]), END];
     // Several keys in one request since 4 (KIP-699).
     FindCoordinator: FindCoordinatorRequest -> FindCoordinatorResponse, 4..=6,
         [Fixed(4), Array(&[Compact, Fixed(4), Compact, Fixed(4 + 2), Compact, END]), END];
@@ -125,14 +125,14 @@ requests! {
     DeleteTopics: DeleteTopicsRequest -> DeleteTopicsResponse, 6..=6,
         [Fixed(4), Array(&[Compact, Fixed(16 + 2), Compact, END]), END];
     DescribeConfigs: DescribeConfigsRequest -> DescribeConfigsResponse, 4..=4,
-        [Fixed(4), Array(&[Fixed(2), Compact, Fixed(1), Compact, Array(&CONFIG), END]), END];
+        [Fixed(4), Array(&[Fixed(2), Compact, Fixed(1), Compact, Array(CONFIG), END]), END];
     DescribeGroups: DescribeGroupsRequest -> DescribeGroupsResponse, 5..=5,
         [Fixed(4), Array(&[Fixed(2), Compact, Compact, Compact, Compact,
          Array(&[Compact, Compact, Compact, Compact, Compact, Compact, END]), Fixed(4), END]), END];
     // Members of the newer protocol (KIP-848), since Kafka 3.7; a broker need not know it. 1 tells how each has joined.
     ConsumerGroupDescribe: ConsumerGroupDescribeRequest -> ConsumerGroupDescribeResponse, 0..=0,
         [Fixed(4), Array(&[Fixed(2), Compact, Compact, Compact, Fixed(4 + 4), Compact,
-         Array(&CONSUMER_MEMBER), Fixed(4), END]), END];
+         Array(CONSUMER_MEMBER), Fixed(4), END]), END];
     ListOffsets: ListOffsetsRequest -> ListOffsetsResponse, 7..=7,
         [Fixed(4), Array(&[Compact, Array(&[Fixed(4 + 2 + 8 + 8 + 4), END]), END]), END];
     // From 4 on a fenced producer is told PRODUCER_FENCED (KIP-588).
@@ -145,15 +145,15 @@ requests! {
     TxnOffsetCommit: TxnOffsetCommitRequest -> TxnOffsetCommitResponse, 3..=4, TOPIC_ERRORS;
     EndTxn: EndTxnRequest -> EndTxnResponse, 3..=4, [Fixed(4 + 2), END];
     Produce: ProduceRequest -> ProduceResponse, 9..=11,
-        [Array(&[Compact, Array(&PRODUCED), END]), Fixed(4),
+        [Array(&[Compact, Array(PRODUCED), END]), Fixed(4),
          Tags(&[(0, &[Array(&[Fixed(4), Compact, Fixed(4), Compact, END])])])];
     // 13 names topics by their id, so a topic that was deleted and made anew is not taken for the old one (KIP-516).
     Fetch: FetchRequest -> FetchResponse, 13..=13,
-        [Fixed(4 + 2 + 4), Array(&[Fixed(16), Array(&FETCHED), END]), END];
+        [Fixed(4 + 2 + 4), Array(&[Fixed(16), Array(FETCHED), END]), END];
     OffsetCommit: OffsetCommitRequest -> OffsetCommitResponse, 8..=8, TOPIC_ERRORS;
     // Several groups in one request since 8, require_stable since 7 (KIP-447).
     OffsetFetch: OffsetFetchRequest -> OffsetFetchResponse, 8..=8,
-        [Fixed(4), Array(&[Compact, Array(&[Compact, Array(&OFFSET), END]), Fixed(2), END]), END];
+        [Fixed(4), Array(&[Compact, Array(&[Compact, Array(OFFSET), END]), Fixed(2), END]), END];
     JoinGroup: JoinGroupRequest -> JoinGroupResponse, 9..=9,
         [Fixed(4 + 2 + 4), Compact, Compact, Compact, Fixed(1), Compact,
          Array(&[Compact, Compact, Compact, END]), END];
@@ -164,59 +164,30 @@ requests! {
         [Fixed(4 + 2), Array(&[Compact, Compact, Fixed(2), END]), END];
 }
 
-/// Name, value; read-only, source, sensitive; synonyms; type; documentation.
-const CONFIG: [Shape; 7] = [
-    Compact,
-    Compact,
-    Fixed(3),
-    Array(&[Compact, Compact, Fixed(1), END]),
-    Fixed(1),
-    Compact,
-    END,
-];
-/// Ids of member, instance and rack; epoch; client's id and host; topics, their pattern; what it has, what it will have.
-const CONSUMER_MEMBER: [Shape; 13] = [
-    Compact,
-    Compact,
-    Compact,
-    Fixed(4),
-    Compact,
-    Compact,
-    Array(&[Compact]),
-    Compact,
-    Array(&ASSIGNED),
-    END,
-    Array(&ASSIGNED),
-    END,
-    END,
-];
-/// Topic's id, name; partitions.
-const ASSIGNED: [Shape; 4] = [Fixed(16), Compact, Array(&[Fixed(4)]), END];
-/// Error, number, leader, leader's epoch; replicas, those in sync, those offline.
-const METADATA_PARTITION: [Shape; 5] = [
-    Fixed(2 + 4 + 4 + 4),
-    Array(&[Fixed(4)]),
-    Array(&[Fixed(4)]),
-    Array(&[Fixed(4)]),
-    END,
-];
-/// Number, error, base offset, append time, log start; refused records; the broker's words.
-const PRODUCED: [Shape; 4] = [
-    Fixed(4 + 2 + 8 + 8 + 8),
-    Array(&[Fixed(4), Compact, END]),
-    Compact,
-    END,
-];
-/// Number, error, high watermark, last stable offset, log start; aborted transactions; preferred replica; records.
-const FETCHED: [Shape; 5] = [
-    Fixed(4 + 2 + 8 + 8 + 8),
-    Array(&[Fixed(8 + 8), END]),
-    Fixed(4),
-    Compact,
-    END,
-];
-/// Partition, offset, leader epoch; metadata; error.
-const OFFSET: [Shape; 4] = [Fixed(4 + 8 + 4), Compact, Fixed(2), END];
+/// One structure a line, as the protocol's message files have them.
+macro_rules! shapes {
+    ($($(#[$doc:meta])* $name:ident = $shape:expr;)*) => {
+        $($(#[$doc])* const $name: &[Shape] = &$shape;)*
+    };
+}
+
+shapes! {
+    /// Name, value; read-only, source, sensitive; synonyms; type; documentation.
+    CONFIG = [Compact, Compact, Fixed(3), Array(&[Compact, Compact, Fixed(1), END]), Fixed(1), Compact, END];
+    /// Ids of member, instance and rack; epoch; client's id and host; topics, their pattern; what it has, what it will have.
+    CONSUMER_MEMBER = [Compact, Compact, Compact, Fixed(4), Compact, Compact, Array(&[Compact]), Compact,
+        Array(ASSIGNED), END, Array(ASSIGNED), END, END];
+    /// Topic's id, name; partitions.
+    ASSIGNED = [Fixed(16), Compact, Array(&[Fixed(4)]), END];
+    /// Error, number, leader, leader's epoch; replicas, those in sync, those offline.
+    METADATA_PARTITION = [Fixed(2 + 4 + 4 + 4), Array(&[Fixed(4)]), Array(&[Fixed(4)]), Array(&[Fixed(4)]), END];
+    /// Number, error, base offset, append time, log start; refused records; the broker's words.
+    PRODUCED = [Fixed(4 + 2 + 8 + 8 + 8), Array(&[Fixed(4), Compact, END]), Compact, END];
+    /// Number, error, high watermark, last stable offset, log start; aborted transactions; preferred replica; records.
+    FETCHED = [Fixed(4 + 2 + 8 + 8 + 8), Array(&[Fixed(8 + 8), END]), Fixed(4), Compact, END];
+    /// Partition, offset, leader epoch; metadata; error.
+    OFFSET = [Fixed(4 + 8 + 4), Compact, Fixed(2), END];
+}
 
 #[cfg(test)]
 mod tests {
