@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
-use refinery::{Migration, Report, Runner, Target};
+use refinery::{Migration, Report, Runner};
 use uuid::Uuid;
 
 use crate::db::{Query, Session};
@@ -16,7 +16,7 @@ mod common {
 }
 
 /// What this binary is: a schema that asks for a newer one refuses it.
-const BINARY_VERSION: i32 = 2;
+const BINARY_VERSION: i32 = 1;
 
 /// While a migration waits for a table, everybody who comes later waits behind it: it gives up soon, and tries again ...
 const ATTEMPT: &str = "set lock_timeout = '2s'";
@@ -40,7 +40,6 @@ pub fn migrate(session: &mut Session, service: Service, own: Runner) -> Result<(
     let outcome = session
         .batch_execute(ATTEMPT)
         .and_then(|()| check_compatible(session))
-        .and_then(|()| begin(session))
         .and_then(|()| run(session, "common", common::migrations::runner(), until))
         .and_then(|()| run(session, service.name(), own, until));
     // the session is closed by the caller in any case; unlocking lets the next instance start at once
@@ -428,27 +427,6 @@ pub fn require_writable(session: &mut Session) -> Result<()> {
             &[],
         )
         .map(drop)
-}
-
-/// Common V3 looks for relays of older versions in all of the database. A new schema has had none, and those of others are not
-/// meant: there it counts as applied.
-fn begin(session: &mut Session) -> Result<()> {
-    const COMMON: &str = "common";
-    if has_table(session, &format!("schema_history_{COMMON}"))? {
-        return Ok(());
-    }
-    let mut to = |target| {
-        let mut runner = common::migrations::runner()
-            .set_grouped(true)
-            .set_target(target);
-        runner.set_migration_table_name(format!("schema_history_{COMMON}"));
-        runner
-            .run(session.client())
-            .map_err(|error| not_applied(COMMON, &error))
-    };
-    to(Target::Version(2))?;
-    to(Target::FakeVersion(3))?;
-    session.batch_execute("update schema_compat set min_version = greatest(min_version, 2)")
 }
 
 /// Tables that somebody uses are waited for `until` then.
