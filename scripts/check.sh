@@ -1,0 +1,249 @@
+# shellcheck shell=bash
+# The checks: format, lints and tests, chaos, sabotage, measurements, and what takes longer.
+
+# Where the upgrade that `proof` plays starts from: the newest commit before this version's own with the same min_version
+# (sql/common). It moves on with each version that is given out, and must when a migration raises min_version: older
+# instances can't run beside newer ones then.
+UPGRADE_FROM=ee4230410315644161cfc8b9efb12d21e9afe3bb
+
+# Limits, in seconds.
+TEST_LIMIT=2400
+BENCH_LIMIT=14400 # all sections with the longest --seconds
+CHAOS_LIMIT=90000 # its own limits are stricter; this one is above a day of --minutes
+
+# Of 100, by systemd-analyze: what is left is the network itself.
+EXPOSURE_LIMIT=15
+
+run_tests() {
+  local begin=$SECONDS
+  case ${1:-} in '' | --) ;; *) misuse "test: arguments for the tests come after --" ;; esac
+  cd "$ROOT"
+  need cargo linker postgres java maven
+  cargo fmt --version >/dev/null 2>&1 || die "cargo fmt is not installed" "rustup component add rustfmt"
+  cargo clippy --version >/dev/null 2>&1 || die "cargo clippy is not installed" "rustup component add clippy"
+  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-test.XXXXXX")" && pwd -P)"
+  ON_EXIT=end_tests
+  stage "format" limited "$TOOL_LIMIT" cargo fmt --all --check
+  stage "lints" limited "$BUILD_LIMIT" cargo clippy --locked --workspace --all-targets
+  stage "kafka without TLS" limited "$BUILD_LIMIT" cargo clippy --locked -p kafka --no-default-features --all-targets
+  stage "documentation" limited "$BUILD_LIMIT" cargo doc --locked --workspace --no-deps
+  stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bins
+  stage "build tests" limited "$BUILD_LIMIT" cargo test --locked --workspace --no-run
+  stage "servers" test_servers
+  ON_EXIT=end_tests
+  addresses_only debug
+  stage "tests" limited "$TEST_LIMIT" cargo test --locked --workspace --no-fail-fast "$@"
+  # About a minute and a half. With a choice of tests nobody asks for it.
+  if [ $# = 0 ]; then
+    stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --seed 3 --orders 1200 --faults 12 --spare-broker
+    prove
+  fi
+  STAGE=
+  say ""
+  say "All passed, in $((SECONDS - begin)) s:$STAGES"
+}
+
+# The tests get addresses, and none of the settings of a running system.
+addresses_only() { # PROFILE
+  local brokers=$KAFKA_BROKERS
+  # shellcheck disable=SC2086
+  unset $PLACES $TUNABLES
+  export KAFKA_BROKERS=$brokers TEST_LOG_DIR=$DIR/log RUN_DIR=$DIR
+  TEST_BIN_DIR=$(target_dir)/$1
+  export TEST_BIN_DIR
+}
+
+# The binaries, and private servers in a folder of their own that goes at the end.
+own_stage() { # NAME [release CARGO_OPTION...]
+  local name=$1 profile=${2:-debug} what=(--workspace --bins)
+  [ "$profile" = debug ] || what=(--release "${@:3}")
+  cd "$ROOT"
+  need cargo linker postgres java maven
+  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-$name.XXXXXX")" && pwd -P)"
+  ON_EXIT=end_tests
+  stage "build" limited "$BUILD_LIMIT" cargo build --locked "${what[@]}"
+  stage "servers" test_servers
+  ON_EXIT=end_tests
+  addresses_only "$profile"
+}
+
+# Before anything is started: what the program itself would refuse only afterwards.
+check_chaos() { # ARG...
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --orders | --faults | --seed | --instances | --brokers | --minutes)
+        case ${2:-} in '' | *[!0-9]*) misuse "chaos: $1 needs a number" ;; esac
+        case $1/$2 in
+          --seed/* | --brokers/1) ;;
+          --brokers/3) WANTED_BROKERS=3 ;;
+          --brokers/*) misuse "--brokers must be 1 or 3" ;;
+          */0) misuse "chaos: $1 must be at least 1" ;;
+        esac
+        shift 2 ;;
+      --spare-broker | --lost-tail | --lost-tail=order | --lost-tail=payment | --lost-tail=stock | --overload | --nothing-else) shift ;;
+      *) misuse "chaos: unknown option $1" ;;
+    esac
+  done
+}
+
+# On servers of its own: they are killed too.
+chaos() { # ARG...
+  case " $* " in *" --help "* | *" -h "*) usage | sed -n '/sh chaos /,/by its deadline/p'; return ;; esac
+  check_chaos "$@"
+  own_stage chaos
+  stage "chaos" limited "$CHAOS_LIMIT" "$TEST_BIN_DIR/chaos" "$@"
+}
+
+# Nobody else's servers: what is measured has them to itself.
+bench() { # ARG...
+  case " $* " in *" --help "* | *" -h "*) usage | sed -n '/ bench /,/target folder/p'; return ;; esac
+  own_stage bench release -p order -p payment -p stock -p saga-tests --bin order --bin payment --bin stock --bin bench
+  stage "bench" limited "$BENCH_LIMIT" "$TEST_BIN_DIR/bench" "$@"
+}
+
+# What takes too long for each change.
+proof() { # [--seed S]
+  local seed=(--seed "$((RANDOM * 32768 + RANDOM))") begin=$SECONDS
+  case "${1:-}" in '') ;; --seed) [ $# = 2 ] || misuse "proof: --seed needs a number"; seed=("$@") ;; *) misuse "proof: unknown option $1" ;; esac
+  require_upgrade_from
+  WANTED_BROKERS=3
+  need chromium promtool pgbouncer
+  own_stage proof
+  stage "unit" verify_unit
+  stage "alerts" check_monitoring
+  stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
+  stage "attacks" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga attack
+  stage "page" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga page:: -- --include-ignored
+  stage "build rates" limited "$BUILD_LIMIT" cargo build --locked --release -p kafka --example rates
+  stage "beside Java's client" limited "$TEST_LIMIT" env RATES_BIN="$(target_dir)/release/examples/rates" \
+    cargo test --locked -p kafka --test java -- --ignored --nocapture
+  stage "pooler" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga pgbouncer -- --include-ignored
+  say "Pictures of the page: $(target_dir)/page"
+  upgrade
+  stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 10000 --faults 50 --brokers 3 --minutes 20 "${seed[@]}"
+  # Apart from it, because a lost tail relaxes what the checks of that one claim, and a flood slows all others down.
+  stage "chaos, older databases" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 3000 --faults 18 --brokers 3 --minutes 15 \
+    --lost-tail --overload "${seed[@]}"
+  stage "chaos, load alone" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 1000 --faults 2 --brokers 3 --overload --nothing-else "${seed[@]}"
+  prove
+  say ""
+  say "Proven, in $((SECONDS - begin)) s:$STAGES"
+}
+
+require_upgrade_from() {
+  git -C "$ROOT" cat-file -e "$UPGRADE_FROM^{commit}" 2>/dev/null ||
+    die "the commit that the upgrade starts from is not here: $UPGRADE_FROM" "a shallow clone lacks it: git fetch --unshallow"
+}
+
+# Instances of an earlier version beside those of this one. It is built in a folder of its own, from a copy of its files.
+upgrade() {
+  local folder source
+  folder=$(target_dir)/upgrade source=$(target_dir)/upgrade/source
+  rm -rf "$source"
+  mkdir -p "$source"
+  git -C "$ROOT" archive "$UPGRADE_FROM" | tar -x -C "$source"
+  stage "build earlier version" limited "$BUILD_LIMIT" env CARGO_TARGET_DIR="$folder" \
+    cargo build --locked --manifest-path "$source/Cargo.toml" -p order -p payment -p stock
+  stage "upgrade" limited "$TEST_LIMIT" env UPGRADE_FROM_BIN_DIR="$folder/debug" \
+    cargo test --locked -p saga-tests --test saga -- --ignored upgrade
+}
+
+# The unit by systemd's own rules, with the binaries where they were built: one that starts what does not exist is refused.
+# What is only ignored, such as a word with a slip in it, is told in a line and is an error here.
+verify_unit() {
+  local folder=$DIR/unit service
+  has systemd-analyze || { say "not verified: there is no systemd-analyze here"; return 0; }
+  mkdir -p "$folder"
+  for service in $SERVICES; do
+    sed "s|/usr/local/lib/saga/|$TEST_BIN_DIR/|" "$ROOT/deploy/systemd/saga@.service" >"$folder/saga@$service.service"
+    if ! limited "$TOOL_LIMIT" systemd-analyze verify "$folder/saga@$service.service" >"$folder/said" 2>&1 ||
+      grep -q saga@ "$folder/said"; then
+      cat "$folder/said"
+      return 1
+    fi
+    limited "$TOOL_LIMIT" systemd-analyze security --offline=true --no-pager --threshold="$EXPOSURE_LIMIT" \
+      "$folder/saga@$service.service" >"$folder/security" || { cat "$folder/security"; return 1; }
+    tail -n 1 "$folder/security"
+  done
+  rm -rf "$folder"
+}
+
+# Prometheus's own word on its configuration and the alert rules, and each rule on made-up series.
+check_monitoring() {
+  (cd "$ROOT/monitoring" && promtool check config prometheus.yml && promtool test rules alerts_test.yml)
+}
+
+# Whether the checks notice when a mechanism is missing.
+sabotage() { # ARG...
+  own_stage sabotage
+  prove "$@"
+}
+
+# The sabotaged binaries have a folder of their own: other flags would build everything anew at each change of folder.
+prove() { # ARG...
+  local folder
+  folder=$(target_dir)/sabotage
+  stage "build sabotaged" limited "$BUILD_LIMIT" env RUSTFLAGS="${RUSTFLAGS:-} --cfg sabotage" CARGO_TARGET_DIR="$folder" \
+    cargo build --locked -p order -p payment -p stock
+  stage "sabotage" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --prove "$folder/debug" "$@"
+}
+
+STAGE='' STAGES=''
+stage() { # TITLE COMMAND...
+  local begin=$SECONDS
+  STAGE=$1; shift
+  say ""
+  case $1 in limited) say "== $STAGE: ${*:3}" ;; *) say "== $STAGE" ;; esac
+  "$@"
+  say "== $STAGE: $((SECONDS - begin)) s"
+  STAGES="$STAGES${STAGES:+,} $STAGE $((SECONDS - begin)) s"
+}
+
+end_tests() { # STATUS
+  stop_all >/dev/null
+  if [ "$1" != 0 ] && [ -r "$PG_HOME/postgres.log" ]; then rm -f "$DIR/log/postgres.log"; cp "$PG_HOME/postgres.log" "$DIR/log/"; fi
+  rm -rf "$PG_HOME" "$DIR/broker" "$DIR/pid" "$DIR/env" "$DIR/servers"
+  if [ "$1" = 0 ] || [ -z "$(ls -A "$DIR/log" 2>/dev/null)" ]; then rm -rf "$DIR"; fi
+  [ "$1" != 0 ] || return 0
+  warn ""
+  case $1 in 129 | 130 | 143) warn "INTERRUPTED in: $STAGE" ;; *) warn "FAILED in: $STAGE" ;; esac
+  [ -z "$STAGES" ] || warn "passed before:$STAGES"
+  [ ! -d "$DIR" ] || warn "The servers' logs are kept in $DIR/log"
+}
+
+# Private servers for tests, whatever the caller's settings say.
+test_servers() {
+  # shellcheck disable=SC2086
+  unset $PLACES $TUNABLES
+  ON_EXIT=${ON_EXIT:-stop_started}
+  lock
+  whose_servers
+  need postgres java maven
+  fetch_kafka "$KAFKA_VERSION"
+  fetch_kafka "$KAFKA_OLD_VERSION"
+  default_settings
+  start_servers
+  KAFKA_LIBS_4=$(kafka_libs "$KAFKA_VERSION")
+  KAFKA_LIBS_39=$(kafka_libs "$KAFKA_OLD_VERSION")
+  TEST_POSTGRES_URL=$(postgres_url postgres postgres)
+  export KAFKA_LIBS_4 KAFKA_LIBS_39 TEST_POSTGRES_URL PG_BIN # PG_BIN: for tests that start a PostgreSQL of their own
+  write_env KAFKA_LIBS_4 KAFKA_LIBS_39 TEST_POSTGRES_URL PG_BIN
+  unlock
+}
+
+# For work on the tests: the servers alone, for as long as one likes. `servers up|down [--dir FOLDER]`; then
+# `. FOLDER/env; cargo test`.
+servers() {
+  local action=${1:-}
+  [ $# = 0 ] || shift
+  case ${1:-} in
+    --dir) [ $# = 2 ] || misuse "--dir needs a folder"; mkdir -p "$2"; use_folder "$(cd "$2" && pwd -P)" ;;
+    '') ;;
+    *) misuse "servers: unknown option $1" ;;
+  esac
+  case $action in
+    up) test_servers; ON_EXIT=''; say "settings: $DIR/env" ;;
+    down) stop_all ;;
+    *) misuse "servers: up or down" ;;
+  esac
+}

@@ -1,0 +1,105 @@
+# shellcheck shell=bash
+# The private PostgreSQL: one cluster for the three databases, with PostgreSQL's own defaults for durability.
+
+SERVER_LIMIT=90 # seconds until PostgreSQL or Kafka is ready; generous, for a slow disk or a recovery after a crash
+
+as_postgres() {
+  if is_root; then (cd / && exec runuser -u postgres -- "$@"); else "$@"; fi
+}
+postgres_url() { say "postgres://$1:$POSTGRES_PASSWORD@127.0.0.1:$POSTGRES_PORT/$2"; } # USER DATABASE
+
+create_cluster() {
+  local password_file=$PG_HOME/password
+  say "Creating a PostgreSQL cluster in $PG_HOME"
+  rm -rf "$PG_HOME"
+  if is_root; then
+    id postgres >/dev/null 2>&1 || die "PostgreSQL can't run as root, and there is no user postgres" "create it: useradd --system postgres"
+    mkdir -p /var/lib/saga-postgres
+    install -d -m 0700 -o postgres "$PG_HOME"
+  else
+    mkdir -m 0700 "$PG_HOME"
+  fi
+  printf '%s\n' "$POSTGRES_PASSWORD" | as_postgres tee "$password_file" >/dev/null
+  LC_ALL=C as_postgres "$PG_BIN/initdb" -D "$PG_DATA.new" --username=postgres --pwfile="$password_file" --auth=scram-sha-256 \
+    --encoding=UTF8 --locale=C --data-checksums >"$DIR/log/initdb.log" 2>&1 ||
+    die "PostgreSQL's initdb failed" "$(tail -n 5 "$DIR/log/initdb.log")" "log: $DIR/log/initdb.log"
+  rm -f "$password_file"
+  local statements=
+  if [ -e "$("$PG_BIN/pg_config" --pkglibdir 2>/dev/null || echo "$PG_BIN/../lib")/pg_stat_statements.so" ]; then
+    statements="shared_preload_libraries = 'pg_stat_statements'"
+  fi
+  as_postgres tee -a "$PG_DATA.new/postgresql.conf" >/dev/null <<CONF
+
+# Everything else is PostgreSQL's default, durability above all: fsync and synchronous_commit are on.
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 200
+log_line_prefix = '%m [%p] %d %a '
+timezone = 'UTC'
+log_timezone = 'UTC'
+$statements
+CONF
+  as_postgres mv "$PG_DATA.new" "$PG_DATA" # only now is it a cluster
+}
+
+start_postgres() {
+  local attempt pid
+  if runs postgres; then return 0; fi
+  if [ ! -f "$PG_DATA/PG_VERSION" ]; then
+    : "${POSTGRES_PASSWORD:=$(od -An -N 16 -tx1 /dev/urandom | tr -d ' \n')}"
+    create_cluster
+  elif [ -z "${POSTGRES_PASSWORD:-}" ]; then
+    die "$PG_HOME has a PostgreSQL cluster of this folder, but its password, kept in $DIR/servers, is gone" \
+      "bring that file back or, if the data may go, remove it: rm -r $PG_HOME"
+  fi
+  POSTGRES_PORT=$(free_port "$POSTGRES_PORT")
+  write_servers
+  ln -sf "$PG_HOME/postgres.log" "$DIR/log/postgres.log"
+  # A lock file naming a living process that isn't this cluster's (checked by `runs` above) is left over from before a
+  # restart of the machine, and would keep PostgreSQL from starting.
+  if [ -r "$PG_DATA/postmaster.pid" ] && read -r pid <"$PG_DATA/postmaster.pid" && kill -0 "$pid" 2>/dev/null; then
+    rm -f "$PG_DATA/postmaster.pid"
+  fi
+  say "starting PostgreSQL on port $POSTGRES_PORT"
+  STARTED="$STARTED postgres"
+  # After a kill -9 the dead server's last processes may still hold its memory for a moment: hence three attempts.
+  for attempt in 1 2 3; do
+    if as_postgres "$PG_BIN/pg_ctl" start -D "$PG_DATA" -l "$PG_HOME/postgres.log" -o "-p $POSTGRES_PORT" -w -t "$SERVER_LIMIT" >/dev/null 2>&1; then
+      return 0
+    fi
+    sleep "$attempt"
+  done
+  die "PostgreSQL does not start" "$(tail -n 5 "$PG_HOME/postgres.log" 2>/dev/null)" "log: $DIR/log/postgres.log"
+}
+
+sql() { PGCONNECT_TIMEOUT=10 "$PG_BIN/psql" -X -w -q -t -A -v ON_ERROR_STOP=1 "$1" -c "$2" </dev/null; } # URL STATEMENT
+
+# The services' own user of the private cluster; it may create databases, and is no superuser.
+create_role() {
+  sql "$(postgres_url postgres postgres)" "do \$\$ begin if not exists (select from pg_roles where rolname = 'saga') then
+    create role saga login createdb password '$POSTGRES_PASSWORD'; end if; end \$\$" || die "the database user saga could not be created" "log: $DIR/log/postgres.log"
+}
+
+# Makes sure that the database of this setting can be connected to, and creates it where it is missing.
+ensure_database() {
+  local variable=$1 url=${!1} name maintenance message
+  if message=$(sql "$url" "select 1" 2>&1); then return 0; fi
+  name=${url%%\?*}; name=${name##*/}
+  maintenance=$(printf '%s' "$url" | sed "s|/$name\([?].*\)\{0,1\}\$|/postgres\1|")
+  if [ -n "$name" ] && [ "$(sql "$maintenance" "select count(*) from pg_database where datname = '$name'" 2>/dev/null)" = 0 ]; then
+    say "creating database $name"
+    if message=$(sql "$maintenance" "create database \"$name\"" 2>&1); then return 0; fi
+    die "$variable: database $name does not exist and could not be created" "$message" \
+      "as a user who may:  psql -c 'create database \"$name\" owner USER' $(without_password "$maintenance")"
+  fi
+  die "$variable: can't connect to $(without_password "$url")" "$message"
+}
+
+service_psql() {
+  local url
+  case ${1:-} in order | stock | payment) ;; *) misuse "psql needs order, stock or payment" ;; esac
+  load_env
+  need psql
+  url=$(upper "$1")_DATABASE_URL; shift
+  exec "$PG_BIN/psql" "${!url}" "$@"
+}
