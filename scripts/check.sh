@@ -46,11 +46,10 @@ run_tests() {
 # The tests get addresses, and none of the settings of a running system.
 addresses_only() { # PROFILE
   local brokers=$KAFKA_BROKERS
-  # shellcheck disable=SC2086
-  unset $PLACES $TUNABLES
-  export KAFKA_BROKERS=$brokers TEST_LOG_DIR=$DIR/log RUN_DIR=$DIR
   TEST_BIN_DIR=$(target_dir)/$1
-  export TEST_BIN_DIR
+  # shellcheck disable=SC2046 # words on purpose
+  unset $(places) $(BIN_DIR=$TEST_BIN_DIR tunables)
+  export KAFKA_BROKERS=$brokers TEST_BIN_DIR TEST_LOG_DIR=$DIR/log RUN_DIR=$DIR
 }
 
 # The binaries, and private servers in a folder of their own that goes at the end.
@@ -213,8 +212,8 @@ end_tests() { # STATUS
 
 # Private servers for tests, whatever the caller's settings say.
 test_servers() {
-  # shellcheck disable=SC2086
-  unset $PLACES $TUNABLES
+  # shellcheck disable=SC2046 # words on purpose
+  unset $(places) BIN_DIR
   ON_EXIT=${ON_EXIT:-stop_started}
   lock
   whose_servers

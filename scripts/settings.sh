@@ -3,15 +3,30 @@
 
 
 SERVICES="order stock payment"
-# What the services read: where everything is, and what a restart of a service may change.
-PLACES="ORDER_PORT STOCK_PORT PAYMENT_PORT BIND ORDER_DATABASE_URL STOCK_DATABASE_URL PAYMENT_DATABASE_URL
-  PAYMENT_URL STOCK_URL KAFKA_BROKERS TOPIC_PREFIX TOPIC_PARTITIONS TOPIC_REPLICATION INSTANCES"
-# How your own Kafka is reached; a private one has no guards.
-GUARDS="KAFKA_SECURITY_PROTOCOL KAFKA_SSL_CA_LOCATION KAFKA_SSL_CERTIFICATE_LOCATION KAFKA_SSL_KEY_LOCATION
-  KAFKA_SASL_MECHANISM KAFKA_SASL_USERNAME KAFKA_SASL_PASSWORD"
-PLACES="$PLACES $GUARDS"
-TUNABLES="ORDER_DEADLINE ADMISSION_LIMIT COMPENSATION_RETRY CONSUMERS HTTP_WORKERS RELAY_BATCH STARTUP_LIMIT LOG_LEVEL ADMIN_TOKEN CORS_ORIGINS
-  IDEMPOTENCY_KEY_RETENTION DEAD_LETTER_RETENTION TIMELINE_RETENTION HOUSEKEEPING_INTERVAL HEARTBEAT_LIMIT"
+# The names of the settings, as the services' own --help lists them: "  NAME=default".
+setting_names() { # of the services in BIN_DIR
+  local service
+  for service in $SERVICES; do
+    [ ! -x "${BIN_DIR:-}/$service" ] || "$BIN_DIR/$service" --help
+  done | sed -n 's/^  \([A-Z][A-Z0-9_]*\)=.*/\1/p' | sort -u
+}
+
+# Where everything is: while processes run, a restart of one of them must not change that.
+is_place() {
+  case $1 in
+    ORDER_PORT | STOCK_PORT | PAYMENT_PORT | BIND | *_DATABASE_URL | PAYMENT_URL | STOCK_URL) ;;
+    KAFKA_BROKERS | KAFKA_SECURITY_* | KAFKA_SSL_* | KAFKA_SASL_* | TOPIC_* | INSTANCES) ;;
+    *) return 1 ;;
+  esac
+}
+places() { # those that are set
+  local name
+  for name in $(env | sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p'); do ! is_place "$name" || say "$name"; done
+}
+tunables() { # what a restart may change
+  local name
+  for name in $(setting_names); do is_place "$name" || say "$name"; done
+}
 
 # The private servers' ports and password, the same for as long as the data lives, and how many brokers Kafka has. The
 # ports of brokers after the first have its number in their name.
@@ -54,10 +69,11 @@ whose_servers() {
   done
 }
 
-require_no_guards() { # of a private Kafka
+# TLS and passwords are for your own Kafka; a private one has neither.
+require_no_guards() {
   local name
   [ $PRIVATE_KAFKA = 1 ] || return 0
-  for name in $GUARDS; do
+  for name in ${!KAFKA_SECURITY_@} ${!KAFKA_SSL_@} ${!KAFKA_SASL_@}; do
     [ -z "${!name:-}" ] || misuse "$name is for your own Kafka: name it by KAFKA_BROKERS, or leave $name out"
   done
 }
@@ -103,7 +119,7 @@ write_env() {
     umask 077
     {
       echo "# The settings in use. In a shell:  . $(quote "$DIR/env")"
-      for name in $PLACES $TUNABLES KAFKA_LIBS BIN_DIR RUN_DIR RUN_SH "$@"; do
+      for name in $(places) $(tunables) KAFKA_LIBS BIN_DIR RUN_DIR RUN_SH "$@"; do
         [ -z "${!name+set}" ] || say "export $name=$(quote "${!name}")"
       done
     } >"$DIR/env.new"
@@ -115,7 +131,8 @@ write_env() {
 load_env() {
   local name kept=''
   [ -r "$DIR/env" ] || die "nothing was started here yet" "start it: ./run.sh"
-  for name in $TUNABLES; do [ -z "${!name:-}" ] || kept="$kept export $name=$(quote "${!name}");"; done
+  # shellcheck disable=SC1091
+  for name in $(. "$DIR/env" && tunables); do [ -z "${!name:-}" ] || kept="$kept export $name=$(quote "${!name}");"; done
   # shellcheck disable=SC1091
   . "$DIR/env"
   eval "$kept"
