@@ -33,8 +33,14 @@ usage() {
 ./run.sh sabotage [--only MECHANISM] [--times N]
                                   shows that the checks of chaos can fail: builds the services once more with mechanisms
                                   that can be turned off, and plays for each the scenario in which it is missed
-./run.sh test [-- ARG...]         format, lints, all tests, chaos for a minute or two, and sabotage, on servers of their own; what
-                                  follows -- goes to the tests, and then there is neither chaos nor sabotage
+./run.sh check                    format, shellcheck, lints, documentation, unit and property tests: no servers, a few minutes
+./run.sh test [-- ARG...]         all of check, all tests, chaos for a minute or two, and sabotage, on servers of their own;
+                                  what follows -- goes to the tests, and then there is neither chaos nor sabotage
+./run.sh test NAME [-- ARG...]    the tests whose names contain NAME (`deploy::` is a module), with fresh binaries, on servers
+                                  that stay up in .run/test until `./run.sh servers down`
+./run.sh servers up|down [--dir FOLDER] [--wipe]
+                                  PostgreSQL and Kafka for tests, in .run/test or FOLDER; after `. FOLDER/env` cargo test
+                                  finds them, and the binaries that `cargo build` has made; down --wipe: removes their data too
 ./run.sh proof [--seed S]         what takes longer, at most 60 minutes: systemd's word on the unit and promtool's on the alert
                                   rules, the attacks on HTTP, the page in a browser (Chromium and chromedriver), the Kafka client
                                   beside Java's, a PgBouncer, an upgrade from an earlier version under load (it builds that,
@@ -89,6 +95,7 @@ main() {
     chaos) chaos "$@" ;;
     sabotage) sabotage "$@" ;;
     proof) proof "$@" ;;
+    check) check "$@" ;;
     test) run_tests "$@" ;;
     help | -h | --help) usage ;;
     libs) fetch_kafka "${1:-$KAFKA_VERSION}"; kafka_libs "${1:-$KAFKA_VERSION}" ;;

@@ -14,21 +14,54 @@ CHAOS_LIMIT=90000 # its own limits are stricter; this one is above a day of --mi
 # Of 100, by systemd-analyze: what is left is the network itself.
 EXPOSURE_LIMIT=15
 
-run_tests() {
-  local begin=$SECONDS
-  case ${1:-} in '' | --) ;; *) misuse "test: arguments for the tests come after --" ;; esac
-  cd "$ROOT"
-  need cargo linker postgres java maven
+# Where the servers of `test NAME` are; they stay up between calls.
+TEST_SERVERS=$ROOT/.run/test
+
+# What needs neither servers nor a build of the services. `shellcheck -x -a` reads run.sh and its parts as one program.
+static_checks() {
   cargo fmt --version >/dev/null 2>&1 || die "cargo fmt is not installed" "rustup component add rustfmt"
   cargo clippy --version >/dev/null 2>&1 || die "cargo clippy is not installed" "rustup component add clippy"
-  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-test.XXXXXX")" && pwd -P)"
-  ON_EXIT=end_tests
   stage "format" limited "$TOOL_LIMIT" cargo fmt --all --check
+  stage "scripts" limited "$TOOL_LIMIT" shellcheck -x -a run.sh .ci/run deploy/compose/databases.sh
   stage "lints" limited "$BUILD_LIMIT" cargo clippy --locked --workspace --all-targets
   stage "kafka without TLS" limited "$BUILD_LIMIT" cargo clippy --locked -p kafka --no-default-features --all-targets
   stage "documentation" limited "$BUILD_LIMIT" cargo doc --locked --workspace --no-deps
-  stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bins
-  stage "build tests" limited "$BUILD_LIMIT" cargo test --locked --workspace --no-run
+}
+
+# `check`: what every edit should pass, in minutes.
+check() {
+  local begin=$SECONDS
+  [ $# = 0 ] || misuse "check takes no arguments"
+  cd "$ROOT"
+  need cargo linker shellcheck
+  ON_EXIT=report_end
+  static_checks
+  stage "unit and property tests" limited "$TEST_LIMIT" cargo test --locked --workspace --lib --bins --test model --test http
+  stage "outcomes" limited "$TEST_LIMIT" cargo test --locked -p order --test saga
+  all_passed "$begin"
+}
+
+# `test` alone is the whole gate; `test NAME` runs the tests of that name; `test -- ARG...` hands arguments to all tests.
+run_tests() { # [NAME] [-- ARG...]
+  case ${1:-} in
+    '') whole_gate ;;
+    --) whole_gate "$@" ;;
+    -*) misuse "test: unknown option $1; arguments for the tests come after --" ;;
+    *)
+      case ${2:---} in --) ;; *) misuse "test: one NAME, then arguments for the tests after --" ;; esac
+      named_tests "$@" ;;
+  esac
+}
+
+whole_gate() { # [-- ARG...]
+  local begin=$SECONDS
+  cd "$ROOT"
+  need cargo linker shellcheck postgres java maven
+  use_folder "$(cd "$(mktemp -d "${TMPDIR:-/tmp}/saga-test.XXXXXX")" && pwd -P)"
+  ON_EXIT=end_tests
+  static_checks
+  # Binaries and tests by one call: cargo would build what they share twice, because tests want more features of it.
+  stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --all-targets
   stage "servers" test_servers
   ON_EXIT=end_tests
   addresses_only debug
@@ -38,9 +71,87 @@ run_tests() {
     stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --seed 3 --orders 1200 --faults 12 --spare-broker
     prove
   fi
+  all_passed "$begin"
+}
+
+# The tests whose paths contain NAME, with services built from the files as they are now, on servers that stay.
+named_tests() { # NAME [-- ARG...]
+  local name=$1 begin=$SECONDS targets target; shift
+  cd "$ROOT"
+  need cargo linker
+  targets=$(files_with_test "$name" | while read -r file; do target_of "$file"; done | sort -u)
+  [ -n "$targets" ] || die "no test's name contains '$name'" "list them: cargo test --workspace -- --list"
+  ON_EXIT=report_end
+  use_folder "$TEST_SERVERS"
+  case $targets in *"--test saga servers"*)
+    stage "build" limited "$BUILD_LIMIT" cargo build --locked --workspace --bin order --bin payment --bin stock --test saga ;;
+  esac
+  case $targets in *servers*)
+    need postgres java maven
+    stage "servers" test_servers
+    ON_EXIT=report_end
+    addresses_only debug ;;
+  esac
+  open_folder
+  : >"$DIR/log/tests.log"
+  while read -r target; do
+    stage "cargo test ${target% *}" run_target "${target% *}" "$name" "$@"
+  done <<<"$targets"
+  within 2 grep -qE '^running [1-9]|: test$' "$DIR/log/tests.log" || die "no test's whole name contains '$name'"
+  all_passed "$begin"
+}
+
+# The files with a test that NAME means. The part after the last `::` is looked for in the functions' names, and what is
+# before it must name the file; `module::` is all tests of a file.
+files_with_test() { # NAME
+  # shellcheck disable=SC2016 # awk's words
+  find kafka order payment shared stock tests -name target -prune -o -name '*.rs' -print | sort | xargs awk -v wanted="${1%::}" '
+    BEGIN {
+      sub(/::tests$/, "", wanted)
+      modules = wanted
+      if (sub(/(::tests)?::[^:]*$/, "", modules)) { sub(/.*::/, "", modules) } else { modules = "" }
+      sub(/.*::/, "", wanted)
+    }
+    FNR == 1 { test = listed = 0; file = FILENAME; sub(/\.rs$/, "", file); sub(/.*\//, "", file) }
+    /#\[test\]/ { test = 1 }
+    /^on_both_lines! \{/ { listed = 1; next } # the names of tests, one a line
+    /^\}/ { listed = 0 }
+    test && sub(/.*fn /, "") { test = 0; found = $0; sub(/[^a-z0-9_].*/, "", found) }
+    listed { found = $1 }
+    found != "" {
+      named = index(found, wanted) && (modules == "" || modules == "tests" || modules == file)
+      if ((named || file == wanted) && !(FILENAME in seen)) { seen[FILENAME]; print FILENAME }
+      found = ""
+    }'
+}
+
+# Cargo's words for the target that a file belongs to, then whether its tests need servers. With --workspace nothing is
+# built twice: the features of what is shared are those of the whole workspace then.
+target_of() { # FILE
+  local package=${1%%/*} test=${1#*/*/}
+  test=${test%%/*} test=${test%.rs}
+  case $1 in
+    */src/*) say "-p $package --lib alone" ;;
+    tests/harness/*) say "-p saga-tests --lib alone" ;;
+    tests/bin/*) say "--workspace --bin $test alone" ;;
+    tests/model.rs) say "--workspace --test model alone" ;;
+    tests/*) say "--workspace --test saga servers" ;;
+    order/tests/saga.rs) say "-p order --test saga alone" ;;
+    kafka/tests/*) say "--workspace --test $test servers" ;;
+    */tests/*) say "--workspace --test $test alone" ;;
+  esac
+}
+
+run_target() { # TARGET NAME [-- ARG...]
+  local target=$1; shift
+  # shellcheck disable=SC2086 # words on purpose
+  limited "$TEST_LIMIT" cargo test --locked $target "$@" > >(tee -a "$DIR/log/tests.log")
+}
+
+all_passed() { # BEGIN
   STAGE=
   say ""
-  say "All passed, in $((SECONDS - begin)) s:$STAGES"
+  say "All passed, in $((SECONDS - $1)) s:$STAGES"
 }
 
 # The tests get addresses, and none of the settings of a running system.
@@ -204,10 +315,15 @@ end_tests() { # STATUS
   rm -rf "$PG_HOME" "$DIR/broker" "$DIR/pid" "$DIR/env" "$DIR/servers"
   if [ "$1" = 0 ] || [ -z "$(ls -A "$DIR/log" 2>/dev/null)" ]; then rm -rf "$DIR"; fi
   [ "$1" != 0 ] || return 0
+  report_end "$1"
+  [ ! -d "$DIR" ] || warn "The servers' logs are kept in $DIR/log"
+}
+
+report_end() { # STATUS
+  [ "$1" != 0 ] || return 0
   warn ""
   case $1 in 129 | 130 | 143) warn "INTERRUPTED in: $STAGE" ;; *) warn "FAILED in: $STAGE" ;; esac
   [ -z "$STAGES" ] || warn "passed before:$STAGES"
-  [ ! -d "$DIR" ] || warn "The servers' logs are kept in $DIR/log"
 }
 
 # Private servers for tests, whatever the caller's settings say.
@@ -225,24 +341,33 @@ test_servers() {
   KAFKA_LIBS_4=$(kafka_libs "$KAFKA_VERSION")
   KAFKA_LIBS_39=$(kafka_libs "$KAFKA_OLD_VERSION")
   TEST_POSTGRES_URL=$(postgres_url postgres postgres)
-  export KAFKA_LIBS_4 KAFKA_LIBS_39 TEST_POSTGRES_URL PG_BIN # PG_BIN: for tests that start a PostgreSQL of their own
-  write_env KAFKA_LIBS_4 KAFKA_LIBS_39 TEST_POSTGRES_URL PG_BIN
+  TEST_BIN_DIR=$(target_dir)/debug TEST_LOG_DIR=$DIR/log
+  export KAFKA_LIBS_4 KAFKA_LIBS_39 TEST_POSTGRES_URL TEST_BIN_DIR TEST_LOG_DIR
+  export PG_BIN # for tests that start a PostgreSQL of their own
+  write_env KAFKA_LIBS_4 KAFKA_LIBS_39 TEST_POSTGRES_URL TEST_BIN_DIR TEST_LOG_DIR PG_BIN
   unlock
 }
 
-# For work on the tests: the servers alone, for as long as one likes. `servers up|down [--dir FOLDER]`; then
-# `. FOLDER/env; cargo test`.
-servers() {
-  local action=${1:-}
-  [ $# = 0 ] || shift
-  case ${1:-} in
-    --dir) [ $# = 2 ] || misuse "--dir needs a folder"; mkdir -p "$2"; use_folder "$(cd "$2" && pwd -P)" ;;
-    '') ;;
-    *) misuse "servers: unknown option $1" ;;
-  esac
+# `servers`: those of `test NAME`, or others in a folder of their own. After `. FOLDER/env` cargo's tests find them.
+servers() { # up|down [--wipe] [--dir FOLDER]
+  local action=${1:-} wipe=0
+  case $action in up | down) shift ;; *) misuse "servers: up or down" ;; esac
+  use_folder "$TEST_SERVERS"
+  while [ $# -gt 0 ]; do
+    case $action/$1 in
+      */--dir) [ $# -ge 2 ] || misuse "--dir needs a folder"; mkdir -p "$2"; use_folder "$(cd "$2" && pwd -P)"; shift 2 ;;
+      down/--wipe) wipe=1; shift ;;
+      *) misuse "servers $action: unknown option $1" ;;
+    esac
+  done
   case $action in
-    up) test_servers; ON_EXIT=''; say "settings: $DIR/env" ;;
-    down) stop_all ;;
-    *) misuse "servers: up or down" ;;
+    up)
+      need cargo
+      test_servers
+      ON_EXIT=''
+      say "settings: $DIR/env" ;;
+    down)
+      stop_all
+      if [ $wipe = 1 ]; then wipe_data; fi ;;
   esac
 }

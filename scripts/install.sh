@@ -12,6 +12,8 @@ find_maven() { has mvn; }
 
 find_linker() { has cc || has clang; }
 
+find_shellcheck() { has shellcheck; }
+
 find_promtool() { has promtool; }
 
 find_pgbouncer() { has pgbouncer; }
@@ -49,7 +51,8 @@ find_postgres() {
 
 find_psql() { find_postgres || { has psql && PG_BIN=$(dirname "$(command -v psql)"); }; }
 
-# `need THING...` finds each of cargo, linker, postgres, psql, java, maven, chromium, promtool, pgbouncer; installs what is missing, or says what to install.
+# `need THING...` finds each of cargo, linker, postgres, psql, java, maven, shellcheck, chromium, promtool, pgbouncer;
+# it installs what is missing, or says what to install.
 need() {
   local thing missing=''
   for thing in "$@"; do "find_$thing" || missing="$missing $thing"; done
@@ -70,6 +73,7 @@ title() {
     java) echo "Java, version $JAVA_OLDEST or newer" ;;
     maven) echo "Maven (mvn), which downloads Kafka" ;;
     chromium) echo "Chromium and its chromedriver" ;;
+    shellcheck) echo "shellcheck, which checks the shell scripts" ;;
     promtool) echo "promtool, which comes with Prometheus" ;;
     pgbouncer) echo "PgBouncer" ;;
   esac
@@ -91,6 +95,7 @@ install_packages() {
       java) apt+=("$(newest_enough_jre)") brew+=(openjdk@21) ;;
       maven) apt+=(maven) brew+=(maven) ;;
       chromium) apt+=(chromium chromium-driver) brew+=(chromium chromedriver) ;;
+      shellcheck) apt+=(shellcheck) brew+=(shellcheck) ;;
       promtool) apt+=(prometheus) brew+=(prometheus) ;;
       pgbouncer) apt+=(pgbouncer) brew+=(pgbouncer) ;;
     esac

@@ -216,11 +216,12 @@ down() {
   lock
   if [ -z "$(running_services)" ] && [ -z "$(recorded_brokers)" ] && ! runs postgres; then say "Nothing runs."; fi
   stop_all
-  if [ $wipe = 1 ]; then
-    rm -rf "$PG_HOME" "$DIR/broker" "$DIR/env" "$DIR/log" "$DIR/pid"
-    say "The data is removed."
-  fi
+  if [ $wipe = 1 ]; then wipe_data; fi
   unlock
+}
+wipe_data() {
+  rm -rf "$PG_HOME" "$DIR/broker" "$DIR/env" "$DIR/log" "$DIR/pid"
+  say "The data is removed."
 }
 
 status() {
