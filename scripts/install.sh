@@ -5,7 +5,17 @@ POSTGRES_OLDEST=14
 JAVA_OLDEST=17
 
 find_cargo() {
-  has cargo || { [ -x "$HOME/.cargo/bin/cargo" ] && PATH=$HOME/.cargo/bin:$PATH; }
+  has cargo || { [ -x "$HOME/.cargo/bin/cargo" ] && PATH=$HOME/.cargo/bin:$PATH; } || return 1
+  use_installed_rust
+}
+
+# rust-toolchain.toml names rustup's toolchain `stable`. Where that is not installed the default one is used, so that
+# nothing is downloaded for its name alone; cargo refuses one that is too old.
+use_installed_rust() {
+  local default
+  if ! has rustup || [ -n "${RUSTUP_TOOLCHAIN:-}" ] || rustup toolchain list | grep -q '^stable-'; then return 0; fi
+  default=$(rustup default 2>/dev/null | cut -d ' ' -f 1)
+  [ -z "$default" ] || export RUSTUP_TOOLCHAIN="$default"
 }
 
 find_maven() { has mvn; }
