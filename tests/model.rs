@@ -9,14 +9,14 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use order::order::{Bearing, Happening, OrderStatus, Saga, Step};
-use payment::payment::{Books as Payments, Payment, Status as PaymentStatus};
+use order::order::{Bearing, OrderStatus, Saga, SagaEvent, Transition};
+use payment::payment::{Batch as Payments, Payment, Status as PaymentStatus};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use shared::event::delivery::Delivery;
 use shared::event::{Body, Channel, Event, Reason, Service, Side, Topic};
 use shared::handler::{GivenUp, Outcome};
-use stock::reservation::{Books as Reservations, Reservation, Status as ReservationStatus};
+use stock::reservation::{Batch as Reservations, Reservation, Status as ReservationStatus};
 use uuid::Uuid;
 
 /// Order, its sides, the participants' own records, and whether that takes a deadline.
@@ -99,8 +99,8 @@ struct PaymentTables {
 }
 
 impl PaymentTables {
-    /// As `payment::handlers` opens the books: the events' payments, placed if need be, and the accounts they concern.
-    fn open(&self, order_ids: &[Uuid], events: &[Event]) -> Payments {
+    /// As `payment::handlers` locks a batch: the events' payments, placed if need be, and the accounts they concern.
+    fn lock(&self, order_ids: &[Uuid], events: &[Event]) -> Payments {
         let new = Payment {
             terms: None,
             status: PaymentStatus::New,
@@ -126,35 +126,35 @@ impl PaymentTables {
     }
 
     /// Only what is marked as changed is written, as `payment::store` does.
-    fn commit(&mut self, books: Payments) -> Vec<Event> {
-        for id in &books.changed_payments {
-            self.payments.insert(*id, books.payments[id].clone());
+    fn commit(&mut self, batch: Payments) -> Vec<Event> {
+        for id in &batch.changed_payments {
+            self.payments.insert(*id, batch.payments[id].clone());
         }
-        for name in &books.changed_balances {
-            self.balances.insert(name.clone(), books.balances[name]);
+        for name in &batch.changed_balances {
+            self.balances.insert(name.clone(), batch.balances[name]);
         }
-        let undecided = books
+        let undecided = batch
             .payments
             .values()
             .filter(|payment| payment.status == PaymentStatus::New)
             .count();
         assert_eq!(undecided, 0, "a NEW payment would have been committed");
-        books.sent
+        batch.outgoing
     }
 }
 
 impl Participant for PaymentTables {
     fn handle(&mut self, events: &[Event]) -> (Vec<Outcome>, Vec<Event>) {
         let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
-        let mut books = self.open(&order_ids, events);
-        let outcomes = events.iter().map(|event| books.decide(event)).collect();
-        (outcomes, self.commit(books))
+        let mut batch = self.lock(&order_ids, events);
+        let outcomes = events.iter().map(|event| batch.decide(event)).collect();
+        (outcomes, self.commit(batch))
     }
 
     fn give_up(&mut self, order_id: Uuid) -> Vec<Event> {
-        let mut books = self.open(&[order_id], &[]);
-        books.give_up(&after_five_attempts(order_id));
-        self.commit(books)
+        let mut batch = self.lock(&[order_id], &[]);
+        batch.give_up(&after_five_attempts(order_id));
+        self.commit(batch)
     }
 
     fn parts(&self) -> BTreeMap<Uuid, Part> {
@@ -184,7 +184,7 @@ struct StockTables {
 }
 
 impl StockTables {
-    fn open(&self, order_ids: &[Uuid], events: &[Event]) -> Reservations {
+    fn lock(&self, order_ids: &[Uuid], events: &[Event]) -> Reservations {
         let new = Reservation {
             terms: None,
             status: ReservationStatus::New,
@@ -209,36 +209,36 @@ impl StockTables {
         Reservations::new(reservations, quantities)
     }
 
-    fn commit(&mut self, books: Reservations) -> Vec<Event> {
-        for id in &books.changed_reservations {
+    fn commit(&mut self, batch: Reservations) -> Vec<Event> {
+        for id in &batch.changed_reservations {
             self.reservations
-                .insert(*id, books.reservations[id].clone());
+                .insert(*id, batch.reservations[id].clone());
         }
-        for name in &books.changed_quantities {
-            self.quantities.insert(name.clone(), books.quantities[name]);
+        for name in &batch.changed_quantities {
+            self.quantities.insert(name.clone(), batch.quantities[name]);
         }
-        let undecided = books
+        let undecided = batch
             .reservations
             .values()
             .filter(|r| r.status == ReservationStatus::New)
             .count();
         assert_eq!(undecided, 0, "a NEW reservation would have been committed");
-        books.sent
+        batch.outgoing
     }
 }
 
 impl Participant for StockTables {
     fn handle(&mut self, events: &[Event]) -> (Vec<Outcome>, Vec<Event>) {
         let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
-        let mut books = self.open(&order_ids, events);
-        let outcomes = events.iter().map(|event| books.decide(event)).collect();
-        (outcomes, self.commit(books))
+        let mut batch = self.lock(&order_ids, events);
+        let outcomes = events.iter().map(|event| batch.decide(event)).collect();
+        (outcomes, self.commit(batch))
     }
 
     fn give_up(&mut self, order_id: Uuid) -> Vec<Event> {
-        let mut books = self.open(&[order_id], &[]);
-        books.give_up(&after_five_attempts(order_id));
-        self.commit(books)
+        let mut batch = self.lock(&[order_id], &[]);
+        batch.give_up(&after_five_attempts(order_id));
+        self.commit(batch)
     }
 
     fn parts(&self) -> BTreeMap<Uuid, Part> {
@@ -454,36 +454,41 @@ impl World {
         if !self.orders.contains_key(&order_id) {
             return;
         }
-        let changed = self.apply(order_id, &Happening::Published);
+        let changed = self.apply(order_id, &SagaEvent::Published);
         self.orders
             .get_mut(&order_id)
             .expect("it was placed")
             .deadline = changed;
     }
 
-    /// One happening in one transaction; whether anything came of it.
-    fn apply(&mut self, order_id: Uuid, happening: &Happening) -> bool {
-        let step = self.orders[&order_id].saga.transition(happening);
-        self.take_step(order_id, step, happening)
+    /// One event in one transaction; whether anything came of it.
+    fn apply(&mut self, order_id: Uuid, saga_event: &SagaEvent) -> bool {
+        let transition = self.orders[&order_id].saga.transition(saga_event);
+        self.take_transition(order_id, transition, saga_event)
     }
 
-    fn take_step(&mut self, order_id: Uuid, step: Step, happening: &Happening) -> bool {
+    fn take_transition(
+        &mut self,
+        order_id: Uuid,
+        transition: Transition,
+        saga_event: &SagaEvent,
+    ) -> bool {
         let order = self.orders.get_mut(&order_id).expect("it was placed");
-        let changed = step.saga != order.saga || !step.ask.is_empty();
+        let changed = transition.saga != order.saga || !transition.compensate.is_empty();
         let settled =
-            order.saga.is_settled() && (step.saga != order.saga || changed && !self.older);
+            order.saga.is_settled() && (transition.saga != order.saga || changed && !self.older);
         assert!(
             !settled,
-            "{happening:?} changed a settled order, {:?}",
+            "{saga_event:?} changed a settled order, {:?}",
             order.saga
         );
         assert!(
-            order.saga.reason.is_none() || order.saga.reason == step.saga.reason,
-            "{happening:?}: {:?}",
+            order.saga.reason.is_none() || order.saga.reason == transition.saga.reason,
+            "{saga_event:?}: {:?}",
             order.saga
         );
-        order.saga = step.saga;
-        order.look_again |= !step.ask.is_empty();
+        order.saga = transition.saga;
+        order.look_again |= !transition.compensate.is_empty();
         let ask = |side: &Side| {
             vec![Event::new(
                 *side,
@@ -492,7 +497,7 @@ impl World {
                 None,
             )]
         };
-        let rows = step.ask.iter().map(ask).collect();
+        let rows = transition.compensate.iter().map(ask).collect();
         self.append(Service::Order, rows);
         changed
     }
@@ -512,16 +517,17 @@ impl World {
     }
 
     fn answer(&mut self, event: &Event) {
-        let happening = match event.body.clone() {
-            Body::Completed => Happening::Completed(event.side),
-            Body::Failed { reason, .. } => Happening::Failed(event.side, reason),
-            Body::Compensated { .. } => Happening::Compensated(event.side),
+        let saga_event = match event.body.clone() {
+            Body::Completed => SagaEvent::Completed(event.side),
+            Body::Failed { reason, .. } => SagaEvent::Failed(event.side, reason),
+            Body::Compensated { .. } => SagaEvent::Compensated(event.side),
             other => panic!("{other:?} came to order"),
         };
         if !self.orders.contains_key(&event.order_id) {
             self.rebuild(event.order_id);
         }
-        let changed = self.apply(event.order_id, &happening) || self.look_closer(event, &happening);
+        let changed =
+            self.apply(event.order_id, &saga_event) || self.look_closer(event, &saga_event);
         assert!(
             self.handled.insert(event.id) || !changed || self.older,
             "{event:?} had a second effect"
@@ -532,9 +538,9 @@ impl World {
     }
 
     /// As `order::handlers` looks at an answer that changes nothing; whether it is repaired.
-    fn look_closer(&mut self, event: &Event, happening: &Happening) -> bool {
+    fn look_closer(&mut self, event: &Event, saga_event: &SagaEvent) -> bool {
         let saga = self.orders[&event.order_id].saga.clone();
-        let bearing = saga.bearing(happening);
+        let bearing = saga.bearing(saga_event);
         if bearing == Bearing::Harmless || self.recorded.contains(&event.id) {
             return false;
         }
@@ -546,8 +552,8 @@ impl World {
             self.older,
             "{event:?} contradicts {saga:?}, and no database came back older"
         );
-        match saga.repair(happening) {
-            Some(step) => self.take_step(event.order_id, step, happening),
+        match saga.repair(saga_event) {
+            Some(transition) => self.take_transition(event.order_id, transition, saga_event),
             None => {
                 self.told.insert(event.order_id);
                 false
@@ -573,24 +579,24 @@ impl World {
             requests(Side::Payment) && requests(Side::Stock),
             "it is answered, so it was published"
         );
-        let (step, deadline) = match self.placed[&order_id] {
+        let (transition, deadline) = match self.placed[&order_id] {
             None => (
-                Step {
+                Transition {
                     saga: Saga::rebuilt(),
-                    ask: vec![],
+                    compensate: vec![],
                 },
                 true,
             ),
             Some(_) => (Saga::withdrawn(Reason::new("LOST", Service::Order)), false),
         };
         let placed = Placed {
-            saga: step.saga.clone(),
+            saga: transition.saga.clone(),
             deadline,
             struck: false,
             look_again: false,
         };
         self.orders.insert(order_id, placed);
-        self.take_step(order_id, step, &Happening::Published);
+        self.take_transition(order_id, transition, &SagaEvent::Published);
     }
 
     /// Keeps a copy of a service's database.
@@ -987,7 +993,7 @@ impl World {
                 .expect("it was placed")
                 .deadline,
         ) {
-            let struck = self.apply(order_id, &Happening::DeadlinePassed);
+            let struck = self.apply(order_id, &SagaEvent::DeadlinePassed);
             self.orders
                 .get_mut(&order_id)
                 .expect("it was placed")
@@ -1004,7 +1010,7 @@ impl World {
                 .expect("it was placed")
                 .look_again,
         ) {
-            self.apply(order_id, &Happening::Unconfirmed);
+            self.apply(order_id, &SagaEvent::Unconfirmed);
         }
     }
 }

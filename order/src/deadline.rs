@@ -15,10 +15,10 @@ use shared::shutdown::Shutdown;
 
 use crate::admission::Admission;
 use crate::handlers::Batch;
-use crate::order::Happening;
+use crate::long_poll::LongPolls;
+use crate::order::SagaEvent;
 use crate::repair;
 use crate::store;
-use crate::waiters::Waiters;
 
 /// How late a deadline may be noticed.
 const TICK: Duration = Duration::from_millis(500);
@@ -39,7 +39,7 @@ pub struct DeadlineScan {
     /// When it was looked for forgotten orders.
     looked_at: Option<Instant>,
     waker: Waker,
-    waiters: Waiters,
+    long_polls: LongPolls,
     admission: Admission,
 }
 
@@ -51,7 +51,7 @@ impl DeadlineScan {
     pub fn new(
         config: &Config,
         waker: Waker,
-        waiters: Waiters,
+        long_polls: LongPolls,
         admission: Admission,
     ) -> Result<DeadlineScan> {
         let connector = Connector::new(&config.database_url, "order-deadline", Limits::WORK)?;
@@ -62,7 +62,7 @@ impl DeadlineScan {
             around: Around::default(),
             looked_at: None,
             waker,
-            waiters,
+            long_polls,
             admission,
         })
     }
@@ -126,32 +126,33 @@ impl DeadlineScan {
             return Ok(false);
         };
         if self.around.is_due() {
-            let held = store::held(&mut tx, &due.order_ids)?;
+            let held = store::find_held(&mut tx, &due.order_ids)?;
             let held = due
                 .order_ids
                 .extract_if(.., |order_id| held.contains_key(&order_id.to_string()))
                 .collect::<Vec<_>>();
             if !held.is_empty() {
-                store::put_off(&mut tx, due.round, &held)?;
+                store::reschedule(&mut tx, due.round, &held)?;
             }
         }
-        let (happening, what) = match due.round {
-            0 => (Happening::DeadlinePassed, "its deadline has passed"),
-            _ => (Happening::Unconfirmed, "asked again to compensate"),
+        let (saga_event, what) = match due.round {
+            0 => (SagaEvent::DeadlinePassed, "its deadline has passed"),
+            _ => (SagaEvent::Unconfirmed, "asked again to compensate"),
         };
         let mut batch = Batch::new(store::lock_unsettled(&mut tx, &due.order_ids)?);
         for order_id in &due.order_ids {
             if due.round == 0 {
                 // it has a deadline, so it was published, also where nobody could note that because its row was held
-                batch.apply(*order_id, &Happening::Published);
+                batch.apply(*order_id, &SagaEvent::Published);
             }
-            if batch.apply(*order_id, &happening) == Some(true) {
+            if batch.apply(*order_id, &saga_event) == Some(true) {
                 log::info!("order {order_id}: {what}");
             }
         }
-        for (order_id, side) in repair::store::unconfirmed(&mut tx, &batch.settled_and_repaired())?
+        for (order_id, side) in
+            repair::store::find_unconfirmed(&mut tx, &batch.settled_and_repaired())?
         {
-            batch.ask(order_id, side);
+            batch.ask_to_compensate(order_id, side);
             log::info!(
                 "order {order_id}: {} asked again to compensate",
                 side.name()
@@ -162,13 +163,13 @@ impl DeadlineScan {
             due.round + 1,
             wait(self.compensation_retry, due.round),
         )?;
-        outbox::append(&mut tx, &batch.sent)?;
+        outbox::append(&mut tx, &batch.outgoing)?;
         tx.commit()?;
-        batch.news.tell(&self.admission);
-        if !batch.sent.is_empty() {
+        batch.after_commit.count(&self.admission);
+        if !batch.outgoing.is_empty() {
             self.waker.wake();
         }
-        self.waiters.look();
+        self.long_polls.check();
         Ok(true)
     }
 }

@@ -15,11 +15,11 @@ use shared::sabotage::{self, Mechanism};
 use uuid::Uuid;
 
 use crate::admission::Admission;
-use crate::metrics::{News, Repaired};
-use crate::order::{Bearing, Happening, OrderStatus, Saga, Step};
+use crate::long_poll::LongPolls;
+use crate::metrics::{AfterCommit, Repaired};
+use crate::order::{Bearing, OrderStatus, Saga, SagaEvent, Transition};
 use crate::repair::{self, Kind, Rebuilt, Repair};
 use crate::store::{self, Locked};
-use crate::waiters::Waiters;
 
 /// How long things last.
 #[derive(Clone, Copy)]
@@ -33,7 +33,7 @@ struct Times {
 }
 
 /// Handles `payment.success`, `payment.dlt`, `stock.success` and `stock.dlt`.
-pub struct Answers {
+pub struct AnswerHandler {
     times: Times,
     recovery: Recovery,
     /// The answers about orders that the last batch has missed.
@@ -42,36 +42,36 @@ pub struct Answers {
     found: HashMap<Uuid, Found>,
     /// The orders as these tell of them; none: nothing tells that there ever was one.
     prepared: HashMap<Uuid, Option<Rebuilt>>,
-    waiters: Waiters,
+    long_polls: LongPolls,
     admission: Admission,
-    news: News,
+    after_commit: AfterCommit,
     repaired: Repaired,
 }
 
-impl Answers {
+impl AnswerHandler {
     /// `recovery`: where requests of lost orders are looked for.
     pub fn new(
         config: &Config,
         recovery: Recovery,
-        waiters: Waiters,
+        long_polls: LongPolls,
         admission: Admission,
-    ) -> Answers {
+    ) -> AnswerHandler {
         let times = Times {
             compensation_retry: config.compensation_retry,
             deadline: config.order_deadline,
             key_retention: config.idempotency_key_retention,
         };
-        let (news, repaired) = (News::default(), Repaired::default());
+        let (after_commit, repaired) = (AfterCommit::default(), Repaired::default());
         let (missed, found, prepared) = (vec![], HashMap::new(), HashMap::new());
-        Answers {
+        AnswerHandler {
             times,
             recovery,
             missed,
             found,
             prepared,
-            waiters,
+            long_polls,
             admission,
-            news,
+            after_commit,
             repaired,
         }
     }
@@ -113,7 +113,7 @@ impl Answers {
             return Ok(orders);
         }
         let is_missing =
-            |event: &&Event| happening(event).is_some() && !orders.contains_key(&event.order_id);
+            |event: &&Event| saga_event(event).is_some() && !orders.contains_key(&event.order_id);
         let missed: Vec<&Event> = events.iter().filter(is_missing).collect();
         let is_known = |event: &&Event| {
             self.prepared
@@ -128,7 +128,7 @@ impl Answers {
     }
 }
 
-impl Handler for Answers {
+impl Handler for AnswerHandler {
     fn handle(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Handled> {
         let order_ids: BTreeSet<Uuid> = events.iter().map(|event| event.order_id).collect();
         let order_ids: Vec<Uuid> = order_ids.into_iter().collect();
@@ -143,7 +143,7 @@ impl Handler for Answers {
                 None => {
                     let handled = events[..place].iter().map(|event| event.id);
                     batch.known = Some(
-                        repair::store::known_messages(tx, events)?
+                        repair::store::find_known_messages(tx, events)?
                             .into_iter()
                             .chain(handled)
                             .collect(),
@@ -159,16 +159,16 @@ impl Handler for Answers {
         }
         batch.write(tx, 1, self.times.compensation_retry)?;
         self.repaired = Repaired::of(&batch.repairs);
-        self.news = batch.news;
+        self.after_commit = batch.after_commit;
         Ok(Handled {
             outcomes,
-            events: batch.sent,
+            events: batch.outgoing,
         })
     }
 
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {
         let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
-        let held = store::held(tx, &order_ids)?;
+        let held = store::find_held(tx, &order_ids)?;
         Ok(events
             .iter()
             .map(|event| held.get(&event.order_id.to_string()).cloned())
@@ -195,9 +195,9 @@ impl Handler for Answers {
     fn committed(&mut self) {
         self.found.clear();
         self.prepared.clear();
-        self.repaired.tell();
-        self.news.tell(&self.admission);
-        self.waiters.look();
+        self.repaired.report();
+        self.after_commit.count(&self.admission);
+        self.long_polls.check();
     }
 }
 
@@ -211,9 +211,9 @@ pub struct Batch<'a> {
     pub changed: BTreeSet<Uuid>,
     /// The answers to be kept in the timeline: those that have changed an order, and those that must be known when they come
     /// again.
-    pub told: Vec<&'a Event>,
+    pub recorded: Vec<&'a Event>,
     /// The compensation requests to send.
-    pub sent: Vec<Event>,
+    pub outgoing: Vec<Event>,
     /// What was repaired.
     pub repairs: Vec<Repair>,
     /// The sides of repaired orders that have confirmed, and whether the order is settled by it.
@@ -221,7 +221,7 @@ pub struct Batch<'a> {
     /// The messages that were handled before. It is asked for when it is needed, which is seldom.
     pub known: Option<HashSet<Uuid>>,
     /// What is to be counted when it is committed.
-    pub news: News,
+    pub after_commit: AfterCommit,
 }
 
 impl<'a> Batch<'a> {
@@ -230,12 +230,12 @@ impl<'a> Batch<'a> {
         Batch {
             orders,
             changed: BTreeSet::new(),
-            told: vec![],
-            sent: vec![],
+            recorded: vec![],
+            outgoing: vec![],
             repairs: vec![],
             confirmed: vec![],
             known: None,
-            news: News::default(),
+            after_commit: AfterCommit::default(),
         }
     }
 
@@ -244,28 +244,28 @@ impl<'a> Batch<'a> {
         for order in rebuilt {
             self.repairs.push(order.repair());
             if order.saga.status() == OrderStatus::Failed {
-                self.news
+                self.after_commit
                     .note(order.order_id, &Saga::rebuilt(), &order.saga, false);
                 Side::ALL
                     .iter()
-                    .for_each(|side| self.ask(order.order_id, *side));
+                    .for_each(|side| self.ask_to_compensate(order.order_id, *side));
             }
         }
     }
 
     /// None: it must be known first which of the batch's messages were handled before.
     fn decide(&mut self, event: &'a Event) -> Option<Outcome> {
-        let Some(happening) = happening(event) else {
+        let Some(saga_event) = saga_event(event) else {
             let why = format!("order takes no {}", event.type_name());
             return Some(Outcome::Refused(Cause::Contradiction, why));
         };
-        match self.apply(event.order_id, &happening) {
+        match self.apply(event.order_id, &saga_event) {
             Some(true) => {
-                self.told.push(event);
+                self.recorded.push(event);
                 self.note_confirmation(event);
                 Some(Outcome::Changed)
             }
-            Some(false) => self.look_closer(event, &happening),
+            Some(false) => self.look_closer(event, &saga_event),
             None => {
                 let why = format!("order {} does not exist here", event.order_id);
                 Some(Outcome::Refused(Cause::UnknownOrder, why))
@@ -274,34 +274,37 @@ impl<'a> Batch<'a> {
     }
 
     /// None: no such order. Else whether anything came of it.
-    pub fn apply(&mut self, order_id: Uuid, happening: &Happening) -> Option<bool> {
-        let step = self.orders.get(&order_id)?.saga.transition(happening);
-        Some(self.take(order_id, step))
+    pub fn apply(&mut self, order_id: Uuid, saga_event: &SagaEvent) -> Option<bool> {
+        let transition = self.orders.get(&order_id)?.saga.transition(saga_event);
+        Some(self.take(order_id, transition))
     }
 
     /// Whether the step changes anything.
-    fn take(&mut self, order_id: Uuid, step: Step) -> bool {
+    fn take(&mut self, order_id: Uuid, transition: Transition) -> bool {
         let Some(order) = self.orders.get_mut(&order_id) else {
             return false;
         };
-        let changed = step.saga != order.saga;
+        let changed = transition.saga != order.saga;
         if changed {
-            self.news
-                .note(order_id, &order.saga, &step.saga, order.repaired);
-            order.saga = step.saga;
+            self.after_commit
+                .note(order_id, &order.saga, &transition.saga, order.repaired);
+            order.saga = transition.saga;
             self.changed.insert(order_id);
         }
-        step.ask.iter().for_each(|side| self.ask(order_id, *side));
-        changed || !step.ask.is_empty()
+        transition
+            .compensate
+            .iter()
+            .for_each(|side| self.ask_to_compensate(order_id, *side));
+        changed || !transition.compensate.is_empty()
     }
 
     /// Has a side asked to compensate.
-    pub fn ask(&mut self, order_id: Uuid, side: Side) {
+    pub fn ask_to_compensate(&mut self, order_id: Uuid, side: Side) {
         let traceparent = self
             .orders
             .get(&order_id)
             .map(|order| order.traceparent.clone());
-        self.sent.push(Event::new(
+        self.outgoing.push(Event::new(
             side,
             order_id,
             Body::CompensationRequested,
@@ -319,15 +322,15 @@ impl<'a> Batch<'a> {
     }
 
     /// An answer that changes nothing: it is a duplicate, or a database has come back older. None: see [`Batch::decide`].
-    fn look_closer(&mut self, event: &'a Event, happening: &Happening) -> Option<Outcome> {
+    fn look_closer(&mut self, event: &'a Event, saga_event: &SagaEvent) -> Option<Outcome> {
         #[cfg(sabotage)]
         if sabotage::is_off(Mechanism::Repair) {
             return Some(Outcome::Unchanged(TOO_LATE));
         }
         let order = &self.orders[&event.order_id];
-        let bearing = order.saga.bearing(happening);
+        let bearing = order.saga.bearing(saga_event);
         // the confirmation of a side that was asked back while its order was settled
-        let is_confirmation = order.repaired && matches!(happening, Happening::Compensated(_));
+        let is_confirmation = order.repaired && matches!(saga_event, SagaEvent::Compensated(_));
         if bearing == Bearing::Harmless && !is_confirmation {
             return Some(Outcome::Unchanged(TOO_LATE));
         }
@@ -335,17 +338,17 @@ impl<'a> Batch<'a> {
             return Some(Outcome::Unchanged("a duplicate"));
         }
         if bearing == Bearing::Contradiction {
-            return Some(self.repair(event, happening));
+            return Some(self.repair(event, saga_event));
         }
-        self.told.push(event);
+        self.recorded.push(event);
         self.note_confirmation(event);
         Some(Outcome::Unchanged("too late"))
     }
 
-    fn repair(&mut self, event: &'a Event, happening: &Happening) -> Outcome {
+    fn repair(&mut self, event: &'a Event, saga_event: &SagaEvent) -> Outcome {
         let saga = self.orders[&event.order_id].saga.clone();
         let (side, type_name) = (event.side, event.type_name());
-        let Some(step) = saga.repair(happening) else {
+        let Some(transition) = saga.repair(saga_event) else {
             let why = format!(
                 "{type_name}, but order {} is COMPLETED: is it paid, are its goods there?",
                 event.order_id
@@ -357,7 +360,7 @@ impl<'a> Batch<'a> {
         } else {
             saga.stock
         };
-        let (kind, detail) = match step.saga == saga {
+        let (kind, detail) = match transition.saga == saga {
             true => (
                 Kind::AskedBack,
                 format!("{type_name}, where it stands {}", was.name()),
@@ -368,10 +371,10 @@ impl<'a> Batch<'a> {
             ),
         };
         let (order_id, message_id, side) = (event.order_id, event.id, Some(side));
-        if step.saga != saga {
-            self.told.push(event);
+        if transition.saga != saga {
+            self.recorded.push(event);
         }
-        self.take(order_id, step);
+        self.take(order_id, transition);
         self.repairs.push(Repair {
             order_id,
             kind,
@@ -414,19 +417,19 @@ impl<'a> Batch<'a> {
             .iter()
             .map(|id| (*id, &self.orders[id].saga))
             .collect();
-        store::update(tx, &changed, self.news.settled(), &self.told)?;
-        store::look_again(tx, &self.sent, round, wait)?;
+        store::update(tx, &changed, self.after_commit.settled(), &self.recorded)?;
+        store::look_again(tx, &self.outgoing, round, wait)?;
         // those of this batch know their confirmations already
         repair::store::finish(tx, &self.confirmed)?;
         repair::store::insert(tx, &self.repairs)
     }
 }
 
-fn happening(event: &Event) -> Option<Happening> {
+fn saga_event(event: &Event) -> Option<SagaEvent> {
     match &event.body {
-        Body::Completed => Some(Happening::Completed(event.side)),
-        Body::Compensated { .. } => Some(Happening::Compensated(event.side)),
-        Body::Failed { reason, .. } => Some(Happening::Failed(event.side, reason.clone())),
+        Body::Completed => Some(SagaEvent::Completed(event.side)),
+        Body::Compensated { .. } => Some(SagaEvent::Compensated(event.side)),
+        Body::Failed { reason, .. } => Some(SagaEvent::Failed(event.side, reason.clone())),
         _ => None,
     }
 }

@@ -15,12 +15,12 @@ use shared::http::{
 use uuid::Uuid;
 
 use crate::admission::Refusal;
+use crate::long_poll::{LongPolls, Waited};
 use crate::order::{NewOrder, Order, OrderStatus, Saga};
 use crate::repair::store::{Filter, Listed};
 use crate::repair::{self, Kind};
 use crate::store;
-use crate::timeline::{self, Story};
-use crate::waiters::{Waited, Waiters};
+use crate::timeline::{self, Timeline, TimelineStep};
 use crate::writer::{PATIENCE, Placed, Queue};
 
 /// The largest price.
@@ -29,8 +29,6 @@ const PRICE: i64 = 1_000_000_000_000_000;
 const QUANTITY: i64 = 1_000_000_000;
 /// The longest `?wait`.
 const WAIT: Duration = Duration::from_secs(30);
-/// The media type of a timeline for people.
-
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct OrderView<'a> {
@@ -56,18 +54,18 @@ struct TimelineView<'a> {
     traceparent: &'a str,
     order_status: &'static str,
     settled: bool,
-    steps: Vec<timeline::Step>,
+    steps: Vec<TimelineStep>,
 }
 
 impl<'a> TimelineView<'a> {
-    fn new(story: &'a Story, prefix: &str) -> TimelineView<'a> {
+    fn new(timeline: &'a Timeline, prefix: &str) -> TimelineView<'a> {
         TimelineView {
-            order_id: story.order_id,
-            trace_id: story.trace_id(),
-            traceparent: &story.traceparent,
-            order_status: story.saga.status().name(),
-            settled: story.saga.is_settled(),
-            steps: story.steps(prefix),
+            order_id: timeline.order_id,
+            trace_id: timeline.trace_id(),
+            traceparent: &timeline.traceparent,
+            order_status: timeline.saga.status().name(),
+            settled: timeline.saga.is_settled(),
+            steps: timeline.steps(prefix),
         }
     }
 }
@@ -109,11 +107,11 @@ pub fn routes(
     routes: Routes,
     pool: Pool,
     queue: Queue,
-    waiters: Waiters,
+    long_polls: LongPolls,
     config: &Config,
 ) -> Routes {
     let (prefix, deadline) = (config.topic_prefix.clone(), config.order_deadline);
-    let (listed, told, repaired) = (pool.clone(), pool.clone(), pool.clone());
+    let (listed, traced, repaired) = (pool.clone(), pool.clone(), pool.clone());
     let gate = queue.clone();
     routes
         .hand_over(Method::Post, "/orders", move |request, responder| {
@@ -124,7 +122,7 @@ pub fn routes(
         .hand_over(
             Method::Get,
             "/orders/{orderId}",
-            move |request, responder| get(&pool, &waiters, &request, responder),
+            move |request, responder| get(&pool, &long_polls, &request, responder),
         )
         .answer(Method::Get, "/orders", move |request| {
             list(&listed, deadline, request)
@@ -133,7 +131,7 @@ pub fn routes(
             repairs(&repaired, request)
         })
         .answer(Method::Get, "/orders/{orderId}/timeline", move |request| {
-            timeline(&told, &prefix, request)
+            timeline(&traced, &prefix, request)
         })
 }
 
@@ -198,8 +196,8 @@ fn new_order(request: &Request) -> Result<NewOrder, Problem> {
 
 fn answer(asked: &NewOrder, placed: Placed) -> Response {
     match placed {
-        Placed::Stands(order) if is_same(asked, &order) => accepted(*order),
-        Placed::Stands(order) => Problem::new(
+        Placed::Stored(order) if is_same(asked, &order) => accepted(*order),
+        Placed::Stored(order) => Problem::new(
             422,
             format!(
                 "this Idempotency-Key was used for order {} with another body; use a new key",
@@ -255,7 +253,7 @@ fn accepted(order: Order) -> Response {
         .with_header("Location", format!("/orders/{}", first.order_id))
 }
 
-fn get(pool: &Pool, waiters: &Waiters, request: &Request, responder: Responder) {
+fn get(pool: &Pool, long_polls: &LongPolls, request: &Request, responder: Responder) {
     let (order, wait) = match find(pool, request) {
         Ok(found) => found,
         Err(problem) => return responder.send(problem),
@@ -263,7 +261,7 @@ fn get(pool: &Pool, waiters: &Waiters, request: &Request, responder: Responder) 
     let Some(wait) = wait.filter(|_| !order.saga.is_settled()) else {
         return responder.send(Response::json(200, &OrderView::from(&order)));
     };
-    waiters.park(order.order_id, wait, move |waited| {
+    long_polls.add(order.order_id, wait, move |waited| {
         responder.send(match waited {
             Waited::Over(later) => Response::json(200, &OrderView::from(&later.unwrap_or(order))),
             Waited::TooMany => {
@@ -351,7 +349,8 @@ fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Pr
     let found = pool
         .with(|session| timeline::store::find(session, order_id))
         .map_err(problem)?;
-    let story = found.ok_or_else(|| Problem::new(404, format!("there is no order {order_id}")))?;
+    let timeline =
+        found.ok_or_else(|| Problem::new(404, format!("there is no order {order_id}")))?;
     // whoever wants a table names it; what else a client can take does not matter
     let response = if request
         .headers
@@ -361,10 +360,10 @@ fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Pr
         Response::new(
             200,
             "text/plain; charset=utf-8",
-            timeline::text::table(&story, prefix).into(),
+            timeline::text::table(&timeline, prefix).into(),
         )
     } else {
-        Response::json(200, &TimelineView::new(&story, prefix))
+        Response::json(200, &TimelineView::new(&timeline, prefix))
     };
     Ok(response.with_header("Vary", "Accept"))
 }

@@ -1,21 +1,21 @@
 //! The order service: takes orders, asks payment and stock for their parts, decides what their answers make of an order.
 //!
 //! One order's path here: [`http`] → [`admission`] → [`writer`] → [`store`] and the outbox → the relay; then the participants' answers →
-//! [`handlers`] → [`order`] (the decision) → [`store`]. [`deadline`] ends what is not heard of; [`waiters`] hold requests
-//! that wait for the end. [`repair`] says what is made of an order that the database lost, and lists it. [`timeline`] tells an
-//! order's story; [`page`] shows all of it.
+//! [`handlers`] → [`order`] (the decision) → [`store`]. [`deadline`] ends what is not heard of; [`long_poll`] answers
+//! requests that wait for the end. [`repair`] says what is made of an order that the database lost, and lists it. [`timeline`] shows an
+//! order's steps; [`page`] shows all of it.
 
 pub mod admission;
 pub mod deadline;
 pub mod handlers;
 pub mod http;
+pub mod long_poll;
 pub mod metrics;
 pub mod order;
 pub mod page;
 pub mod repair;
 pub mod store;
 pub mod timeline;
-pub mod waiters;
 pub mod writer;
 
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use shared::service::{self, Threads};
 use shared::shutdown::{Shutdown, Stop};
 
 use admission::Admission;
-use waiters::Waiters;
+use long_poll::LongPolls;
 
 mod migrations {
     refinery::embed_migrations!("../sql/order");
@@ -59,9 +59,9 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
         store::remove_published(config.order_deadline),
     )?;
 
-    let (waiters, mut room) = waiters::new(ready.connector.clone());
-    threads.spawn("order-waiters".into(), move |shutdown| {
-        room.run(shutdown);
+    let (long_polls, mut poller) = long_poll::new(ready.connector.clone());
+    threads.spawn("order-long-polls".into(), move |shutdown| {
+        poller.run(shutdown);
         Ok(())
     })?;
     let admission = Admission::new(config.admission_limit, config.order_deadline, writer::QUEUE);
@@ -70,12 +70,16 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
         writer.run();
         Ok(())
     })?;
-    let mut scan =
-        deadline::DeadlineScan::new(&config, waker.clone(), waiters.clone(), admission.clone())?;
+    let mut scan = deadline::DeadlineScan::new(
+        &config,
+        waker.clone(),
+        long_polls.clone(),
+        admission.clone(),
+    )?;
     threads.spawn("order-deadline".into(), move |shutdown| scan.run(shutdown))?;
     let recovery = threads.recovery(&config);
     threads.spawn_consumers(&config, &waker, || {
-        answers(&config, &recovery, &waiters, &admission)
+        answers(&config, &recovery, &long_polls, &admission)
     })?;
 
     metrics::start();
@@ -87,16 +91,23 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
 
     let pool = Pool::new(&ready.connector, config.http_workers);
     let steps_kept = config.timeline_retention.time(ready.topics_keep);
-    let sweeps = vec![
-        store::sweep_keys(config.idempotency_key_retention),
-        timeline::store::sweep(steps_kept),
-        repair::store::sweep(steps_kept),
+    let cleanups = vec![
+        store::clean_up_keys(config.idempotency_key_retention),
+        timeline::store::clean_up(steps_kept),
+        repair::store::clean_up(steps_kept),
     ];
-    threads.spawn_housekeeping(&config, &ready, pool.clone(), sweeps)?;
+    threads.spawn_housekeeping(&config, &ready, pool.clone(), cleanups)?;
     let routes = status_http::routes(service::routes(&config), config.service, board);
-    let routes = http::routes(routes, pool.clone(), queue, waiters.clone(), &config);
+    let routes = http::routes(routes, pool.clone(), queue, long_polls.clone(), &config);
     let routes = page::routes(routes, &config);
-    let routes = dead_letters(routes, pool, &config, waker, recovery, (waiters, admission));
+    let routes = dead_letters(
+        routes,
+        pool,
+        &config,
+        waker,
+        recovery,
+        (long_polls, admission),
+    );
     let server = Server::start("order", listener, file_limit::http_limits(&config), routes)?;
     log::info!("order listens on {}", server.local_addr());
     threads.run_until_stopped(server)
@@ -105,13 +116,13 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
 fn answers(
     config: &Config,
     recovery: &Recovery,
-    waiters: &Waiters,
+    long_polls: &LongPolls,
     admission: &Admission,
 ) -> Box<dyn Handler> {
-    Box::new(handlers::Answers::new(
+    Box::new(handlers::AnswerHandler::new(
         config,
         recovery.clone(),
-        waiters.clone(),
+        long_polls.clone(),
         admission.clone(),
     ))
 }
@@ -122,7 +133,7 @@ fn dead_letters(
     config: &Config,
     waker: Waker,
     recovery: Recovery,
-    (waiters, admission): (Waiters, Admission),
+    (long_polls, admission): (LongPolls, Admission),
 ) -> Routes {
     let (prefix, config) = (config.topic_prefix.clone(), config.clone());
     dead_letter::http::routes(
@@ -130,6 +141,6 @@ fn dead_letters(
         pool,
         prefix,
         waker,
-        Arc::new(move || answers(&config, &recovery, &waiters, &admission)),
+        Arc::new(move || answers(&config, &recovery, &long_polls, &admission)),
     )
 }

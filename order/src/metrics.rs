@@ -84,14 +84,14 @@ pub fn placed(count: usize) {
         .inc_by(count as u64);
 }
 
-/// What became of orders in a transaction, told when it is committed.
+/// What became of orders in a transaction, counted after its commit.
 #[derive(Default)]
-pub struct News {
+pub struct AfterCommit {
     ended: Vec<OrderStatus>,
     settled: Vec<Uuid>,
 }
 
-impl News {
+impl AfterCommit {
     /// An order went from one state to another. How long one took that was lost meanwhile says nothing.
     pub fn note(&mut self, order_id: Uuid, before: &Saga, after: &Saga, repaired: bool) {
         if before.status() != after.status() {
@@ -108,7 +108,7 @@ impl News {
     }
 
     /// Counts all of it.
-    pub fn tell(&mut self, admission: &Admission) {
+    pub fn count(&mut self, admission: &Admission) {
         admission.settled(self.settled.len());
         for status in self.ended.drain(..) {
             ORDERS.with_label_values(&[status.name()]).inc();
@@ -145,7 +145,7 @@ impl Repaired {
     }
 
     /// Counts and logs all of it.
-    pub fn tell(&mut self) {
+    pub fn report(&mut self) {
         let mut parts = Vec::new();
         for (kind, orders) in self.0.drain(..) {
             REPAIRS
@@ -154,7 +154,7 @@ impl Repaired {
             if let (Some(first), Some(last)) = (orders.iter().min(), orders.iter().max()) {
                 parts.push(format!(
                     "{}, first {first}, last {last}",
-                    kind.told(orders.len())
+                    kind.describe(orders.len())
                 ));
             }
         }
@@ -182,7 +182,7 @@ pub fn look(
     deadline: Duration,
 ) -> Result<Map<String, Value>> {
     let mut orders = Map::new();
-    let latest = store::latest_statuses(session)?;
+    let latest = store::count_latest(session)?;
     for status in OrderStatus::ALL {
         let count = latest
             .iter()

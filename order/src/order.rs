@@ -152,7 +152,7 @@ pub struct Saga {
 
 /// What can happen to an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Happening {
+pub enum SagaEvent {
     /// Its requests are published.
     Published,
     /// A side succeeded.
@@ -179,13 +179,13 @@ pub enum Bearing {
     Contradiction,
 }
 
-/// What a happening makes of a saga.
+/// What an event makes of a saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct Transition {
     /// The saga from now on.
     pub saga: Saga,
     /// The sides to be asked to compensate, by a message each.
-    pub ask: Vec<Side>,
+    pub compensate: Vec<Side>,
 }
 
 impl Saga {
@@ -208,16 +208,16 @@ impl Saga {
     }
 
     /// An order that can't be gone on with: both sides are asked to give back what they may have taken.
-    pub fn withdrawn(reason: Reason) -> Step {
+    pub fn withdrawn(reason: Reason) -> Transition {
         let sides = Side::ALL.to_vec();
         let reason = Some((reason.code, reason.from));
-        Step {
+        Transition {
             saga: Saga {
                 payment: SideStatus::Compensating,
                 stock: SideStatus::Compensating,
                 reason,
             },
-            ask: sides,
+            compensate: sides,
         }
     }
 
@@ -236,34 +236,36 @@ impl Saga {
         !is_open(self.payment) && !is_open(self.stock)
     }
 
-    /// The saga after `happening`, and what to send. A happening that is too late or a duplicate changes nothing and
+    /// The saga after `saga_event`, and what to send. An event that is too late or a duplicate changes nothing and
     /// sends nothing.
-    pub fn transition(&self, happening: &Happening) -> Step {
-        let mut step = Step {
+    pub fn transition(&self, saga_event: &SagaEvent) -> Transition {
+        let mut transition = Transition {
             saga: self.clone(),
-            ask: vec![],
+            compensate: vec![],
         };
-        match happening {
-            Happening::Published => step.publish(),
-            Happening::Completed(side) => step.complete(*side),
-            Happening::Failed(side, reason) => step.fail(*side, reason),
-            Happening::Compensated(side) => step.confirm(*side),
-            Happening::DeadlinePassed => step.end_waiting(),
-            Happening::Unconfirmed => step.ask = self.sides_that_are(SideStatus::Compensating),
+        match saga_event {
+            SagaEvent::Published => transition.publish(),
+            SagaEvent::Completed(side) => transition.complete(*side),
+            SagaEvent::Failed(side, reason) => transition.fail(*side, reason),
+            SagaEvent::Compensated(side) => transition.confirm(*side),
+            SagaEvent::DeadlinePassed => transition.end_waiting(),
+            SagaEvent::Unconfirmed => {
+                transition.compensate = self.sides_that_are(SideStatus::Compensating)
+            }
         }
-        step
+        transition
     }
 
     /// How an answer that [`Saga::transition`] makes nothing of stands to what is recorded.
-    pub fn bearing(&self, happening: &Happening) -> Bearing {
+    pub fn bearing(&self, saga_event: &SagaEvent) -> Bearing {
         use SideStatus::{Compensated, Compensating, Completed, Failed, InProgress, Ready};
-        match (happening, self.status_of(happening)) {
-            (Happening::Completed(_), Some(Failed | Compensated)) => Bearing::Contradiction,
-            (Happening::Completed(_), Some(Compensating)) => Bearing::Late,
+        match (saga_event, self.status_of(saga_event)) {
+            (SagaEvent::Completed(_), Some(Failed | Compensated)) => Bearing::Contradiction,
+            (SagaEvent::Completed(_), Some(Compensating)) => Bearing::Late,
             // one more success of a side that may still be asked to compensate
-            (Happening::Completed(_), Some(Completed)) if !self.is_settled() => Bearing::Late,
-            (Happening::Failed(..), Some(Completed)) => Bearing::Contradiction,
-            (Happening::Compensated(_), Some(Ready | InProgress | Completed)) => {
+            (SagaEvent::Completed(_), Some(Completed)) if !self.is_settled() => Bearing::Late,
+            (SagaEvent::Failed(..), Some(Completed)) => Bearing::Contradiction,
+            (SagaEvent::Compensated(_), Some(Ready | InProgress | Completed)) => {
                 Bearing::Contradiction
             }
             _ => Bearing::Harmless,
@@ -276,31 +278,31 @@ impl Saga {
     /// A success of a side that is settled otherwise is asked back; the order stays as it is. Of a side that has taken back what
     /// it had said, nobody knows how it stands now: it is asked to compensate, which is right in any case, and the order fails.
     /// A COMPLETED order stays COMPLETED.
-    pub fn repair(&self, happening: &Happening) -> Option<Step> {
-        let mut step = Step {
+    pub fn repair(&self, saga_event: &SagaEvent) -> Option<Transition> {
+        let mut transition = Transition {
             saga: self.clone(),
-            ask: vec![],
+            compensate: vec![],
         };
-        match happening {
-            Happening::Completed(side) => step.ask.push(*side),
+        match saga_event {
+            SagaEvent::Completed(side) => transition.compensate.push(*side),
             _ if self.status() == OrderStatus::Completed => return None,
-            Happening::Failed(side, _) | Happening::Compensated(side) => {
-                *step.saga.side(*side) = SideStatus::Compensating;
-                step.ask.push(*side);
-                step.blame(&Reason::new("CONTRADICTION", Service::Order));
-                step.compensate_if_failed();
+            SagaEvent::Failed(side, _) | SagaEvent::Compensated(side) => {
+                *transition.saga.side(*side) = SideStatus::Compensating;
+                transition.compensate.push(*side);
+                transition.blame(&Reason::new("CONTRADICTION", Service::Order));
+                transition.compensate_if_failed();
             }
             _ => return None,
         }
-        Some(step)
+        Some(transition)
     }
 
     /// The status of the side that an answer is about.
-    fn status_of(&self, happening: &Happening) -> Option<SideStatus> {
-        match happening {
-            Happening::Completed(side)
-            | Happening::Failed(side, _)
-            | Happening::Compensated(side) => Some(if *side == Side::Payment {
+    fn status_of(&self, saga_event: &SagaEvent) -> Option<SideStatus> {
+        match saga_event {
+            SagaEvent::Completed(side)
+            | SagaEvent::Failed(side, _)
+            | SagaEvent::Compensated(side) => Some(if *side == Side::Payment {
                 self.payment
             } else {
                 self.stock
@@ -332,7 +334,7 @@ impl Default for Saga {
     }
 }
 
-impl Step {
+impl Transition {
     fn publish(&mut self) {
         for side in self.saga.sides_that_are(SideStatus::Ready) {
             *self.saga.side(side) = SideStatus::InProgress;
@@ -367,7 +369,7 @@ impl Step {
             *self.saga.side(*side) = SideStatus::Compensating;
         }
         if !late.is_empty() {
-            self.ask.extend(late);
+            self.compensate.extend(late);
             self.blame(&Reason::new("DEADLINE", Service::Order));
             self.compensate_if_failed();
         }
@@ -384,7 +386,7 @@ impl Step {
         if self.saga.status() == OrderStatus::Failed {
             for side in self.saga.sides_that_are(SideStatus::Completed) {
                 *self.saga.side(side) = SideStatus::Compensating;
-                self.ask.push(side);
+                self.compensate.push(side);
             }
         }
     }

@@ -54,7 +54,7 @@ impl Kind {
     }
 
     /// What was done, for the log: `count` times.
-    pub fn told(self, count: usize) -> String {
+    pub fn describe(self, count: usize) -> String {
         let s = if count == 1 { "" } else { "s" };
         match self {
             Kind::Rebuilt => format!("rebuilt {count} order{s} that the database had lost"),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use postgres::Row;
 use postgres::types::ToSql;
 use shared::consumer::set_aside;
-use shared::db::cleanup::Sweep;
+use shared::db::cleanup::Cleanup;
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::{Event, Reason};
@@ -238,9 +238,9 @@ pub fn update(
     tx: &mut Tx<'_>,
     changed: &[(Uuid, &Saga)],
     settled: &[Uuid],
-    told: &[&Event],
+    recorded: &[&Event],
 ) -> Result<()> {
-    if changed.is_empty() && told.is_empty() {
+    if changed.is_empty() && recorded.is_empty() {
         return Ok(());
     }
     let order_ids: Vec<Uuid> = changed.iter().map(|(order_id, _)| *order_id).collect();
@@ -262,7 +262,7 @@ pub fn update(
         .map(|(_, saga)| saga.reason.as_ref().map(|(_, from)| &**from))
         .collect();
     let sql = format!(
-        "with counted as ({COUNT_SETTLED}), told as ({ANSWERS})
+        "with counted as ({COUNT_SETTLED}), recorded as ({ANSWERS})
          update orders o set order_status = c.status, payment_status = c.payment, stock_status = c.stock,
                 reason_code = c.code, reason_from = c.reason_from, updated_at = clock_timestamp()
            from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
@@ -270,7 +270,7 @@ pub fn update(
           where o.order_id = c.order_id"
     );
     let (seconds, counts) = by_second(settled);
-    let answers = Answers::of(told);
+    let answers = Answers::of(recorded);
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![
         &order_ids, &statuses, &payments, &stocks, &codes, &froms, &seconds, &counts,
     ];
@@ -401,7 +401,7 @@ pub fn rebuild(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], deadline: Duration) -> Resu
 }
 
 /// The query that deletes published outbox rows and marks their orders: sides that are still READY become IN_PROGRESS,
-/// and the deadline of their orders starts. The set-based form of [`crate::order::Happening::Published`].
+/// and the deadline of their orders starts. The set-based form of [`crate::order::SagaEvent::Published`].
 pub fn remove_published(deadline: Duration) -> Removal {
     let call = |function: &str| {
         format!(
@@ -491,18 +491,18 @@ pub fn take_due(tx: &mut Tx<'_>) -> Result<Option<Due>> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn put_off(tx: &mut Tx<'_>, round: i32, order_ids: &[Uuid]) -> Result<()> {
+pub fn reschedule(tx: &mut Tx<'_>, round: i32, order_ids: &[Uuid]) -> Result<()> {
     let sql = "insert into deadline (due_at, round, order_ids) values (clock_timestamp() + interval '5 seconds', $1, $2)";
     tx.execute(sql, &[&round, &order_ids]).map(drop)
 }
 
 /// Removes idempotency keys so old. A repeated request finds its order for at least that long.
-pub fn sweep_keys(retention: Duration) -> Sweep {
+pub fn clean_up_keys(retention: Duration) -> Cleanup {
     let sql = "delete from idempotency_key where idempotency_key in
                    (select idempotency_key from idempotency_key
                      where created_at < clock_timestamp() - $1 * interval '1 millisecond'
                      order by created_at limit $2 for update skip locked)";
-    Sweep {
+    Cleanup {
         what: "idempotency keys",
         retention: Some(retention),
         sql: sql.into(),
@@ -513,7 +513,7 @@ pub fn sweep_keys(retention: Duration) -> Sweep {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn latest_statuses(session: &mut Session) -> Result<Vec<(String, i64)>> {
+pub fn count_latest(session: &mut Session) -> Result<Vec<(String, i64)>> {
     let sql = "select order_status, count(*)
                  from (select order_status from orders order by order_id desc limit $1) as latest group by order_status";
     Ok(session
@@ -527,7 +527,7 @@ pub fn latest_statuses(session: &mut Session) -> Result<Vec<(String, i64)>> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn held(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<String, String>> {
+pub fn find_held(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<String, String>> {
     set_aside::held(tx, ("orders", "order_id", "uuid"), &order_ids)
 }
 
@@ -536,7 +536,7 @@ pub fn held(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<String, Strin
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn held_keys(tx: &mut Tx<'_>, keys: &[&str]) -> Result<HashMap<String, String>> {
+pub fn find_held_keys(tx: &mut Tx<'_>, keys: &[&str]) -> Result<HashMap<String, String>> {
     set_aside::held(tx, ("idempotency_key", "idempotency_key", "text"), &keys)
 }
 

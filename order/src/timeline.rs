@@ -1,4 +1,4 @@
-//! An order's story: the steps that follow from what its messages have told. No I/O, no clock.
+//! An order's timeline: the steps that follow from its messages. No I/O, no clock.
 
 use serde::{Serialize, Serializer};
 use shared::event::{Channel, Reason, Service, Side, Topic};
@@ -11,7 +11,7 @@ pub mod text;
 
 /// What is kept of an order's messages. Times are RFC 3339, UTC, with six digits; a record's timestamp has three.
 #[derive(Clone, Debug)]
-pub struct Story {
+pub struct Timeline {
     /// The order.
     pub order_id: Uuid,
     /// Its two sides.
@@ -27,12 +27,12 @@ pub struct Story {
     /// Message ids of its requests (payment, stock), if it had to wait for an answer.
     pub requests: [Option<Uuid>; 2],
     /// The answers that changed it and the compensations it asked for, in the order in which it handled them.
-    pub told: Vec<Told>,
+    pub entries: Vec<Entry>,
 }
 
 /// An answer that changed the order, or a compensation request of the order.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct Entry {
     /// The topic that carries it.
     pub topic: Topic,
     /// `ce_type`.
@@ -68,7 +68,7 @@ pub struct Message {
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Happened {
+pub enum StepKind {
     /// A request lies in order's outbox.
     Stored,
     /// It is in Kafka.
@@ -91,25 +91,25 @@ pub enum Happened {
     Confirmed,
 }
 
-impl Happened {
+impl StepKind {
     /// Its name in JSON and table.
     pub fn name(self) -> &'static str {
         match self {
-            Happened::Stored => "STORED",
-            Happened::Published => "PUBLISHED",
-            Happened::Asked => "ASKED",
-            Happened::Succeeded => "SUCCEEDED",
-            Happened::Failed => "FAILED",
-            Happened::Answered => "ANSWERED",
-            Happened::Learned => "LEARNED",
-            Happened::CompensationAsked => "COMPENSATION_ASKED",
-            Happened::CompensationPublished => "COMPENSATION_PUBLISHED",
-            Happened::Confirmed => "CONFIRMED",
+            StepKind::Stored => "STORED",
+            StepKind::Published => "PUBLISHED",
+            StepKind::Asked => "ASKED",
+            StepKind::Succeeded => "SUCCEEDED",
+            StepKind::Failed => "FAILED",
+            StepKind::Answered => "ANSWERED",
+            StepKind::Learned => "LEARNED",
+            StepKind::CompensationAsked => "COMPENSATION_ASKED",
+            StepKind::CompensationPublished => "COMPENSATION_PUBLISHED",
+            StepKind::Confirmed => "CONFIRMED",
         }
     }
 }
 
-impl Serialize for Happened {
+impl Serialize for StepKind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
     }
@@ -118,9 +118,9 @@ impl Serialize for Happened {
 /// One step. What is not known is null.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Step {
+pub struct TimelineStep {
     /// What happened.
-    pub step: Happened,
+    pub step: StepKind,
     /// When, by the clock of the service or of its database.
     pub at: String,
     /// Where.
@@ -145,31 +145,31 @@ pub struct Step {
     pub reason: Option<Reason>,
 }
 
-impl Story {
+impl Timeline {
     /// The trace's id, in the trace context.
     pub fn trace_id(&self) -> &str {
         self.traceparent.split('-').nth(1).unwrap_or_default()
     }
 
     /// Its steps in time order. None stands before the one that led to it, whatever the clocks say. Topics get `prefix`.
-    pub fn steps(&self, prefix: &str) -> Vec<Step> {
-        let teller = Teller {
-            story: self,
+    pub fn steps(&self, prefix: &str) -> Vec<TimelineStep> {
+        let builder = TimelineBuilder {
+            timeline: self,
             prefix,
         };
-        let sides = Side::ALL.map(|side| teller.of_request(side));
+        let sides = Side::ALL.map(|side| builder.of_request(side));
         let compensations = self
-            .told
+            .entries
             .iter()
-            .filter(|told| told.is(Channel::Compensation));
-        let compensations = compensations.map(|asked| teller.of_compensation(asked));
+            .filter(|entry| entry.is(Channel::Compensation));
+        let compensations = compensations.map(|asked| builder.of_compensation(asked));
         let unasked = self
-            .told
+            .entries
             .iter()
-            .filter(|told| told.is_confirmation() && self.asked_for(told).is_none());
+            .filter(|entry| entry.is_confirmation() && self.asked_for(entry).is_none());
         let unasked =
-            unasked.map(|confirmation| teller.of_answer(Happened::Confirmed, confirmation));
-        let mut steps: Vec<(String, Step)> = sides
+            unasked.map(|confirmation| builder.of_answer(StepKind::Confirmed, confirmation));
+        let mut steps: Vec<(String, TimelineStep)> = sides
             .into_iter()
             .chain(compensations)
             .chain(unasked)
@@ -180,32 +180,32 @@ impl Story {
     }
 
     /// The answer to a side's request.
-    fn outcome(&self, side: Side) -> Option<&Told> {
-        let is_outcome = |told: &&Told| {
-            told.is(Channel::Dlt) || told.is(Channel::Success) && !told.is_confirmation()
+    fn outcome(&self, side: Side) -> Option<&Entry> {
+        let is_outcome = |entry: &&Entry| {
+            entry.is(Channel::Dlt) || entry.is(Channel::Success) && !entry.is_confirmation()
         };
-        self.told
+        self.entries
             .iter()
             .filter(is_outcome)
-            .find(|told| told.topic.0 == side)
+            .find(|entry| entry.topic.0 == side)
     }
 
     /// The compensation request that is confirmed by this.
-    fn asked_for(&self, confirmation: &Told) -> Option<&Told> {
+    fn asked_for(&self, confirmation: &Entry) -> Option<&Entry> {
         let asked = self
-            .told
+            .entries
             .iter()
-            .filter(|told| told.is(Channel::Compensation));
+            .filter(|entry| entry.is(Channel::Compensation));
         asked
             .into_iter()
             .find(|asked| asked.message.id == confirmation.answered.id)
     }
 
-    fn confirmation(&self, asked: &Told) -> Option<&Told> {
-        let confirmations = self.told.iter().filter(|told| told.is_confirmation());
+    fn confirmation(&self, asked: &Entry) -> Option<&Entry> {
+        let confirmations = self.entries.iter().filter(|entry| entry.is_confirmation());
         confirmations
             .into_iter()
-            .find(|told| told.answered.id == asked.message.id)
+            .find(|entry| entry.answered.id == asked.message.id)
     }
 
     /// A side's request. Both sides' are one row of the outbox and leave in one transaction: what is known of the one's times
@@ -213,7 +213,7 @@ impl Story {
     fn request(&self, side: Side) -> Message {
         let of = |side| {
             self.outcome(side)
-                .map(|told| told.answered.clone())
+                .map(|entry| entry.answered.clone())
                 .unwrap_or_default()
         };
         let (own, other) = (of(side), of(other(side)));
@@ -231,7 +231,7 @@ impl Story {
     }
 }
 
-impl Told {
+impl Entry {
     fn is(&self, channel: Channel) -> bool {
         self.topic.1 == channel
     }
@@ -263,38 +263,38 @@ struct Subject<'a> {
     message: &'a Message,
 }
 
-/// Tells a story's steps, each chain of them in causal order.
-struct Teller<'a> {
-    story: &'a Story,
+/// Builds a timeline's steps, each chain of them in causal order.
+struct TimelineBuilder<'a> {
+    timeline: &'a Timeline,
     prefix: &'a str,
 }
 
-impl Teller<'_> {
-    fn of_request(&self, side: Side) -> Vec<Step> {
+impl TimelineBuilder<'_> {
+    fn of_request(&self, side: Side) -> Vec<TimelineStep> {
         let (topic, type_name) = (
             Topic(side, Channel::Request),
             format!("{}.requested", side.name()),
         );
-        let message = self.story.request(side);
+        let message = self.timeline.request(side);
         let request = Subject {
             topic,
             type_name: &type_name,
             message: &message,
         };
         let stored = self.step(
-            Happened::Stored,
+            StepKind::Stored,
             &message.stored_at,
             Service::Order,
             &request,
         );
         let published = self.step(
-            Happened::Published,
+            StepKind::Published,
             &published(&message),
             Service::Order,
             &request,
         );
         let answered = self
-            .story
+            .timeline
             .outcome(side)
             .map(|outcome| self.of_outcome(&request, outcome))
             .unwrap_or_default();
@@ -305,32 +305,32 @@ impl Teller<'_> {
             .collect()
     }
 
-    fn of_outcome(&self, request: &Subject<'_>, outcome: &Told) -> Vec<Step> {
+    fn of_outcome(&self, request: &Subject<'_>, outcome: &Entry) -> Vec<TimelineStep> {
         let asked = self.step(
-            Happened::Asked,
+            StepKind::Asked,
             &outcome.taken_up_at,
             request.topic.0.service(),
             request,
         );
-        let asked = asked.map(|step| Step {
+        let asked = asked.map(|step| TimelineStep {
             attempt: outcome.answered_attempt,
             ..step
         });
-        let happened = if outcome.is(Channel::Dlt) {
-            Happened::Failed
+        let kind = if outcome.is(Channel::Dlt) {
+            StepKind::Failed
         } else {
-            Happened::Succeeded
+            StepKind::Succeeded
         };
         asked
             .into_iter()
-            .chain(self.of_answer(happened, outcome))
+            .chain(self.of_answer(kind, outcome))
             .collect()
     }
 
-    fn of_compensation(&self, asked: &Told) -> Vec<Step> {
-        let confirmation = self.story.confirmation(asked);
+    fn of_compensation(&self, asked: &Entry) -> Vec<TimelineStep> {
+        let confirmation = self.timeline.confirmation(asked);
         let known = confirmation
-            .map(|told| told.answered.clone())
+            .map(|entry| entry.answered.clone())
             .unwrap_or_default();
         let stored_at = known.stored_at.or(Some(asked.noted_at.clone()));
         let message = Message {
@@ -343,23 +343,23 @@ impl Teller<'_> {
             ..asked.subject()
         };
         let stored = self.step(
-            Happened::CompensationAsked,
+            StepKind::CompensationAsked,
             &message.stored_at,
             Service::Order,
             &request,
         );
-        let stored = stored.map(|step| Step {
+        let stored = stored.map(|step| TimelineStep {
             reason: self.reason(),
             ..step
         });
         let published = self.step(
-            Happened::CompensationPublished,
+            StepKind::CompensationPublished,
             &published(&message),
             Service::Order,
             &request,
         );
         let confirmed = confirmation
-            .map(|told| self.of_answer(Happened::Confirmed, told))
+            .map(|entry| self.of_answer(StepKind::Confirmed, entry))
             .unwrap_or_default();
         stored
             .into_iter()
@@ -369,32 +369,32 @@ impl Teller<'_> {
     }
 
     /// What a participant decided, and its answer's way to order.
-    fn of_answer(&self, happened: Happened, told: &Told) -> Vec<Step> {
-        let (answer, service) = (told.subject(), told.topic.0.service());
-        let reason = told
+    fn of_answer(&self, kind: StepKind, entry: &Entry) -> Vec<TimelineStep> {
+        let (answer, service) = (entry.subject(), entry.topic.0.service());
+        let reason = entry
             .reason_code
             .as_deref()
             .map(|code| Reason::new(code, service));
-        let decided = self.step(happened, &told.message.stored_at, service, &answer);
-        let decided = decided.map(|step| Step {
-            attempt: told.answered_attempt,
+        let decided = self.step(kind, &entry.message.stored_at, service, &answer);
+        let decided = decided.map(|step| TimelineStep {
+            attempt: entry.answered_attempt,
             reason,
             ..step
         });
         let answered = self.step(
-            Happened::Answered,
-            &published(&told.message),
+            StepKind::Answered,
+            &published(&entry.message),
             service,
             &answer,
         );
         let learned = self.step(
-            Happened::Learned,
-            &Some(told.noted_at.clone()),
+            StepKind::Learned,
+            &Some(entry.noted_at.clone()),
             Service::Order,
             &answer,
         );
-        let learned = learned.map(|step| Step {
-            attempt: told.attempt,
+        let learned = learned.map(|step| TimelineStep {
+            attempt: entry.attempt,
             ..step
         });
         [decided, answered, learned].into_iter().flatten().collect()
@@ -403,17 +403,17 @@ impl Teller<'_> {
     /// None if it is not known when.
     fn step(
         &self,
-        step: Happened,
+        step: StepKind,
         at: &Option<String>,
         service: Service,
         about: &Subject<'_>,
-    ) -> Option<Step> {
+    ) -> Option<TimelineStep> {
         let Subject {
             topic,
             type_name,
             message,
         } = about;
-        Some(Step {
+        Some(TimelineStep {
             step,
             at: at.clone()?,
             service: service.name(),
@@ -429,7 +429,7 @@ impl Teller<'_> {
     }
 
     fn reason(&self) -> Option<Reason> {
-        self.story
+        self.timeline
             .saga
             .reason
             .clone()
@@ -454,9 +454,9 @@ fn bare(at: &str) -> &str {
 }
 
 /// Each step with the time by which it is sorted: its own, or that of the latest before it, should clocks disagree.
-fn in_causal_order(chain: Vec<Step>) -> Vec<(String, Step)> {
+fn in_causal_order(chain: Vec<TimelineStep>) -> Vec<(String, TimelineStep)> {
     let mut latest = String::new();
-    let place = |step: Step| {
+    let place = |step: TimelineStep| {
         if bare(&step.at) > latest.as_str() {
             latest = bare(&step.at).to_string();
         }
@@ -467,7 +467,7 @@ fn in_causal_order(chain: Vec<Step>) -> Vec<(String, Step)> {
 
 #[cfg(test)]
 mod tests {
-    use Happened::*;
+    use StepKind::*;
 
     use super::*;
     use crate::order::SideStatus;
@@ -492,14 +492,14 @@ mod tests {
         }
     }
 
-    fn told(
+    fn entry(
         type_name: &str,
         message: Message,
         noted: &str,
         answered: Message,
         taken_up: &str,
-    ) -> Told {
-        Told {
+    ) -> Entry {
+        Entry {
             topic: Topic::of_type(type_name).unwrap(),
             type_name: type_name.into(),
             message,
@@ -512,28 +512,28 @@ mod tests {
         }
     }
 
-    fn asked(side: &str, number: u128, noted: &str) -> Told {
+    fn asked(side: &str, number: u128, noted: &str) -> Entry {
         let message = Message {
             id: id(number),
             ..Message::default()
         };
         let type_name = format!("{side}.compensation-requested");
-        let told = told(&type_name, message, noted, Message::default(), "00.000000");
-        Told {
+        let entry = entry(&type_name, message, noted, Message::default(), "00.000000");
+        Entry {
             attempt: None,
             taken_up_at: None,
             answered_attempt: None,
-            ..told
+            ..entry
         }
     }
 
-    fn story(told: Vec<Told>) -> Story {
+    fn timeline(entries: Vec<Entry>) -> Timeline {
         let saga = Saga {
             payment: SideStatus::Failed,
             stock: SideStatus::Compensated,
             reason: Some(("INSUFFICIENT_BALANCE".into(), "payment".into())),
         };
-        Story {
+        Timeline {
             order_id: Uuid::from_u128(1),
             saga,
             traceparent: TRACE.into(),
@@ -541,13 +541,13 @@ mod tests {
             stored_at: None,
             published_at: None,
             requests: [None, None],
-            told,
+            entries,
         }
     }
 
     /// Step, seconds, service, message, topic, offset, attempt.
     type Short = (
-        Happened,
+        StepKind,
         String,
         &'static str,
         Option<u128>,
@@ -556,8 +556,8 @@ mod tests {
         Option<i32>,
     );
 
-    fn short(story: &Story) -> Vec<Short> {
-        let short = |step: Step| {
+    fn short(timeline: &Timeline) -> Vec<Short> {
+        let short = |step: TimelineStep| {
             let seconds = bare(&step.at)[17..].to_string();
             let id = step.message_id.map(|id| id.as_u128());
             (
@@ -570,12 +570,12 @@ mod tests {
                 step.attempt,
             )
         };
-        story.steps("").into_iter().map(short).collect()
+        timeline.steps("").into_iter().map(short).collect()
     }
 
     #[allow(clippy::too_many_arguments)]
     fn line(
-        step: Happened,
+        step: StepKind,
         seconds: &str,
         service: &'static str,
         id: impl Into<Option<u128>>,
@@ -594,9 +594,9 @@ mod tests {
         )
     }
 
-    fn completed(side: &str, number: u128, answer: u128) -> Told {
+    fn completed(side: &str, number: u128, answer: u128) -> Entry {
         let request = message(number, 10, "01.000300", "01.002");
-        told(
+        entry(
             &format!("{side}.completed"),
             message(answer, 20, "01.005000", "01.006"),
             "01.008000",
@@ -606,8 +606,8 @@ mod tests {
     }
 
     #[test]
-    fn a_completed_order_is_told_from_both_answers() {
-        let stock = Told {
+    fn a_completed_order_s_steps_follow_from_both_answers() {
+        let stock = Entry {
             message: message(6, 21, "01.007000", "01.008"),
             noted_at: at("01.009000"),
             taken_up_at: Some(at("01.003500")),
@@ -615,7 +615,7 @@ mod tests {
             ..completed("stock", 3, 6)
         };
         assert_eq!(
-            short(&story(vec![completed("payment", 2, 5), stock])),
+            short(&timeline(vec![completed("payment", 2, 5), stock])),
             [
                 line(Stored, "01.000300", "order", 2, "payment", 10, None),
                 line(Stored, "01.000300", "order", 3, "stock", 10, None),
@@ -651,7 +651,7 @@ mod tests {
 
     #[test]
     fn an_order_nobody_answered_yet_shows_what_order_itself_knows() {
-        let new = story(vec![]);
+        let new = timeline(vec![]);
         let stored = |id| {
             [
                 line(Stored, "01.000000", "order", id, "payment", None, None),
@@ -660,7 +660,7 @@ mod tests {
         };
         assert_eq!(short(&new), stored(None));
         let requests = [id(2), id(3)];
-        let waits = Story {
+        let waits = Timeline {
             stored_at: Some(at("01.000300")),
             published_at: Some(at("01.060000")),
             requests,
@@ -675,9 +675,9 @@ mod tests {
                 line(Published, "01.060000", "order", 3, "stock", None, None),
             ]
         );
-        // one answer tells when both were published
-        let half = Story {
-            told: vec![completed("payment", 2, 5)],
+        // one answer says when both were published
+        let half = Timeline {
+            entries: vec![completed("payment", 2, 5)],
             ..waits
         };
         assert_eq!(
@@ -691,20 +691,20 @@ mod tests {
     }
 
     #[test]
-    fn a_compensation_is_told_when_it_is_asked_and_in_full_when_it_is_confirmed() {
-        let failed = Told {
+    fn a_compensation_has_steps_when_it_is_asked_and_all_of_them_when_it_is_confirmed() {
+        let failed = Entry {
             topic: Topic(Side::Payment, Channel::Dlt),
             type_name: "payment.failed".into(),
             reason_code: Some("INSUFFICIENT_BALANCE".into()),
             answered_attempt: Some(5),
             ..completed("payment", 2, 5)
         };
-        let mut story = story(vec![
+        let mut timeline = timeline(vec![
             completed("stock", 3, 6),
             failed,
             asked("stock", 7, "01.008500"),
         ]);
-        let steps = story.steps("");
+        let steps = timeline.steps("");
         let last = &steps[steps.len() - 1];
         assert_eq!(
             (last.step, last.message_id, last.offset),
@@ -718,9 +718,9 @@ mod tests {
         assert_eq!((&failed.reason, failed.attempt), (&last.reason, Some(5)));
 
         // asked again meanwhile; the first one is confirmed
-        story.told.push(asked("stock", 8, "02.000000"));
+        timeline.entries.push(asked("stock", 8, "02.000000"));
         let request = message(7, 30, "01.008600", "01.010");
-        story.told.push(told(
+        timeline.entries.push(entry(
             "stock.compensated",
             message(9, 22, "02.500000", "02.501"),
             "02.600000",
@@ -728,7 +728,7 @@ mod tests {
             "02.4",
         ));
         assert_eq!(
-            short(&story)[12..],
+            short(&timeline)[12..],
             [
                 line(
                     CompensationAsked,
@@ -765,20 +765,20 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_the_version_before_still_gives_a_story() {
-        let old = |told: Told| Told {
+    fn an_answer_of_the_version_before_still_gives_a_timeline() {
+        let old = |entry: Entry| Entry {
             answered: Message::default(),
             taken_up_at: None,
             answered_attempt: None,
-            ..told
+            ..entry
         };
-        let compensated = Told {
+        let compensated = Entry {
             type_name: "payment.compensated".into(),
             ..completed("payment", 0, 9)
         };
-        let told = vec![old(completed("payment", 2, 5)), old(compensated)];
+        let entries = vec![old(completed("payment", 2, 5)), old(compensated)];
         assert_eq!(
-            short(&story(told)),
+            short(&timeline(entries)),
             [
                 line(Stored, "01.000000", "order", None, "payment", None, None),
                 line(Stored, "01.000000", "order", None, "stock", None, None),
@@ -827,13 +827,13 @@ mod tests {
     #[test]
     fn no_step_stands_before_the_one_that_led_to_it() {
         // published in the millisecond in which it was stored; the participant's clock is behind
-        let told = Told {
+        let entry = Entry {
             answered: message(2, 10, "01.000300", "01.000"),
             taken_up_at: Some(at("00.900000")),
             message: message(5, 20, "00.950000", "00.951"),
             ..completed("payment", 2, 5)
         };
-        let payment: Vec<_> = short(&story(vec![told]))
+        let payment: Vec<_> = short(&timeline(vec![entry]))
             .into_iter()
             .filter(|step| step.4.starts_with("payment"))
             .collect();

@@ -45,7 +45,7 @@ const WAITS_AS: &str = "orders to be stored";
 /// What became of a request to place an order.
 pub enum Placed {
     /// The order that stands for the request: stored now, or earlier under the same idempotency key.
-    Stands(Box<Order>),
+    Stored(Box<Order>),
     /// The order can't be stored, by its own fault. Nothing was changed.
     Refused(String),
     /// The database does not take it, and why. Nothing was changed.
@@ -56,12 +56,10 @@ pub enum Placed {
     QueueFull,
 }
 
-type Reply = Box<dyn FnOnce(Placed) + Send>;
-
 struct Request {
     order: NewOrder,
     arrived: Instant,
-    reply: Reply,
+    reply: Box<dyn FnOnce(Placed) + Send>,
 }
 
 impl Request {
@@ -218,7 +216,7 @@ impl Writer {
                     waits::goes_on(&WAITS_AS);
                 }
                 for (request, order) in batch.into_iter().zip(orders) {
-                    (request.reply)(Placed::Stands(Box::new(order)));
+                    (request.reply)(Placed::Stored(Box::new(order)));
                 }
             }
             Err((error, _)) if error.blame() == Blame::Message && batch.len() > 1 => {
@@ -246,7 +244,7 @@ impl Writer {
         let keys: Vec<&str> = batch.iter().filter_map(Request::key).collect();
         let held = match self
             .connection
-            .with(|session| store::held_keys(&mut session.transaction()?, &keys))
+            .with(|session| store::find_held_keys(&mut session.transaction()?, &keys))
         {
             Ok(held) if held.is_empty() => return batch,
             Ok(held) => held,

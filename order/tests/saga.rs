@@ -1,6 +1,6 @@
 //! The saga function, exhaustively: every reachable state x everything that can happen. What is expected is typed in.
 //!
-//! 1. the whole function as a table of 28 states x 9 happenings, and what is made of the answers that it makes nothing of as a
+//! 1. the whole function as a table of 28 states x 9 events, and what is made of the answers that it makes nothing of as a
 //!    table of 28 states x 6 answers;
 //! 2. what holds in every reachable state and of every step;
 //! 3. the eight rows of the table in ARCHITECTURE.md, by every order of arrival, with duplicates and late events.
@@ -10,13 +10,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use order::order::{Bearing, Happening, OrderStatus, Saga, SideStatus, Step};
+use order::order::{Bearing, OrderStatus, Saga, SagaEvent, SideStatus, Transition};
 use shared::event::{Reason, Service, Side};
 
 // ---- the language of the tables
 
 /// The columns of [`TABLE`].
-const HAPPENINGS: [&str; 9] = [
+const SAGA_EVENTS: [&str; 9] = [
     "pub",
     "p ok",
     "p no",
@@ -28,7 +28,7 @@ const HAPPENINGS: [&str; 9] = [
     "unconfirmed",
 ];
 
-fn happening(name: &str) -> Happening {
+fn saga_event(name: &str) -> SagaEvent {
     let payment = Reason {
         code: "INSUFFICIENT_BALANCE".into(),
         from: "payment".into(),
@@ -38,16 +38,16 @@ fn happening(name: &str) -> Happening {
         from: "stock".into(),
     };
     match name {
-        "pub" => Happening::Published,
-        "p ok" => Happening::Completed(Side::Payment),
-        "p no" => Happening::Failed(Side::Payment, payment),
-        "p undone" => Happening::Compensated(Side::Payment),
-        "s ok" => Happening::Completed(Side::Stock),
-        "s no" => Happening::Failed(Side::Stock, stock),
-        "s undone" => Happening::Compensated(Side::Stock),
-        "deadline" => Happening::DeadlinePassed,
-        "unconfirmed" => Happening::Unconfirmed,
-        other => panic!("no happening {other}"),
+        "pub" => SagaEvent::Published,
+        "p ok" => SagaEvent::Completed(Side::Payment),
+        "p no" => SagaEvent::Failed(Side::Payment, payment),
+        "p undone" => SagaEvent::Compensated(Side::Payment),
+        "s ok" => SagaEvent::Completed(Side::Stock),
+        "s no" => SagaEvent::Failed(Side::Stock, stock),
+        "s undone" => SagaEvent::Compensated(Side::Stock),
+        "deadline" => SagaEvent::DeadlinePassed,
+        "unconfirmed" => SagaEvent::Unconfirmed,
+        other => panic!("no event {other}"),
     }
 }
 
@@ -66,9 +66,9 @@ fn sides(saga: &Saga) -> String {
     [letter(saga.payment), letter(saga.stock)].iter().collect()
 }
 
-fn asked(step: &Step) -> String {
-    let mut letters: Vec<char> = step
-        .ask
+fn asked(transition: &Transition) -> String {
+    let mut letters: Vec<char> = transition
+        .compensate
         .iter()
         .map(|side| if *side == Side::Payment { 'p' } else { 's' })
         .collect();
@@ -81,24 +81,24 @@ fn asked(step: &Step) -> String {
 }
 
 /// A step in the tables' words; `.` if it changes nothing and sends nothing.
-fn told(before: &Saga, step: &Step) -> String {
-    let told = format!("{}{}", sides(&step.saga), asked(step));
-    if step.saga == *before && step.ask.is_empty() {
+fn in_words(before: &Saga, transition: &Transition) -> String {
+    let in_words = format!("{}{}", sides(&transition.saga), asked(transition));
+    if transition.saga == *before && transition.compensate.is_empty() {
         ".".into()
     } else {
-        told
+        in_words
     }
 }
 
-/// Those of [`HAPPENINGS`] that are a participant's answer.
+/// Those of [`SAGA_EVENTS`] that are a participant's answer.
 const ANSWERS: [&str; 6] = ["p ok", "p no", "p undone", "s ok", "s no", "s undone"];
 
 /// What comes of something that happens for the first time, for all that order knows: a database may have come back older.
-fn step(saga: &Saga, name: &str) -> Option<Step> {
-    let happening = happening(name);
-    match saga.bearing(&happening) {
-        Bearing::Contradiction => saga.repair(&happening),
-        _ => Some(saga.transition(&happening)),
+fn transition(saga: &Saga, name: &str) -> Option<Transition> {
+    let saga_event = saga_event(name);
+    match saga.bearing(&saga_event) {
+        Bearing::Contradiction => saga.repair(&saga_event),
+        _ => Some(saga.transition(&saga_event)),
     }
 }
 
@@ -111,8 +111,8 @@ fn reachable() -> Vec<Saga> {
     let mut seen: HashSet<Saga> = found.iter().cloned().collect();
     let mut next = 0;
     while next < found.len() {
-        for name in HAPPENINGS {
-            let Some(Step { saga, .. }) = step(&found[next], name) else {
+        for name in SAGA_EVENTS {
+            let Some(Transition { saga, .. }) = transition(&found[next], name) else {
                 continue;
             };
             if seen.insert(saga.clone()) {
@@ -126,7 +126,7 @@ fn reachable() -> Vec<Saga> {
 
 // ---- 1. the whole function
 
-/// State and order; then what each happening makes of it. The last eight can be reached by repairs only.
+/// State and order; then what each event makes of it. The last eight can be reached by repairs only.
 #[rustfmt::skip]
 const TABLE: [(&str, &str, [&str; 9]); 28] = [
     //                     pub   p ok    p no    undone  s ok    s no    undone  deadline unconfirmed
@@ -203,7 +203,7 @@ fn exactly_the_states_of_the_table_are_reachable() {
 }
 
 #[test]
-fn every_happening_does_to_every_state_what_the_table_says() {
+fn every_event_does_to_every_state_what_the_table_says() {
     let rows: BTreeMap<&str, _> = TABLE
         .iter()
         .map(|(state, status, cells)| (*state, (*status, cells)))
@@ -211,9 +211,13 @@ fn every_happening_does_to_every_state_what_the_table_says() {
     for saga in reachable() {
         let (status, cells) = rows[sides(&saga).as_str()];
         assert_eq!(saga.status().name(), status, "the order in {saga:?}");
-        for (name, expected) in HAPPENINGS.iter().zip(cells) {
-            let step = saga.transition(&happening(name));
-            assert_eq!(told(&saga, &step), *expected, "{name} in {saga:?}");
+        for (name, expected) in SAGA_EVENTS.iter().zip(cells) {
+            let transition = saga.transition(&saga_event(name));
+            assert_eq!(
+                in_words(&saga, &transition),
+                *expected,
+                "{name} in {saga:?}"
+            );
         }
     }
 }
@@ -226,16 +230,16 @@ fn every_answer_that_changes_nothing_is_repaired_kept_or_parked_as_the_table_say
         .collect();
     for saga in reachable() {
         for (name, expected) in ANSWERS.iter().zip(rows[sides(&saga).as_str()]) {
-            let answer = happening(name);
+            let answer = saga_event(name);
             let made = match (
-                told(&saga, &saga.transition(&answer)).as_str(),
+                in_words(&saga, &saga.transition(&answer)).as_str(),
                 saga.bearing(&answer),
             ) {
                 (".", Bearing::Harmless) => ".".into(),
                 (".", Bearing::Late) => "late".into(),
                 (".", Bearing::Contradiction) => {
-                    saga.repair(&answer).map_or("park".into(), |step| {
-                        format!("{}{}", sides(&step.saga), asked(&step))
+                    saga.repair(&answer).map_or("park".into(), |transition| {
+                        format!("{}{}", sides(&transition.saga), asked(&transition))
                     })
                 }
                 // what changes an undecided side can contradict nothing
@@ -251,13 +255,13 @@ fn every_answer_that_changes_nothing_is_repaired_kept_or_parked_as_the_table_say
 #[test]
 fn only_an_answer_can_contradict() {
     for saga in reachable() {
-        for name in HAPPENINGS.iter().filter(|name| !ANSWERS.contains(name)) {
+        for name in SAGA_EVENTS.iter().filter(|name| !ANSWERS.contains(name)) {
             assert_eq!(
-                saga.bearing(&happening(name)),
+                saga.bearing(&saga_event(name)),
                 Bearing::Harmless,
                 "{name} in {saga:?}"
             );
-            assert_eq!(saga.repair(&happening(name)), None, "{name} in {saga:?}");
+            assert_eq!(saga.repair(&saga_event(name)), None, "{name} in {saga:?}");
         }
     }
 }
@@ -268,11 +272,11 @@ fn only_an_answer_can_contradict() {
 fn a_repair_asks_the_side_back_or_is_a_person_s_and_settled_orders_stay_as_they_are() {
     for saga in reachable() {
         for name in ANSWERS {
-            let answer = happening(name);
+            let answer = saga_event(name);
             if saga.bearing(&answer) != Bearing::Contradiction {
                 continue;
             }
-            let Some(step) = saga.repair(&answer) else {
+            let Some(transition) = saga.repair(&answer) else {
                 assert_eq!(saga.status(), OrderStatus::Completed, "{name} in {saga:?}");
                 continue;
             };
@@ -281,21 +285,21 @@ fn a_repair_asks_the_side_back_or_is_a_person_s_and_settled_orders_stay_as_they_
             } else {
                 Side::Stock
             };
-            assert!(step.ask.contains(&side), "{name} in {saga:?}");
+            assert!(transition.compensate.contains(&side), "{name} in {saga:?}");
             assert_eq!(
-                step.saga.status(),
+                transition.saga.status(),
                 OrderStatus::Failed,
                 "{name} in {saga:?}"
             );
             assert!(
-                !saga.is_settled() || step.saga == saga,
+                !saga.is_settled() || transition.saga == saga,
                 "{name} in {saga:?}"
             );
             let reason = saga
                 .reason
                 .clone()
                 .unwrap_or(("CONTRADICTION".into(), "order".into()));
-            assert_eq!(step.saga.reason, Some(reason), "{name} in {saga:?}");
+            assert_eq!(transition.saga.reason, Some(reason), "{name} in {saga:?}");
         }
     }
 }
@@ -303,10 +307,10 @@ fn a_repair_asks_the_side_back_or_is_a_person_s_and_settled_orders_stay_as_they_
 // ---- 2. what always holds
 
 /// Calls `check` with every reachable state, everything that can happen there, and what comes of it.
-fn every_step(check: impl Fn(&Saga, &str, &Step)) {
+fn every_step(check: impl Fn(&Saga, &str, &Transition)) {
     for saga in reachable() {
-        for name in HAPPENINGS {
-            check(&saga, name, &saga.transition(&happening(name)));
+        for name in SAGA_EVENTS {
+            check(&saga, name, &saga.transition(&saga_event(name)));
         }
     }
 }
@@ -322,19 +326,19 @@ fn once_settled_always_settled_and_nothing_is_sent_any_more() {
         settled,
         ["CC", "FF", "FZ", "ZF", "ZZ"].map(String::from).into()
     );
-    every_step(|saga, name, step| {
+    every_step(|saga, name, transition| {
         if saga.is_settled() {
-            assert_eq!(told(saga, step), ".", "{name} in {saga:?}");
+            assert_eq!(in_words(saga, transition), ".", "{name} in {saga:?}");
         }
     });
 }
 
 #[test]
 fn compensating_is_left_only_by_the_confirmation() {
-    every_step(|before, name, step| {
+    every_step(|before, name, transition| {
         let pairs = [
-            (before.payment, step.saga.payment, "p undone"),
-            (before.stock, step.saga.stock, "s undone"),
+            (before.payment, transition.saga.payment, "p undone"),
+            (before.stock, transition.saga.stock, "s undone"),
         ];
         for (was, is, confirmation) in pairs {
             if was == SideStatus::Compensating {
@@ -347,14 +351,17 @@ fn compensating_is_left_only_by_the_confirmation() {
 
 #[test]
 fn the_first_reason_stays() {
-    every_step(|before, name, step| {
+    every_step(|before, name, transition| {
         if before.reason.is_some() {
-            assert_eq!(step.saga.reason, before.reason, "{name} in {before:?}");
+            assert_eq!(
+                transition.saga.reason, before.reason,
+                "{name} in {before:?}"
+            );
         }
     });
     let reason = |names: &[&str]| {
         let end = names.iter().fold(Saga::new(), |saga, name| {
-            saga.transition(&happening(name)).saga
+            saga.transition(&saga_event(name)).saga
         });
         let (code, from) = end.reason.expect("it failed");
         format!("{code} from {from}")
@@ -372,11 +379,11 @@ fn the_first_reason_stays() {
         reason(&["pub", "s no", "deadline"]),
         "INSUFFICIENT_STOCK from stock"
     );
-    let undecodable = Happening::Failed(Side::Stock, Reason::new("UNPROCESSABLE", Service::Stock));
+    let undecodable = SagaEvent::Failed(Side::Stock, Reason::new("UNPROCESSABLE", Service::Stock));
     let end = Saga::new()
         .transition(&undecodable)
         .saga
-        .transition(&happening("p no"))
+        .transition(&saga_event("p no"))
         .saga;
     assert_eq!(end.reason, Some(("UNPROCESSABLE".into(), "stock".into())));
 }
@@ -420,11 +427,15 @@ fn every_reachable_state_may_stand_in_the_table_orders() {
 
 #[test]
 fn only_a_side_that_became_compensating_or_is_unconfirmed_is_asked_and_once() {
-    every_step(|before, name, step| {
-        let payment = (Side::Payment, before.payment, step.saga.payment);
-        let stock = (Side::Stock, before.stock, step.saga.stock);
+    every_step(|before, name, transition| {
+        let payment = (Side::Payment, before.payment, transition.saga.payment);
+        let stock = (Side::Stock, before.stock, transition.saga.stock);
         for (side, was, is) in [payment, stock] {
-            let asked = step.ask.iter().filter(|asked| **asked == side).count();
+            let asked = transition
+                .compensate
+                .iter()
+                .filter(|asked| **asked == side)
+                .count();
             let became = was != SideStatus::Compensating && is == SideStatus::Compensating;
             let again = was == SideStatus::Compensating && name == "unconfirmed";
             assert_eq!(asked, usize::from(became || again), "{name} in {before:?}");
@@ -471,9 +482,14 @@ fn the_eight_rows_are_played_as_written() {
     for row in ROWS {
         let mut saga = Saga::new();
         for (name, expected) in row.play {
-            let step = saga.transition(&happening(name));
-            assert_eq!(told(&saga, &step), *expected, "{name}, row {}", row.name);
-            saga = step.saga;
+            let transition = saga.transition(&saga_event(name));
+            assert_eq!(
+                in_words(&saga, &transition),
+                *expected,
+                "{name}, row {}",
+                row.name
+            );
+            saga = transition.saga;
         }
         assert!(saga.is_settled(), "row {}", row.name);
         assert_eq!(
@@ -490,11 +506,11 @@ fn what_has_happened_once_changes_nothing_when_it_comes_again() {
     for row in ROWS {
         let mut saga = Saga::new();
         for (place, (name, _)) in row.play.iter().enumerate() {
-            saga = saga.transition(&happening(name)).saga;
+            saga = saga.transition(&saga_event(name)).saga;
             for (again, _) in &row.play[..=place] {
-                let step = saga.transition(&happening(again));
+                let transition = saga.transition(&saga_event(again));
                 assert_eq!(
-                    told(&saga, &step),
+                    in_words(&saga, &transition),
                     ".",
                     "{again} again after {name}, row {}",
                     row.name
@@ -580,12 +596,12 @@ fn a_deadline_ends_every_order_that_was_not_settled() {
 fn play(arrivals: &[&str], confirm_at_once: bool) -> (Saga, String) {
     let (mut saga, mut sent) = (Saga::new(), String::new());
     for name in arrivals {
-        let step = saga.transition(&happening(name));
-        sent += &asked(&step);
+        let transition = saga.transition(&saga_event(name));
+        sent += &asked(&transition);
         saga = if confirm_at_once {
-            confirm(step.saga, &sent)
+            confirm(transition.saga, &sent)
         } else {
-            step.saga
+            transition.saga
         };
     }
     (confirm(saga, &sent), sent)
@@ -597,9 +613,9 @@ fn confirm(saga: Saga, sent: &str) -> Saga {
     let confirmed = confirmations
         .iter()
         .filter(|(side, _)| sent.contains(*side))
-        .map(|(_, name)| happening(name));
+        .map(|(_, name)| saga_event(name));
     confirmed
-        .flat_map(|happening| [happening.clone(), happening])
+        .flat_map(|saga_event| [saga_event.clone(), saga_event])
         .fold(saga, |saga, h| saga.transition(&h).saga)
 }
 

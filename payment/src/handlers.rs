@@ -9,7 +9,7 @@ use shared::event::{Body, Event};
 use shared::handler::{GivenUp, Handled, Handler};
 use uuid::Uuid;
 
-use crate::payment::Books;
+use crate::payment::Batch;
 use crate::store;
 
 /// Handles `payment` and `payment.compensation`.
@@ -18,12 +18,12 @@ pub struct Requests;
 impl Handler for Requests {
     fn handle(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Handled> {
         let order_ids: BTreeSet<Uuid> = events.iter().map(|event| event.order_id).collect();
-        let mut books = open(tx, &order_ids.into_iter().collect::<Vec<_>>(), events)?;
-        let outcomes = events.iter().map(|event| books.decide(event)).collect();
-        store::write(tx, &books)?;
+        let mut batch = lock(tx, &order_ids.into_iter().collect::<Vec<_>>(), events)?;
+        let outcomes = events.iter().map(|event| batch.decide(event)).collect();
+        store::write(tx, &batch)?;
         Ok(Handled {
             outcomes,
-            events: books.sent,
+            events: batch.outgoing,
         })
     }
 
@@ -37,16 +37,16 @@ impl Handler for Requests {
     }
 
     fn give_up(&mut self, tx: &mut Tx<'_>, request: &GivenUp) -> Result<Vec<Event>> {
-        let mut books = open(tx, &[request.order_id], &[])?;
-        books.give_up(request);
-        store::write(tx, &books)?;
-        Ok(books.sent)
+        let mut batch = lock(tx, &[request.order_id], &[])?;
+        batch.give_up(request);
+        store::write(tx, &batch)?;
+        Ok(batch.outgoing)
     }
 }
 
 /// Locks all that the decisions will read: the payments, then the accounts that requests name or completed payments were
 /// taken from.
-fn open(tx: &mut Tx<'_>, order_ids: &[Uuid], events: &[Event]) -> Result<Books> {
+fn lock(tx: &mut Tx<'_>, order_ids: &[Uuid], events: &[Event]) -> Result<Batch> {
     let payments = store::place_and_lock(tx, order_ids)?;
     let asked = events.iter().filter_map(|event| match &event.body {
         Body::PaymentRequested { user_name, .. } => Some(user_name.as_str()),
@@ -60,5 +60,5 @@ fn open(tx: &mut Tx<'_>, order_ids: &[Uuid], events: &[Event]) -> Result<Books> 
     });
     let user_names: BTreeSet<&str> = asked.chain(known).collect();
     let balances = store::lock_balances(tx, &user_names.into_iter().collect::<Vec<_>>())?;
-    Ok(Books::new(payments, balances))
+    Ok(Batch::new(payments, balances))
 }

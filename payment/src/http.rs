@@ -68,7 +68,7 @@ fn balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
     let user_name = request.name_param("userName")?;
     let found = pool
-        .with(|session| store::balance(session, &user_name))
+        .with(|session| store::find_balance(session, &user_name))
         .map_err(problem)?;
     let balance =
         found.ok_or_else(|| Problem::new(404, format!("there is no account {user_name}")))?;

@@ -83,7 +83,7 @@ impl Default for Payment {
 }
 
 /// Locked payments and balances, and what a batch makes of them.
-pub struct Books {
+pub struct Batch {
     /// By order.
     pub payments: HashMap<Uuid, Payment>,
     /// By user; who is missing is unknown.
@@ -93,22 +93,22 @@ pub struct Books {
     /// The same of the balances.
     pub changed_balances: BTreeSet<String>,
     /// The answers to send.
-    pub sent: Vec<Event>,
+    pub outgoing: Vec<Event>,
 }
 
-impl Books {
-    /// Books as they stand.
-    pub fn new(payments: HashMap<Uuid, Payment>, balances: HashMap<String, i64>) -> Books {
-        Books {
+impl Batch {
+    /// Nothing has changed yet.
+    pub fn new(payments: HashMap<Uuid, Payment>, balances: HashMap<String, i64>) -> Batch {
+        Batch {
             payments,
             balances,
             changed_payments: BTreeSet::new(),
             changed_balances: BTreeSet::new(),
-            sent: vec![],
+            outgoing: vec![],
         }
     }
 
-    /// Decides one event. Its payment must be in the books, placed [`Status::New`] if it was not known.
+    /// Decides one event. Its payment must be in the batch, placed [`Status::New`] if it was not known.
     pub fn decide(&mut self, event: &Event) -> Outcome {
         match &event.body {
             Body::PaymentRequested { user_name, price } => {
@@ -131,7 +131,7 @@ impl Books {
                 "UNPROCESSABLE",
                 request.delivery.attempt,
             );
-            self.sent.push(request.answer(Side::Payment, answer));
+            self.outgoing.push(request.answer(Side::Payment, answer));
         }
     }
 
@@ -243,13 +243,13 @@ impl Books {
         change(
             self.payments
                 .get_mut(&order_id)
-                .expect("the payment is in the books"),
+                .expect("the payment is in the batch"),
         );
         self.changed_payments.insert(order_id);
     }
 
     fn answer(&mut self, event: &Event, body: Body) {
-        self.sent.push(event.answer(body));
+        self.outgoing.push(event.answer(body));
     }
 }
 
@@ -261,13 +261,13 @@ mod tests {
 
     const ORDER: Uuid = Uuid::from_u128(1);
 
-    fn books(balance: Option<i64>) -> Books {
+    fn batch(balance: Option<i64>) -> Batch {
         let payment = Payment::new();
         let balances = balance
             .map(|balance| ("ann".to_string(), balance))
             .into_iter()
             .collect();
-        Books::new(HashMap::from([(ORDER, payment)]), balances)
+        Batch::new(HashMap::from([(ORDER, payment)]), balances)
     }
 
     fn request(price: i64) -> Event {
@@ -314,90 +314,94 @@ mod tests {
         }
     }
 
-    fn answers(books: &Books) -> Vec<Body> {
-        books.sent.iter().map(|event| event.body.clone()).collect()
+    fn answers(batch: &Batch) -> Vec<Body> {
+        batch
+            .outgoing
+            .iter()
+            .map(|event| event.body.clone())
+            .collect()
     }
 
     #[test]
     fn a_request_takes_the_price_once() {
-        let mut books = books(Some(10));
+        let mut batch = batch(Some(10));
         let request = request(7);
-        assert_eq!(books.decide(&request), Outcome::Changed);
-        assert_eq!(books.decide(&request), Outcome::Unchanged("a duplicate"));
-        assert_eq!(books.balances["ann"], 3);
-        assert_eq!(answers(&books), [Body::Completed]);
+        assert_eq!(batch.decide(&request), Outcome::Changed);
+        assert_eq!(batch.decide(&request), Outcome::Unchanged("a duplicate"));
+        assert_eq!(batch.balances["ann"], 3);
+        assert_eq!(answers(&batch), [Body::Completed]);
     }
 
     #[test]
     fn too_little_balance_and_an_unknown_user_are_refused_at_once() {
         for (balance, code) in [(Some(6), "INSUFFICIENT_BALANCE"), (None, "UNKNOWN_USER")] {
-            let mut books = books(balance);
-            assert_eq!(books.decide(&request(7)), Outcome::Changed);
-            assert_eq!(books.payments[&ORDER].status, Status::Failed);
-            assert_eq!(answers(&books), [failed(code)]);
-            assert!(books.changed_balances.is_empty());
+            let mut batch = batch(balance);
+            assert_eq!(batch.decide(&request(7)), Outcome::Changed);
+            assert_eq!(batch.payments[&ORDER].status, Status::Failed);
+            assert_eq!(answers(&batch), [failed(code)]);
+            assert!(batch.changed_balances.is_empty());
         }
     }
 
     #[test]
     fn a_compensation_gives_the_price_back_once_and_is_confirmed_each_time_it_is_asked() {
-        let mut books = books(Some(10));
-        books.decide(&request(7));
+        let mut batch = batch(Some(10));
+        batch.decide(&request(7));
         let (first, again) = (compensation(), compensation());
-        assert_eq!(books.decide(&first), Outcome::Changed);
-        assert_eq!(books.decide(&first), Outcome::Unchanged("a duplicate"));
-        assert_eq!(books.decide(&again), Outcome::Changed);
-        assert_eq!(books.balances["ann"], 10);
+        assert_eq!(batch.decide(&first), Outcome::Changed);
+        assert_eq!(batch.decide(&first), Outcome::Unchanged("a duplicate"));
+        assert_eq!(batch.decide(&again), Outcome::Changed);
+        assert_eq!(batch.balances["ann"], 10);
         let undone = Body::Compensated { undone: true };
-        assert_eq!(answers(&books), [Body::Completed, undone.clone(), undone]);
+        assert_eq!(answers(&batch), [Body::Completed, undone.clone(), undone]);
     }
 
     #[test]
     fn a_compensation_before_its_request_cancels_it() {
-        let mut books = books(Some(10));
-        books.decide(&compensation());
+        let mut batch = batch(Some(10));
+        batch.decide(&compensation());
         assert_eq!(
-            books.decide(&request(7)),
+            batch.decide(&request(7)),
             Outcome::Unchanged("it was cancelled before it came")
         );
-        assert_eq!(books.payments[&ORDER].status, Status::Cancelled);
-        assert_eq!(books.balances["ann"], 10);
-        assert_eq!(answers(&books), [Body::Compensated { undone: false }]);
+        assert_eq!(batch.payments[&ORDER].status, Status::Cancelled);
+        assert_eq!(batch.balances["ann"], 10);
+        assert_eq!(answers(&batch), [Body::Compensated { undone: false }]);
     }
 
     #[test]
     fn a_failed_payment_stays_failed_and_confirms() {
-        let mut books = books(Some(6));
-        books.decide(&request(7));
-        books.decide(&compensation());
-        assert_eq!(books.payments[&ORDER].status, Status::Failed);
-        assert_eq!(answers(&books)[1], Body::Compensated { undone: false });
+        let mut batch = batch(Some(6));
+        batch.decide(&request(7));
+        batch.decide(&compensation());
+        assert_eq!(batch.payments[&ORDER].status, Status::Failed);
+        assert_eq!(answers(&batch)[1], Body::Compensated { undone: false });
     }
 
     #[test]
     fn a_second_request_with_another_amount_is_parked() {
-        let mut books = books(Some(10));
-        books.decide(&request(7));
+        let mut batch = batch(Some(10));
+        batch.decide(&request(7));
         assert!(matches!(
-            books.decide(&request(8)),
+            batch.decide(&request(8)),
             Outcome::Refused(Cause::Contradiction, _)
         ));
-        assert_eq!(books.balances["ann"], 3);
+        assert_eq!(batch.balances["ann"], 3);
     }
 
     #[test]
     fn a_request_that_was_given_up_stays_so() {
-        let mut books = books(Some(10));
-        books.give_up(&given_up());
-        books.sent.clear();
-        assert_eq!(books.decide(&request(7)), Outcome::GivenUp);
-        assert_eq!(books.payments[&ORDER].status, Status::Failed);
-        assert_eq!((&books.sent[..], books.balances["ann"]), (&[][..], 10));
+        let mut batch = batch(Some(10));
+        batch.give_up(&given_up());
+        batch.outgoing.clear();
+        assert_eq!(batch.decide(&request(7)), Outcome::GivenUp);
+        assert_eq!(batch.payments[&ORDER].status, Status::Failed);
+        assert_eq!((&batch.outgoing[..], batch.balances["ann"]), (&[][..], 10));
     }
 
     #[test]
     fn giving_up_fails_only_what_is_undecided() {
-        let mut undecided = books(Some(10));
+        let mut undecided = batch(Some(10));
         undecided.give_up(&given_up());
         let reason = Reason {
             code: "UNPROCESSABLE".into(),
@@ -411,11 +415,11 @@ mod tests {
             }]
         );
         assert_eq!(
-            undecided.sent[0].traceparent.as_deref(),
+            undecided.outgoing[0].traceparent.as_deref(),
             Some("of the request")
         );
-        assert_eq!(undecided.sent[0].answers, Some(given_up().delivery));
-        let mut decided = books(Some(10));
+        assert_eq!(undecided.outgoing[0].answers, Some(given_up().delivery));
+        let mut decided = batch(Some(10));
         decided.decide(&request(7));
         decided.give_up(&given_up());
         assert_eq!(decided.payments[&ORDER].status, Status::Completed);

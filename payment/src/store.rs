@@ -8,7 +8,7 @@ use shared::error::Result;
 use shared::event::Reason;
 use uuid::Uuid;
 
-use crate::payment::{Books, Payment, Status};
+use crate::payment::{Batch, Payment, Status};
 
 /// Places a payment for each order that has none, then locks those that were there; `order_ids` must be sorted. One
 /// placed just now is ours without a lock.
@@ -73,18 +73,18 @@ pub fn lock_balances(tx: &mut Tx<'_>, user_names: &[&str]) -> Result<HashMap<Str
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Writes what changed in the books: payments and balances by one statement, all of them locked before.
+/// Writes what changed in the batch: payments and balances by one statement, all of them locked before.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn write(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
-    if books.changed_payments.is_empty() {
+pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
+    if batch.changed_payments.is_empty() {
         return Ok(());
     }
-    let order_ids: Vec<Uuid> = books.changed_payments.iter().copied().collect();
+    let order_ids: Vec<Uuid> = batch.changed_payments.iter().copied().collect();
     let changed: Vec<&Payment> = order_ids
         .iter()
-        .map(|order_id| &books.payments[order_id])
+        .map(|order_id| &batch.payments[order_id])
         .collect();
     let user_names: Vec<Option<&str>> = changed
         .iter()
@@ -104,10 +104,10 @@ pub fn write(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
         .map(|p| p.reason.as_ref().map(|reason| reason.from.as_str()))
         .collect();
     let confirmed: Vec<String> = changed.iter().map(|p| array_text(&p.confirmed)).collect();
-    let accounts: Vec<&str> = books.changed_balances.iter().map(String::as_str).collect();
+    let accounts: Vec<&str> = batch.changed_balances.iter().map(String::as_str).collect();
     let balances: Vec<i64> = accounts
         .iter()
-        .map(|user_name| books.balances[*user_name])
+        .map(|user_name| batch.balances[*user_name])
         .collect();
     tx.execute(
         "with written as (
@@ -149,7 +149,7 @@ pub fn set_balance(session: &mut Session, user_name: &str, balance: i64) -> Resu
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn balance(session: &mut Session, user_name: &str) -> Result<Option<i64>> {
+pub fn find_balance(session: &mut Session, user_name: &str) -> Result<Option<i64>> {
     let rows = session.query(
         "select balance from account where user_name = $1",
         &[&user_name],

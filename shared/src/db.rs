@@ -58,7 +58,7 @@ impl Limits {
         ..Limits::WORK
     };
     /// For sessions that only look on.
-    pub const GLANCE: Limits = Limits {
+    pub const MONITOR: Limits = Limits {
         statement: Duration::from_secs(5),
         lock: Duration::from_secs(1),
         idle_in_transaction: Duration::from_secs(5),

@@ -7,7 +7,7 @@ use kafka::{Bytes, Record, StrBytes, TopicPartition};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::db::cleanup::Sweep;
+use crate::db::cleanup::Cleanup;
 use crate::db::{Params, Query, Session, Tx};
 use crate::error::Cause;
 use crate::error::Result;
@@ -331,11 +331,11 @@ pub fn list(
 
 /// Removes those that were handled so long ago. One that topics still hold must not be among them: read again, it would be
 /// parked again ([`crate::service::topics`] checks it).
-pub fn sweep(retention: Option<Duration>) -> Sweep {
+pub fn clean_up(retention: Option<Duration>) -> Cleanup {
     let sql = "delete from dead_letter where id in
                    (select id from dead_letter where handled_at < clock_timestamp() - $1 * interval '1 millisecond'
                      order by handled_at limit $2 for update skip locked)";
-    Sweep {
+    Cleanup {
         what: "handled dead letters",
         retention,
         sql: sql.into(),

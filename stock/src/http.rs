@@ -71,7 +71,7 @@ fn quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.only(&[])?;
     let item_name = request.name_param("itemName")?;
     let found = pool
-        .with(|session| store::quantity(session, &item_name))
+        .with(|session| store::find_quantity(session, &item_name))
         .map_err(problem)?;
     let quantity =
         found.ok_or_else(|| Problem::new(404, format!("there is no item {item_name}")))?;

@@ -8,7 +8,7 @@ use shared::error::Result;
 use shared::event::Reason;
 use uuid::Uuid;
 
-use crate::reservation::{Books, Reservation, Status};
+use crate::reservation::{Batch, Reservation, Status};
 
 /// Places a reservation for each order that has none, then locks those that were there; `order_ids` must be sorted. One
 /// placed just now is ours without a lock.
@@ -76,18 +76,18 @@ pub fn lock_quantities(tx: &mut Tx<'_>, item_names: &[&str]) -> Result<HashMap<S
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Writes what changed in the books: reservations and quantities by one statement, all of them locked before.
+/// Writes what changed in the batch: reservations and quantities by one statement, all of them locked before.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn write(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
-    if books.changed_reservations.is_empty() {
+pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
+    if batch.changed_reservations.is_empty() {
         return Ok(());
     }
-    let order_ids: Vec<Uuid> = books.changed_reservations.iter().copied().collect();
+    let order_ids: Vec<Uuid> = batch.changed_reservations.iter().copied().collect();
     let changed: Vec<&Reservation> = order_ids
         .iter()
-        .map(|order_id| &books.reservations[order_id])
+        .map(|order_id| &batch.reservations[order_id])
         .collect();
     let item_names: Vec<Option<&str>> = changed
         .iter()
@@ -107,14 +107,14 @@ pub fn write(tx: &mut Tx<'_>, books: &Books) -> Result<()> {
         .map(|r| r.reason.as_ref().map(|reason| reason.from.as_str()))
         .collect();
     let confirmed: Vec<String> = changed.iter().map(|r| array_text(&r.confirmed)).collect();
-    let items: Vec<&str> = books
+    let items: Vec<&str> = batch
         .changed_quantities
         .iter()
         .map(String::as_str)
         .collect();
     let left: Vec<i64> = items
         .iter()
-        .map(|item_name| books.quantities[*item_name])
+        .map(|item_name| batch.quantities[*item_name])
         .collect();
     tx.execute(
         "with written as (
@@ -157,7 +157,7 @@ pub fn set_quantity(session: &mut Session, item_name: &str, quantity: i64) -> Re
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn quantity(session: &mut Session, item_name: &str) -> Result<Option<i64>> {
+pub fn find_quantity(session: &mut Session, item_name: &str) -> Result<Option<i64>> {
     let rows = session.query(
         "select quantity from item where item_name = $1",
         &[&item_name],

@@ -70,8 +70,8 @@ fn a_key_removed_while_its_request_is_repeated_is_stored_again() {
     post(&order, "k", 5);
     let mut db = world.db(Service::Order);
     // a sweep that has deleted the key and not committed
-    let mut sweep = db.transaction().unwrap();
-    sweep.execute("delete from idempotency_key", &[]).unwrap();
+    let mut cleanup = db.transaction().unwrap();
+    cleanup.execute("delete from idempotency_key", &[]).unwrap();
     std::thread::scope(|scope| {
         let repeated = scope.spawn(|| post(&order, "k", 5));
         let mut watcher = world.db(Service::Order);
@@ -81,7 +81,7 @@ fn a_key_removed_while_its_request_is_repeated_is_stored_again() {
                 "pg_locks where not granted and locktype = 'transactionid'",
             ) > 0
         });
-        sweep.commit().unwrap();
+        cleanup.commit().unwrap();
         let (status, later) = repeated.join().unwrap();
         assert_eq!(status, 202);
         assert_eq!(post(&order, "k", 5), (202, later));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::Serialize;
-use shared::db::cleanup::Sweep;
+use shared::db::cleanup::Cleanup;
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::{Event, Side};
@@ -71,7 +71,7 @@ pub fn finish(tx: &mut Tx<'_>, confirmed: &[(Uuid, Side, bool)]) -> Result<()> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn known_messages(tx: &mut Tx<'_>, events: &[Event]) -> Result<HashSet<Uuid>> {
+pub fn find_known_messages(tx: &mut Tx<'_>, events: &[Event]) -> Result<HashSet<Uuid>> {
     let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
     let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
     let rows = tx.query(
@@ -88,7 +88,7 @@ pub fn known_messages(tx: &mut Tx<'_>, events: &[Event]) -> Result<HashSet<Uuid>
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn unconfirmed(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<Vec<(Uuid, Side)>> {
+pub fn find_unconfirmed(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<Vec<(Uuid, Side)>> {
     if order_ids.is_empty() {
         return Ok(vec![]);
     }
@@ -206,11 +206,11 @@ pub fn count(session: &mut Session) -> Result<(Vec<(String, i64)>, i64)> {
 }
 
 /// Removes those that were done so long ago. (A message that topics still hold must be known when it comes again.)
-pub fn sweep(retention: Option<Duration>) -> Sweep {
+pub fn clean_up(retention: Option<Duration>) -> Cleanup {
     let sql = "delete from repair where id in
                    (select id from repair where done_at < clock_timestamp() - $1 * interval '1 millisecond'
                      order by done_at limit $2 for update skip locked)";
-    Sweep {
+    Cleanup {
         what: "repairs",
         retention,
         sql: sql.into(),

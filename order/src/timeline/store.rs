@@ -4,18 +4,18 @@
 use std::time::Duration;
 
 use postgres::Row;
-use shared::db::cleanup::Sweep;
+use shared::db::cleanup::Cleanup;
 use shared::db::{Query, Session};
 use shared::error::Result;
 use shared::event::Topic;
 use uuid::Uuid;
 
 use crate::store;
-use crate::timeline::{Message, Story, Told};
+use crate::timeline::{Entry, Message, Timeline};
 
-/// Removes what was told of orders that are settled and have not changed for so long. (Order ids hold the time at which they
+/// Removes the entries of orders that are settled and have not changed for so long. (Order ids hold the time at which they
 /// were drawn: older ones only need be looked at.)
-pub fn sweep(retention: Option<Duration>) -> Sweep {
+pub fn clean_up(retention: Option<Duration>) -> Cleanup {
     let sql = format!(
         "delete from timeline where ctid = any (array(
                    select t.ctid from timeline t join orders o using (order_id)
@@ -26,18 +26,18 @@ pub fn sweep(retention: Option<Duration>) -> Sweep {
                     order by t.order_id limit $2 for update of t skip locked))",
         store::UNSETTLED
     );
-    Sweep {
+    Cleanup {
         what: "steps of settled orders",
         retention,
         sql,
     }
 }
 
-/// An order's story, as one statement sees it; none if there is no such order.
+/// An order's timeline, as one statement sees it; none if there is no such order.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<Story>> {
+pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<Timeline>> {
     let micros = |column: &str| {
         format!(r#"to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
     };
@@ -62,11 +62,11 @@ pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<Story>> {
         millis("t.answered_published_at"),
     );
     let rows = session.query(&sql, &[&order_id])?;
-    Ok(rows.first().map(|first| story(order_id, first, &rows)))
+    Ok(rows.first().map(|first| timeline(order_id, first, &rows)))
 }
 
-fn story(order_id: Uuid, order: &Row, rows: &[Row]) -> Story {
-    Story {
+fn timeline(order_id: Uuid, order: &Row, rows: &[Row]) -> Timeline {
+    Timeline {
         order_id,
         saga: store::saga(order, 0),
         traceparent: order.get(4),
@@ -74,14 +74,14 @@ fn story(order_id: Uuid, order: &Row, rows: &[Row]) -> Story {
         stored_at: order.get(6),
         published_at: order.get(7),
         requests: [order.get(8), order.get(9)],
-        told: rows.iter().filter_map(told).collect(),
+        entries: rows.iter().filter_map(entry).collect(),
     }
 }
 
-/// None in the one row of an order of which nothing was told, and of a type that only a newer version knows.
-fn told(row: &Row) -> Option<Told> {
+/// None in the one row of an order without entries, and of a type that only a newer version knows.
+fn entry(row: &Row) -> Option<Entry> {
     let type_name: String = row.get::<_, Option<String>>(10)?;
-    Some(Told {
+    Some(Entry {
         topic: Topic::of_type(&type_name)?,
         type_name,
         reason_code: row.get(11),

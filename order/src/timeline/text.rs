@@ -1,9 +1,9 @@
-//! An order's story as a table for people.
+//! An order's timeline as a table for people.
 
-use crate::timeline::{Step, Story};
+use crate::timeline::{Timeline, TimelineStep};
 
 /// A line about the order, the columns' heads, a line for each step; the columns are aligned.
-pub fn table(story: &Story, prefix: &str) -> String {
+pub fn table(timeline: &Timeline, prefix: &str) -> String {
     let heads = [
         "TIME",
         "STEP",
@@ -15,7 +15,7 @@ pub fn table(story: &Story, prefix: &str) -> String {
     ]
     .map(String::from);
     let mut rows = vec![heads];
-    rows.extend(story.steps(prefix).iter().map(cells));
+    rows.extend(timeline.steps(prefix).iter().map(cells));
     let width = |column: usize| {
         rows.iter()
             .map(|row| row[column].chars().count())
@@ -24,25 +24,25 @@ pub fn table(story: &Story, prefix: &str) -> String {
     };
     let widths = [0, 1, 2, 3, 4, 5, 6].map(width);
     let lines: Vec<String> = rows.iter().map(|row| line(row, &widths)).collect();
-    format!("{}\n\n{}\n", head(story), lines.join("\n"))
+    format!("{}\n\n{}\n", head(timeline), lines.join("\n"))
 }
 
-fn head(story: &Story) -> String {
-    let settled = if story.saga.is_settled() {
+fn head(timeline: &Timeline) -> String {
+    let settled = if timeline.saga.is_settled() {
         "settled"
     } else {
         "not settled"
     };
     let (order_id, status, trace) = (
-        story.order_id,
-        story.saga.status().name(),
-        clean(story.trace_id()),
+        timeline.order_id,
+        timeline.saga.status().name(),
+        clean(timeline.trace_id()),
     );
     format!("order {order_id}  {status}, {settled}  trace {trace}")
 }
 
 /// What is not known is `-`; so is a record's place, with its topic in front. The reason's column is empty where there is none.
-fn cells(step: &Step) -> [String; 7] {
+fn cells(step: &TimelineStep) -> [String; 7] {
     let unknown = || "-".to_string();
     let place = match (step.partition, step.offset) {
         (Some(partition), Some(offset)) => format!("{}-{partition}-{offset}", step.topic),
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
     use crate::order::{Saga, SideStatus};
-    use crate::timeline::{Message, Told};
+    use crate::timeline::{Entry, Message};
 
     #[test]
     fn the_columns_are_aligned_and_control_characters_replaced() {
@@ -108,7 +108,7 @@ mod tests {
             stored_at: Some("2026-01-02T03:04:01.005000Z".into()),
             published_at: None,
         };
-        let told = Told {
+        let entry = Entry {
             topic: Topic(Side::Payment, Channel::Dlt),
             type_name: "payment.failed".into(),
             message: answer,
@@ -120,7 +120,7 @@ mod tests {
             answered_attempt: Some(12),
         };
         let reason = Some(("NO".to_string(), "payment".to_string()));
-        let story = Story {
+        let timeline = Timeline {
             order_id: Uuid::from_u128(1),
             saga: Saga {
                 payment: SideStatus::Failed,
@@ -132,7 +132,7 @@ mod tests {
             stored_at: None,
             published_at: None,
             requests: [None, None],
-            told: vec![told],
+            entries: vec![entry],
         };
         let expected = "\
 order 00000000-0000-0000-0000-000000000001  FAILED, not settled  trace 0af7651916cd43dd8448eb211c80319c
@@ -146,6 +146,6 @@ TIME                         STEP       SERVICE  MESSAGE                        
 2026-01-02T03:04:01.005000Z  FAILED     payment  00000000-0000-0000-0000-000000000003  x.payment.dlt-2-1234    12       \u{fffd}[31mNO\u{fffd}
 2026-01-02T03:04:01.008000Z  LEARNED    order    00000000-0000-0000-0000-000000000003  x.payment.dlt-2-1234    1
 ";
-        assert_eq!(table(&story, "x."), expected);
+        assert_eq!(table(&timeline, "x."), expected);
     }
 }

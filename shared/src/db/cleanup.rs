@@ -14,7 +14,7 @@ const BATCH: i64 = 500;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is removed once it is old enough.
-pub struct Sweep {
+pub struct Cleanup {
     /// What the rows are, for the log.
     pub what: &'static str,
     /// How long they are kept; none: for ever.
@@ -24,13 +24,13 @@ pub struct Sweep {
 }
 
 /// Sweeps every `interval` until it is time to stop. Any number of instances may do so at once.
-pub fn run(pool: &Pool, sweeps: &[Sweep], interval: Duration, shutdown: &Shutdown) {
+pub fn run(pool: &Pool, cleanups: &[Cleanup], interval: Duration, shutdown: &Shutdown) {
     loop {
-        for sweep in sweeps {
-            match sweep.sweep(pool, shutdown) {
+        for cleanup in cleanups {
+            match cleanup.run(pool, shutdown) {
                 Ok(0) => {}
-                Ok(removed) => log::info!("removed {removed} {}", sweep.what),
-                Err(error) => log::warn!("{} are left for the next time: {error}", sweep.what),
+                Ok(removed) => log::info!("removed {removed} {}", cleanup.what),
+                Err(error) => log::warn!("{} are left for the next time: {error}", cleanup.what),
             }
         }
         heartbeat::beat_before(interval * 2);
@@ -40,8 +40,8 @@ pub fn run(pool: &Pool, sweeps: &[Sweep], interval: Duration, shutdown: &Shutdow
     }
 }
 
-impl Sweep {
-    fn sweep(&self, pool: &Pool, shutdown: &Shutdown) -> Result<u64> {
+impl Cleanup {
+    fn run(&self, pool: &Pool, shutdown: &Shutdown) -> Result<u64> {
         let Some(retention) = self.retention else {
             return Ok(0);
         };

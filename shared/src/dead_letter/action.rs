@@ -8,19 +8,19 @@ use crate::error::Result;
 
 /// What can be done about a parked record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub enum ActionKind {
     /// Handed to the handler again.
     Replay,
     /// Given up, with a reason.
     Discard,
 }
 
-impl Deed {
+impl ActionKind {
     /// Its name in table and JSON.
     pub fn name(self) -> &'static str {
         match self {
-            Deed::Replay => "REPLAY",
-            Deed::Discard => "DISCARD",
+            ActionKind::Replay => "REPLAY",
+            ActionKind::Discard => "DISCARD",
         }
     }
 }
@@ -32,7 +32,7 @@ pub struct Action {
     pub at: String,
     /// Who, as the request named them.
     pub actor: String,
-    /// [`Deed::name`].
+    /// [`ActionKind::name`].
     pub action: String,
     /// `APPLIED`, `UNCHANGED`, `FAILED`; `DISCARDED`.
     pub result: String,
@@ -48,13 +48,13 @@ pub fn note(
     tx: &mut Tx<'_>,
     id: i64,
     actor: &str,
-    deed: Deed,
+    kind: ActionKind,
     result: &str,
     detail: Option<&str>,
 ) -> Result<()> {
     tx.execute(
         "insert into dead_letter_action (dead_letter_id, actor, action, result, detail) values ($1, $2, $3, $4, $5)",
-        &[&id, &actor, &deed.name(), &result, &detail.map(scrubbed)],
+        &[&id, &actor, &kind.name(), &result, &detail.map(scrubbed)],
     )?;
     Ok(())
 }

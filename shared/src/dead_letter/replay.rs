@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::db::{Query, Session, Tx};
-use crate::dead_letter::action::{self, Action, Deed};
+use crate::dead_letter::action::{self, Action, ActionKind};
 use crate::dead_letter::{self, Kept, State, Summary};
 use crate::error::Cause;
 use crate::error::{Blame, Error, Result};
@@ -178,7 +178,7 @@ pub fn discard(session: &mut Session, id: i64, actor: &str, reason: &str) -> Res
         &mut tx,
         id,
         actor,
-        Deed::Discard,
+        ActionKind::Discard,
         State::Discarded.name(),
         Some(reason),
     )?;
@@ -196,7 +196,7 @@ fn lock(tx: &mut Tx<'_>, id: i64, wait: bool) -> Result<Option<(Kept, Vec<Action
 
 /// How, when and by whom it was handled, if it was.
 fn handled(summary: &Summary, history: &[Action]) -> Option<String> {
-    let (deed, at, result) = match summary.state {
+    let (done, at, result) = match summary.state {
         State::Open => return None,
         State::Replayed => ("replayed", &summary.replayed_at, &summary.replay_result),
         State::Discarded => ("discarded", &summary.discarded_at, &summary.discard_reason),
@@ -204,7 +204,7 @@ fn handled(summary: &Summary, history: &[Action]) -> Option<String> {
     let actor = history.last().map_or("unknown", |action| &action.actor);
     let text = |part: &Option<String>| part.clone().unwrap_or_default();
     Some(format!(
-        "dead letter {} was {deed} at {} by {actor}: {}",
+        "dead letter {} was {done} at {} by {actor}: {}",
         summary.id,
         text(at),
         text(result)
@@ -308,5 +308,5 @@ fn note(tx: &mut Tx<'_>, ask: &Ask<'_>, replay: &Replay) -> Result<()> {
     let (result, detail) = (replay.result(), replay.detail());
     let text = detail.map_or(result.to_string(), |why| format!("{result}: {why}"));
     dead_letter::note_replay(tx, ask.id, &text)?;
-    action::note(tx, ask.id, ask.actor, Deed::Replay, result, detail)
+    action::note(tx, ask.id, ask.actor, ActionKind::Replay, result, detail)
 }

@@ -10,7 +10,7 @@ use crate::http::Limits;
 const OWN: usize = 8;
 /// A database session: its socket, and what the `postgres` crate's event loop takes.
 const A_SESSION: usize = 4;
-/// Besides those of workers and consumers: relay, listener, notifier, writer, deadline, waiters, monitor.
+/// Besides those of workers and consumers: relay, listener, notifier, writer, deadline, long polls, monitor.
 const SESSIONS: usize = 7;
 /// A connection to a broker: its socket, and the clone that a stop shuts down.
 const A_BROKER_CONNECTION: usize = 2;

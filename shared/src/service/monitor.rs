@@ -139,7 +139,7 @@ impl Monitor {
             connection: Connection::new(Connector::new(
                 &config.database_url,
                 &name,
-                Limits::GLANCE,
+                Limits::MONITOR,
             )?),
             admin: Admin::new(kafka, interrupt),
             ends: HashMap::new(),

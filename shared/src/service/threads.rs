@@ -14,7 +14,7 @@ use super::startup::Ready;
 use crate::config::Config;
 use crate::consumer::Consumer;
 use crate::consumer::recovery::Recovery;
-use crate::db::cleanup::{self, Sweep};
+use crate::db::cleanup::{self, Cleanup};
 use crate::db::pool::Pool;
 use crate::error::{Error, Result};
 use crate::handler::{Handler, panic_text};
@@ -149,17 +149,17 @@ impl Threads {
         config: &Config,
         ready: &Ready,
         pool: Pool,
-        own: Vec<Sweep>,
+        own: Vec<Cleanup>,
     ) -> Result<()> {
-        let mut sweeps = own;
-        sweeps.push(dead_letter::sweep(
+        let mut cleanups = own;
+        cleanups.push(dead_letter::clean_up(
             config.dead_letter_retention.time(ready.topics_keep),
         ));
         let interval = config.housekeeping_interval;
         self.spawn(
             format!("{}-housekeeping", config.service.name()),
             move |shutdown| {
-                cleanup::run(&pool, &sweeps, interval, shutdown);
+                cleanup::run(&pool, &cleanups, interval, shutdown);
                 Ok(())
             },
         )

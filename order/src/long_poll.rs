@@ -1,4 +1,4 @@
-//! Requests that wait for an order to settle: parked, not held by a worker. One query answers all of them.
+//! Long polls: requests that wait for an order to settle, without a worker. One query answers all of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use crate::order::Order;
 use crate::store;
 
 /// Requests that may wait at once.
-const PARKED: usize = 1_000;
+const CAPACITY: usize = 1_000;
 /// How often the waiting orders are looked at when nothing here settles: another instance may have settled them.
-const LOOK: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a waiting request is answered with.
 pub enum Waited {
@@ -29,90 +29,83 @@ pub enum Waited {
     TooMany,
 }
 
-type Reply = Box<dyn FnOnce(Waited) + Send>;
-
-struct Waiter {
+struct LongPoll {
     order_id: Uuid,
     until: Instant,
-    reply: Reply,
+    reply: Box<dyn FnOnce(Waited) + Send>,
 }
 
-/// Parks requests, and has them looked at.
+/// Adds long polls, and has their orders checked.
 #[derive(Clone)]
-pub struct Waiters {
-    park: Sender<Waiter>,
-    look: Sender<()>,
-    /// Requests parked and not answered.
+pub struct LongPolls {
+    add: Sender<LongPoll>,
+    check: Sender<()>,
+    /// Requests not answered yet.
     open: Arc<AtomicUsize>,
 }
 
-/// The ends that the waiting room's thread holds.
-pub struct WaitingRoom {
-    parked: Receiver<Waiter>,
-    look: Receiver<()>,
+/// What the thread holds that answers them.
+pub struct LongPoller {
+    added: Receiver<LongPoll>,
+    check: Receiver<()>,
     connection: Connection,
-    waiting: Vec<Waiter>,
+    waiting: Vec<LongPoll>,
     open: Arc<AtomicUsize>,
 }
 
-/// The waiters and their room.
-pub fn new(connector: Connector) -> (Waiters, WaitingRoom) {
-    let (park, parked) = bounded(PARKED);
-    let (look_sender, look) = bounded(1);
+/// The long polls, and what answers them.
+pub fn new(connector: Connector) -> (LongPolls, LongPoller) {
+    let (add, added) = bounded(CAPACITY);
+    let (check_sender, check) = bounded(1);
     let open: Arc<AtomicUsize> = Arc::default();
     let held = Arc::clone(&open);
-    metrics::watch("requests that wait for an order", PARKED, move || {
+    metrics::watch("requests that wait for an order", CAPACITY, move || {
         held.load(Ordering::SeqCst)
     });
     let connection = Connection::new(connector);
-    let room = WaitingRoom {
-        parked,
-        look,
+    let poller = LongPoller {
+        added,
+        check,
         connection,
         waiting: Vec::new(),
         open: Arc::clone(&open),
     };
     (
-        Waiters {
-            park,
-            look: look_sender,
+        LongPolls {
+            add,
+            check: check_sender,
             open,
         },
-        room,
+        poller,
     )
 }
 
-impl Waiters {
-    /// Parks a request. `reply` is called once and must not block: as soon as the order is settled, after `wait`, or at
+impl LongPolls {
+    /// Adds a request. `reply` is called once and must not block: as soon as the order is settled, after `wait`, or at
     /// once when too many wait.
-    pub fn park(
-        &self,
-        order_id: Uuid,
-        wait: Duration,
-        reply: impl FnOnce(Waited) + Send + 'static,
-    ) {
-        let waiter = Waiter {
+    pub fn add(&self, order_id: Uuid, wait: Duration, reply: impl FnOnce(Waited) + Send + 'static) {
+        let poll = LongPoll {
             order_id,
             until: Instant::now() + wait,
             reply: Box::new(reply),
         };
         self.open.fetch_add(1, Ordering::SeqCst);
-        if let Err(refused) = self.park.try_send(waiter) {
+        if let Err(refused) = self.add.try_send(poll) {
             self.open.fetch_sub(1, Ordering::SeqCst);
             (refused.into_inner().reply)(Waited::TooMany);
         }
     }
 
-    /// Has the waiting orders looked at, if there are any: some may have settled. Never blocks. Who is counted only after
-    /// this is looked at when it is parked, which is after what the caller has committed.
-    pub fn look(&self) {
+    /// Has the waiting orders checked, if there are any: some may have settled. Never blocks. A request that is counted only
+    /// after this is checked when it is added. That happens after the caller's commit, so none is missed.
+    pub fn check(&self) {
         if self.open.load(Ordering::SeqCst) > 0 {
-            let _ = self.look.try_send(());
+            let _ = self.check.try_send(());
         }
     }
 }
 
-impl WaitingRoom {
+impl LongPoller {
     /// Answers until it is time to stop; then answers all who still wait with what is known.
     pub fn run(&mut self, shutdown: &Shutdown) {
         let mut failures = 0;
@@ -131,43 +124,43 @@ impl WaitingRoom {
                 shutdown.wait(backoff::delay(failures));
             }
         }
-        self.waiting.extend(self.parked.try_iter());
+        self.waiting.extend(self.added.try_iter());
         if !self.waiting.is_empty() {
             self.answer_settled(true);
         }
     }
 
-    /// Waits for the next reason to look. The queue and the room together hold [`PARKED`] requests twice over at most.
+    /// Waits for the next reason to check. The queue and `waiting` together hold [`CAPACITY`] requests twice over at most.
     fn gather(&mut self, shutdown: &Shutdown) {
-        let room = if self.waiting.len() < PARKED {
-            self.parked.clone()
+        let added = if self.waiting.len() < CAPACITY {
+            self.added.clone()
         } else {
             crossbeam_channel::never()
         };
         let next = self
             .waiting
             .iter()
-            .map(|waiter| waiter.until)
+            .map(|poll| poll.until)
             .min()
             .unwrap_or(Instant::now() + Duration::from_secs(3_600));
         let limit = if self.waiting.is_empty() {
             heartbeat::IDLE
         } else {
-            LOOK
+            INTERVAL
         };
         select! {
-            recv(room) -> waiter => self.waiting.extend(waiter),
-            recv(self.look) -> _ => {}
+            recv(added) -> poll => self.waiting.extend(poll),
+            recv(self.check) -> _ => {}
             recv(shutdown.receiver()) -> _ => {}
             default(limit.min(next.saturating_duration_since(Instant::now()))) => {}
         }
-        let free = PARKED.saturating_sub(self.waiting.len());
-        self.waiting.extend(self.parked.try_iter().take(free));
+        let free = CAPACITY.saturating_sub(self.waiting.len());
+        self.waiting.extend(self.added.try_iter().take(free));
     }
 
     /// False when the orders could not be read.
     fn answer_settled(&mut self, all: bool) -> bool {
-        let order_ids: Vec<Uuid> = self.waiting.iter().map(|waiter| waiter.order_id).collect();
+        let order_ids: Vec<Uuid> = self.waiting.iter().map(|poll| poll.order_id).collect();
         let found = self
             .connection
             .with(|session| store::find(session, &order_ids));
@@ -177,13 +170,13 @@ impl WaitingRoom {
         }
         let found: HashMap<Uuid, Order> = found.unwrap_or_default();
         let now = Instant::now();
-        for waiter in std::mem::take(&mut self.waiting) {
-            let order = found.get(&waiter.order_id);
-            if all || waiter.until <= now || order.is_some_and(|order| order.saga.is_settled()) {
+        for poll in std::mem::take(&mut self.waiting) {
+            let order = found.get(&poll.order_id);
+            if all || poll.until <= now || order.is_some_and(|order| order.saga.is_settled()) {
                 self.open.fetch_sub(1, Ordering::SeqCst);
-                (waiter.reply)(Waited::Over(order.cloned()));
+                (poll.reply)(Waited::Over(order.cloned()));
             } else {
-                self.waiting.push(waiter);
+                self.waiting.push(poll);
             }
         }
         readable
