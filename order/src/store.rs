@@ -528,7 +528,7 @@ pub fn count_latest(session: &mut Session) -> Result<Vec<(String, i64)>> {
 /// # Errors
 /// What PostgreSQL says.
 pub fn find_held(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<String, String>> {
-    set_aside::held(tx, ("orders", "order_id", "uuid"), &order_ids)
+    set_aside::find_held(tx, ("orders", "order_id", "uuid"), &order_ids)
 }
 
 /// Which of these idempotency keys have a row that somebody else holds, each with the row and the holder in words; the rows of all
@@ -537,7 +537,7 @@ pub fn find_held(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<String, 
 /// # Errors
 /// What PostgreSQL says.
 pub fn find_held_keys(tx: &mut Tx<'_>, keys: &[&str]) -> Result<HashMap<String, String>> {
-    set_aside::held(tx, ("idempotency_key", "idempotency_key", "text"), &keys)
+    set_aside::find_held(tx, ("idempotency_key", "idempotency_key", "text"), &keys)
 }
 
 /// Orders `o` whose ids were drawn in a `second` since 1970, and which are not settled.

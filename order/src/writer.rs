@@ -219,7 +219,7 @@ impl Writer {
                     (request.reply)(Placed::Stored(Box::new(order)));
                 }
             }
-            Err((error, _)) if error.blame() == Blame::Message && batch.len() > 1 => {
+            Err((error, _)) if error.blame() == Blame::Poison && batch.len() > 1 => {
                 batch
                     .into_iter()
                     .for_each(|request| self.write(vec![request]));
@@ -288,7 +288,7 @@ impl Writer {
                     .inspect_err(|error| changed_nothing &= error.changed_nothing())
             });
             let error = match placed {
-                Err(error) if error.blame() != Blame::Message => error,
+                Err(error) if error.blame() != Blame::Poison => error,
                 done => return done.map_err(|error| (error, changed_nothing)),
             };
             let hung = outbox::end_hanging_writer(&mut self.connection, &error);
@@ -313,14 +313,14 @@ impl Writer {
             return;
         }
         log::error!("{} orders could not be stored: {error}", batch.len());
-        if error.blame() != Blame::Message {
+        if error.blame() != Blame::Poison {
             // where nobody asks any more nobody learns that it goes on
             waits::seen(&WAITS_AS, error.to_string(), 3 * PATIENCE);
             self.fails = true;
         }
         for request in batch {
             (request.reply)(match error.blame() {
-                Blame::Message => Placed::Refused(error.to_string()),
+                Blame::Poison => Placed::Refused(error.to_string()),
                 _ if changed_nothing => Placed::NotStored(error.for_clients()),
                 _ => Placed::Unknown,
             });

@@ -451,10 +451,10 @@ mod tests {
         use std::os::unix::ffi::OsStringExt;
         let token =
             |name: &str| (name == "ADMIN_TOKEN").then(|| OsString::from_vec(vec![0xff; 16]));
-        let told = Config::from_lookup(Service::Order, token)
+        let error = Config::from_lookup(Service::Order, token)
             .unwrap_err()
             .to_string();
-        assert!(told.contains("ADMIN_TOKEN: is not UTF-8"), "{told}");
+        assert!(error.contains("ADMIN_TOKEN: is not UTF-8"), "{error}");
     }
 
     #[test]

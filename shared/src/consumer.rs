@@ -1,7 +1,7 @@
 //! A consumer: a member of the service's group that polls its partitions and has what came turned into effects.
 //!
 //! A batch that fails by a message's fault is split until the failing record stands alone; that record has
-//! [`ATTEMPTS`] attempts and is then given up and parked. What fails by the world's fault is tried again without end.
+//! [`ATTEMPTS`] attempts and is then given up and parked. A transient failure is retried without end.
 //! Meanwhile only the partition concerned waits.
 
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use crate::metrics;
 use crate::outbox::wake::Waker;
 use crate::shutdown::Shutdown;
 use crate::waits;
-use batch::{Slice, batches};
+use batch::{PartitionBatch, batches};
 use offsets::{Move, Start};
-use partitions::Progress;
-use processor::Effects;
+use partitions::Partitions;
+use processor::BatchProcessor;
 
 pub mod batch;
 pub mod offsets;
@@ -42,11 +42,11 @@ pub mod set_aside;
 pub const ATTEMPTS: u32 = 5;
 /// A long poll's end.
 const MAX_WAIT: Duration = Duration::from_millis(500);
-/// How often Kafka is told of our offsets, for lag tools, and offsets are moved past what holds no records.
+/// How often our offsets are committed to Kafka, for lag tools, and offsets are moved past what holds no records.
 const COMMIT_OFFSETS: Duration = Duration::from_secs(1);
 /// Without a heartbeat for so long a member's partitions go to others: longer than a collection pause of the broker.
 pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-/// A heartbeat tells of a rebalance, and until then the partitions of a member that has left are nobody's.
+/// A heartbeat reports a rebalance, and until then the partitions of a member that has left are nobody's.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
 /// Longer than a batch's statement limit: a member in the middle of a batch is waited for.
 const REBALANCE_TIMEOUT: Duration = Duration::from_secs(45);
@@ -60,21 +60,21 @@ const JOIN_LIMIT: Duration = Duration::from_secs(REBALANCE_TIMEOUT.as_secs() + 6
 pub struct Consumed {
     /// Records whose effects are committed.
     pub handled: usize,
-    /// How often a partition was put off by a failure.
+    /// How often a failure has paused a partition.
     pub postponed: usize,
 }
 
 /// One consumer thread's state.
 pub struct Consumer {
     reader: GroupConsumer,
-    effects: Effects,
+    processor: BatchProcessor,
     rebalance: Receiver<()>,
     /// The offsets of what the group has given us are read.
     begun: bool,
-    progress: Progress,
+    partitions: Partitions,
     /// How often the database had gone back when the offsets were read.
     setbacks: u64,
-    offsets_told: Instant,
+    offsets_committed_at: Instant,
 }
 
 impl Consumer {
@@ -96,7 +96,8 @@ impl Consumer {
         };
         let (nudge, rebalance) = bounded(1);
         let connection = Connection::new(Connector::new(&config.database_url, name, Limits::WORK)?);
-        let effects = Effects::new(config.topic_prefix.clone(), connection, handler, waker);
+        let processor =
+            BatchProcessor::new(config.topic_prefix.clone(), connection, handler, waker);
         Ok(Consumer {
             reader: GroupConsumer::new(
                 kafka,
@@ -105,12 +106,12 @@ impl Consumer {
                 fetch,
                 Positions::Own,
             )?,
-            effects,
+            processor,
             rebalance,
             begun: false,
-            progress: Progress::default(),
+            partitions: Partitions::default(),
             setbacks: offsets::setbacks(),
-            offsets_told: Instant::now(),
+            offsets_committed_at: Instant::now(),
         })
     }
 
@@ -126,7 +127,7 @@ impl Consumer {
             match self.consume_once() {
                 Ok(_) => {
                     if failures > 0 {
-                        self.progress.all_go_on();
+                        self.partitions.all_go_on();
                     }
                     failures = 0;
                     self.wait_if_all_paused(shutdown);
@@ -138,7 +139,7 @@ impl Consumer {
                     let pause = backoff::delay(failures);
                     log::warn!("consuming failed (attempt {failures}, next in {pause:?}): {error}");
                     heartbeat::kept_out(error.to_string());
-                    self.progress.all_wait(&error.to_string());
+                    self.partitions.all_wait(&error.to_string());
                     shutdown.wait(pause);
                 }
             }
@@ -160,37 +161,37 @@ impl Consumer {
             heartbeat::out_of_group(OUT_OF_GROUP_LIMIT);
             heartbeat::beat_before(JOIN_LIMIT);
             // before others are given what was ours, and know of it
-            self.tell_offsets();
+            self.commit_offsets();
             self.begun = false;
-            self.progress = Progress::default();
+            self.partitions = Partitions::default();
         }
-        for partition in self.progress.end_pauses() {
+        for partition in self.partitions.end_pauses() {
             self.reader.resume(&partition);
         }
-        for partition in self.progress.end_refusals() {
+        for partition in self.partitions.end_refusals() {
             log::info!("{partition} goes on");
         }
         let mut consumed = Consumed::default();
-        let mut slices = Vec::new();
+        let mut parts = Vec::new();
         // from here on nothing may leave early: what was polled and not handled would be passed over
         for polled in self.reader.poll(MAX_WAIT)? {
             match polled {
                 // it comes alone
                 Polled::Assigned { .. } => return self.begin().map(|()| consumed),
-                polled => slices.extend(self.sort(polled, &mut consumed)),
+                polled => parts.extend(self.sort(polled, &mut consumed)),
             }
         }
-        for batch in batches(slices) {
+        for batch in batches(parts) {
             // it also says that this thread lives, however many they are
             self.reader.rejoin_needed();
             self.handle_batch(batch, &mut consumed);
         }
-        if let Err(error) = self.effects.try_aside() {
+        if let Err(error) = self.processor.try_aside() {
             log::warn!("what was set aside can't be tried again: {error}");
         }
-        if self.offsets_told.elapsed() >= COMMIT_OFFSETS {
+        if self.offsets_committed_at.elapsed() >= COMMIT_OFFSETS {
             self.pass_over();
-            self.tell_offsets();
+            self.commit_offsets();
         }
         Ok(consumed)
     }
@@ -202,9 +203,9 @@ impl Consumer {
         };
         self.begun = false;
         // what it has said of the offsets that it knew ends with it, before new ones are said
-        self.progress = Progress::default();
+        self.partitions = Partitions::default();
         self.setbacks = offsets::setbacks();
-        let starts = self.effects.read_offsets(&assignment.partitions)?;
+        let starts = self.processor.read_offsets(&assignment.partitions)?;
         self.reader.assign(
             &starts
                 .iter()
@@ -220,7 +221,7 @@ impl Consumer {
             self.reader
                 .seek_in_epoch(partition, *next, leader_epoch.unwrap_or(-1));
         }
-        self.progress = Progress::new(starts);
+        self.partitions = Partitions::new(starts);
         self.begun = true;
         heartbeat::in_group();
         let names: Vec<String> = assignment
@@ -237,7 +238,7 @@ impl Consumer {
     }
 
     fn leave(&mut self) {
-        self.tell_offsets();
+        self.commit_offsets();
         if let Err(error) = self.reader.leave() {
             log::debug!("leaving the group: {error}");
         }
@@ -245,7 +246,7 @@ impl Consumer {
 
     /// With nothing to poll, waits for the earliest retry; a rebalance or the stop ends it at once.
     fn wait_if_all_paused(&self, shutdown: &Shutdown) {
-        let Some(retry_at) = self.progress.all_paused_until() else {
+        let Some(retry_at) = self.partitions.all_paused_until() else {
             return;
         };
         // an assignment without partitions waits for the next one
@@ -258,7 +259,7 @@ impl Consumer {
     }
 
     /// Records to handle, or something else that is dealt with at once.
-    fn sort(&mut self, polled: Polled, consumed: &mut Consumed) -> Option<Slice> {
+    fn sort(&mut self, polled: Polled, consumed: &mut Consumed) -> Option<PartitionBatch> {
         match polled {
             Polled::Records {
                 partition,
@@ -269,7 +270,7 @@ impl Consumer {
                 if let Some(leader_epoch) = self.reader.leader_epoch(&partition) {
                     offsets::know_epoch(&partition, leader_epoch);
                 }
-                return self.slice(partition, records, next_offset);
+                return self.decode(partition, records, next_offset);
             }
             Polled::OutOfRange {
                 partition,
@@ -324,8 +325,8 @@ impl Consumer {
                 );
             }
             Polled::Refused { partition, error } => {
-                self.put_off(&partition, &error.into(), consumed);
-                self.progress.refused(&partition);
+                self.back_off(&partition, &error.into(), consumed);
+                self.partitions.refused(&partition);
             }
             Polled::Assigned { .. } => {}
             Polled::UnknownTopic { partition } => {
@@ -338,20 +339,20 @@ impl Consumer {
         None
     }
 
-    fn slice(
+    fn decode(
         &self,
         partition: TopicPartition,
         records: Vec<Record>,
         next_offset: i64,
-    ) -> Option<Slice> {
-        let topic = Topic::from_name(&partition.topic, &self.effects.prefix)?;
+    ) -> Option<PartitionBatch> {
+        let topic = Topic::from_name(&partition.topic, &self.processor.prefix)?;
         let from = self
-            .progress
+            .partitions
             .next(&partition)
             .filter(|_| !records.is_empty())?;
         let place = partition.clone();
-        let attempt = |offset| self.progress.attempt(&place, offset);
-        Some(Slice::new(
+        let attempt = |offset| self.partitions.attempt(&place, offset);
+        Some(PartitionBatch::new(
             topic,
             partition,
             (from, next_offset),
@@ -361,87 +362,92 @@ impl Consumer {
     }
 
     /// A batch of several partitions in one transaction; if it fails, each partition by itself.
-    fn handle_batch(&mut self, mut batch: Vec<Slice>, consumed: &mut Consumed) {
-        batch.retain(|slice| self.progress.expects(slice));
-        if batch.len() > 1 && batch.iter().all(|slice| self.progress.is_untroubled(slice)) {
-            match self.effects.commit(&batch) {
-                Ok(()) => return batch.iter().for_each(|slice| self.moved(slice, consumed)),
+    fn handle_batch(&mut self, mut batch: Vec<PartitionBatch>, consumed: &mut Consumed) {
+        batch.retain(|part| self.partitions.expects(part));
+        if batch.len() > 1 && batch.iter().all(|part| self.partitions.is_healthy(part)) {
+            match self.processor.commit(&batch) {
+                Ok(()) => return batch.iter().for_each(|part| self.advance(part, consumed)),
                 Err(error) => log::debug!(
                     "a batch of {} partitions failed, now one by one: {error}",
                     batch.len()
                 ),
             }
         }
-        for slice in batch {
-            self.handle(slice, consumed);
+        for part in batch {
+            self.handle(part, consumed);
         }
     }
 
-    /// One partition's records: all at once, or split until the culprit stands alone. A culprit known from before
+    /// One partition's records: all at once, or split until the poison record stands alone. One known from before
     /// stands alone at once.
-    fn handle(&mut self, slice: Slice, consumed: &mut Consumed) {
-        if !self.progress.expects(&slice) {
+    fn handle(&mut self, part: PartitionBatch, consumed: &mut Consumed) {
+        if !self.partitions.expects(&part) {
             return;
         }
-        let count = slice.inputs.len();
-        if count > 1 && self.progress.culprit(&slice.partition) == Some(slice.first_offset()) {
-            return self.handle_halves(slice.split(1), consumed);
+        let count = part.inputs.len();
+        if count > 1 && self.partitions.poison_offset(&part.partition) == Some(part.first_offset())
+        {
+            return self.handle_halves(part.split(1), consumed);
         }
-        match self.effects.commit(std::slice::from_ref(&slice)) {
-            Ok(()) => self.moved(&slice, consumed),
-            Err(error) if error.blame() != Blame::Message => {
-                self.put_off(&slice.partition, &error, consumed)
+        match self.processor.commit(std::slice::from_ref(&part)) {
+            Ok(()) => self.advance(&part, consumed),
+            Err(error) if error.blame() != Blame::Poison => {
+                self.back_off(&part.partition, &error, consumed)
             }
-            Err(_) if count > 1 => self.handle_halves(slice.split(count / 2), consumed),
-            Err(error) => self.strike(&slice, &error, consumed),
+            Err(_) if count > 1 => self.handle_halves(part.split(count / 2), consumed),
+            Err(error) => self.record_failure(&part, &error, consumed),
         }
     }
 
-    fn handle_halves(&mut self, (left, right): (Slice, Slice), consumed: &mut Consumed) {
+    fn handle_halves(
+        &mut self,
+        (left, right): (PartitionBatch, PartitionBatch),
+        consumed: &mut Consumed,
+    ) {
         self.handle(left, consumed);
         self.handle(right, consumed);
     }
 
     /// The lone record's own fault, once more.
-    fn strike(&mut self, slice: &Slice, error: &Error, consumed: &mut Consumed) {
-        let (partition, offset) = (&slice.partition, slice.first_offset());
-        let attempt = 1 + self.progress.attempts(partition, Some(offset));
+    fn record_failure(&mut self, part: &PartitionBatch, error: &Error, consumed: &mut Consumed) {
+        let (partition, offset) = (&part.partition, part.first_offset());
+        let attempt = 1 + self.partitions.attempts(partition, Some(offset));
         if attempt < ATTEMPTS {
             log::warn!("{partition}@{offset} failed (attempt {attempt} of {ATTEMPTS}): {error}");
-            metrics::retried(Blame::Message);
-            waits::put_off(partition, error.to_string());
+            metrics::retried(Blame::Poison);
+            waits::back_off(partition, error.to_string());
             return self.postpone(partition, attempt, Some(offset), consumed);
         }
-        match self.effects.give_up(slice, attempt, &error.to_string()) {
-            Ok(()) => self.moved(slice, consumed),
+        match self.processor.give_up(part, attempt, &error.to_string()) {
+            Ok(()) => self.advance(part, consumed),
             Err(error) => {
                 log::warn!("{partition}@{offset} can't be parked yet: {error}");
-                waits::put_off(partition, error.to_string());
+                waits::back_off(partition, error.to_string());
                 self.postpone(partition, attempt - 1, Some(offset), consumed);
             }
         }
     }
 
-    /// Nobody's fault: read the offsets anew. The world's: try again later, without end.
-    fn put_off(&mut self, partition: &TopicPartition, error: &Error, consumed: &mut Consumed) {
+    /// A conflict: read the offsets anew. A transient failure: try again later, without end.
+    fn back_off(&mut self, partition: &TopicPartition, error: &Error, consumed: &mut Consumed) {
         metrics::retried(error.blame());
-        if error.blame() == Blame::Nobody {
+        if error.blame() == Blame::Conflict {
             log::debug!("{partition}: {error}");
             self.begun = false;
             return self.postpone(partition, 1, None, consumed);
         }
-        let attempt = 1 + self.progress.attempts(partition, None);
+        let attempt = 1 + self.partitions.attempts(partition, None);
         log::warn!("{partition} waits (attempt {attempt} failed): {error}");
-        waits::put_off(partition, error.to_string());
-        self.effects.end_hanging_writer(error);
-        // a culprit stays one: its attempts are counted when the world is well again
-        let culprit = self.progress.culprit(partition);
-        let attempt = if culprit.is_some() {
-            self.progress.attempts(partition, culprit)
+        waits::back_off(partition, error.to_string());
+        self.processor.end_hanging_writer(error);
+        // a poison record stays one: its attempts are counted when the transient failure is over
+        let poison_offset = self.partitions.poison_offset(partition);
+        let attempt = if poison_offset.is_some() {
+            self.partitions.attempts(partition, poison_offset)
         } else {
             attempt
         };
-        self.postpone(partition, attempt, culprit, consumed);
+        self.postpone(partition, attempt, poison_offset, consumed);
     }
 
     /// Pauses the partition; what was fetched beyond its offset is fetched again.
@@ -449,10 +455,10 @@ impl Consumer {
         &mut self,
         partition: &TopicPartition,
         attempts: u32,
-        culprit: Option<i64>,
+        poison_offset: Option<i64>,
         consumed: &mut Consumed,
     ) {
-        let Some(next) = self.progress.postpone(partition, attempts, culprit) else {
+        let Some(next) = self.partitions.postpone(partition, attempts, poison_offset) else {
             return;
         };
         self.reader.seek(partition, next);
@@ -460,13 +466,13 @@ impl Consumer {
         consumed.postponed += 1;
     }
 
-    fn moved(&mut self, slice: &Slice, consumed: &mut Consumed) {
-        if !self.progress.is_untroubled(slice) {
-            waits::goes_on(&slice.partition);
+    fn advance(&mut self, part: &PartitionBatch, consumed: &mut Consumed) {
+        if !self.partitions.is_healthy(part) {
+            waits::goes_on(&part.partition);
         }
-        self.progress.moved(&slice.partition, slice.to);
-        metrics::RECORDS.inc_by(slice.inputs.len() as u64);
-        consumed.handled += slice.inputs.len();
+        self.partitions.advance(&part.partition, part.to);
+        metrics::RECORDS.inc_by(part.inputs.len() as u64);
+        consumed.handled += part.inputs.len();
     }
 
     /// Parks what is no record that could be handled and moves past it; if that fails, the partition waits.
@@ -478,10 +484,10 @@ impl Consumer {
         (cause, detail): (Cause, String),
         consumed: &mut Consumed,
     ) {
-        let Some(from) = self.progress.next(&partition) else {
+        let Some(from) = self.partitions.next(&partition) else {
             return;
         };
-        match self.effects.park(
+        match self.processor.park(
             Move {
                 partition: partition.clone(),
                 from,
@@ -493,10 +499,10 @@ impl Consumer {
         ) {
             Ok(()) => {
                 waits::goes_on(&partition);
-                self.progress.moved(&partition, to);
+                self.partitions.advance(&partition, to);
                 self.reader.seek(&partition, to);
             }
-            Err(error) => self.put_off(&partition, &error, consumed),
+            Err(error) => self.back_off(&partition, &error, consumed),
         }
     }
 
@@ -504,35 +510,35 @@ impl Consumer {
     /// end of an aborted transaction would look like a gap once Kafka has removed it.
     fn pass_over(&mut self) {
         let steps = self
-            .progress
+            .partitions
             .passed_over(|partition| self.reader.position(partition));
         if steps.is_empty() || !self.begun {
             return;
         }
-        match self.effects.pass_over(&steps) {
+        match self.processor.pass_over(&steps) {
             Ok(()) => steps
                 .iter()
-                .for_each(|step| self.progress.moved(&step.partition, step.to)),
+                .for_each(|step| self.partitions.advance(&step.partition, step.to)),
             Err(error) => {
                 log::debug!("the offsets stay before what holds no records: {error}");
-                self.begun &= error.blame() != Blame::Nobody;
+                self.begun &= error.blame() != Blame::Conflict;
             }
         }
     }
 
-    /// Tells Kafka where we are. Only lag tools read it, so a failure is no more than worth a line.
-    fn tell_offsets(&mut self) {
+    /// Commits our offsets to Kafka. Only lag tools read them, so a failure is logged at debug level only.
+    fn commit_offsets(&mut self) {
         if !self.begun {
             return;
         }
-        let news = self.progress.untold();
-        if !news.is_empty() {
-            match self.reader.commit_offsets(&news) {
-                Ok(()) => self.progress.told(),
-                Err(error) => log::debug!("Kafka was not told our offsets: {error}"),
+        let uncommitted = self.partitions.uncommitted();
+        if !uncommitted.is_empty() {
+            match self.reader.commit_offsets(&uncommitted) {
+                Ok(()) => self.partitions.mark_committed(),
+                Err(error) => log::debug!("offsets were not committed to Kafka: {error}"),
             }
         }
-        self.offsets_told = Instant::now();
+        self.offsets_committed_at = Instant::now();
     }
 }
 

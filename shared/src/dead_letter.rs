@@ -54,9 +54,9 @@ impl<'a> Parked<'a> {
     }
 }
 
-/// What is told of a parked record once the transaction is committed.
+/// What is logged and counted of a parked record after the commit.
 #[must_use]
-pub struct Notice {
+pub struct AfterCommit {
     cause: Cause,
     text: String,
 }
@@ -65,7 +65,7 @@ pub struct Notice {
 const LINES: usize = 3;
 
 /// Counts and logs what was parked in one transaction.
-pub fn tell(parked: &[Notice]) {
+pub fn after_commit(parked: &[AfterCommit]) {
     parked
         .iter()
         .for_each(|notice| metrics::parked(notice.cause));
@@ -89,11 +89,11 @@ pub fn tell(parked: &[Notice]) {
 }
 
 /// Parks a record, in the transaction that moves the offset past it. A record that is parked already stays as it is; of that
-/// nothing is told.
+/// nothing is to be logged.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<Option<Notice>> {
+pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<Option<AfterCommit>> {
     let Parked {
         cause,
         detail,
@@ -131,7 +131,7 @@ pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<Option<Notice>> {
         record.offset,
         cause.name()
     );
-    Ok((parked_now > 0).then_some(Notice {
+    Ok((parked_now > 0).then_some(AfterCommit {
         cause: *cause,
         text,
     }))
@@ -359,7 +359,7 @@ pub fn count_open(session: &mut Session) -> Result<i64> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn oldest(
+pub fn find_oldest(
     session: &mut Session,
     filter: &Filter,
     after: i64,

@@ -33,23 +33,23 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Blame {
     /// The message itself can't be handled: what it says breaks a rule of the tables that hold it (SQLSTATE classes 22 and 23),
     /// or a caught panic.
-    Message,
+    Poison,
     /// Everything else: retried without end.
-    World,
-    /// A lost race is nobody's fault: read again and go on.
-    Nobody,
+    Transient,
+    /// A lost race: read again and go on.
+    Conflict,
 }
 
 impl Blame {
     /// All of them.
-    pub const ALL: [Blame; 3] = [Blame::Message, Blame::World, Blame::Nobody];
+    pub const ALL: [Blame; 3] = [Blame::Poison, Blame::Transient, Blame::Conflict];
 
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Blame::Message => "message",
-            Blame::World => "world",
-            Blame::Nobody => "nobody",
+            Blame::Poison => "poison",
+            Blame::Transient => "transient",
+            Blame::Conflict => "conflict",
         }
     }
 }
@@ -101,17 +101,17 @@ impl Error {
     /// Whose fault the error is.
     pub fn blame(&self) -> Blame {
         match self {
-            Error::Panic(_) => Blame::Message,
+            Error::Panic(_) => Blame::Poison,
             Error::Database(error) if error.as_db_error().is_some_and(is_of_message) => {
-                Blame::Message
+                Blame::Poison
             }
-            Error::LostRace(_) => Blame::Nobody,
+            Error::LostRace(_) => Blame::Conflict,
             Error::Database(_)
             | Error::Kafka(_)
             | Error::Unusable(_)
             | Error::Unprepared
             | Error::Stopped(_)
-            | Error::Fatal(_) => Blame::World,
+            | Error::Fatal(_) => Blame::Transient,
         }
     }
 

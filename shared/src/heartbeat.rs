@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub const IDLE: Duration = Duration::from_secs(1);
 
 /// One thread's turns.
-pub struct Pulse {
+pub struct Heartbeat {
     thread: String,
     interval: Duration,
     /// Milliseconds of [`clock`].
@@ -23,14 +23,14 @@ pub struct Pulse {
 
 const NEVER: u64 = u64::MAX;
 
-static PULSES: Mutex<Vec<Arc<Pulse>>> = Mutex::new(Vec::new());
+static HEARTBEATS: Mutex<Vec<Arc<Heartbeat>>> = Mutex::new(Vec::new());
 
 thread_local! {
-    static OWN: RefCell<Option<Arc<Pulse>>> = const { RefCell::new(None) };
+    static OWN: RefCell<Option<Arc<Heartbeat>>> = const { RefCell::new(None) };
 }
 
-fn pulses() -> MutexGuard<'static, Vec<Arc<Pulse>>> {
-    PULSES.lock().unwrap_or_else(PoisonError::into_inner)
+fn heartbeats() -> MutexGuard<'static, Vec<Arc<Heartbeat>>> {
+    HEARTBEATS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn clock() -> u64 {
@@ -38,13 +38,13 @@ fn clock() -> u64 {
     START.elapsed().as_millis() as u64
 }
 
-/// The calling thread's pulse from now on; dropped, the thread is no longer expected to turn.
-pub struct Watched(Arc<Pulse>);
+/// The calling thread's heartbeat from now on; dropped, the thread is no longer expected to turn.
+pub struct Watched(Arc<Heartbeat>);
 
 /// Has the calling thread watched: it must turn within `interval` from now on. That is longer than any of its calls may take
 /// (a statement 30 s, a call of Kafka 20 s), or it says so ([`beat_before`]).
 pub fn watch(thread: &str, interval: Duration) -> Watched {
-    let pulse = Arc::new(Pulse {
+    let heartbeat = Arc::new(Heartbeat {
         thread: thread.to_string(),
         interval,
         last: AtomicU64::new(0),
@@ -52,62 +52,62 @@ pub fn watch(thread: &str, interval: Duration) -> Watched {
         outside_from: AtomicU64::new(NEVER),
         kept_out: Mutex::default(),
     });
-    pulse.beat(interval);
-    pulses().push(pulse.clone());
-    OWN.set(Some(pulse.clone()));
-    Watched(pulse)
+    heartbeat.beat(interval);
+    heartbeats().push(heartbeat.clone());
+    OWN.set(Some(heartbeat.clone()));
+    Watched(heartbeat)
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        pulses().retain(|pulse| !Arc::ptr_eq(pulse, &self.0));
+        heartbeats().retain(|heartbeat| !Arc::ptr_eq(heartbeat, &self.0));
         OWN.set(None);
     }
 }
 
 /// The calling thread turns. Nothing happens in one that is not watched.
 pub fn beat() {
-    own(|pulse| pulse.beat(pulse.interval));
+    own(|heartbeat| heartbeat.beat(heartbeat.interval));
 }
 
 /// The calling thread turns, and the next turn may take so long.
 pub fn beat_before(long: Duration) {
-    own(|pulse| pulse.beat(pulse.interval.max(long)));
+    own(|heartbeat| heartbeat.beat(heartbeat.interval.max(long)));
 }
 
 /// The calling thread is in its group.
 pub fn in_group() {
-    own(|pulse| {
-        pulse.outside_from.store(NEVER, Ordering::Relaxed);
-        *pulse.kept_out() = None;
+    own(|heartbeat| {
+        heartbeat.outside_from.store(NEVER, Ordering::Relaxed);
+        *heartbeat.kept_out() = None;
     });
 }
 
 /// What the calling thread failed with, in case that it is out of its group.
 pub fn kept_out(why: String) {
-    own(|pulse| *pulse.kept_out() = Some(why));
+    own(|heartbeat| *heartbeat.kept_out() = Some(why));
 }
 
 /// The calling thread is out of its group, which counts unless it is in it again after `patience`. Said again, the
 /// earliest end of patience stands.
 pub fn out_of_group(patience: Duration) {
-    own(|pulse| {
-        _ = pulse
+    own(|heartbeat| {
+        _ = heartbeat
             .outside_from
             .fetch_min(clock() + patience.as_millis() as u64, Ordering::Relaxed)
     });
 }
 
-/// The calling thread's pulse, for others to look at.
-pub fn own_pulse() -> Option<Arc<Pulse>> {
+/// The calling thread's heartbeat, for others to look at.
+pub fn own_heartbeat() -> Option<Arc<Heartbeat>> {
     OWN.with_borrow(Clone::clone)
 }
 
-fn own(act: impl FnOnce(&Pulse)) {
-    OWN.with_borrow(|pulse| pulse.as_deref().map(act));
+fn own(act: impl FnOnce(&Heartbeat)) {
+    OWN.with_borrow(|heartbeat| heartbeat.as_deref().map(act));
 }
 
-impl Pulse {
+impl Heartbeat {
     fn beat(&self, next_within: Duration) {
         let now = clock();
         self.last.store(now, Ordering::Relaxed);
@@ -135,12 +135,12 @@ impl Pulse {
     }
 
     /// Whether it has turned when it should have.
-    pub fn turns(&self) -> bool {
+    pub fn is_alive(&self) -> bool {
         clock() <= self.due.load(Ordering::Relaxed)
     }
 
-    fn complaint(&self) -> Option<String> {
-        (!self.turns()).then(|| {
+    fn stall(&self) -> Option<String> {
+        (!self.is_alive()).then(|| {
             format!(
                 "thread {} has not turned for {} s",
                 self.thread,
@@ -151,26 +151,26 @@ impl Pulse {
 }
 
 /// The threads that have not turned in time, each in a sentence; none: the process turns.
-pub fn complaints() -> Vec<String> {
-    pulses()
+pub fn stalled() -> Vec<String> {
+    heartbeats()
         .iter()
-        .filter_map(|pulse| pulse.complaint())
+        .filter_map(|heartbeat| heartbeat.stall())
         .collect()
 }
 
 /// The threads that are out of their group for longer than they may, each in a sentence with what kept it out last.
 pub fn outsiders() -> Vec<String> {
-    pulses()
+    heartbeats()
         .iter()
-        .filter_map(|pulse| pulse.outside())
+        .filter_map(|heartbeat| heartbeat.outside())
         .collect()
 }
 
 /// Every watched thread and the time since its last turn, by name.
 pub fn ages() -> Vec<(String, Duration)> {
-    let mut ages: Vec<_> = pulses()
+    let mut ages: Vec<_> = heartbeats()
         .iter()
-        .map(|pulse| (pulse.thread.clone(), pulse.age()))
+        .map(|heartbeat| (heartbeat.thread.clone(), heartbeat.age()))
         .collect();
     ages.sort();
     ages
@@ -184,7 +184,7 @@ mod tests {
     fn a_thread_that_does_not_turn_is_named_and_one_that_ends_is_forgotten() {
         let watched = watch("sleeper", Duration::ZERO);
         beat_before(Duration::from_secs(60));
-        assert_eq!(complaints(), Vec::<String>::new());
+        assert_eq!(stalled(), Vec::<String>::new());
         out_of_group(Duration::from_secs(60));
         assert_eq!(outsiders(), Vec::<String>::new());
         out_of_group(Duration::ZERO);
@@ -198,11 +198,11 @@ mod tests {
         in_group();
         assert_eq!(outsiders(), Vec::<String>::new());
         beat();
-        while complaints().is_empty() {
+        while stalled().is_empty() {
             std::hint::spin_loop();
         }
-        assert_eq!(complaints(), ["thread sleeper has not turned for 0 s"]);
+        assert_eq!(stalled(), ["thread sleeper has not turned for 0 s"]);
         drop(watched);
-        assert!(complaints().is_empty() && own_pulse().is_none() && ages().is_empty());
+        assert!(stalled().is_empty() && own_heartbeat().is_none() && ages().is_empty());
     }
 }

@@ -50,7 +50,7 @@ pub fn append(tx: &mut Tx<'_>, events: &[Event]) -> Result<()> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn next_batch(
+pub fn read_batch(
     session: &mut Session,
     service: Service,
     after: i64,
@@ -78,7 +78,7 @@ fn row(row: &postgres::Row) -> Row {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn last_message(session: &mut Session, service: Service, id: i64) -> Result<Option<Uuid>> {
+pub fn find_last_message(session: &mut Session, service: Service, id: i64) -> Result<Option<Uuid>> {
     let sql = format!(
         "select (messages -> -1 ->> 'id')::uuid from {} where id = $1",
         service.outbox()
@@ -109,7 +109,7 @@ const HOLDERS: &str = "pg_locks l join pg_stat_activity a using (pid)
       and l.database = (select oid from pg_database where datname = current_database())";
 
 /// What waits in an outbox.
-pub struct Waiting {
+pub struct OutboxStats {
     /// How many rows are there, 100,000 at most.
     pub rows: i64,
     /// The id of the oldest.
@@ -126,7 +126,7 @@ pub struct Waiting {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn waiting(session: &mut Session, service: Service) -> Result<Waiting> {
+pub fn count_waiting(session: &mut Session, service: Service) -> Result<OutboxStats> {
     let sql = format!(
         "with oldest as (select id, stored_at from {0} order by id limit 1)
          select (select count(*) from (select from {0} limit $1) as counted), (select id from oldest),
@@ -137,7 +137,7 @@ pub fn waiting(session: &mut Session, service: Service) -> Result<Waiting> {
         service.outbox()
     );
     let row = &session.query(&sql, &[&MANY, &format!("{}-relay", service.name())])?[0];
-    Ok(Waiting {
+    Ok(OutboxStats {
         rows: row.get(0),
         oldest: row.get(1),
         oldest_seconds: row.get(2),
@@ -151,7 +151,7 @@ pub fn waiting(session: &mut Session, service: Service) -> Result<Waiting> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn snapshots(session: &mut Session) -> Result<Vec<(String, f64)>> {
+pub fn find_snapshots(session: &mut Session) -> Result<Vec<(String, f64)>> {
     let sql =
         "select pid || '/' || backend_xmin, coalesce(extract(epoch from clock_timestamp() - xact_start), 0)::float8
                  from pg_stat_activity
@@ -170,7 +170,7 @@ pub fn snapshots(session: &mut Session) -> Result<Vec<(String, f64)>> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn blocked(session: &mut Session, service: Service) -> Result<Vec<(String, String)>> {
+pub fn find_blocked(session: &mut Session, service: Service) -> Result<Vec<(String, String)>> {
     let sql = "
         select w.application_name,
                format('a lock on %s, held by %s',
@@ -184,7 +184,7 @@ pub fn blocked(session: &mut Session, service: Service) -> Result<Vec<(String, S
           left join pg_stat_activity b on b.pid = first.pid
          where w.datname = current_database() and w.wait_event_type = 'Lock' and w.application_name like $1
            and w.query_start < clock_timestamp() - interval '2 seconds'
-           -- those who stand for the lead, and who wait in turn for the append lock
+           -- those who try to acquire the lead, and who wait in turn for the append lock
            and not (l.locktype = 'advisory' and l.objid = 2)
            and coalesce(b.application_name, '') not like $1";
     let rows = session.query(sql, &[&format!("{}-%", service.name())])?;

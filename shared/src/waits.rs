@@ -26,8 +26,8 @@ fn waits() -> MutexGuard<'static, BTreeMap<String, Wait>> {
     WAITS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// It is put off once more, for this.
-pub fn put_off(what: &impl Display, why: String) {
+/// It backs off once more, for this.
+pub fn back_off(what: &impl Display, why: String) {
     note(what, why, None);
 }
 
@@ -106,9 +106,9 @@ mod tests {
     #[test]
     fn one_waits_from_its_first_failure_until_it_goes_on() {
         let partition = "waits-test-3";
-        put_off(&partition, "the first".into());
+        back_off(&partition, "the first".into());
         waits().get_mut(partition).unwrap().since = Instant::now() - LIMIT;
-        put_off(&partition, "the second".into());
+        back_off(&partition, "the second".into());
         assert_eq!(
             reasons(),
             ["waits-test-3 has been waiting for 60 s: the second"]

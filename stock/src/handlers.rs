@@ -28,12 +28,16 @@ impl Handler for Requests {
     }
 
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {
-        set_aside::at_participant(tx, events, "reservation", ("item", "item_name"), |event| {
-            match &event.body {
+        set_aside::find_held_at_participant(
+            tx,
+            events,
+            "reservation",
+            ("item", "item_name"),
+            |event| match &event.body {
                 Body::StockRequested { item_name, .. } => Some(item_name),
                 _ => None,
-            }
-        })
+            },
+        )
     }
 
     fn give_up(&mut self, tx: &mut Tx<'_>, request: &GivenUp) -> Result<Vec<Event>> {

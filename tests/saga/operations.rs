@@ -318,7 +318,7 @@ fn what_a_stuck_partition_holds_is_told_in_records_and_seconds() {
     until("a record to wait", || metric(&payment, lag) >= 1.0);
     let seconds = "saga_consumer_lag_seconds{partition=\"0\",topic=\"payment\"}";
     until("its age", || metric(&payment, seconds) > 1.0);
-    assert!(metric(&payment, "saga_consumer_retries_total{blame=\"world\"}") >= 1.0);
+    assert!(metric(&payment, "saga_consumer_retries_total{blame=\"transient\"}") >= 1.0);
     postgres.cut();
     until("the database to be missed", || {
         reasons(&payment.api().get("/readyz")).contains("the database: ")

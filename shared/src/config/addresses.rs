@@ -226,10 +226,10 @@ mod tests {
             ":9092",
             "kafka-1:0",
         ] {
-            let told = brokers(bad).unwrap_err().to_string();
+            let error = brokers(bad).unwrap_err().to_string();
             assert!(
-                told.contains("must be a list of host:port without a scheme"),
-                "{bad}: {told}"
+                error.contains("must be a list of host:port without a scheme"),
+                "{bad}: {error}"
             );
         }
     }

@@ -200,8 +200,8 @@ mod tests {
             ),
         ];
         for (settings, wanted) in cases {
-            let told = read(settings).unwrap_err();
-            assert!(told.contains(wanted), "{wanted} is missing in {told}");
+            let error = read(settings).unwrap_err();
+            assert!(error.contains(wanted), "{wanted} is missing in {error}");
         }
     }
 }

@@ -38,7 +38,7 @@ impl Input {
 }
 
 /// A run of one partition's records.
-pub struct Slice {
+pub struct PartitionBatch {
     /// Which partition.
     pub partition: TopicPartition,
     /// Where the partition's offset is believed to be.
@@ -49,7 +49,7 @@ pub struct Slice {
     pub inputs: Vec<Input>,
 }
 
-impl Slice {
+impl PartitionBatch {
     /// Decodes what was polled from `topic`. `attempt`: which one this is of the record at an offset.
     pub fn new(
         topic: Topic,
@@ -57,7 +57,7 @@ impl Slice {
         (from, to): (i64, i64),
         records: Vec<Record>,
         attempt: impl Fn(i64) -> i32,
-    ) -> Slice {
+    ) -> PartitionBatch {
         let now = delivery::now();
         let number = partition.partition;
         let input = |record: Record| {
@@ -65,7 +65,7 @@ impl Slice {
             Input::new(topic, number, record, now, attempt)
         };
         let inputs = records.into_iter().map(input).collect();
-        Slice {
+        PartitionBatch {
             partition,
             from,
             to,
@@ -74,16 +74,16 @@ impl Slice {
     }
 
     /// The first `at` records, and the rest; both must have some.
-    pub fn split(mut self, at: usize) -> (Slice, Slice) {
+    pub fn split(mut self, at: usize) -> (PartitionBatch, PartitionBatch) {
         let right = self.inputs.split_off(at);
         let middle = right[0].record.offset;
-        let right = Slice {
+        let right = PartitionBatch {
             partition: self.partition.clone(),
             from: middle,
             to: self.to,
             inputs: right,
         };
-        (Slice { to: middle, ..self }, right)
+        (PartitionBatch { to: middle, ..self }, right)
     }
 
     /// Offset of the first record.
@@ -101,12 +101,12 @@ impl Slice {
     }
 }
 
-/// Cuts slices into transactions of `BATCH` records at most; each partition's order is kept.
-pub fn batches(slices: Vec<Slice>) -> Vec<Vec<Slice>> {
+/// Cuts what was polled into transactions of `BATCH` records at most; each partition's order is kept.
+pub fn batches(parts: Vec<PartitionBatch>) -> Vec<Vec<PartitionBatch>> {
     let mut batches = Vec::new();
-    let mut batch: Vec<Slice> = Vec::new();
+    let mut batch: Vec<PartitionBatch> = Vec::new();
     let mut room = BATCH;
-    for mut rest in slices {
+    for mut rest in parts {
         while rest.inputs.len() > room {
             let (now, later) = rest.split(room);
             batch.push(now);
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::event::{Channel, Side};
 
-    fn slice(partition: i32, from: i64, count: i64) -> Slice {
+    fn part(partition: i32, from: i64, count: i64) -> PartitionBatch {
         let partition = TopicPartition {
             topic: "payment".into(),
             topic_id: uuid::Uuid::nil(),
@@ -145,7 +145,7 @@ mod tests {
         };
         let records = (from..from + count).map(record).collect();
         // one control record behind the last
-        Slice::new(
+        PartitionBatch::new(
             Topic(Side::Payment, Channel::Request),
             partition,
             (from, from + count + 1),
@@ -154,15 +154,15 @@ mod tests {
         )
     }
 
-    fn steps(batch: &[Slice]) -> Vec<(i32, i64, i64, usize)> {
+    fn steps(batch: &[PartitionBatch]) -> Vec<(i32, i64, i64, usize)> {
         batch
             .iter()
-            .map(|slice| {
+            .map(|part| {
                 (
-                    slice.partition.partition,
-                    slice.from,
-                    slice.to,
-                    slice.inputs.len(),
+                    part.partition.partition,
+                    part.from,
+                    part.to,
+                    part.inputs.len(),
                 )
             })
             .collect()
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_batch_ends_at_its_limit_and_the_next_goes_on_where_it_ended() {
-        let batches = batches(vec![slice(0, 10, 300), slice(1, 0, 900)]);
+        let batches = batches(vec![part(0, 10, 300), part(1, 0, 900)]);
         assert_eq!(batches.len(), 3);
         assert_eq!(steps(&batches[0]), [(0, 10, 311, 300), (1, 0, 200, 200)]);
         assert_eq!(steps(&batches[1]), [(1, 200, 700, 500)]);
@@ -180,6 +180,6 @@ mod tests {
     #[test]
     fn nothing_polled_is_no_batch() {
         assert!(batches(vec![]).is_empty());
-        assert_eq!(batches(vec![slice(0, 0, 500)]).len(), 1);
+        assert_eq!(batches(vec![part(0, 0, 500)]).len(), 1);
     }
 }

@@ -154,7 +154,7 @@ fn now(query: &mut impl Query, ids: &[Uuid], numbers: &[i32]) -> Result<Vec<(i64
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn all(session: &mut Session) -> Result<Vec<(Uuid, i32, i64)>> {
+pub fn read_all(session: &mut Session) -> Result<Vec<(Uuid, i32, i64)>> {
     let rows = session.query(
         "select topic_id, partition, next_offset from consumer_offset",
         &[],

@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 use kafka::TopicPartition;
 
 use crate::backoff;
-use crate::consumer::batch::Slice;
+use crate::consumer::batch::PartitionBatch;
 use crate::consumer::offsets::{self, Move, Start};
 use crate::waits;
 
 /// The assigned partitions. What the process knows of them goes with this.
 #[derive(Default)]
-pub struct Progress(HashMap<TopicPartition, Partition>);
+pub struct Partitions(HashMap<TopicPartition, Partition>);
 
 struct Partition {
     next: i64,
-    /// What Kafka was told last, for lag tools.
-    told: i64,
-    trouble: Option<Trouble>,
+    /// What was committed to Kafka last, for lag tools.
+    committed: i64,
+    retry: Option<Retry>,
 }
 
-struct Trouble {
+struct Retry {
     attempts: u32,
-    /// The record that stands alone as the culprit; none while the world is to blame.
-    culprit: Option<i64>,
+    /// The record that fails by its own fault; none while the failure is transient.
+    poison_offset: Option<i64>,
     retry_at: Instant,
     paused: bool,
     /// The broker has refused to give records, and does not say when it would.
@@ -34,9 +34,9 @@ struct Trouble {
 /// Where nothing is refused any more within it there is nothing to read, which is no refusal: longer than a poll takes.
 const NOT_REFUSED_AFTER: Duration = Duration::from_secs(3);
 
-impl Progress {
+impl Partitions {
     /// Partitions at the offsets that the database holds.
-    pub fn new(starts: Vec<Start>) -> Progress {
+    pub fn new(starts: Vec<Start>) -> Partitions {
         for Start {
             partition, next, ..
         } in &starts
@@ -46,10 +46,10 @@ impl Progress {
         }
         let partition = |next| Partition {
             next,
-            told: -1,
-            trouble: None,
+            committed: -1,
+            retry: None,
         };
-        Progress(
+        Partitions(
             starts
                 .into_iter()
                 .map(|start| (start.partition, partition(start.next)))
@@ -62,38 +62,42 @@ impl Progress {
         self.0.get(partition).map(|partition| partition.next)
     }
 
-    /// False once the slice's partition was put off or moved elsewhere, earlier in the same pass.
-    pub fn expects(&self, slice: &Slice) -> bool {
-        let partition = self.0.get(&slice.partition);
+    /// False once the batch's partition was paused or has advanced elsewhere, earlier in the same pass.
+    pub fn expects(&self, part: &PartitionBatch) -> bool {
+        let partition = self.0.get(&part.partition);
         partition.is_some_and(|p| {
-            p.next == slice.from && p.trouble.as_ref().is_none_or(|trouble| !trouble.paused)
+            p.next == part.from && p.retry.as_ref().is_none_or(|retry| !retry.paused)
         })
     }
 
     /// Whether nothing has failed since the last success.
-    pub fn is_untroubled(&self, slice: &Slice) -> bool {
-        self.trouble(&slice.partition).is_none()
+    pub fn is_healthy(&self, part: &PartitionBatch) -> bool {
+        self.retry(&part.partition).is_none()
     }
 
     /// The record known to fail by its own fault.
-    pub fn culprit(&self, partition: &TopicPartition) -> Option<i64> {
-        self.trouble(partition).and_then(|trouble| trouble.culprit)
+    pub fn poison_offset(&self, partition: &TopicPartition) -> Option<i64> {
+        self.retry(partition).and_then(|retry| retry.poison_offset)
     }
 
-    /// The failed attempts so far of `culprit`, or of the world's.
-    pub fn attempts(&self, partition: &TopicPartition, culprit: Option<i64>) -> u32 {
-        self.trouble(partition)
-            .filter(|trouble| trouble.culprit == culprit)
-            .map_or(0, |trouble| trouble.attempts)
+    /// The failed attempts so far of `poison_offset`, or of a transient failure.
+    pub fn attempts(&self, partition: &TopicPartition, poison_offset: Option<i64>) -> u32 {
+        self.retry(partition)
+            .filter(|retry| retry.poison_offset == poison_offset)
+            .map_or(0, |retry| retry.attempts)
     }
 
-    /// Which attempt comes next of the record at `offset`, from 1. What the world is to blame for counts for all that waits.
+    /// Which attempt comes next of the record at `offset`, from 1. A transient failure counts for all that waits.
     pub fn attempt(&self, partition: &TopicPartition, offset: i64) -> i32 {
-        let concerns = |trouble: &&Trouble| trouble.culprit.is_none_or(|culprit| culprit == offset);
+        let concerns = |retry: &&Retry| {
+            retry
+                .poison_offset
+                .is_none_or(|poison_offset| poison_offset == offset)
+        };
         1 + self
-            .trouble(partition)
+            .retry(partition)
             .filter(concerns)
-            .map_or(0, |trouble| trouble.attempts as i32)
+            .map_or(0, |retry| retry.attempts as i32)
     }
 
     /// The partition waits; answers its next offset.
@@ -101,13 +105,13 @@ impl Progress {
         &mut self,
         partition: &TopicPartition,
         attempts: u32,
-        culprit: Option<i64>,
+        poison_offset: Option<i64>,
     ) -> Option<i64> {
         let retry_at = Instant::now() + backoff::delay(attempts);
         let partition = self.0.get_mut(partition)?;
-        partition.trouble = Some(Trouble {
+        partition.retry = Some(Retry {
             attempts,
-            culprit,
+            poison_offset,
             retry_at,
             paused: true,
             refused: false,
@@ -116,37 +120,33 @@ impl Progress {
     }
 
     /// The partition's records before `next` are done with.
-    pub fn moved(&mut self, partition: &TopicPartition, next: i64) {
+    pub fn advance(&mut self, partition: &TopicPartition, next: i64) {
         offsets::know(partition, next);
         if let Some(partition) = self.0.get_mut(partition) {
             partition.next = next;
-            partition.trouble = None;
+            partition.retry = None;
         }
     }
 
     /// It waits because the broker refuses to give its records.
     pub fn refused(&mut self, partition: &TopicPartition) {
-        if let Some(trouble) = self
+        if let Some(retry) = self
             .0
             .get_mut(partition)
-            .and_then(|partition| partition.trouble.as_mut())
+            .and_then(|partition| partition.retry.as_mut())
         {
-            trouble.refused = true;
+            retry.refused = true;
         }
     }
 
     /// Ends what was refused and is no longer; answers whose.
     pub fn end_refusals(&mut self) -> Vec<TopicPartition> {
-        let ended = |trouble: &Trouble| {
-            trouble.refused && !trouble.paused && trouble.retry_at.elapsed() > NOT_REFUSED_AFTER
+        let ended = |retry: &Retry| {
+            retry.refused && !retry.paused && retry.retry_at.elapsed() > NOT_REFUSED_AFTER
         };
         let mut gone_on = Vec::new();
         for (name, partition) in &mut self.0 {
-            if partition
-                .trouble
-                .take_if(|trouble| ended(trouble))
-                .is_some()
-            {
+            if partition.retry.take_if(|retry| ended(retry)).is_some() {
                 waits::goes_on(name);
                 gone_on.push(name.clone());
             }
@@ -156,13 +156,13 @@ impl Progress {
 
     /// None of those that go on can be read, for this.
     pub fn all_wait(&self, why: &str) {
-        self.untroubled()
-            .for_each(|(name, _)| waits::put_off(name, why.into()));
+        self.healthy()
+            .for_each(|(name, _)| waits::back_off(name, why.into()));
     }
 
     /// They can again.
     pub fn all_go_on(&self) {
-        self.untroubled().for_each(|(name, _)| waits::goes_on(name));
+        self.healthy().for_each(|(name, _)| waits::goes_on(name));
     }
 
     /// Ends the pauses that are over; answers whose.
@@ -171,11 +171,11 @@ impl Progress {
         let mut ended = Vec::new();
         for (name, partition) in &mut self.0 {
             let over = partition
-                .trouble
+                .retry
                 .as_mut()
-                .filter(|trouble| trouble.paused && trouble.retry_at <= now);
-            if let Some(trouble) = over {
-                trouble.paused = false;
+                .filter(|retry| retry.paused && retry.retry_at <= now);
+            if let Some(retry) = over {
+                retry.paused = false;
                 ended.push(name.clone());
             }
         }
@@ -186,7 +186,7 @@ impl Progress {
     pub fn all_paused_until(&self) -> Option<Option<Instant>> {
         let pause = |partition: &Partition| {
             partition
-                .trouble
+                .retry
                 .as_ref()
                 .filter(|t| t.paused)
                 .map(|t| t.retry_at)
@@ -205,39 +205,39 @@ impl Progress {
                 to,
             })
         };
-        self.untroubled().filter_map(step).collect()
+        self.healthy().filter_map(step).collect()
     }
 
-    /// The offsets that Kafka was not told yet, with their metadata.
-    pub fn untold(&self) -> Vec<(TopicPartition, i64, String)> {
-        let untold = self
+    /// The offsets not committed to Kafka yet, with their metadata.
+    pub fn uncommitted(&self) -> Vec<(TopicPartition, i64, String)> {
+        let uncommitted = self
             .0
             .iter()
-            .filter(|(_, partition)| partition.next != partition.told);
-        untold
+            .filter(|(_, partition)| partition.next != partition.committed);
+        uncommitted
             .map(|(name, partition)| (name.clone(), partition.next, String::new()))
             .collect()
     }
 
-    /// Kafka was told all offsets.
-    pub fn told(&mut self) {
+    /// All offsets are committed to Kafka.
+    pub fn mark_committed(&mut self) {
         self.0
             .values_mut()
-            .for_each(|partition| partition.told = partition.next);
+            .for_each(|partition| partition.committed = partition.next);
     }
 
-    fn untroubled(&self) -> impl Iterator<Item = (&TopicPartition, &Partition)> {
+    fn healthy(&self) -> impl Iterator<Item = (&TopicPartition, &Partition)> {
         self.0
             .iter()
-            .filter(|(_, partition)| partition.trouble.is_none())
+            .filter(|(_, partition)| partition.retry.is_none())
     }
 
-    fn trouble(&self, partition: &TopicPartition) -> Option<&Trouble> {
-        self.0.get(partition)?.trouble.as_ref()
+    fn retry(&self, partition: &TopicPartition) -> Option<&Retry> {
+        self.0.get(partition)?.retry.as_ref()
     }
 }
 
-impl Drop for Progress {
+impl Drop for Partitions {
     fn drop(&mut self) {
         for partition in self.0.keys() {
             offsets::forget(partition);
@@ -251,35 +251,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_is_counted_for_the_culprit_alone_and_the_worlds_for_all_that_waits() {
+    fn an_attempt_is_counted_for_the_poison_record_alone_and_transient_ones_for_all_that_waits() {
         let partition = TopicPartition {
             topic: "payment".into(),
             topic_id: uuid::Uuid::nil(),
             partition: 0,
         };
-        let mut progress = Progress::new(vec![Start {
+        let mut partitions = Partitions::new(vec![Start {
             partition: partition.clone(),
             next: 5,
             leader_epoch: None,
         }]);
-        assert_eq!(progress.attempt(&partition, 5), 1);
-        progress.postpone(&partition, 2, None);
+        assert_eq!(partitions.attempt(&partition, 5), 1);
+        partitions.postpone(&partition, 2, None);
         assert_eq!(
             (
-                progress.attempt(&partition, 5),
-                progress.attempt(&partition, 6)
+                partitions.attempt(&partition, 5),
+                partitions.attempt(&partition, 6)
             ),
             (3, 3)
         );
-        progress.postpone(&partition, 1, Some(5));
+        partitions.postpone(&partition, 1, Some(5));
         assert_eq!(
             (
-                progress.attempt(&partition, 5),
-                progress.attempt(&partition, 6)
+                partitions.attempt(&partition, 5),
+                partitions.attempt(&partition, 6)
             ),
             (2, 1)
         );
-        progress.moved(&partition, 6);
-        assert_eq!(progress.attempt(&partition, 6), 1);
+        partitions.advance(&partition, 6);
+        assert_eq!(partitions.attempt(&partition, 6), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! One batch's transaction: offsets, effects, what is parked, what is sent, in this order, for correctness and against
+//! One batch's transaction: offsets, effects, what is parked, what is outgoing, in this order, for correctness and against
 //! deadlocks.
 
 use std::collections::HashSet;
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use kafka::{Record, TopicPartition};
 
 use crate::consumer::ATTEMPTS;
-use crate::consumer::batch::{Input, Slice};
+use crate::consumer::batch::{Input, PartitionBatch};
 use crate::consumer::offsets::{self, Move, Start};
 use crate::consumer::set_aside::{self, Around, Aside};
 use crate::db::Tx;
 use crate::db::pool::Connection;
-use crate::dead_letter::{self, Notice, Parked};
+use crate::dead_letter::{self, AfterCommit, Parked};
 use crate::error::Cause;
 use crate::error::{Blame, Error, Result};
 use crate::event::delivery::{self, Delivery};
@@ -24,8 +24,8 @@ use crate::metrics;
 use crate::outbox;
 use crate::outbox::wake::Waker;
 
-/// Turns slices into effects, on one connection.
-pub struct Effects {
+/// Turns batches into effects, on one connection.
+pub struct BatchProcessor {
     /// The topics' prefix.
     pub prefix: String,
     connection: Connection,
@@ -35,12 +35,12 @@ pub struct Effects {
     around: Around,
     /// When those set aside are tried again.
     try_aside_at: Instant,
-    /// When it was told the last time that records are set aside.
-    told_at: Option<Instant>,
+    /// When it was logged the last time that records are set aside.
+    logged_at: Option<Instant>,
 }
 
-/// It is told so often at most.
-const TELL_AGAIN: Duration = Duration::from_secs(10);
+/// It is logged so often at most.
+const LOG_AGAIN: Duration = Duration::from_secs(10);
 /// Records set aside are tried again so often ...
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// ... as long as some have had their effect, so many batches in a row; what comes from Kafka must not wait for all of them ...
@@ -48,7 +48,7 @@ const ROUNDS: u32 = 20;
 /// ... and it is looked so often whether there are any, of an instance that is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
-impl Effects {
+impl BatchProcessor {
     /// Connects to nothing yet. `prefix`: the topics'; `handler`: what the service does with an event; `waker` is called after a
     /// commit that appended.
     pub fn new(
@@ -56,16 +56,16 @@ impl Effects {
         connection: Connection,
         handler: Box<dyn Handler>,
         waker: Waker,
-    ) -> Effects {
-        let (around, told_at) = (Around::default(), None);
-        Effects {
+    ) -> BatchProcessor {
+        let (around, logged_at) = (Around::default(), None);
+        BatchProcessor {
             prefix,
             connection,
             handler,
             waker,
             around,
             try_aside_at: Instant::now(),
-            told_at,
+            logged_at,
         }
     }
 
@@ -77,24 +77,24 @@ impl Effects {
         offsets::read(self.connection.session()?, partitions)
     }
 
-    /// Handles the slices in one transaction. A handler that lacks something fetches it between two attempts, so that no
+    /// Handles the batches of several partitions in one transaction. A handler that lacks something fetches it between two attempts, so that no
     /// transaction is open meanwhile.
     ///
     /// # Errors
     /// Nothing was changed; [`Error::blame`] says whose fault it was.
-    pub fn commit(&mut self, slices: &[Slice]) -> Result<()> {
+    pub fn commit(&mut self, parts: &[PartitionBatch]) -> Result<()> {
         let set_aside = self.around.is_due();
-        match self.prepared(|effects| effects.try_commit(slices, set_aside)) {
+        match self.prepared(|processor| processor.try_commit(parts, set_aside)) {
             Err(error) if error.is_lock_timeout() && !set_aside => {
                 self.end_hanging_writer(&error);
                 self.around.held();
-                self.prepared(|effects| effects.try_commit(slices, true))
+                self.prepared(|processor| processor.try_commit(parts, true))
             }
             done => done,
         }
     }
 
-    fn prepared<T>(&mut self, attempt: impl Fn(&mut Effects) -> Result<T>) -> Result<T> {
+    fn prepared<T>(&mut self, attempt: impl Fn(&mut BatchProcessor) -> Result<T>) -> Result<T> {
         match attempt(self) {
             Err(Error::Unprepared) => {
                 self.handler.prepare()?;
@@ -104,43 +104,44 @@ impl Effects {
         }
     }
 
-    fn try_commit(&mut self, slices: &[Slice], set_aside: bool) -> Result<()> {
+    fn try_commit(&mut self, parts: &[PartitionBatch], set_aside: bool) -> Result<()> {
         heartbeat::beat();
         metrics::ATTEMPTS.inc();
-        let steps: Vec<Move> = slices.iter().map(Slice::step).collect();
+        let steps: Vec<Move> = parts.iter().map(PartitionBatch::step).collect();
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &steps)?;
-        let inputs: Vec<(&TopicPartition, &Input)> = slices
+        let inputs: Vec<(&TopicPartition, &Input)> = parts
             .iter()
-            .flat_map(|slice| slice.inputs.iter().map(|input| (&slice.partition, input)))
+            .flat_map(|part| part.inputs.iter().map(|input| (&part.partition, input)))
             .collect();
         let waiting = match set_aside {
-            true => waiting(&mut tx, &mut *self.handler, &inputs, true)?,
+            true => find_waiting(&mut tx, &mut *self.handler, &inputs, true)?,
             false => vec![],
         };
-        let (sent, parked) = handle(&mut tx, &self.prefix, &mut *self.handler, &inputs, &waiting)?;
+        let (outgoing, parked) =
+            handle(&mut tx, &self.prefix, &mut *self.handler, &inputs, &waiting)?;
         let aside: Vec<_> = inputs
             .iter()
             .zip(&waiting)
             .filter_map(|((partition, input), why)| Some((*partition, &input.record, why.clone()?)))
             .collect();
         set_aside::set(&mut tx, &aside)?;
-        outbox::append(&mut tx, &sent)?;
+        outbox::append(&mut tx, &outgoing)?;
         tx.commit()?;
-        dead_letter::tell(&parked);
+        dead_letter::after_commit(&parked);
         if let Some((partition, record, why)) = aside.first() {
             self.around.held();
             self.try_aside_at = Instant::now() + TRY_AGAIN;
             let (count, offset) = (aside.len(), record.offset);
-            let is_news = self
-                .told_at
-                .is_none_or(|told_at| told_at.elapsed() >= TELL_AGAIN);
-            self.told_at = if is_news {
+            let is_due = self
+                .logged_at
+                .is_none_or(|logged_at| logged_at.elapsed() >= LOG_AGAIN);
+            self.logged_at = if is_due {
                 Some(Instant::now())
             } else {
-                self.told_at
+                self.logged_at
             };
-            let level = if is_news {
+            let level = if is_due {
                 log::Level::Warn
             } else {
                 log::Level::Debug
@@ -151,7 +152,7 @@ impl Effects {
             );
         }
         self.handler.committed();
-        self.wake(&sent);
+        self.wake(&outgoing);
         Ok(())
     }
 
@@ -167,9 +168,9 @@ impl Effects {
         self.try_aside_at = Instant::now() + LOOK_AGAIN;
         let mut all = 0;
         for _ in 0..ROUNDS {
-            let done = match self.prepared(|effects| effects.try_those_aside(None)) {
-                Err(error) if error.blame() == Blame::Message => {
-                    self.prepared(Effects::try_each_aside)
+            let done = match self.prepared(|processor| processor.try_those_aside(None)) {
+                Err(error) if error.blame() == Blame::Poison => {
+                    self.prepared(BatchProcessor::try_each_aside)
                 }
                 done => done,
             }?;
@@ -215,8 +216,8 @@ impl Effects {
             .iter()
             .map(|(_, partition, input)| (partition, input))
             .collect();
-        let waiting = waiting(&mut tx, &mut *self.handler, &borrowed, false)?;
-        let (sent, parked) = handle(&mut tx, prefix, &mut *self.handler, &borrowed, &waiting)?;
+        let waiting = find_waiting(&mut tx, &mut *self.handler, &borrowed, false)?;
+        let (outgoing, parked) = handle(&mut tx, prefix, &mut *self.handler, &borrowed, &waiting)?;
         let ids = |waits: bool| -> Vec<i64> {
             let those = inputs
                 .iter()
@@ -227,11 +228,11 @@ impl Effects {
         let done = ids(false);
         set_aside::remove(&mut tx, &done)?;
         set_aside::wait_on(&mut tx, &ids(true))?;
-        outbox::append(&mut tx, &sent)?;
+        outbox::append(&mut tx, &outgoing)?;
         tx.commit()?;
-        dead_letter::tell(&parked);
+        dead_letter::after_commit(&parked);
         self.handler.committed();
-        self.wake(&sent);
+        self.wake(&outgoing);
         if !done.is_empty() {
             log::info!(
                 "{} records that were set aside have had their effect",
@@ -248,12 +249,12 @@ impl Effects {
         for aside in taken {
             match self.try_those_aside(Some(aside.id)) {
                 Err(error)
-                    if error.blame() == Blame::Message && aside.attempts >= ATTEMPTS as i32 =>
+                    if error.blame() == Blame::Poison && aside.attempts >= ATTEMPTS as i32 =>
                 {
                     self.give_up_aside(&aside, &error.to_string())?;
                 }
-                Err(error) if error.blame() == Blame::Message => {
-                    set_aside::failed(self.connection.session()?, aside.id)?
+                Err(error) if error.blame() == Blame::Poison => {
+                    set_aside::record_failure(self.connection.session()?, aside.id)?
                 }
                 outcome => done += outcome?,
             }
@@ -273,7 +274,7 @@ impl Effects {
             aside.attempts,
         );
         let mut tx = self.connection.session()?.transaction()?;
-        let (sent, parked) = given_up(
+        let (outgoing, parked) = given_up(
             &mut tx,
             &mut *self.handler,
             &aside.partition,
@@ -282,10 +283,10 @@ impl Effects {
             why,
         )?;
         set_aside::remove(&mut tx, &[aside.id])?;
-        outbox::append(&mut tx, &sent)?;
+        outbox::append(&mut tx, &outgoing)?;
         tx.commit()?;
-        dead_letter::tell(parked.as_slice());
-        self.wake(&sent);
+        dead_letter::after_commit(parked.as_slice());
+        self.wake(&outgoing);
         Ok(())
     }
 
@@ -294,21 +295,21 @@ impl Effects {
     ///
     /// # Errors
     /// What PostgreSQL says; nothing was changed.
-    pub fn give_up(&mut self, slice: &Slice, attempts: u32, why: &str) -> Result<()> {
+    pub fn give_up(&mut self, part: &PartitionBatch, attempts: u32, why: &str) -> Result<()> {
         let mut tx = self.connection.session()?.transaction()?;
-        offsets::advance(&mut tx, &[slice.step()])?;
-        let (sent, parked) = given_up(
+        offsets::advance(&mut tx, &[part.step()])?;
+        let (outgoing, parked) = given_up(
             &mut tx,
             &mut *self.handler,
-            &slice.partition,
-            &slice.inputs[0],
+            &part.partition,
+            &part.inputs[0],
             attempts,
             why,
         )?;
-        outbox::append(&mut tx, &sent)?;
+        outbox::append(&mut tx, &outgoing)?;
         tx.commit()?;
-        dead_letter::tell(parked.as_slice());
-        self.wake(&sent);
+        dead_letter::after_commit(parked.as_slice());
+        self.wake(&outgoing);
         Ok(())
     }
 
@@ -337,10 +338,16 @@ impl Effects {
         let to_offset = (cause == Cause::LogGap).then_some(step.to);
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &[step])?;
-        let story = Parked::new(cause, detail, &partition, record);
-        let parked = dead_letter::park(&mut tx, &Parked { to_offset, ..story })?;
+        let parked_record = Parked::new(cause, detail, &partition, record);
+        let parked = dead_letter::park(
+            &mut tx,
+            &Parked {
+                to_offset,
+                ..parked_record
+            },
+        )?;
         tx.commit()?;
-        dead_letter::tell(parked.as_slice());
+        dead_letter::after_commit(parked.as_slice());
         Ok(())
     }
 
@@ -349,8 +356,8 @@ impl Effects {
         outbox::end_hanging_writer(&mut self.connection, error);
     }
 
-    fn wake(&self, sent: &[Event]) {
-        if !sent.is_empty() {
+    fn wake(&self, outgoing: &[Event]) {
+        if !outgoing.is_empty() {
             self.waker.wake();
         }
     }
@@ -367,8 +374,8 @@ fn given_up(
     }: &Input,
     attempts: u32,
     why: &str,
-) -> Result<(Vec<Event>, Option<Notice>)> {
-    let sent = match event {
+) -> Result<(Vec<Event>, Option<AfterCommit>)> {
+    let outgoing = match event {
         Ok(event) if event.topic().1 == Channel::Request => {
             let delivery = Delivery {
                 attempt: attempts as i32,
@@ -386,14 +393,14 @@ fn given_up(
         }
         _ => vec![],
     };
-    let story = Parked::new(Cause::GivenUp, why.to_string(), partition, record);
+    let parked_record = Parked::new(Cause::GivenUp, why.to_string(), partition, record);
     Ok((
-        sent,
+        outgoing,
         dead_letter::park(
             tx,
             &Parked {
                 attempts: attempts as i32,
-                ..story
+                ..parked_record
             },
         )?,
     ))
@@ -401,7 +408,7 @@ fn given_up(
 
 /// What each record waits for; the rows of those that wait for nothing are locked. Where some are set aside already
 /// (`look_behind`), what comes later about the same orders waits behind them.
-fn waiting(
+fn find_waiting(
     tx: &mut Tx<'_>,
     handler: &mut dyn Handler,
     inputs: &[(&TopicPartition, &Input)],
@@ -418,7 +425,7 @@ fn waiting(
                 .iter()
                 .filter_map(|(_, input)| input.record.key.as_deref())
                 .collect();
-            set_aside::waiting_keys(tx, &keys)?
+            set_aside::find_waiting_keys(tx, &keys)?
         }
         false => HashSet::new(),
     };
@@ -439,14 +446,14 @@ fn waiting(
     Ok(inputs.iter().map(each).collect())
 }
 
-/// Hands the events that do not wait to the handler and parks what it refuses; answers what is to be sent, and told.
+/// Hands the events that do not wait to the handler and parks what it refuses; returns what is to be sent, and what to do after the commit.
 fn handle(
     tx: &mut Tx<'_>,
     prefix: &str,
     handler: &mut dyn Handler,
     inputs: &[(&TopicPartition, &Input)],
     waiting: &[Option<String>],
-) -> Result<(Vec<Event>, Vec<Notice>)> {
+) -> Result<(Vec<Event>, Vec<AfterCommit>)> {
     let waits = |place: usize| waiting.get(place).is_some_and(Option::is_some);
     let free = || {
         inputs
@@ -459,7 +466,7 @@ fn handle(
         .filter_map(|(_, input)| input.event.as_ref().ok().cloned())
         .collect();
     let handled = handler::handle(handler, tx, &events)?;
-    let (mut sent, mut parked) = (handled.events, Vec::new());
+    let (mut outgoing, mut parked) = (handled.events, Vec::new());
     let mut outcomes = handled.outcomes.into_iter();
     for (
         partition,
@@ -473,7 +480,7 @@ fn handle(
         let refusal = match event {
             Ok(event) => refused(event, outcomes.next()),
             Err(undecodable) => {
-                sent.extend(answer(
+                outgoing.extend(answer(
                     tx,
                     handler,
                     prefix,
@@ -490,7 +497,7 @@ fn handle(
             )?);
         }
     }
-    Ok((sent, parked))
+    Ok((outgoing, parked))
 }
 
 fn refused(event: &Event, outcome: Option<Outcome>) -> Option<(Cause, String)> {

@@ -127,7 +127,7 @@ pub fn wait_on(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn failed(session: &mut Session, id: i64) -> Result<()> {
+pub fn record_failure(session: &mut Session, id: i64) -> Result<()> {
     session
         .execute(
             "update set_aside set attempts = attempts + 1 where id = $1",
@@ -140,7 +140,7 @@ pub fn failed(session: &mut Session, id: i64) -> Result<()> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn waiting_keys(tx: &mut Tx<'_>, keys: &[&[u8]]) -> Result<HashSet<Vec<u8>>> {
+pub fn find_waiting_keys(tx: &mut Tx<'_>, keys: &[&[u8]]) -> Result<HashSet<Vec<u8>>> {
     let rows = tx.query(
         "select distinct record_key from set_aside where record_key = any($1)",
         &[&keys],
@@ -166,7 +166,7 @@ pub fn count(session: &mut Session) -> Result<(i64, f64, Option<String>)> {
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn held(
+pub fn find_held(
     tx: &mut Tx<'_>,
     (table, column, kind): (&str, &str, &str),
     keys: &(dyn ToSql + Sync),
@@ -204,7 +204,7 @@ pub fn held(
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn at_participant(
+pub fn find_held_at_participant(
     tx: &mut Tx<'_>,
     events: &[Event],
     orders: &str,
@@ -212,7 +212,7 @@ pub fn at_participant(
     asked: impl Fn(&Event) -> Option<&str>,
 ) -> Result<Vec<Option<String>>> {
     let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
-    let held_orders = held(tx, (orders, "order_id", "uuid"), &order_ids)?;
+    let held_orders = find_held(tx, (orders, "order_id", "uuid"), &order_ids)?;
     let taken = format!(
         "select order_id, {column} from {orders} where order_id = any($1) and {column} is not null"
     );
@@ -230,7 +230,7 @@ pub fn at_participant(
         .flatten()
     };
     let all: BTreeSet<String> = events.iter().flat_map(names).collect();
-    let held_rows = held(
+    let held_rows = find_held(
         tx,
         (table, column, "text"),
         &all.into_iter().collect::<Vec<_>>(),

@@ -64,7 +64,7 @@ fn set_sequences_on(session: &mut Session, until: Instant) -> Result<()> {
         }
     };
     for behind in behind {
-        log::warn!("{}; it is set on", behind.told());
+        log::warn!("{}; it is set on", behind.describe());
         behind.set_on(session)?;
     }
     Ok(())
@@ -215,7 +215,7 @@ struct Behind {
 }
 
 impl Behind {
-    fn told(&self) -> String {
+    fn describe(&self) -> String {
         let Behind {
             column, next, last, ..
         } = self;
@@ -332,7 +332,7 @@ pub fn pending(session: &mut Session, service: Service, own: Runner) -> Result<P
         let behind = sequences_behind(session)?;
         pending.behind = behind
             .iter()
-            .map(|behind| format!("{}; a start sets it on", behind.told()))
+            .map(|behind| format!("{}; a start sets it on", behind.describe()))
             .collect();
     }
     Ok(pending)
@@ -378,7 +378,7 @@ fn applied(session: &mut Session, history: &str, runner: &mut Runner) -> Result<
     let unreadable = |error| {
         Error::Fatal(format!(
             "the schema's history ({history}) can't be read: {}",
-            told(&error)
+            describe(&error)
         ))
     };
     runner
@@ -450,7 +450,7 @@ fn run(session: &mut Session, history: &str, mut runner: Runner, until: Instant)
 fn not_applied(history: &str, error: &refinery::Error) -> Error {
     Error::Fatal(format!(
         "the schema ({history}) can't be brought up to date: {}",
-        told(error)
+        describe(error)
     ))
 }
 
@@ -465,7 +465,7 @@ fn patiently(
             Err(error) if waits_for_a_table(&error) && Instant::now() < until => {
                 log::warn!(
                     "schema ({history}): somebody uses a table that a migration changes: {}",
-                    told(&error)
+                    describe(&error)
                 );
                 std::thread::sleep(PAUSE);
             }
@@ -484,7 +484,7 @@ fn causes(error: &refinery::Error) -> impl Iterator<Item = &(dyn std::error::Err
 }
 
 /// An error with what lies behind it, down to the server's own words.
-fn told(error: &refinery::Error) -> String {
+fn describe(error: &refinery::Error) -> String {
     std::iter::once(error.to_string())
         .chain(causes(error).map(ToString::to_string))
         .collect::<Vec<_>>()

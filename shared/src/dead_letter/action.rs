@@ -40,7 +40,7 @@ pub struct Action {
     pub detail: Option<String>,
 }
 
-/// Adds to a parked record's history, in the transaction that does what is told.
+/// Adds to a parked record's history, in the transaction that does it.
 ///
 /// # Errors
 /// What PostgreSQL says.

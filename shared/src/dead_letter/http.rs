@@ -271,7 +271,7 @@ fn unknown(id: i64) -> Problem {
 pub fn problem(error: Error) -> Problem {
     log::warn!("a request failed: {error}");
     match &error {
-        error if error.blame() == Blame::Message => {
+        error if error.blame() == Blame::Poison => {
             Problem::new(500, "the request could not be stored; nothing was changed")
         }
         error => Problem::unavailable(

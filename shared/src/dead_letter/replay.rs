@@ -125,11 +125,11 @@ impl Replayer {
         if let Some(why) = objection {
             return Ok(Verdict::Refused(why));
         }
-        let (sent, replay) = match self.attempt(&mut tx, handler, &kept)? {
-            (sent, Verdict::Done(replay)) => (sent, replay),
+        let (outgoing, replay) = match self.attempt(&mut tx, handler, &kept)? {
+            (outgoing, Verdict::Done(replay)) => (outgoing, replay),
             (_, refused) => return Ok(refused),
         };
-        let replay = record(&mut tx, ask, &sent, replay)?;
+        let replay = record(&mut tx, ask, &outgoing, replay)?;
         if ask.dry_run {
             return Ok(Verdict::Done(replay));
         }
@@ -141,7 +141,7 @@ impl Replayer {
         );
         if !matches!(replay, Replay::Failed(_)) {
             handler.committed();
-            if !sent.is_empty() {
+            if !outgoing.is_empty() {
                 self.waker.wake();
             }
         }
@@ -251,10 +251,10 @@ fn decode(prefix: &str, kept: &Kept) -> std::result::Result<Event, Replay> {
 }
 
 /// Notes what it came to and appends what is sent. What can't be appended by the record's fault makes a failed replay of it.
-fn record(tx: &mut Tx<'_>, ask: &Ask<'_>, sent: &[Event], replay: Replay) -> Result<Replay> {
+fn record(tx: &mut Tx<'_>, ask: &Ask<'_>, outgoing: &[Event], replay: Replay) -> Result<Replay> {
     note(tx, ask, &replay)?;
-    match outbox::append(tx, sent) {
-        Err(error) if error.blame() == Blame::Message => {
+    match outbox::append(tx, outgoing) {
+        Err(error) if error.blame() == Blame::Poison => {
             tx.execute(UNDO_EFFECTS, &[])?;
             let failed = Replay::Failed(error.to_string());
             note(tx, ask, &failed)?;
@@ -273,8 +273,8 @@ fn guarded_effects(
     event: Event,
 ) -> Result<(Vec<Event>, Verdict<Replay>)> {
     tx.execute("savepoint before_effects", &[])?;
-    let (sent, verdict) = match effects(tx, handler, event) {
-        Err(error) if error.blame() == Blame::Message => {
+    let (outgoing, verdict) = match effects(tx, handler, event) {
+        Err(error) if error.blame() == Blame::Poison => {
             (vec![], Verdict::Done(Replay::Failed(error.to_string())))
         }
         done => done?,
@@ -282,7 +282,7 @@ fn guarded_effects(
     if matches!(verdict, Verdict::Done(Replay::Failed(_))) {
         tx.execute(UNDO_EFFECTS, &[])?;
     }
-    Ok((sent, verdict))
+    Ok((outgoing, verdict))
 }
 
 fn effects(

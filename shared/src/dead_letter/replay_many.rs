@@ -89,7 +89,7 @@ fn go_through(
         ..ask.filter.clone()
     };
     let (ids, matched) =
-        pool.with(|session| dead_letter::oldest(session, &open, ask.after, ask.limit))?;
+        pool.with(|session| dead_letter::find_oldest(session, &open, ask.after, ask.limit))?;
     done.matched = matched;
     done.next = ids.last().copied().filter(|_| matched > ids.len() as i64);
     let (until, mut last) = (Instant::now() + TIME, ask.after);

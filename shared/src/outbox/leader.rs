@@ -17,16 +17,16 @@ const PING: Duration = Duration::from_secs(1);
 /// The notification of a leader that stops.
 pub const UNLED: &str = "unled";
 
-/// Stands for leader; keeps its session between tries.
-pub struct Candidate {
+/// Tries to acquire the lead; keeps its session between tries.
+pub struct LeaderElection {
     connector: Connector,
     session: Option<Session>,
 }
 
-impl Candidate {
+impl LeaderElection {
     /// `connector` must carry [`crate::db::Limits::LEADER`].
-    pub fn new(connector: Connector) -> Candidate {
-        Candidate {
+    pub fn new(connector: Connector) -> LeaderElection {
+        LeaderElection {
             connector,
             session: None,
         }
@@ -36,7 +36,7 @@ impl Candidate {
     ///
     /// # Errors
     /// When the database is away; the next call connects anew.
-    pub fn stand(&mut self, ping_thread: &str) -> Result<Option<Leadership>> {
+    pub fn try_acquire(&mut self, ping_thread: &str) -> Result<Option<Leadership>> {
         let mut session = match self.session.take() {
             Some(session) if !session.is_closed() => session,
             _ => self.connector.connect()?,
@@ -62,11 +62,11 @@ impl Leadership {
         let (stop, shutdown) = shutdown::channel();
         let pinged = session.clone();
         // a relay that turns no more must not hold the lock: without pings the server ends its session
-        let relay = heartbeat::own_pulse();
-        let turns = move || relay.as_ref().is_none_or(|relay| relay.turns());
+        let relay = heartbeat::own_heartbeat();
+        let is_alive = move || relay.as_ref().is_none_or(|relay| relay.is_alive());
         let ping = std::thread::Builder::new()
             .name(ping_thread.to_string())
-            .spawn(move || while !shutdown.wait(PING) && keep(&pinged, turns()) {})?;
+            .spawn(move || while !shutdown.wait(PING) && keep(&pinged, is_alive()) {})?;
         Ok(Leadership {
             session,
             ping: Some(ping),
@@ -85,10 +85,10 @@ impl Leadership {
         }
     }
 
-    /// Gives the lead to whoever stands next, and tells those who wait for it.
+    /// Releases the lead, and notifies the followers.
     ///
     /// # Errors
-    /// As [`Leadership::with`]: they find out by themselves.
+    /// As [`Leadership::with`]: the followers find out by themselves.
     pub fn resign(self, service: Service) -> Result<()> {
         let sql = format!(
             "select pg_advisory_unlock(lock_class(), 2); notify {}, '{UNLED}'",
@@ -115,10 +115,10 @@ impl Drop for Leadership {
     }
 }
 
-/// Whether to go on. Without pings the lead is given away, which a relay that hangs can't say itself: it is shown from here.
-fn keep(session: &Mutex<Option<Session>>, turns: bool) -> bool {
-    let alive = !turns || ping(session);
-    if !(turns && alive) {
+/// Whether to go on. Without pings the lead is lost, which a relay that hangs can't show itself: it is shown from here.
+fn keep(session: &Mutex<Option<Session>>, is_alive: bool) -> bool {
+    let alive = !is_alive || ping(session);
+    if !(is_alive && alive) {
         metrics::LEADER.set(0);
     }
     alive

@@ -1,5 +1,5 @@
 //! What the leader's database connection does while Kafka is written to, on a thread of its own: delete the published rows
-//! that are due, then read the next ones ahead.
+//! that are due, then prefetch the next rows.
 
 use std::thread::{Builder, scope};
 
@@ -8,17 +8,17 @@ use crossbeam_channel::bounded;
 use crate::error::{Error, Result};
 use crate::outbox::Row;
 
-/// The work for the database.
-pub struct Beside<D, R> {
+/// What the database does while Kafka is written to.
+pub struct Overlap<D, R> {
     /// Deletes published rows, if any are due.
     pub delete: Option<D>,
-    /// Reads rows ahead, if more are likely to wait.
+    /// Prefetches rows, if more are likely to wait.
     pub read: Option<R>,
 }
 
-impl<D: Fn() -> Result<()> + Sync, R: Fn() -> Result<Vec<Row>> + Sync> Beside<D, R> {
-    /// Calls `write`, which gets a function that waits until the delete is done and tells what came of it. Answers what
-    /// was read ahead: nothing if there was no need, or it could not be read, which the next call will tell.
+impl<D: Fn() -> Result<()> + Sync, R: Fn() -> Result<Vec<Row>> + Sync> Overlap<D, R> {
+    /// Calls `write`, which gets a function that waits until the delete is done and returns its result. Returns what
+    /// was prefetched: nothing if there was no need, or it could not be read; the next call returns that error.
     ///
     /// # Errors
     /// Those of `write`.
@@ -30,25 +30,25 @@ impl<D: Fn() -> Result<()> + Sync, R: Fn() -> Result<Vec<Row>> + Sync> Beside<D,
         if self.delete.is_none() && self.read.is_none() {
             return write(&|| Ok(())).map(|()| Vec::new());
         }
-        let (tell, told) = bounded(1);
+        let (report, reported) = bounded(1);
         scope(|scope| {
-            // it owns `tell`: a panic in it ends the wait, too
+            // it owns `report`: a panic in it ends the wait, too
             let work = move || {
                 let deleted = self.delete();
                 let sound = deleted.is_ok();
-                let _ = tell.send(deleted);
+                let _ = report.send(deleted);
                 if sound { self.read() } else { Vec::new() }
             };
             match Builder::new().name(thread).spawn_scoped(scope, work) {
-                Ok(beside) => {
+                Ok(overlap) => {
                     let gone = |_| {
                         Err(Error::Panic(
                             "the thread that deletes published rows is gone".into(),
                         ))
                     };
-                    let written = write(&|| told.recv().unwrap_or_else(gone));
-                    let ahead = beside.join().unwrap_or_default();
-                    written.map(|()| ahead)
+                    let written = write(&|| reported.recv().unwrap_or_else(gone));
+                    let prefetched = overlap.join().unwrap_or_default();
+                    written.map(|()| prefetched)
                 }
                 // no thread to be had: one after the other
                 Err(_) => write(&|| self.delete()).map(|()| Vec::new()),
@@ -75,20 +75,20 @@ mod tests {
     type Read = fn() -> Result<Vec<Row>>;
 
     fn outcome(delete: fn() -> Result<()>) -> String {
-        let beside = Beside {
+        let overlap = Overlap {
             delete: Some(delete),
             read: None::<Read>,
         };
-        let done = beside.run("beside".into(), |deleted| deleted());
+        let done = overlap.run("beside".into(), |deleted| deleted());
         done.map_or_else(
             |error| error.to_string(),
-            |ahead| format!("{} rows ahead", ahead.len()),
+            |prefetched| format!("{} rows prefetched", prefetched.len()),
         )
     }
 
     #[test]
-    fn whoever_waits_for_the_delete_is_told_also_of_its_failure_and_its_panic() {
-        assert_eq!(outcome(|| Ok(())), "0 rows ahead");
+    fn a_failed_delete_and_one_that_panics_are_returned() {
+        assert_eq!(outcome(|| Ok(())), "0 rows prefetched");
         assert_eq!(outcome(|| Err(Error::Fatal("kept".into()))), "kept");
         assert!(
             outcome(|| panic!("torn")).contains("the thread that deletes published rows is gone")

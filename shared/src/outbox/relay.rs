@@ -23,9 +23,9 @@ use crate::event::envelope::{self, Stored};
 use crate::event::{Service, full_names};
 use crate::heartbeat;
 use crate::metrics;
-use crate::outbox::leader::{Candidate, Leadership};
+use crate::outbox::leader::{LeaderElection, Leadership};
 use crate::outbox::origin::{self, Leader, Origin};
-use crate::outbox::overlap::Beside;
+use crate::outbox::overlap::Overlap;
 use crate::outbox::position::{self, Found, Position};
 use crate::outbox::wake::Wakeups;
 use crate::outbox::{self, Removal, Row};
@@ -36,8 +36,8 @@ use crate::waits;
 
 /// The safety net under lost wake-ups.
 const SLOW_POLL: Duration = Duration::from_secs(1);
-/// How often a follower stands: a dead leader's place is taken within it, and `idle_session_timeout` is 3 s.
-const STAND_AGAIN: Duration = Duration::from_millis(500);
+/// How often a follower tries to acquire the lead: a dead leader's place is taken within it, and `idle_session_timeout` is 3 s.
+const ACQUIRE_AGAIN: Duration = Duration::from_millis(500);
 /// Published rows are deleted so long after the first of them. Most orders are settled by then: nothing is left to be
 /// marked of them, and a delete stands for several turns.
 const DELETE_AFTER: Duration = Duration::from_millis(50);
@@ -71,15 +71,15 @@ pub struct Relay {
     origin: Option<(Origin, Leader)>,
     batch_limit: usize,
     batch: usize,
-    candidate: Candidate,
+    election: LeaderElection,
     leadership: Option<Leadership>,
     /// Whether the last turn failed.
     waits: bool,
     /// Whether the fate of all earlier transactions is known.
     recovered: bool,
     undeleted: Option<Undeleted>,
-    /// Read beside the last turn, to be published next.
-    ahead: Vec<Row>,
+    /// Read during the last turn, to be published next.
+    prefetched: Vec<Row>,
     /// All rows up to this id were published in this leadership, and none comes later: ids are drawn in the order of commits.
     /// Dead rows before it, which an old snapshot keeps, need not be walked over.
     floor: i64,
@@ -123,12 +123,16 @@ impl Relay {
             origin: None,
             batch_limit: config.relay_batch,
             batch: config.relay_batch,
-            candidate: Candidate::new(Connector::new(&config.database_url, &name, Limits::LEADER)?),
+            election: LeaderElection::new(Connector::new(
+                &config.database_url,
+                &name,
+                Limits::LEADER,
+            )?),
             leadership: None,
             waits: false,
             recovered: false,
             undeleted: None,
-            ahead: Vec::new(),
+            prefetched: Vec::new(),
             floor: 0,
             read_all: Instant::now(),
             producer: new_producer(&kafka, &interrupt, &transactional_id),
@@ -154,7 +158,7 @@ impl Relay {
             .take()
             .map(|leadership| leadership.resign(self.service))
         {
-            log::debug!("the next leader was not told: {error}");
+            log::debug!("the next leader was not notified: {error}");
         }
         ended
     }
@@ -176,7 +180,7 @@ impl Relay {
                 Ok(Turn::Empty | Turn::Drained(_)) => {
                     self.undeleted.as_ref().map_or(SLOW_POLL, Undeleted::rest)
                 }
-                Ok(Turn::Standby) => STAND_AGAIN / 2 + backoff::jitter(STAND_AGAIN / 2),
+                Ok(Turn::Standby) => ACQUIRE_AGAIN / 2 + backoff::jitter(ACQUIRE_AGAIN / 2),
                 Err(Error::Fatal(why)) => return Err(Error::Fatal(why)),
                 Err(Error::Kafka(kafka::Error::Interrupted)) => return Ok(()),
                 Err(_) => backoff::delay(failures + 1),
@@ -197,7 +201,7 @@ impl Relay {
     fn note_waits(&mut self, turn: &Result<Turn>) {
         match turn {
             Err(error) if !matches!(error, Error::LostRace(_)) => {
-                waits::put_off(&WAITS_AS, error.to_string());
+                waits::back_off(&WAITS_AS, error.to_string());
                 self.waits = true;
             }
             _ if std::mem::take(&mut self.waits) => waits::goes_on(&WAITS_AS),
@@ -224,7 +228,7 @@ impl Relay {
         }
     }
 
-    /// One turn: stand for leader if need be, recover if need be, publish the next rows.
+    /// One turn: acquire the lead if need be, recover if need be, publish the next rows.
     ///
     /// # Errors
     /// After any error the next turn recovers first. [`Error::Fatal`]: the position contradicts the outbox, or another
@@ -234,7 +238,7 @@ impl Relay {
         if let Err(error) = &result {
             self.recovered = false;
             self.undeleted = None;
-            self.ahead.clear();
+            self.prefetched.clear();
             self.floor = 0;
             // a fenced or broken leader closes its connection: the lock is free for whoever is alive
             let keeps_lock =
@@ -249,8 +253,8 @@ impl Relay {
     fn turn(&mut self) -> Result<Turn> {
         if self.leadership.is_none() {
             self.leadership = self
-                .candidate
-                .stand(&format!("{}-leader-ping", self.service.name()))?;
+                .election
+                .try_acquire(&format!("{}-leader-ping", self.service.name()))?;
             if self.leadership.is_none() {
                 return Ok(Turn::Standby);
             }
@@ -279,10 +283,10 @@ impl Relay {
         })
     }
 
-    /// Those read ahead, or read now.
+    /// Those prefetched, or read now.
     fn next_rows(&mut self) -> Result<Vec<Row>> {
-        if !self.ahead.is_empty() {
-            return Ok(std::mem::take(&mut self.ahead));
+        if !self.prefetched.is_empty() {
+            return Ok(std::mem::take(&mut self.prefetched));
         }
         if self.undeleted.is_none() && self.read_all.elapsed() >= READ_ALL {
             (self.floor, self.read_all) = (0, Instant::now());
@@ -304,7 +308,7 @@ impl Relay {
         for position in position::latest_first(found) {
             let last = self
                 .leader()?
-                .with(|session| outbox::last_message(session, self.service, position.last))?;
+                .with(|session| outbox::find_last_message(session, self.service, position.last))?;
             if position.is_held(last) {
                 delete(self.leader()?, &self.removal, &position)?;
             }
@@ -367,13 +371,13 @@ impl Relay {
         let next = Undeleted::joined(self.undeleted.take(), position);
         let (service, last, removal) = (self.service, next.position.last, &self.removal);
         let leadership = self.leadership.as_ref().ok_or_else(not_leading)?;
-        let beside = Beside {
+        let overlap = Overlap {
             delete: due.map(|due| move || delete(leadership, removal, &due.position)),
             read: more.map(|limit| move || read(leadership, service, last, limit)),
         };
         let mark = next.position.to_header();
         let mut transaction = self.producer.begin()?;
-        let ended = beside.run(format!("{}-relay-beside", service.name()), |deleted| {
+        let ended = overlap.run(format!("{}-relay-beside", service.name()), |deleted| {
             if let Err(error) = transaction.send_marked(&records, &mark) {
                 // an answer, not a lost one: the transaction may be ended plainly
                 if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal
@@ -390,7 +394,7 @@ impl Relay {
             deleted()?;
             Ok(transaction.commit()?)
         });
-        self.ahead = ended.inspect_err(metrics::transaction_failed)?;
+        self.prefetched = ended.inspect_err(metrics::transaction_failed)?;
         self.floor = next.position.last;
         self.undeleted = Some(next);
         metrics::published(rows.len());
@@ -482,7 +486,7 @@ impl Undeleted {
 }
 
 fn read(leadership: &Leadership, service: Service, after: i64, limit: usize) -> Result<Vec<Row>> {
-    leadership.with(|session| outbox::next_batch(session, service, after, limit))
+    leadership.with(|session| outbox::read_batch(session, service, after, limit))
 }
 
 fn delete(leadership: &Leadership, removal: &Removal, position: &Position) -> Result<()> {

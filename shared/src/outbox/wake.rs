@@ -1,6 +1,6 @@
 //! Waking the relay: at once from the committing thread where this instance leads, else by NOTIFY, sent after the
 //! commit in a transaction of its own (inside one it would serialise the commits of the whole server). A leader that stops wakes
-//! those who stand next.
+//! the followers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,7 +74,7 @@ impl Waker {
 }
 
 impl Wakeups {
-    /// The loop of the thread that tells the leader of commits on this instance.
+    /// The loop of the thread that notifies the leader of commits on this instance.
     pub fn run_notifier(&self, service: Service, connector: Connector, shutdown: &Shutdown) {
         let mut connection = Connection::new(connector);
         let sql = format!("notify {}", service.outbox());
@@ -87,7 +87,7 @@ impl Wakeups {
             }
             if let Err(error) = connection.with(|session| session.batch_execute(&sql)) {
                 log::debug!(
-                    "the leader was not told of a commit, its slow poll will see it: {error}"
+                    "the leader was not notified of a commit, its slow poll will see it: {error}"
                 );
             }
         }
@@ -126,8 +126,9 @@ impl Wakeups {
                 .timeout_iter(SLICE)
                 .next()?;
             // a follower has nothing to do for a commit
-            let wanted =
-                |told: Notification| told.payload() == UNLED || self.leads.load(Ordering::Relaxed);
+            let wanted = |heard: Notification| {
+                heard.payload() == UNLED || self.leads.load(Ordering::Relaxed)
+            };
             if heard.is_some_and(wanted) {
                 let _ = self.feed.try_send(());
             }

@@ -120,7 +120,7 @@ mod tests {
             id: 1,
             address: "a:9092".into(),
         };
-        let told = |setting: &str, value: &str| -> Vec<String> {
+        let errors = |setting: &str, value: &str| -> Vec<String> {
             let values = [(setting.to_string(), value.to_string())];
             LIMITS
                 .iter()
@@ -133,10 +133,10 @@ mod tests {
             )]
         };
         let [least, most, transaction] = LIMITS.map(|limit| limit.setting);
-        assert_eq!(told(least, "10001"), set(least, "at most", "10001"));
-        assert_eq!(told(most, "9999"), set(most, "at least", "9999"));
+        assert_eq!(errors(least, "10001"), set(least, "at most", "10001"));
+        assert_eq!(errors(most, "9999"), set(most, "at least", "9999"));
         assert_eq!(
-            told(transaction, "5000"),
+            errors(transaction, "5000"),
             set(transaction, "at least", "5000")
         );
         for fits in [
@@ -146,7 +146,7 @@ mod tests {
             (transaction, "900000"),
             ("other", "1"),
         ] {
-            assert_eq!(told(fits.0, fits.1), [""; 0], "{fits:?}");
+            assert_eq!(errors(fits.0, fits.1), [""; 0], "{fits:?}");
         }
     }
 }

@@ -128,10 +128,10 @@ mod tests {
             (&["--check", "--help"], "one argument is enough"),
         ];
         for (arguments, wanted) in cases {
-            let told = parsed(arguments).unwrap_err();
+            let error = parsed(arguments).unwrap_err();
             assert!(
-                told.starts_with(wanted) && told.contains("--check"),
-                "{arguments:?}: {told}"
+                error.starts_with(wanted) && error.contains("--check"),
+                "{arguments:?}: {error}"
             );
         }
     }

@@ -178,10 +178,10 @@ impl Monitor {
         let offsets = self.connection.with(|session| {
             migrations::require_compatible(session)?;
             migrations::require_writable(session)?;
-            for (what, why) in outbox::blocked(session, service)? {
+            for (what, why) in outbox::find_blocked(session, service)? {
                 waits::seen(&what, why, BLOCKED_FOR);
             }
-            offsets::all(session)
+            offsets::read_all(session)
         });
         let offsets = noted(offsets, "the database", &mut reasons);
         offsets
@@ -338,7 +338,7 @@ fn stored(
     oldest: &mut Option<(i64, Instant)>,
     snapshots: &mut HashMap<String, Instant>,
 ) -> Result<Stored> {
-    let outbox = outbox::waiting(session, service)?;
+    let outbox = outbox::count_waiting(session, service)?;
     let since = oldest
         .filter(|(id, _)| outbox.oldest == Some(*id))
         .map_or_else(Instant::now, |(_, since)| since);
@@ -348,7 +348,7 @@ fn stored(
         oldest_seconds: outbox.oldest_seconds.max(since.elapsed().as_secs_f64()),
         led: outbox.led,
         clock_ahead: outbox.clock_ahead,
-        oldest_snapshot: oldest_snapshot(&outbox::snapshots(session)?, snapshots),
+        oldest_snapshot: oldest_snapshot(&outbox::find_snapshots(session)?, snapshots),
         dead_letters: dead_letter::count_open(session)?,
         aside: set_aside::count(session)?,
     })
@@ -464,7 +464,7 @@ impl Board {
     /// What keeps the service from working, each in a sentence; none: it is ready.
     pub fn reasons(&self) -> Vec<String> {
         let look = self.look().clone();
-        let mut reasons = heartbeat::complaints();
+        let mut reasons = heartbeat::stalled();
         reasons.extend(shutdown::is_stopping().then(|| "stopping".into()));
         reasons.extend(heartbeat::outsiders());
         if look.at.elapsed() > STALE {

@@ -22,7 +22,7 @@ pub fn routes(routes: Routes, service: Service, board: Board) -> Routes {
     let (ready, measured, seen) = (board.clone(), board.clone(), board);
     routes
         .answer(Method::Get, "/healthz", move |_| {
-            Ok(health(heartbeat::complaints()))
+            Ok(health(heartbeat::stalled()))
         })
         .always()
         .answer(Method::Get, "/readyz", move |_| Ok(health(ready.reasons())))

@@ -326,10 +326,11 @@ mod tests {
     #[test]
     fn a_topic_that_does_not_take_the_largest_record_is_remarked() {
         assert_eq!(too_small("stock", "3000"), None);
-        let told = too_small("stock", "2999").unwrap();
+        let error = too_small("stock", "2999").unwrap();
         assert!(
-            told.starts_with("topic stock takes batches of 2999 bytes at most (max.message.bytes)"),
-            "{told}"
+            error
+                .starts_with("topic stock takes batches of 2999 bytes at most (max.message.bytes)"),
+            "{error}"
         );
     }
 }
