@@ -4,7 +4,7 @@
 # Where the upgrade that `proof` plays starts from: the newest commit before this version's own with the same min_version
 # (sql/common). It moves on with each version that is given out, and must when a migration raises min_version: older
 # instances can't run beside newer ones then.
-UPGRADE_FROM=ee4230410315644161cfc8b9efb12d21e9afe3bb
+UPGRADE_FROM=c0c5074e030bf569951d2a710644bdabdd701b34
 
 # Limits, in seconds.
 TEST_LIMIT=2400
