@@ -158,18 +158,11 @@ impl DeadlineScan {
                 side.name()
             );
         }
-        batch.write(
-            &mut tx,
-            due.round + 1,
-            wait(self.compensation_retry, due.round),
-        )?;
-        outbox::append(&mut tx, &batch.outgoing)?;
+        let wait = wait(self.compensation_retry, due.round);
+        let (admission, long_polls) = (&self.admission, &self.long_polls);
+        let outgoing = batch.write(&mut tx, due.round + 1, wait, admission, long_polls)?;
+        outbox::append(&mut tx, &self.waker, &outgoing)?;
         tx.commit()?;
-        batch.after_commit.count(&self.admission);
-        if !batch.outgoing.is_empty() {
-            self.waker.wake();
-        }
-        self.long_polls.check();
         Ok(true)
     }
 }

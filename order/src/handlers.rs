@@ -1,6 +1,7 @@
 //! What the participants' answers do to orders.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shared::config::Config;
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use crate::admission::Admission;
 use crate::long_poll::LongPolls;
-use crate::metrics::{AfterCommit, Repaired};
+use crate::metrics::{Counts, Repaired};
 use crate::order::{Bearing, OrderStatus, Saga, SagaEvent, Transition};
 use crate::repair::{self, Kind, Rebuilt, Repair};
 use crate::store::{self, Locked};
@@ -38,14 +39,18 @@ pub struct AnswerHandler {
     recovery: Recovery,
     /// The answers about orders that the last batch has missed.
     missed: Vec<Event>,
-    /// What Kafka holds of such orders' requests.
-    found: HashMap<Uuid, Found>,
-    /// The orders as these tell of them; none: nothing tells that there ever was one.
-    prepared: HashMap<Uuid, Option<Rebuilt>>,
+    prepared: Arc<Mutex<Prepared>>,
     long_polls: LongPolls,
     admission: Admission,
-    after_commit: AfterCommit,
-    repaired: Repaired,
+}
+
+/// What is known of orders that are missing, until the batch that needs it is committed.
+#[derive(Default)]
+struct Prepared {
+    /// What Kafka holds of their requests.
+    found: HashMap<Uuid, Found>,
+    /// The orders as these tell of them; none: nothing tells that there ever was one.
+    orders: HashMap<Uuid, Option<Rebuilt>>,
 }
 
 impl AnswerHandler {
@@ -61,27 +66,24 @@ impl AnswerHandler {
             deadline: config.order_deadline,
             key_retention: config.idempotency_key_retention,
         };
-        let (after_commit, repaired) = (AfterCommit::default(), Repaired::default());
-        let (missed, found, prepared) = (vec![], HashMap::new(), HashMap::new());
         AnswerHandler {
             times,
             recovery,
-            missed,
-            found,
-            prepared,
+            missed: vec![],
+            prepared: Arc::default(),
             long_polls,
             admission,
-            after_commit,
-            repaired,
         }
     }
 
     /// Stores those of the orders that were found in Kafka; answers those that are stored now.
     fn rebuild(&self, tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<Vec<Rebuilt>> {
+        let prepared = self.prepared();
         let found = order_ids
             .iter()
-            .filter_map(|order_id| self.prepared.get(order_id)?.clone());
+            .filter_map(|id| prepared.orders.get(id)?.clone());
         let mut rebuilt: Vec<Rebuilt> = found.collect();
+        drop(prepared);
         if rebuilt.is_empty() {
             return Ok(rebuilt);
         }
@@ -115,16 +117,21 @@ impl AnswerHandler {
         let is_missing =
             |event: &&Event| saga_event(event).is_some() && !orders.contains_key(&event.order_id);
         let missed: Vec<&Event> = events.iter().filter(is_missing).collect();
-        let is_known = |event: &&Event| {
-            self.prepared
-                .get(&event.order_id)
-                .is_some_and(Option::is_none)
-        };
-        if missed.iter().all(is_known) {
+        let prepared = self.prepared();
+        let known = |event: &&Event| prepared.orders.get(&event.order_id);
+        if missed
+            .iter()
+            .all(|event| known(event).is_some_and(Option::is_none))
+        {
             return Ok(orders);
         }
+        drop(prepared);
         self.missed = missed.into_iter().cloned().collect();
         Err(Error::Unprepared)
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Prepared> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -157,13 +164,13 @@ impl Handler for AnswerHandler {
                 .for_each(|known| _ = known.insert(event.id));
             outcomes.push(outcome);
         }
-        batch.write(tx, 1, self.times.compensation_retry)?;
-        self.repaired = Repaired::of(&batch.repairs);
-        self.after_commit = batch.after_commit;
-        Ok(Handled {
-            outcomes,
-            events: batch.outgoing,
-        })
+        let prepared = self.prepared.clone();
+        tx.after_commit(move || {
+            *prepared.lock().unwrap_or_else(PoisonError::into_inner) = Prepared::default();
+        });
+        let (admission, long_polls) = (&self.admission, &self.long_polls);
+        let events = batch.write(tx, 1, self.times.compensation_retry, admission, long_polls)?;
+        Ok(Handled { outcomes, events })
     }
 
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {
@@ -182,22 +189,17 @@ impl Handler for AnswerHandler {
 
     fn prepare(&mut self) -> Result<()> {
         let missed = std::mem::take(&mut self.missed);
-        self.recovery.find(&missed, &mut self.found)?;
+        let prepared = self.prepared.clone();
+        let mut prepared = prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let Prepared { found, orders } = &mut *prepared;
+        self.recovery.find(&missed, found)?;
         for answer in missed {
-            let rebuilt = Rebuilt::new(&answer, &self.found[&answer.order_id]);
-            let known = self.prepared.entry(answer.order_id).or_default();
+            let rebuilt = Rebuilt::new(&answer, &found[&answer.order_id]);
+            let known = orders.entry(answer.order_id).or_default();
             // an answer that names its request tells more than one that does not
             *known = known.take().or(rebuilt);
         }
         Ok(())
-    }
-
-    fn committed(&mut self) {
-        self.found.clear();
-        self.prepared.clear();
-        self.repaired.report();
-        self.after_commit.count(&self.admission);
-        self.long_polls.check();
     }
 }
 
@@ -221,7 +223,7 @@ pub struct Batch<'a> {
     /// The messages that were handled before. It is asked for when it is needed, which is seldom.
     pub known: Option<HashSet<Uuid>>,
     /// What is to be counted when it is committed.
-    pub after_commit: AfterCommit,
+    pub counts: Counts,
 }
 
 impl<'a> Batch<'a> {
@@ -235,7 +237,7 @@ impl<'a> Batch<'a> {
             repairs: vec![],
             confirmed: vec![],
             known: None,
-            after_commit: AfterCommit::default(),
+            counts: Counts::default(),
         }
     }
 
@@ -244,7 +246,7 @@ impl<'a> Batch<'a> {
         for order in rebuilt {
             self.repairs.push(order.repair());
             if order.saga.status() == OrderStatus::Failed {
-                self.after_commit
+                self.counts
                     .note(order.order_id, &Saga::rebuilt(), &order.saga, false);
                 Side::ALL
                     .iter()
@@ -286,7 +288,7 @@ impl<'a> Batch<'a> {
         };
         let changed = transition.saga != order.saga;
         if changed {
-            self.after_commit
+            self.counts
                 .note(order_id, &order.saga, &transition.saga, order.repaired);
             order.saga = transition.saga;
             self.changed.insert(order_id);
@@ -406,22 +408,38 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Writes what changed, and what the timeline keeps of it. Orders that were asked to compensate are looked at again
-    /// after `wait`, as `round`.
+    /// Writes what changed, and what the timeline keeps of it, and returns what is to be sent. Orders that were asked to
+    /// compensate are looked at again after `wait`, as `round`. After the commit what became of orders is counted and logged,
+    /// and those who wait for them are answered.
     ///
     /// # Errors
     /// What PostgreSQL says.
-    pub fn write(&self, tx: &mut Tx<'_>, round: i32, wait: Duration) -> Result<()> {
+    pub fn write(
+        self,
+        tx: &mut Tx<'_>,
+        round: i32,
+        wait: Duration,
+        admission: &Admission,
+        long_polls: &LongPolls,
+    ) -> Result<Vec<Event>> {
         let changed: Vec<(Uuid, &Saga)> = self
             .changed
             .iter()
             .map(|id| (*id, &self.orders[id].saga))
             .collect();
-        store::update(tx, &changed, self.after_commit.settled(), &self.recorded)?;
+        store::update(tx, &changed, self.counts.settled(), &self.recorded)?;
         store::look_again(tx, &self.outgoing, round, wait)?;
         // those of this batch know their confirmations already
         repair::store::finish(tx, &self.confirmed)?;
-        repair::store::insert(tx, &self.repairs)
+        repair::store::insert(tx, &self.repairs)?;
+        let (repaired, counts) = (Repaired::of(&self.repairs), self.counts);
+        let (admission, long_polls) = (admission.clone(), long_polls.clone());
+        tx.after_commit(move || {
+            repaired.report();
+            counts.report(&admission);
+            long_polls.check();
+        });
+        Ok(self.outgoing)
     }
 }
 

@@ -86,12 +86,12 @@ pub fn placed(count: usize) {
 
 /// What became of orders in a transaction, counted after its commit.
 #[derive(Default)]
-pub struct AfterCommit {
+pub struct Counts {
     ended: Vec<OrderStatus>,
     settled: Vec<Uuid>,
 }
 
-impl AfterCommit {
+impl Counts {
     /// An order went from one state to another. How long one took that was lost meanwhile says nothing.
     pub fn note(&mut self, order_id: Uuid, before: &Saga, after: &Saga, repaired: bool) {
         if before.status() != after.status() {
@@ -108,15 +108,15 @@ impl AfterCommit {
     }
 
     /// Counts all of it.
-    pub fn count(&mut self, admission: &Admission) {
+    pub fn report(self, admission: &Admission) {
         admission.settled(self.settled.len());
-        for status in self.ended.drain(..) {
+        for status in self.ended {
             ORDERS.with_label_values(&[status.name()]).inc();
         }
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        for order_id in self.settled.drain(..) {
+        for order_id in self.settled {
             SETTLED.observe(now.saturating_sub(drawn_at(order_id)).as_secs_f64());
         }
     }
@@ -145,9 +145,9 @@ impl Repaired {
     }
 
     /// Counts and logs all of it.
-    pub fn report(&mut self) {
+    pub fn report(self) {
         let mut parts = Vec::new();
-        for (kind, orders) in self.0.drain(..) {
+        for (kind, orders) in self.0 {
             REPAIRS
                 .with_label_values(&[kind.name()])
                 .inc_by(orders.len() as u64);

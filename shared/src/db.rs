@@ -234,6 +234,7 @@ impl Session {
             inner,
             statements: &mut self.statements,
             busy,
+            after_commit: Vec::new(),
         })
     }
 
@@ -278,16 +279,52 @@ pub struct Tx<'a> {
     inner: Transaction<'a>,
     statements: &'a mut HashMap<String, Statement>,
     busy: Busy,
+    after_commit: Vec<Box<dyn FnOnce()>>,
+}
+
+/// A place in a transaction that can be gone back to.
+pub struct Savepoint {
+    actions: usize,
 }
 
 impl Tx<'_> {
-    /// Commits. Call it only when every statement before said Ok: after a failed one the `postgres` crate's commit
+    /// Runs `action` once this transaction is committed, after the actions before it; never, where it is not.
+    pub fn after_commit(&mut self, action: impl FnOnce() + 'static) {
+        self.after_commit.push(Box::new(action));
+    }
+
+    /// Marks this place.
+    ///
+    /// # Errors
+    /// What PostgreSQL or the connection says.
+    pub fn savepoint(&mut self) -> Result<Savepoint> {
+        self.execute("savepoint here", &[])?;
+        Ok(Savepoint {
+            actions: self.after_commit.len(),
+        })
+    }
+
+    /// Undoes what was done since, and runs no action that was registered since. The locks stay.
+    ///
+    /// # Errors
+    /// What PostgreSQL or the connection says.
+    pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
+        self.execute("rollback to savepoint here", &[])?;
+        self.after_commit.truncate(savepoint.actions);
+        Ok(())
+    }
+
+    /// Commits, then runs what is to be done after it. Call it only when every statement before said Ok: after a failed one the `postgres` crate's commit
     /// says Ok although the server rolled back.
     ///
     /// # Errors
     /// What PostgreSQL or the connection says; after a lost connection the outcome is unknown.
     pub fn commit(self) -> Result<()> {
-        Ok(self.inner.commit()?)
+        self.inner.commit()?;
+        for action in self.after_commit {
+            action();
+        }
+        Ok(())
     }
 }
 

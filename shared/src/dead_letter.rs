@@ -54,46 +54,50 @@ impl<'a> Parked<'a> {
     }
 }
 
-/// What is logged and counted of a parked record after the commit.
-#[must_use]
-pub struct AfterCommit {
-    cause: Cause,
-    text: String,
-}
-
 /// So many of a cause are logged one by one; more that were parked together are one line.
 const LINES: usize = 3;
 
 /// Counts and logs what was parked in one transaction.
-pub fn after_commit(parked: &[AfterCommit]) {
-    parked
-        .iter()
-        .for_each(|notice| metrics::parked(notice.cause));
+fn report(parked: &[(Cause, String)]) {
+    parked.iter().for_each(|(cause, _)| metrics::parked(*cause));
     for cause in Cause::ALL {
-        let of_cause: Vec<&str> = parked
-            .iter()
-            .filter(|n| n.cause == cause)
-            .map(|n| n.text.as_str())
-            .collect();
-        match of_cause[..] {
-            [first, .., last] if of_cause.len() > LINES => {
-                log::error!(
-                    "{} records parked ({}): first, {first}; last, {last}",
-                    of_cause.len(),
-                    cause.name()
-                );
-            }
-            _ => of_cause.iter().for_each(|text| log::error!("{text}")),
+        let lines = parked.iter().filter(|(of, _)| *of == cause);
+        let lines: Vec<&str> = lines.map(|(_, line)| line.as_str()).collect();
+        match lines[..] {
+            [first, .., last] if lines.len() > LINES => log::error!(
+                "{} records parked ({}): first, {first}; last, {last}",
+                lines.len(),
+                cause.name()
+            ),
+            _ => lines.iter().for_each(|line| log::error!("{line}")),
         }
     }
 }
 
-/// Parks a record, in the transaction that moves the offset past it. A record that is parked already stays as it is; of that
-/// nothing is to be logged.
+/// Parks records, in the transaction that moves the offsets past them; counts and logs them after its commit. A record that is
+/// parked already stays as it is.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<Option<AfterCommit>> {
+pub fn park(tx: &mut Tx<'_>, records: &[Parked<'_>]) -> Result<()> {
+    let mut parked = Vec::new();
+    for one in records {
+        if insert(tx, one)? {
+            // foreign text stays in its line
+            let (cause, detail) = (one.cause, one.detail.escape_debug());
+            let (partition, offset) = (one.partition, one.record.offset);
+            let line = format!("parked {partition}@{offset} ({}): {detail}", cause.name());
+            parked.push((cause, line));
+        }
+    }
+    if !parked.is_empty() {
+        tx.after_commit(move || report(&parked));
+    }
+    Ok(())
+}
+
+/// Whether it was not there yet.
+fn insert(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<bool> {
     let Parked {
         cause,
         detail,
@@ -124,17 +128,7 @@ pub fn park(tx: &mut Tx<'_>, parked: &Parked<'_>) -> Result<Option<AfterCommit>>
             &values,
         ],
     )?;
-    // foreign text stays in its line
-    let detail = detail.escape_debug();
-    let text = format!(
-        "parked {partition}@{} ({}): {detail}",
-        record.offset,
-        cause.name()
-    );
-    Ok((parked_now > 0).then_some(AfterCommit {
-        cause: *cause,
-        text,
-    }))
+    Ok(parked_now > 0)
 }
 
 /// A record's headers as the columns `header_names` and `header_values` hold them.

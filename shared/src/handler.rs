@@ -54,7 +54,8 @@ impl GivenUp {
 
 /// What a service does with the events it reads.
 pub trait Handler: Send {
-    /// Handles a batch in the open transaction: place, lock, decide, update. It must not append or commit.
+    /// Handles a batch in the open transaction: place, lock, decide, update. It must not append or commit; what is to
+    /// be done once it is committed is registered with [`Tx::after_commit`].
     ///
     /// # Errors
     /// The whole batch is rolled back. After [`Error::Unprepared`] it is handed over once more, when [`Handler::prepare`] has
@@ -81,9 +82,6 @@ pub trait Handler: Send {
     fn prepare(&mut self) -> Result<()> {
         Ok(())
     }
-
-    /// Called after the commit of what [`Handler::handle`] did.
-    fn committed(&mut self) {}
 }
 
 /// Calls [`Handler::handle`] and turns a panic into an error; the transaction is then to be rolled back.

@@ -8,6 +8,7 @@ use crate::db::{Query, Session, Tx};
 use crate::error::{Error, Result};
 use crate::event::envelope;
 use crate::event::{Event, Service};
+use crate::outbox::wake::Waker;
 
 pub mod leader;
 pub mod origin;
@@ -29,11 +30,11 @@ pub struct Row {
 }
 
 /// Stores events, each a row of its own, in the order given. The append lock is held from here on: COMMIT follows at
-/// once, without work between. Nothing to append, no lock.
+/// once, without work between; then `waker` is called. Nothing to append, no lock.
 ///
 /// # Errors
 /// What PostgreSQL says; on a lock timeout see [`end_hanging_writer`].
-pub fn append(tx: &mut Tx<'_>, events: &[Event]) -> Result<()> {
+pub fn append(tx: &mut Tx<'_>, waker: &Waker, events: &[Event]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }
@@ -43,6 +44,8 @@ pub fn append(tx: &mut Tx<'_>, events: &[Event]) -> Result<()> {
         .map(|event| envelope::to_stored(std::slice::from_ref(event)))
         .collect();
     tx.execute("select append_outbox($1, $2)", &[&order_ids, &messages])?;
+    let waker = waker.clone();
+    tx.after_commit(move || waker.wake());
     Ok(())
 }
 

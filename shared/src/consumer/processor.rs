@@ -12,7 +12,7 @@ use crate::consumer::offsets::{self, Move, Start};
 use crate::consumer::set_aside::{self, Around, Aside};
 use crate::db::Tx;
 use crate::db::pool::Connection;
-use crate::dead_letter::{self, AfterCommit, Parked};
+use crate::dead_letter::{self, Parked};
 use crate::error::Cause;
 use crate::error::{Blame, Error, Result};
 use crate::event::delivery::{self, Delivery};
@@ -118,17 +118,15 @@ impl BatchProcessor {
             true => find_waiting(&mut tx, &mut *self.handler, &inputs, true)?,
             false => vec![],
         };
-        let (outgoing, parked) =
-            handle(&mut tx, &self.prefix, &mut *self.handler, &inputs, &waiting)?;
+        let outgoing = handle(&mut tx, &self.prefix, &mut *self.handler, &inputs, &waiting)?;
         let aside: Vec<_> = inputs
             .iter()
             .zip(&waiting)
             .filter_map(|((partition, input), why)| Some((*partition, &input.record, why.clone()?)))
             .collect();
         set_aside::set(&mut tx, &aside)?;
-        outbox::append(&mut tx, &outgoing)?;
+        outbox::append(&mut tx, &self.waker, &outgoing)?;
         tx.commit()?;
-        dead_letter::after_commit(&parked);
         if let Some((partition, record, why)) = aside.first() {
             self.around.held();
             self.try_aside_at = Instant::now() + TRY_AGAIN;
@@ -151,8 +149,6 @@ impl BatchProcessor {
                 "{count} records are set aside and tried again, the first {partition}@{offset}: it waits for {why}"
             );
         }
-        self.handler.committed();
-        self.wake(&outgoing);
         Ok(())
     }
 
@@ -217,7 +213,7 @@ impl BatchProcessor {
             .map(|(_, partition, input)| (partition, input))
             .collect();
         let waiting = find_waiting(&mut tx, &mut *self.handler, &borrowed, false)?;
-        let (outgoing, parked) = handle(&mut tx, prefix, &mut *self.handler, &borrowed, &waiting)?;
+        let outgoing = handle(&mut tx, prefix, &mut *self.handler, &borrowed, &waiting)?;
         let ids = |waits: bool| -> Vec<i64> {
             let those = inputs
                 .iter()
@@ -228,11 +224,8 @@ impl BatchProcessor {
         let done = ids(false);
         set_aside::remove(&mut tx, &done)?;
         set_aside::wait_on(&mut tx, &ids(true))?;
-        outbox::append(&mut tx, &outgoing)?;
+        outbox::append(&mut tx, &self.waker, &outgoing)?;
         tx.commit()?;
-        dead_letter::after_commit(&parked);
-        self.handler.committed();
-        self.wake(&outgoing);
         if !done.is_empty() {
             log::info!(
                 "{} records that were set aside have had their effect",
@@ -274,7 +267,7 @@ impl BatchProcessor {
             aside.attempts,
         );
         let mut tx = self.connection.session()?.transaction()?;
-        let (outgoing, parked) = given_up(
+        let outgoing = given_up(
             &mut tx,
             &mut *self.handler,
             &aside.partition,
@@ -283,10 +276,8 @@ impl BatchProcessor {
             why,
         )?;
         set_aside::remove(&mut tx, &[aside.id])?;
-        outbox::append(&mut tx, &outgoing)?;
+        outbox::append(&mut tx, &self.waker, &outgoing)?;
         tx.commit()?;
-        dead_letter::after_commit(parked.as_slice());
-        self.wake(&outgoing);
         Ok(())
     }
 
@@ -298,7 +289,7 @@ impl BatchProcessor {
     pub fn give_up(&mut self, part: &PartitionBatch, attempts: u32, why: &str) -> Result<()> {
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &[part.step()])?;
-        let (outgoing, parked) = given_up(
+        let outgoing = given_up(
             &mut tx,
             &mut *self.handler,
             &part.partition,
@@ -306,10 +297,8 @@ impl BatchProcessor {
             attempts,
             why,
         )?;
-        outbox::append(&mut tx, &outgoing)?;
+        outbox::append(&mut tx, &self.waker, &outgoing)?;
         tx.commit()?;
-        dead_letter::after_commit(parked.as_slice());
-        self.wake(&outgoing);
         Ok(())
     }
 
@@ -339,27 +328,19 @@ impl BatchProcessor {
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &[step])?;
         let parked_record = Parked::new(cause, detail, &partition, record);
-        let parked = dead_letter::park(
+        dead_letter::park(
             &mut tx,
-            &Parked {
+            &[Parked {
                 to_offset,
                 ..parked_record
-            },
+            }],
         )?;
-        tx.commit()?;
-        dead_letter::after_commit(parked.as_slice());
-        Ok(())
+        tx.commit()
     }
 
     /// After a lock timeout: ends the session that holds the append lock for too long, if there is one.
     pub fn end_hanging_writer(&mut self, error: &Error) {
         outbox::end_hanging_writer(&mut self.connection, error);
-    }
-
-    fn wake(&self, outgoing: &[Event]) {
-        if !outgoing.is_empty() {
-            self.waker.wake();
-        }
     }
 }
 
@@ -374,7 +355,7 @@ fn given_up(
     }: &Input,
     attempts: u32,
     why: &str,
-) -> Result<(Vec<Event>, Option<AfterCommit>)> {
+) -> Result<Vec<Event>> {
     let outgoing = match event {
         Ok(event) if event.topic().1 == Channel::Request => {
             let delivery = Delivery {
@@ -394,16 +375,15 @@ fn given_up(
         _ => vec![],
     };
     let parked_record = Parked::new(Cause::GivenUp, why.to_string(), partition, record);
-    Ok((
-        outgoing,
-        dead_letter::park(
-            tx,
-            &Parked {
-                attempts: attempts as i32,
-                ..parked_record
-            },
-        )?,
-    ))
+    let attempts = attempts as i32;
+    dead_letter::park(
+        tx,
+        &[Parked {
+            attempts,
+            ..parked_record
+        }],
+    )?;
+    Ok(outgoing)
 }
 
 /// What each record waits for; the rows of those that wait for nothing are locked. Where some are set aside already
@@ -446,14 +426,14 @@ fn find_waiting(
     Ok(inputs.iter().map(each).collect())
 }
 
-/// Hands the events that do not wait to the handler and parks what it refuses; returns what is to be sent, and what to do after the commit.
+/// Hands the events that do not wait to the handler and parks what it refuses; returns what is to be sent.
 fn handle(
     tx: &mut Tx<'_>,
     prefix: &str,
     handler: &mut dyn Handler,
     inputs: &[(&TopicPartition, &Input)],
     waiting: &[Option<String>],
-) -> Result<(Vec<Event>, Vec<AfterCommit>)> {
+) -> Result<Vec<Event>> {
     let waits = |place: usize| waiting.get(place).is_some_and(Option::is_some);
     let free = || {
         inputs
@@ -491,13 +471,11 @@ fn handle(
             }
         };
         if let Some((cause, why)) = refusal {
-            parked.extend(dead_letter::park(
-                tx,
-                &Parked::new(cause, why, partition, record),
-            )?);
+            parked.push(Parked::new(cause, why, partition, record));
         }
     }
-    Ok((outgoing, parked))
+    dead_letter::park(tx, &parked)?;
+    Ok(outgoing)
 }
 
 fn refused(event: &Event, outcome: Option<Outcome>) -> Option<(Cause, String)> {

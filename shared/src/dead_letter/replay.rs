@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::db::{Query, Session, Tx};
+use crate::db::{Session, Tx};
 use crate::dead_letter::action::{self, Action, ActionKind};
 use crate::dead_letter::{self, Kept, State, Summary};
 use crate::error::Cause;
@@ -125,11 +125,33 @@ impl Replayer {
         if let Some(why) = objection {
             return Ok(Verdict::Refused(why));
         }
-        let (outgoing, replay) = match self.attempt(&mut tx, handler, &kept)? {
-            (outgoing, Verdict::Done(replay)) => (outgoing, replay),
-            (_, refused) => return Ok(refused),
+        let savepoint = tx.savepoint()?;
+        let done = match decode(&self.prefix, &kept) {
+            Ok(event) => apply(&mut tx, handler, event),
+            Err(undecodable) => Ok((vec![], Verdict::Done(undecodable))),
         };
-        let replay = record(&mut tx, ask, &outgoing, replay)?;
+        // of a replay that fails by the record's fault nothing is left but the locks, the record's own among them
+        let (outgoing, replay) = match done {
+            Ok((outgoing, Verdict::Done(replay))) => (outgoing, replay),
+            Ok((_, refused)) => return Ok(refused),
+            Err(error) if error.blame() == Blame::Poison => {
+                (vec![], Replay::Failed(error.to_string()))
+            }
+            Err(error) => return Err(error),
+        };
+        if matches!(replay, Replay::Failed(_)) {
+            tx.rollback_to(&savepoint)?;
+        }
+        note(&mut tx, ask, &replay)?;
+        let replay = match outbox::append(&mut tx, &self.waker, &outgoing) {
+            Err(error) if error.blame() == Blame::Poison => {
+                tx.rollback_to(&savepoint)?;
+                let failed = Replay::Failed(error.to_string());
+                note(&mut tx, ask, &failed)?;
+                failed
+            }
+            done => done.map(|()| replay)?,
+        };
         if ask.dry_run {
             return Ok(Verdict::Done(replay));
         }
@@ -139,25 +161,7 @@ impl Replayer {
             ask.id,
             ask.actor
         );
-        if !matches!(replay, Replay::Failed(_)) {
-            handler.committed();
-            if !outgoing.is_empty() {
-                self.waker.wake();
-            }
-        }
         Ok(Verdict::Done(replay))
-    }
-
-    fn attempt(
-        &self,
-        tx: &mut Tx<'_>,
-        handler: &mut dyn Handler,
-        kept: &Kept,
-    ) -> Result<(Vec<Event>, Verdict<Replay>)> {
-        match decode(&self.prefix, kept) {
-            Ok(event) => guarded_effects(tx, handler, event),
-            Err(why_not) => Ok((vec![], Verdict::Done(why_not))),
-        }
     }
 }
 
@@ -250,55 +254,20 @@ fn decode(prefix: &str, kept: &Kept) -> std::result::Result<Event, Replay> {
     })
 }
 
-/// Notes what it came to and appends what is sent. What can't be appended by the record's fault makes a failed replay of it.
-fn record(tx: &mut Tx<'_>, ask: &Ask<'_>, outgoing: &[Event], replay: Replay) -> Result<Replay> {
-    note(tx, ask, &replay)?;
-    match outbox::append(tx, outgoing) {
-        Err(error) if error.blame() == Blame::Poison => {
-            tx.execute(UNDO_EFFECTS, &[])?;
-            let failed = Replay::Failed(error.to_string());
-            note(tx, ask, &failed)?;
-            Ok(failed)
-        }
-        done => done.map(|()| replay),
-    }
-}
-
-const UNDO_EFFECTS: &str = "rollback to savepoint before_effects";
-
-/// Of a replay that fails by the record's fault nothing is left but the locks, the record's own among them.
-fn guarded_effects(
+/// What is to be sent, and what came of it.
+fn apply(
     tx: &mut Tx<'_>,
     handler: &mut dyn Handler,
     event: Event,
 ) -> Result<(Vec<Event>, Verdict<Replay>)> {
-    tx.execute("savepoint before_effects", &[])?;
-    let (outgoing, verdict) = match effects(tx, handler, event) {
-        Err(error) if error.blame() == Blame::Poison => {
-            (vec![], Verdict::Done(Replay::Failed(error.to_string())))
-        }
-        done => done?,
-    };
-    if matches!(verdict, Verdict::Done(Replay::Failed(_))) {
-        tx.execute(UNDO_EFFECTS, &[])?;
-    }
-    Ok((outgoing, verdict))
-}
-
-fn effects(
-    tx: &mut Tx<'_>,
-    handler: &mut dyn Handler,
-    event: Event,
-) -> Result<(Vec<Event>, Verdict<Replay>)> {
-    let given_up = format!(
-        "the request of order {} was given up for good: it stays FAILED",
-        event.order_id
-    );
+    let order_id = event.order_id;
     let handled = handler::handle(handler, tx, &[event])?;
     let verdict = match handled.outcomes.into_iter().next() {
         Some(Outcome::Unchanged(why)) => Verdict::Done(Replay::Unchanged(why.into())),
-        Some(Outcome::Refused(_, why)) => Verdict::Done(Replay::Failed(why)),
-        Some(Outcome::GivenUp) => Verdict::Refused(given_up),
+        Some(Outcome::Refused(_, why)) => return Ok((vec![], Verdict::Done(Replay::Failed(why)))),
+        Some(Outcome::GivenUp) => Verdict::Refused(format!(
+            "the request of order {order_id} was given up for good: it stays FAILED"
+        )),
         Some(Outcome::Changed) | None => Verdict::Done(Replay::Applied),
     };
     Ok((handled.events, verdict))
