@@ -27,7 +27,7 @@ use shared::dead_letter;
 use shared::error::Result;
 use shared::handler::Handler;
 use shared::http::{Routes, Server};
-use shared::outbox::wake::Waker;
+use shared::outbox::{self, wake::Waker};
 use shared::service::file_limit;
 use shared::service::status_http;
 use shared::service::{self, Threads};
@@ -56,7 +56,7 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let waker = threads.spawn_relay(
         &config,
         &ready,
-        store::remove_published(config.order_deadline),
+        outbox::Removal::MarkedRows(config.order_deadline),
     )?;
 
     let (long_polls, mut poller) = long_poll::new(ready.connector.clone());

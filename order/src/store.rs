@@ -10,7 +10,6 @@ use shared::db::cleanup::Cleanup;
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::{Event, Reason};
-use shared::outbox::Removal;
 use uuid::Uuid;
 
 use crate::order::{NewOrder, Order, OrderStatus, Saga, SideStatus};
@@ -398,21 +397,6 @@ pub fn rebuild(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], deadline: Duration) -> Resu
         ],
     )?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// The query that deletes published outbox rows and marks their orders: sides that are still READY become IN_PROGRESS,
-/// and the deadline of their orders starts. The set-based form of [`crate::order::SagaEvent::Published`].
-pub fn remove_published(deadline: Duration) -> Removal {
-    let call = |function: &str| {
-        format!(
-            "select {function}($1, $2, $3, interval '{} milliseconds')",
-            deadline.as_millis()
-        )
-    };
-    Removal {
-        sql: call("remove_published"),
-        around_locks: Some(call("remove_published_around")),
-    }
 }
 
 /// Orders to look at again.

@@ -37,7 +37,7 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let listener = service::listen(&config)?;
     let ready = service::prepare(&config, migrations(), &shutdown)?;
     let mut threads = Threads::new(&config, stop, shutdown);
-    let waker = threads.spawn_relay(&config, &ready, outbox::Removal::alone())?;
+    let waker = threads.spawn_relay(&config, &ready, outbox::Removal::Rows)?;
     threads.spawn_consumers(&config, &waker, || Box::new(handlers::Requests))?;
 
     let board = threads.spawn_monitor(&config, Box::new(|_| Ok(Default::default())))?;

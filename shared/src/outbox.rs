@@ -1,10 +1,12 @@
 //! The outbox: events stored in the transaction that causes them, deleted when they are known to be published.
 
+use std::time::Duration;
+
 use postgres::error::SqlState;
 use uuid::Uuid;
 
 use crate::db::pool::Connection;
-use crate::db::{Query, Session, Tx};
+use crate::db::{Params, Query, Session, Tx};
 use crate::error::{Error, Result};
 use crate::event::envelope;
 use crate::event::{Event, Service};
@@ -194,46 +196,45 @@ pub fn find_blocked(session: &mut Session, service: Service) -> Result<Vec<(Stri
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// How published rows are deleted, with whatever else a service does then. The parameters of each query are the first and the
-/// last id, and how many rows there are.
-pub struct Removal {
-    /// The query.
-    pub sql: String,
-    /// The same for when a row that it needs is held by somebody else; none: it needs no such row.
-    pub around_locks: Option<String>,
+/// What a service does with what is published.
+#[derive(Clone, Copy)]
+pub enum Removal {
+    /// Its rows are deleted.
+    Rows,
+    /// Before that their orders are marked as published, and their deadline begins: it is this far away.
+    MarkedRows(Duration),
 }
 
-impl Removal {
-    /// Where nothing else is to be done.
-    pub fn alone() -> Removal {
-        Removal {
-            sql: "select remove_published($1, $2, $3)".into(),
-            around_locks: None,
-        }
-    }
-}
-
-/// Deletes what a position names, by the service's own statement ([`crate::outbox::relay::Relay::new`]), in a transaction of its
-/// own. All rows gone: an earlier delete has won.
+/// Deletes what a position names, in a transaction of its own. All rows gone: an earlier delete has won.
 ///
 /// # Errors
 /// [`Error::Fatal`] when the outbox holds some of the rows only; what PostgreSQL says. Nothing was deleted.
 pub fn remove_published(
     session: &mut Session,
-    removal: &Removal,
+    removal: Removal,
     first: i64,
     last: i64,
     count: i64,
 ) -> Result<()> {
-    let removed = match (
-        session.query(&removal.sql, &[&first, &last, &count]),
-        &removal.around_locks,
-    ) {
-        (Err(error), Some(around)) if error.is_lock_timeout() => {
-            log::warn!("somebody holds a row of what was published: it is left as it is");
-            session.query(around, &[&first, &last, &count])
+    let removed = match removal {
+        Removal::Rows => session.query(
+            "select remove_published($1, $2, $3)",
+            &[&first, &last, &count],
+        ),
+        Removal::MarkedRows(deadline) => {
+            let millis = deadline.as_millis() as f64;
+            let params: Params<'_> = &[&first, &last, &count, &millis];
+            let sql = "select remove_published($1, $2, $3, $4 * interval '1 millisecond')";
+            match session.query(sql, params) {
+                Err(error) if error.is_lock_timeout() => {
+                    log::warn!("somebody holds a row of what was published: it is left as it is");
+                    let sql =
+                        "select remove_published_around($1, $2, $3, $4 * interval '1 millisecond')";
+                    session.query(sql, params)
+                }
+                removed => removed,
+            }
         }
-        (removed, _) => removed,
     };
     match removed {
         Err(Error::Database(error)) if error.code() == Some(&SqlState::ASSERT_FAILURE) => {

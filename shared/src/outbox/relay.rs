@@ -100,8 +100,8 @@ struct Undeleted {
 }
 
 impl Relay {
-    /// Connects to nothing yet. `interrupt` ends its Kafka calls. `removal` is the query that deletes published rows, with
-    /// whatever else the service does then; its parameters are the first and the last id, and how many there are.
+    /// Connects to nothing yet. `interrupt` ends its Kafka calls. `removal` says what else is done when
+    /// published rows are deleted.
     ///
     /// # Errors
     /// When the database URL can't be parsed.
@@ -267,7 +267,7 @@ impl Relay {
         let rows = self.next_rows()?;
         if rows.is_empty() {
             if let Some(due) = self.take_due() {
-                delete(self.leader()?, &self.removal, &due.position)?;
+                delete(self.leader()?, self.removal, &due.position)?;
             }
             return Ok(Turn::Empty);
         }
@@ -310,7 +310,7 @@ impl Relay {
                 .leader()?
                 .with(|session| outbox::find_last_message(session, self.service, position.last))?;
             if position.is_held(last) {
-                delete(self.leader()?, &self.removal, &position)?;
+                delete(self.leader()?, self.removal, &position)?;
             }
         }
         self.recovered = true;
@@ -369,7 +369,7 @@ impl Relay {
         let records = sabotage::publish_halves(&mut self.producer, records)?;
         let due = self.take_due();
         let next = Undeleted::joined(self.undeleted.take(), position);
-        let (service, last, removal) = (self.service, next.position.last, &self.removal);
+        let (service, last, removal) = (self.service, next.position.last, self.removal);
         let leadership = self.leadership.as_ref().ok_or_else(not_leading)?;
         let overlap = Overlap {
             delete: due.map(|due| move || delete(leadership, removal, &due.position)),
@@ -452,7 +452,7 @@ impl Relay {
         let Some(undeleted) = self.undeleted.take() else {
             return Ok(());
         };
-        delete(self.leader()?, &self.removal, &undeleted.position)
+        delete(self.leader()?, self.removal, &undeleted.position)
     }
 
     fn leader(&self) -> Result<&Leadership> {
@@ -489,7 +489,7 @@ fn read(leadership: &Leadership, service: Service, after: i64, limit: usize) -> 
     leadership.with(|session| outbox::read_batch(session, service, after, limit))
 }
 
-fn delete(leadership: &Leadership, removal: &Removal, position: &Position) -> Result<()> {
+fn delete(leadership: &Leadership, removal: Removal, position: &Position) -> Result<()> {
     let Position {
         first, last, count, ..
     } = *position;
