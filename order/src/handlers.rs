@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shared::config::Config;
-use shared::consumer::recovery::{Found, Recovery};
+use shared::consumer::recovery::{FoundRequests, Recovery};
 use shared::db::Tx;
 use shared::error::Cause;
 use shared::error::{Error, Result};
@@ -48,7 +48,7 @@ pub struct AnswerHandler {
 #[derive(Default)]
 struct Prepared {
     /// What Kafka holds of their requests.
-    found: HashMap<Uuid, Found>,
+    found: HashMap<Uuid, FoundRequests>,
     /// The orders as these tell of them; none: nothing tells that there ever was one.
     orders: HashMap<Uuid, Option<Rebuilt>>,
 }

@@ -9,8 +9,8 @@ use shared::dead_letter::http::problem;
 use shared::event::Reason;
 use shared::event::envelope;
 use shared::http::{
-    Fields, Method, Problem, Request, Responder, Response, Routes, both, idempotency_key,
-    json_object,
+    Fields, Method, Problem, Request, Responder, Response, Routes, idempotency_key, json_object,
+    merge,
 };
 use uuid::Uuid;
 
@@ -114,23 +114,23 @@ pub fn routes(
     let (listed, traced, repaired) = (pool.clone(), pool.clone(), pool.clone());
     let gate = queue.clone();
     routes
-        .hand_over(Method::Post, "/orders", move |request, responder| {
+        .route_deferred(Method::Post, "/orders", move |request, responder| {
             place(&queue, &request, responder)
         })
-        .open()
+        .without_token()
         .gated(move || gate.admit().map_err(refused))
-        .hand_over(
+        .route_deferred(
             Method::Get,
             "/orders/{orderId}",
             move |request, responder| get(&pool, &long_polls, &request, responder),
         )
-        .answer(Method::Get, "/orders", move |request| {
+        .route(Method::Get, "/orders", move |request| {
             list(&listed, deadline, request)
         })
-        .answer(Method::Get, "/repairs", move |request| {
+        .route(Method::Get, "/repairs", move |request| {
             repairs(&repaired, request)
         })
-        .answer(Method::Get, "/orders/{orderId}/timeline", move |request| {
+        .route(Method::Get, "/orders/{orderId}/timeline", move |request| {
             timeline(&traced, &prefix, request)
         })
 }
@@ -168,7 +168,7 @@ fn unchanged(why: &str, seconds: u32) -> Problem {
 }
 
 fn new_order(request: &Request) -> Result<NewOrder, Problem> {
-    request.query.only(&[])?;
+    request.query.allow_only(&[])?;
     let key = idempotency_key(request)?.map(str::to_string);
     let mut fields = Fields::new(json_object(request)?);
     let (user_name, item_name) = (fields.name("userName"), fields.name("itemName"));
@@ -272,11 +272,11 @@ fn get(pool: &Pool, long_polls: &LongPolls, request: &Request, responder: Respon
 }
 
 fn find(pool: &Pool, request: &Request) -> Result<(Order, Option<Duration>), Problem> {
-    let query = both(
-        request.query.only(&["wait"]),
+    let query = merge(
+        request.query.allow_only(&["wait"]),
         request.query.duration("wait", WAIT),
     );
-    let (order_id, (_, wait)) = both(request.uuid_param("orderId"), query)?;
+    let (order_id, (_, wait)) = merge(request.uuid_param("orderId"), query)?;
     let found = pool
         .with(|session| store::find(session, &[order_id]))
         .map_err(problem)?;
@@ -289,10 +289,10 @@ fn find(pool: &Pool, request: &Request) -> Result<(Order, Option<Duration>), Pro
 
 fn list(pool: &Pool, deadline: Duration, request: &Request) -> Result<Response, Problem> {
     let query = &request.query;
-    let known = query.only(&["status", "limit", "after"]);
+    let known = query.allow_only(&["status", "limit", "after"]);
     let status = query.get("status").map(status).transpose();
-    let page = both(query.integer("limit", 1..=200), query.uuid("after"));
-    let (_, (status, (limit, after))) = both(known, both(status, page))?;
+    let page = merge(query.integer("limit", 1..=200), query.uuid("after"));
+    let (_, (status, (limit, after))) = merge(known, merge(status, page))?;
     let limit = limit.unwrap_or(50);
     let page = pool.with(|session| match status {
         Some(Listing::Overdue) => store::list_overdue(session, deadline, limit, after),
@@ -312,15 +312,15 @@ fn list(pool: &Pool, deadline: Duration, request: &Request) -> Result<Response, 
 
 fn repairs(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     let query = &request.query;
-    let known = query.only(&["kind", "orderId", "state", "limit", "before"]);
+    let known = query.allow_only(&["kind", "orderId", "state", "limit", "before"]);
     let kind = query.one_of("kind", Kind::from_name, &Kind::ALL.map(Kind::name));
     let is_done = query.one_of("state", is_done, &["OPEN", "DONE"]);
-    let page = both(
+    let page = merge(
         query.integer("limit", 1..=200),
         query.integer("before", 1..=i64::MAX),
     );
-    let filters = both(both(kind, is_done), query.uuid("orderId"));
-    let (_, (((kind, is_done), order_id), (limit, before))) = both(known, both(filters, page))?;
+    let filters = merge(merge(kind, is_done), query.uuid("orderId"));
+    let (_, (((kind, is_done), order_id), (limit, before))) = merge(known, merge(filters, page))?;
     let filter = Filter {
         kind,
         order_id,
@@ -345,7 +345,7 @@ fn is_done(state: &str) -> Option<bool> {
 }
 
 fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Problem> {
-    let (order_id, _) = both(request.uuid_param("orderId"), request.query.only(&[]))?;
+    let (order_id, _) = merge(request.uuid_param("orderId"), request.query.allow_only(&[]))?;
     let found = pool
         .with(|session| timeline::store::find(session, order_id))
         .map_err(problem)?;

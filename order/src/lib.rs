@@ -86,7 +86,7 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     let (shown, deadline) = (admission.clone(), config.order_deadline);
     let board = threads.spawn_monitor(
         &config,
-        Box::new(move |session| metrics::look(session, &shown, deadline)),
+        Box::new(move |session| metrics::poll(session, &shown, deadline)),
     )?;
 
     let pool = Pool::new(&ready.connector, config.http_workers);

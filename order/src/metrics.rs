@@ -172,11 +172,11 @@ fn drawn_at(order_id: Uuid) -> Duration {
     })
 }
 
-/// Looks at the orders: for the monitor.
+/// Polls the orders: for the monitor.
 ///
 /// # Errors
 /// What PostgreSQL says.
-pub fn look(
+pub fn poll(
     session: &mut Session,
     admission: &Admission,
     deadline: Duration,

@@ -16,7 +16,7 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
 /// Adds `GET /`: 200, the page, which calls this service, and payment and stock at the addresses in `config`.
 pub fn routes(routes: Routes, config: &Config) -> Routes {
     let (payment, stock) = (config.payment_url.clone(), config.stock_url.clone());
-    routes.answer(Method::Get, "/", move |_| {
+    routes.route(Method::Get, "/", move |_| {
         Ok(page(&payment, &stock, &Uuid::new_v4().simple().to_string()))
     })
 }

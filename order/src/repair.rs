@@ -3,7 +3,7 @@
 //! An order that its own database lost is rebuilt from its requests ([`Rebuilt`]); what an answer contradicts is decided by
 //! [`crate::order::Saga::repair`]. Each repair is listed ([`Repair`]).
 
-use shared::consumer::recovery::{Found, id_millis};
+use shared::consumer::recovery::{FoundRequests, id_millis};
 use shared::event::envelope;
 use shared::event::{Body, Event, Reason, Service, Side};
 use uuid::Uuid;
@@ -126,7 +126,7 @@ impl Rebuilt {
     /// The order that `answer` is about, by what Kafka holds of it. Without both requests it can't be gone on with. None: nobody
     /// can say that there ever was such an order. Kafka holds no request of it, and the answer names none; or what lies there is
     /// no request, and nothing was taken.
-    pub fn new(answer: &Event, found: &Found) -> Option<Rebuilt> {
+    pub fn new(answer: &Event, found: &FoundRequests) -> Option<Rebuilt> {
         let requests = [&found.payment, &found.stock].map(Option::as_ref);
         let any = requests.into_iter().flatten().next();
         // nothing can be taken by what can't be read
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn an_order_is_rebuilt_from_both_requests_with_all_that_they_say() {
         let (payment, stock) = (payment(), stock());
-        let found = Found {
+        let found = FoundRequests {
             payment: Some(payment.clone()),
             stock: Some(stock.clone()),
             unreadable: false,
@@ -348,9 +348,9 @@ mod tests {
 
     #[test]
     fn without_both_requests_an_order_is_given_back_and_does_not_hold_its_key() {
-        let half = Found {
+        let half = FoundRequests {
             payment: Some(payment()),
-            ..Found::default()
+            ..FoundRequests::default()
         };
         let lost = Rebuilt::new(&answer(Some(delivery(2, 19))), &half).unwrap();
         assert_eq!(
@@ -371,7 +371,7 @@ mod tests {
             lost.repair().detail,
             "not both of its requests are in Kafka: payment-2@17, none"
         );
-        let gone = Rebuilt::new(&answer(Some(delivery(2, 19))), &Found::default()).unwrap();
+        let gone = Rebuilt::new(&answer(Some(delivery(2, 19))), &FoundRequests::default()).unwrap();
         assert_eq!(
             (gone.created, gone.stored, gone.published),
             (0x01a2_07b0_6c61 * 1_000, None, None)
@@ -385,10 +385,10 @@ mod tests {
 
     #[test]
     fn an_order_of_which_nothing_is_known_but_an_answer_that_names_no_request_is_none() {
-        assert_eq!(Rebuilt::new(&answer(None), &Found::default()), None);
-        let unreadable = Found {
+        assert_eq!(Rebuilt::new(&answer(None), &FoundRequests::default()), None);
+        let unreadable = FoundRequests {
             unreadable: true,
-            ..Found::default()
+            ..FoundRequests::default()
         };
         let completed = answer(Some(delivery(2, 19)));
         assert!(

@@ -4,7 +4,7 @@ use serde::Serialize;
 use shared::db::pool::Pool;
 use shared::dead_letter::http::problem;
 use shared::event::Reason;
-use shared::http::{Fields, Method, Problem, Request, Response, Routes, both, json_object};
+use shared::http::{Fields, Method, Problem, Request, Response, Routes, json_object, merge};
 use uuid::Uuid;
 
 use crate::store;
@@ -35,20 +35,20 @@ struct PaymentView {
 pub fn routes(routes: Routes, pool: Pool) -> Routes {
     let (put, get) = (pool.clone(), pool.clone());
     routes
-        .answer(Method::Put, "/accounts/{userName}", move |request| {
+        .route(Method::Put, "/accounts/{userName}", move |request| {
             set_balance(&put, request)
         })
-        .answer(Method::Get, "/accounts/{userName}", move |request| {
+        .route(Method::Get, "/accounts/{userName}", move |request| {
             balance(&get, request)
         })
-        .answer(Method::Get, "/payments/{orderId}", move |request| {
+        .route(Method::Get, "/payments/{orderId}", move |request| {
             payment(&pool, request)
         })
 }
 
 fn set_balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {
-    request.query.only(&[])?;
-    let (user_name, balance) = both(request.name_param("userName"), new_balance(request))?;
+    request.query.allow_only(&[])?;
+    let (user_name, balance) = merge(request.name_param("userName"), new_balance(request))?;
     let created = pool
         .once(|session| store::set_balance(session, &user_name, balance))
         .map_err(problem)?;
@@ -65,7 +65,7 @@ fn new_balance(request: &Request) -> Result<i64, Problem> {
 }
 
 fn balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {
-    request.query.only(&[])?;
+    request.query.allow_only(&[])?;
     let user_name = request.name_param("userName")?;
     let found = pool
         .with(|session| store::find_balance(session, &user_name))
@@ -76,7 +76,7 @@ fn balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {
 }
 
 fn payment(pool: &Pool, request: &Request) -> Result<Response, Problem> {
-    request.query.only(&[])?;
+    request.query.allow_only(&[])?;
     let order_id = request.uuid_param("orderId")?;
     let found = pool
         .with(|session| store::find(session, order_id))

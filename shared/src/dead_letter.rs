@@ -165,7 +165,7 @@ pub fn scrubbed(text: &str) -> String {
 /// What has become of a parked record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum State {
+pub enum LetterState {
     /// Nothing yet, or no replay could handle it.
     Open,
     /// A replay handled it, or found nothing left to do.
@@ -174,22 +174,28 @@ pub enum State {
     Discarded,
 }
 
-impl State {
+impl LetterState {
     /// All states.
-    pub const ALL: [State; 3] = [State::Open, State::Replayed, State::Discarded];
+    pub const ALL: [LetterState; 3] = [
+        LetterState::Open,
+        LetterState::Replayed,
+        LetterState::Discarded,
+    ];
 
     /// Its name in table and JSON.
     pub fn name(self) -> &'static str {
         match self {
-            State::Open => "OPEN",
-            State::Replayed => "REPLAYED",
-            State::Discarded => "DISCARDED",
+            LetterState::Open => "OPEN",
+            LetterState::Replayed => "REPLAYED",
+            LetterState::Discarded => "DISCARDED",
         }
     }
 
     /// The state of a name.
-    pub fn from_name(name: &str) -> Option<State> {
-        State::ALL.into_iter().find(|state| state.name() == name)
+    pub fn from_name(name: &str) -> Option<LetterState> {
+        LetterState::ALL
+            .into_iter()
+            .find(|state| state.name() == name)
     }
 }
 
@@ -197,7 +203,7 @@ impl State {
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// What has become of it.
-    pub state: Option<State>,
+    pub state: Option<LetterState>,
     /// Why it was parked.
     pub cause: Option<Cause>,
     /// Where it was read: one of these topics.
@@ -227,7 +233,10 @@ impl Filter {
               where ($1::text is null or state = $1) and ($2::text is null or cause = $2)
                 and ($3::text[] is null or topic = any($3)) and {of_order} and {page}"
         );
-        let (state, cause) = (self.state.map(State::name), self.cause.map(Cause::name));
+        let (state, cause) = (
+            self.state.map(LetterState::name),
+            self.cause.map(Cause::name),
+        );
         let params: Params<'_> = &[&state, &cause, &self.topics, &self.order_id, &from, &limit];
         session.query(&sql, params)
     }
@@ -240,7 +249,7 @@ pub struct Summary {
     /// Its number.
     pub id: i64,
     /// What has become of it.
-    pub state: State,
+    pub state: LetterState,
     /// [`Cause::name`].
     pub cause: String,
     /// The cause for a person.
@@ -290,7 +299,7 @@ const COLUMNS: &str = r#"id, state, cause, detail, attempts, topic, partition, r
 fn summary(row: &postgres::Row) -> Summary {
     Summary {
         id: row.get(0),
-        state: State::from_name(row.get(1)).expect("the table derives the names"),
+        state: LetterState::from_name(row.get(1)).expect("the table derives the names"),
         cause: row.get(2),
         detail: row.get(3),
         attempts: row.get(4),
@@ -391,7 +400,7 @@ pub fn lock(tx: &mut Tx<'_>, id: i64, wait: bool) -> Result<Option<Kept>> {
     find(tx, id)
 }
 
-/// Records that a parked record was replayed, and what came of it. `APPLIED` and `UNCHANGED…` make it [`State::Replayed`].
+/// Records that a parked record was replayed, and what came of it. `APPLIED` and `UNCHANGED…` make it [`LetterState::Replayed`].
 ///
 /// # Errors
 /// What PostgreSQL says.
@@ -402,7 +411,7 @@ pub fn note_replay(tx: &mut Tx<'_>, id: i64, result: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes a parked record [`State::Discarded`]; it is kept.
+/// Makes a parked record [`LetterState::Discarded`]; it is kept.
 ///
 /// # Errors
 /// What PostgreSQL says.

@@ -155,10 +155,10 @@ pub static DEAD_LETTERS: LazyLock<IntGauge> = LazyLock::new(|| {
         "Dead letters not handled, counted up to 10,000",
     )
 });
-static LOOKED: LazyLock<GaugeVec> = LazyLock::new(|| {
+static LAST_POLL: LazyLock<GaugeVec> = LazyLock::new(|| {
     let opts = Opts::new(
-        "saga_looked_timestamp_seconds",
-        "When what is held there was last seen; older values are old",
+        "saga_last_poll_timestamp_seconds",
+        "When its values were last polled; older ones are stale",
     );
     registered(GaugeVec::new(opts, &["at"]))
 });
@@ -170,13 +170,19 @@ static HEARTBEATS: LazyLock<GaugeVec> = LazyLock::new(|| {
     );
     registered(GaugeVec::new(opts, &["thread"]))
 });
-static HELD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    let opts = Opts::new("saga_held", "What waits in a queue, or is taken of a pool");
+static QUEUE_DEPTH: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let opts = Opts::new(
+        "saga_queue_depth",
+        "What waits in a queue, or is taken of a pool",
+    );
     registered(IntGaugeVec::new(opts, &["what"]))
 });
-static HELD_LIMIT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+static QUEUE_CAPACITY: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     registered(IntGaugeVec::new(
-        Opts::new("saga_held_limit", "How much of saga_held there can be"),
+        Opts::new(
+            "saga_queue_capacity",
+            "How much of saga_queue_depth there can be",
+        ),
         &["what"],
     ))
 });
@@ -223,7 +229,7 @@ pub fn start() {
     ]
     .iter()
     .for_each(|gauge| gauge.set(0.0));
-    ["database", "kafka"].into_iter().for_each(looked);
+    ["database", "kafka"].into_iter().for_each(polled);
     [&*PUBLISHED, &LOST_TAILS, &RECORDS, &ATTEMPTS]
         .iter()
         .for_each(|counter| counter.inc_by(0));
@@ -273,15 +279,15 @@ pub fn transaction_failed(error: &Error) {
 }
 
 /// The values that `at` (`database`, `kafka`) holds were seen now.
-pub fn looked(at: &str) {
+pub fn polled(at: &str) {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs_f64();
-    LOOKED.with_label_values(&[at]).set(now);
+    LAST_POLL.with_label_values(&[at]).set(now);
 }
 
-/// A partition was put off.
+/// A partition backs off.
 pub fn retried(blame: Blame) {
     RETRIES.with_label_values(&[blame.name()]).inc();
 }
@@ -293,7 +299,7 @@ pub fn parked(cause: Cause) {
 
 /// Shows how much `what` holds, asked of `depth` whenever the metrics are read, and how much it can.
 pub fn watch(what: &'static str, limit: usize, depth: impl Fn() -> usize + Send + 'static) {
-    HELD_LIMIT.with_label_values(&[what]).set(limit as i64);
+    QUEUE_CAPACITY.with_label_values(&[what]).set(limit as i64);
     DEPTHS
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -309,7 +315,7 @@ pub fn text(ready: bool, heartbeats: &[(String, Duration)]) -> String {
             .set(age.as_secs_f64());
     }
     for (what, depth) in DEPTHS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        HELD.with_label_values(&[what]).set(depth() as i64);
+        QUEUE_DEPTH.with_label_values(&[what]).set(depth() as i64);
     }
     TextEncoder::new()
         .encode_to_string(&prometheus::gather())

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::http::{Cors, Guard, Routes};
 use crate::shutdown::{self, Shutdown, Stop};
-use cli::Action;
+use cli::Command;
 
 pub use startup::{Ready, prepare};
 pub use threads::Threads;
@@ -53,17 +53,17 @@ pub fn main(
     let settings = || Config::from_env(service).map_err(|error| error.to_string());
     let outcome = cli::parse(std::env::args_os().skip(1)).and_then(|action| {
         match action {
-            Action::Help => cli::print(&cli::help(service, about)),
-            Action::Version => cli::print(&cli::version(service)),
-            Action::Check if !check::run(&settings()?, migrations()) => {
+            Command::Help => cli::print(&cli::help(service, about)),
+            Command::Version => cli::print(&cli::version(service)),
+            Command::Check if !check::run(&settings()?, migrations()) => {
                 return Ok(ExitCode::FAILURE);
             }
-            Action::Ready if !ready::run(&settings()?) => return Ok(ExitCode::FAILURE),
-            Action::TakeOver if !take_over::run(&settings()?, migrations()) => {
+            Command::Ready if !ready::run(&settings()?) => return Ok(ExitCode::FAILURE),
+            Command::TakeOver if !take_over::run(&settings()?, migrations()) => {
                 return Ok(ExitCode::FAILURE);
             }
-            Action::Check | Action::Ready | Action::TakeOver => {}
-            Action::Run => return Ok(run_logged(settings()?, run)),
+            Command::Check | Command::Ready | Command::TakeOver => {}
+            Command::Run => return Ok(run_logged(settings()?, run)),
         }
         Ok(ExitCode::SUCCESS)
     });
@@ -117,7 +117,7 @@ pub fn listen(config: &Config) -> Result<TcpListener> {
 
 /// No calls yet, behind the service's doors: its operator's token, and the origins whose pages may use it.
 pub fn routes(config: &Config) -> Routes {
-    Routes::new().behind(
+    Routes::new().with_access(
         Guard::new(config.admin_token.as_ref()),
         Cors::new(config.cors_origins.clone()),
     )

@@ -3,8 +3,8 @@
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde_json::{Value, json};
 use shared::http::{
-    BODY_LIMIT, Fields, HEAD_LIMIT, Limits, Method, Problem, Request, Responder, Response, Routes,
-    Server, idempotency_key, json_object,
+    BODY_LIMIT, Fields, HEAD_LIMIT, Method, Problem, Request, Responder, Response, Routes, Server,
+    ServerLimits, idempotency_key, json_object,
 };
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -24,10 +24,10 @@ struct Service {
 }
 
 fn start() -> Service {
-    start_with(Limits::default())
+    start_with(ServerLimits::default())
 }
 
-fn start_with(limits: Limits) -> Service {
+fn start_with(limits: ServerLimits) -> Service {
     let (park, parked) = unbounded();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let server = Server::start("test", listener, limits, routes(park)).unwrap();
@@ -36,25 +36,25 @@ fn start_with(limits: Limits) -> Service {
 
 fn routes(park: Sender<(Request, Responder)>) -> Routes {
     Routes::new()
-        .answer(Method::Post, "/orders", place)
-        .answer(Method::Get, "/orders", list)
-        .answer(Method::Get, "/orders/{orderId}", show)
-        .answer(Method::Get, "/accounts/{userName}", |request| {
+        .route(Method::Post, "/orders", place)
+        .route(Method::Get, "/orders", list)
+        .route(Method::Get, "/orders/{orderId}", show)
+        .route(Method::Get, "/accounts/{userName}", |request| {
             Ok(Response::json(200, &request.name_param("userName")?))
         })
-        .answer(Method::Post, "/full/{name}", |request| {
+        .route(Method::Post, "/full/{name}", |request| {
             Ok(Response::json(202, &request.param("name")))
         })
         .gated(|| Err(Problem::unavailable("full", 7)))
-        .answer(Method::Get, "/panic", |_| panic!("on purpose"))
-        .answer(Method::Get, "/large", |_| {
+        .route(Method::Get, "/panic", |_| panic!("on purpose"))
+        .route(Method::Get, "/large", |_| {
             Ok(Response::json(200, &"x".repeat(300_000)))
         })
-        .answer(Method::Get, "/header", |_| {
+        .route(Method::Get, "/header", |_| {
             Ok(Response::json(200, &1).with_header("X-Name", "a\r\nX-Injected: b"))
         })
-        .hand_over(Method::Get, "/dropped", |_, _| {})
-        .hand_over(Method::Get, "/parked", move |request, responder| {
+        .route_deferred(Method::Get, "/dropped", |_, _| {})
+        .route_deferred(Method::Get, "/parked", move |request, responder| {
             park.send((request, responder)).unwrap()
         })
 }
@@ -72,7 +72,7 @@ fn place(request: &Request) -> Result<Response, Problem> {
 }
 
 fn list(request: &Request) -> Result<Response, Problem> {
-    request.query.only(&["limit", "after"])?;
+    request.query.allow_only(&["limit", "after"])?;
     let (limit, after) = (
         request.query.integer("limit", 1..=200)?,
         request.query.uuid("after")?,
@@ -1097,9 +1097,9 @@ fn a_dropped_server_ends_its_connections_and_its_threads() {
 
 #[test]
 fn beyond_the_most_connections_the_longest_idle_one_makes_room() {
-    let service = start_with(Limits {
+    let service = start_with(ServerLimits {
         connections: 3,
-        ..Limits::default()
+        ..ServerLimits::default()
     });
     let mut clients: Vec<_> = (0..3).map(|_| Client::of(&service)).collect();
     // accepted in their order: now all three are
@@ -1115,9 +1115,9 @@ fn beyond_the_most_connections_the_longest_idle_one_makes_room() {
 
 #[test]
 fn busy_connections_are_not_disturbed_by_any_number_of_new_ones() {
-    let service = start_with(Limits {
+    let service = start_with(ServerLimits {
         connections: 3,
-        ..Limits::default()
+        ..ServerLimits::default()
     });
     let mut busy: Vec<_> = (0..3).map(|_| Client::of(&service)).collect();
     let parked: Vec<_> = busy
@@ -1144,9 +1144,9 @@ fn park(service: &Service, client: &mut Client) -> Responder {
 
 #[test]
 fn a_request_without_an_answer_in_time_is_answered_and_its_late_answer_dropped() {
-    let service = start_with(Limits {
+    let service = start_with(ServerLimits {
         answer: Duration::from_millis(20),
-        ..Limits::default()
+        ..ServerLimits::default()
     });
     let mut client = Client::of(&service);
     let responder = park(&service, &mut client);
@@ -1164,9 +1164,9 @@ fn a_request_without_an_answer_in_time_is_answered_and_its_late_answer_dropped()
 #[test]
 fn a_client_that_does_not_take_in_its_answers_loses_its_connection() {
     // the answer to the next client is under it too
-    let service = start_with(Limits {
+    let service = start_with(ServerLimits {
         write: Duration::from_secs(1),
-        ..Limits::default()
+        ..ServerLimits::default()
     });
     let mut client = Client::of(&service);
     // 30 MB of answers, more than both kernels' buffers hold

@@ -4,7 +4,7 @@ use serde::Serialize;
 use shared::db::pool::Pool;
 use shared::dead_letter::http::problem;
 use shared::event::Reason;
-use shared::http::{Fields, Method, Problem, Request, Response, Routes, both, json_object};
+use shared::http::{Fields, Method, Problem, Request, Response, Routes, json_object, merge};
 use uuid::Uuid;
 
 use crate::store;
@@ -35,20 +35,20 @@ struct ReservationView {
 pub fn routes(routes: Routes, pool: Pool) -> Routes {
     let (put, get) = (pool.clone(), pool.clone());
     routes
-        .answer(Method::Put, "/items/{itemName}", move |request| {
+        .route(Method::Put, "/items/{itemName}", move |request| {
             set_quantity(&put, request)
         })
-        .answer(Method::Get, "/items/{itemName}", move |request| {
+        .route(Method::Get, "/items/{itemName}", move |request| {
             quantity(&get, request)
         })
-        .answer(Method::Get, "/reservations/{orderId}", move |request| {
+        .route(Method::Get, "/reservations/{orderId}", move |request| {
             reservation(&pool, request)
         })
 }
 
 fn set_quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
-    request.query.only(&[])?;
-    let (item_name, quantity) = both(request.name_param("itemName"), new_quantity(request))?;
+    request.query.allow_only(&[])?;
+    let (item_name, quantity) = merge(request.name_param("itemName"), new_quantity(request))?;
     let created = pool
         .once(|session| store::set_quantity(session, &item_name, quantity))
         .map_err(problem)?;
@@ -68,7 +68,7 @@ fn new_quantity(request: &Request) -> Result<i64, Problem> {
 }
 
 fn quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
-    request.query.only(&[])?;
+    request.query.allow_only(&[])?;
     let item_name = request.name_param("itemName")?;
     let found = pool
         .with(|session| store::find_quantity(session, &item_name))
@@ -85,7 +85,7 @@ fn quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
 }
 
 fn reservation(pool: &Pool, request: &Request) -> Result<Response, Problem> {
-    request.query.only(&[])?;
+    request.query.allow_only(&[])?;
     let order_id = request.uuid_param("orderId")?;
     let found = pool
         .with(|session| store::find(session, order_id))

@@ -242,9 +242,12 @@ fn a_service_that_can_not_count_what_its_database_holds_works_all_the_same() {
     assert_eq!(overview["ready"], true);
     assert_eq!(payment.api().found("/readyz"), healthy());
     payment.wait_for_log("what the database holds can't be counted");
-    let seen = metric(&payment, "saga_looked_timestamp_seconds{at=\"database\"}");
+    let seen = metric(
+        &payment,
+        "saga_last_poll_timestamp_seconds{at=\"database\"}",
+    );
     assert!(
-        seen < metric(&payment, "saga_looked_timestamp_seconds{at=\"kafka\"}"),
+        seen < metric(&payment, "saga_last_poll_timestamp_seconds{at=\"kafka\"}"),
         "that one is seen on"
     );
     let id = order.api().place("ann", "pen", 60, 1);
@@ -253,7 +256,12 @@ fn a_service_that_can_not_count_what_its_database_holds_works_all_the_same() {
     until("the counts to be back", || {
         payment.api().found("/overview")["deadLetters"] == 0
     });
-    assert!(metric(&payment, "saga_looked_timestamp_seconds{at=\"database\"}") > seen);
+    assert!(
+        metric(
+            &payment,
+            "saga_last_poll_timestamp_seconds{at=\"database\"}"
+        ) > seen
+    );
 }
 
 #[test]

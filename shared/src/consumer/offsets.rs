@@ -84,7 +84,7 @@ pub fn known() -> BTreeMap<TopicPartition, i64> {
     of_process().clone()
 }
 
-/// Holds rows, as [`all`] answers them, against what was [`known`] before they were read. If one is behind, all consumers of
+/// Holds rows, as [`read_all`] answers them, against what was [`known`] before they were read. If one is behind, all consumers of
 /// this process read their offsets again.
 pub fn compare(known: &BTreeMap<TopicPartition, i64>, rows: &[(Uuid, i32, i64)]) {
     let now = |place: &TopicPartition| {

@@ -32,7 +32,7 @@ const GAP_MILLIS: i64 = 50;
 
 /// What Kafka still holds of an order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundRequests {
     /// The request to payment.
     pub payment: Option<Event>,
     /// The request to stock.
@@ -41,7 +41,7 @@ pub struct Found {
     pub unreadable: bool,
 }
 
-impl Found {
+impl FoundRequests {
     fn request(&self, side: Side) -> Option<&Event> {
         match side {
             Side::Payment => self.payment.as_ref(),
@@ -91,7 +91,7 @@ impl Recovery {
     ///
     /// # Errors
     /// Kafka's; a topic that is not there, or reading that takes too long, is one of them.
-    pub fn find(&self, answers: &[Event], found: &mut HashMap<Uuid, Found>) -> Result<()> {
+    pub fn find(&self, answers: &[Event], found: &mut HashMap<Uuid, FoundRequests>) -> Result<()> {
         heartbeat::beat_before(2 * LIMIT);
         answers
             .iter()
@@ -228,7 +228,7 @@ struct Search<'a> {
     recovery: &'a Recovery,
     logs: Logs,
     /// By order.
-    found: &'a mut HashMap<Uuid, Found>,
+    found: &'a mut HashMap<Uuid, FoundRequests>,
     /// The orders of which not both requests are found.
     missing: BTreeSet<Uuid>,
     until: Instant,
@@ -274,7 +274,7 @@ impl Search<'_> {
             let halves = self.missing.iter().map(|order_id| &self.found[order_id]);
             let halves = halves
                 .filter(|found| found.request(side).is_none())
-                .filter_map(Found::published_millis);
+                .filter_map(FoundRequests::published_millis);
             let times = halves
                 .map(|millis| (millis - skew, millis + skew))
                 .collect();

@@ -10,11 +10,13 @@ use crate::dead_letter::action;
 use crate::dead_letter::replay::{self, Ask, Replayer, Verdict};
 use crate::dead_letter::replay_many::{AskMany, Replays, replay_many};
 use crate::dead_letter::view::Detail;
-use crate::dead_letter::{self, Filter, State, Summary};
+use crate::dead_letter::{self, Filter, LetterState, Summary};
 use crate::error::Cause;
 use crate::error::{Blame, Error};
 use crate::handler::Handler;
-use crate::http::{Fields, Method, Problem, Query, Request, Response, Routes, both, json_object};
+use crate::http::{
+    Fields, Method, Problem, QueryString, Request, Response, Routes, json_object, merge,
+};
 use crate::outbox::wake::Waker;
 
 /// Seconds after which a client may repeat what failed for want of the database.
@@ -61,19 +63,19 @@ pub fn routes(
     });
     let [list, show, replay, replay_many, discard] = std::array::from_fn(|_| calls.clone());
     routes
-        .answer(Method::Get, "/dead-letters", move |request| {
+        .route(Method::Get, "/dead-letters", move |request| {
             list.list(request)
         })
-        .answer(Method::Get, "/dead-letters/{id}", move |request| {
+        .route(Method::Get, "/dead-letters/{id}", move |request| {
             show.show(request)
         })
-        .answer(Method::Post, "/dead-letters/replay", move |request| {
+        .route(Method::Post, "/dead-letters/replay", move |request| {
             replay_many.replay_many(request)
         })
-        .answer(Method::Post, "/dead-letters/{id}/replay", move |request| {
+        .route(Method::Post, "/dead-letters/{id}/replay", move |request| {
             replay.replay(request)
         })
-        .answer(Method::Post, "/dead-letters/{id}/discard", move |request| {
+        .route(Method::Post, "/dead-letters/{id}/discard", move |request| {
             discard.discard(request)
         })
 }
@@ -81,10 +83,10 @@ pub fn routes(
 impl Calls {
     fn list(&self, request: &Request) -> Result<Response, Problem> {
         let query = &request.query;
-        let known = query.only(&["state", "cause", "topic", "orderId", "limit", "before"]);
-        let page = both(limit(query), query.integer("before", IDS));
+        let known = query.allow_only(&["state", "cause", "topic", "orderId", "limit", "before"]);
+        let page = merge(limit(query), query.integer("before", IDS));
         let (_, ((state, filter), (limit, before))) =
-            both(known, both(both(state(query), self.filter(query)), page))?;
+            merge(known, merge(merge(state(query), self.filter(query)), page))?;
         let filter = Filter { state, ..filter };
         let found = self
             .pool
@@ -104,7 +106,7 @@ impl Calls {
     }
 
     fn show(&self, request: &Request) -> Result<Response, Problem> {
-        let (id, ()) = both(id(request), request.query.only(&[]))?;
+        let (id, ()) = merge(id(request), request.query.allow_only(&[]))?;
         let find = |session: &mut _| {
             Ok((
                 dead_letter::find(session, id)?,
@@ -120,8 +122,11 @@ impl Calls {
 
     fn replay(&self, request: &Request) -> Result<Response, Problem> {
         without_body(request)?;
-        let query = both(request.query.only(&["force"]), request.query.flag("force"));
-        let ((id, (_, force)), actor) = both(both(id(request), query), request.actor())?;
+        let query = merge(
+            request.query.allow_only(&["force"]),
+            request.query.flag("force"),
+        );
+        let ((id, (_, force)), actor) = merge(merge(id(request), query), request.actor())?;
         let ask = Ask {
             id,
             actor: &actor,
@@ -139,12 +144,13 @@ impl Calls {
     fn replay_many(&self, request: &Request) -> Result<Response, Problem> {
         without_body(request)?;
         let query = &request.query;
-        let known = query.only(&["cause", "topic", "orderId", "limit", "after", "dryRun"]);
-        let page = both(
+        let known = query.allow_only(&["cause", "topic", "orderId", "limit", "after", "dryRun"]);
+        let page = merge(
             limit(query),
-            both(query.integer("after", IDS), query.flag("dryRun")),
+            merge(query.integer("after", IDS), query.flag("dryRun")),
         );
-        let (_, (filter, (limit, (after, dry_run)))) = both(known, both(self.filter(query), page))?;
+        let (_, (filter, (limit, (after, dry_run)))) =
+            merge(known, merge(self.filter(query), page))?;
         let actor = request.actor()?;
         let ask = AskMany {
             filter,
@@ -159,8 +165,8 @@ impl Calls {
     }
 
     fn discard(&self, request: &Request) -> Result<Response, Problem> {
-        let (id, ()) = both(id(request), request.query.only(&[]))?;
-        let (reason, actor) = both(reason(request), request.actor())?;
+        let (id, ()) = merge(id(request), request.query.allow_only(&[]))?;
+        let (reason, actor) = merge(reason(request), request.actor())?;
         let verdict = self
             .pool
             .once(|session| replay::discard(session, id, &actor, &reason))
@@ -169,15 +175,15 @@ impl Calls {
         Ok(Response::json(
             200,
             &Discarded {
-                result: State::Discarded,
+                result: LetterState::Discarded,
             },
         ))
     }
 
-    fn filter(&self, query: &Query) -> Result<Filter, Problem> {
-        let (cause, (topics, order_id)) = both(
+    fn filter(&self, query: &QueryString) -> Result<Filter, Problem> {
+        let (cause, (topics, order_id)) = merge(
             cause(query),
-            both(self.topics(query), query.uuid("orderId")),
+            merge(self.topics(query), query.uuid("orderId")),
         )?;
         Ok(Filter {
             state: None,
@@ -188,7 +194,7 @@ impl Calls {
     }
 
     /// A topic may be named as the contract does, or as Kafka does: with the installation's prefix.
-    fn topics(&self, query: &Query) -> Result<Option<Vec<String>>, Problem> {
+    fn topics(&self, query: &QueryString) -> Result<Option<Vec<String>>, Problem> {
         let Some(name) = query.get("topic") else {
             return Ok(None);
         };
@@ -205,7 +211,7 @@ impl Calls {
 
 #[derive(Serialize)]
 struct Discarded {
-    result: State,
+    result: LetterState,
 }
 
 /// What stands in a body would be passed over: a `dryRun`, say.
@@ -223,15 +229,19 @@ fn id(request: &Request) -> Result<i64, Problem> {
     request.integer_param("id", IDS)
 }
 
-fn limit(query: &Query) -> Result<i64, Problem> {
+fn limit(query: &QueryString) -> Result<i64, Problem> {
     Ok(query.integer("limit", LIMIT)?.unwrap_or(USUAL_LIMIT))
 }
 
-fn state(query: &Query) -> Result<Option<State>, Problem> {
-    query.one_of("state", State::from_name, &State::ALL.map(State::name))
+fn state(query: &QueryString) -> Result<Option<LetterState>, Problem> {
+    query.one_of(
+        "state",
+        LetterState::from_name,
+        &LetterState::ALL.map(LetterState::name),
+    )
 }
 
-fn cause(query: &Query) -> Result<Option<Cause>, Problem> {
+fn cause(query: &QueryString) -> Result<Option<Cause>, Problem> {
     query.one_of("cause", Cause::from_name, &Cause::ALL.map(Cause::name))
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::db::{Session, Tx};
 use crate::dead_letter::action::{self, Action, ActionKind};
-use crate::dead_letter::{self, Kept, State, Summary};
+use crate::dead_letter::{self, Kept, LetterState, Summary};
 use crate::error::Cause;
 use crate::error::{Blame, Error, Result};
 use crate::event::delivery;
@@ -183,7 +183,7 @@ pub fn discard(session: &mut Session, id: i64, actor: &str, reason: &str) -> Res
         id,
         actor,
         ActionKind::Discard,
-        State::Discarded.name(),
+        LetterState::Discarded.name(),
         Some(reason),
     )?;
     tx.commit()?;
@@ -201,9 +201,9 @@ fn lock(tx: &mut Tx<'_>, id: i64, wait: bool) -> Result<Option<(Kept, Vec<Action
 /// How, when and by whom it was handled, if it was.
 fn handled(summary: &Summary, history: &[Action]) -> Option<String> {
     let (done, at, result) = match summary.state {
-        State::Open => return None,
-        State::Replayed => ("replayed", &summary.replayed_at, &summary.replay_result),
-        State::Discarded => ("discarded", &summary.discarded_at, &summary.discard_reason),
+        LetterState::Open => return None,
+        LetterState::Replayed => ("replayed", &summary.replayed_at, &summary.replay_result),
+        LetterState::Discarded => ("discarded", &summary.discarded_at, &summary.discard_reason),
     };
     let actor = history.last().map_or("unknown", |action| &action.actor);
     let text = |part: &Option<String>| part.clone().unwrap_or_default();

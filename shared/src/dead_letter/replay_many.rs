@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::db::pool::Pool;
 use crate::dead_letter::replay::{Ask, Replay, Replayer, Verdict};
-use crate::dead_letter::{self, Filter, State};
+use crate::dead_letter::{self, Filter, LetterState};
 use crate::error::Result;
 
 /// After so long no further one is begun: the answer is to reach who asked.
@@ -85,7 +85,7 @@ fn go_through(
     done: &mut Replays,
 ) -> Result<()> {
     let open = Filter {
-        state: Some(State::Open),
+        state: Some(LetterState::Open),
         ..ask.filter.clone()
     };
     let (ids, matched) =

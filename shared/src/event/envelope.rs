@@ -196,7 +196,7 @@ pub fn header<'a>(record: &'a kafka::Record, name: &str) -> Option<&'a str> {
 
 /// An event as it lies in the outbox: all of the record but what the row's own columns say.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Stored<'a> {
+pub struct StoredMessage<'a> {
     /// `ce_id`.
     pub id: Uuid,
     /// Topic name without prefix.
@@ -232,7 +232,7 @@ fn stored_text(event: &Event) -> String {
         .answers
         .as_ref()
         .map(|answers| to_raw_value(answers).expect(PLAIN));
-    let stored = Stored {
+    let stored = StoredMessage {
         id: event.id,
         topic: event.topic().name().into(),
         type_name: event.type_name().into(),
@@ -247,7 +247,7 @@ fn stored_text(event: &Event) -> String {
 /// The record of a stored event: `stored_at` is the row's stored time, RFC 3339 with six digits; `timestamp` the
 /// record's own, in milliseconds since 1970.
 pub fn to_record(
-    stored: &Stored<'_>,
+    stored: &StoredMessage<'_>,
     order_id: Uuid,
     source: Service,
     prefix: &str,
@@ -361,7 +361,7 @@ mod tests {
             Some(TRACE.into()),
         );
         let text = to_stored(std::slice::from_ref(&event));
-        let stored: Vec<Stored<'_>> = serde_json::from_str(&text).unwrap();
+        let stored: Vec<StoredMessage<'_>> = serde_json::from_str(&text).unwrap();
         let produced = to_record(
             &stored[0],
             event.order_id,
@@ -417,7 +417,7 @@ mod tests {
             1,
             "the key's quotes are escaped: {text}"
         );
-        let stored: Vec<Stored<'_>> = serde_json::from_str(&text).unwrap();
+        let stored: Vec<StoredMessage<'_>> = serde_json::from_str(&text).unwrap();
         let produced = to_record(
             &stored[0],
             event.order_id,
@@ -494,7 +494,7 @@ mod tests {
             (Some(TRACE), Some(ASKED), None)
         );
         let text = to_stored(std::slice::from_ref(&answer));
-        let stored: Vec<Stored<'_>> = serde_json::from_str(&text).unwrap();
+        let stored: Vec<StoredMessage<'_>> = serde_json::from_str(&text).unwrap();
         let produced = to_record(
             &stored[0],
             answer.order_id,
@@ -532,7 +532,7 @@ mod tests {
     #[test]
     fn an_answer_of_the_version_before_has_no_delivery() {
         let old = r#"[{"id":"01a207b0-6c85-711f-941c-898f27171165","topic":"stock.success","type":"stock.completed","data":{"orderId":"01a207b0-6c61-7300-bac7-ad7255aed1b3"}}]"#;
-        let stored: Vec<Stored<'_>> = serde_json::from_str(old).unwrap();
+        let stored: Vec<StoredMessage<'_>> = serde_json::from_str(old).unwrap();
         let produced = to_record(
             &stored[0],
             ORDER.parse().unwrap(),

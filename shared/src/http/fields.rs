@@ -23,11 +23,11 @@ pub fn json_object(request: &Request) -> Result<Object, Problem> {
     let text = std::str::from_utf8(&request.body)
         .map_err(|error| not_utf8(&request.body[..error.valid_up_to()]))?;
     match serde_json::from_str(text).map_err(|error| unparsable(&error))? {
-        Body::Object { fields, twice } if twice.is_empty() => Ok(fields),
-        Body::Object { twice, .. } => Err(Problem::fields(
+        JsonBody::Object { fields, twice } if twice.is_empty() => Ok(fields),
+        JsonBody::Object { twice, .. } => Err(Problem::fields(
             twice.into_iter().map(given_twice).collect(),
         )),
-        Body::Other => Err(Problem::new(422, "the body must be a JSON object")),
+        JsonBody::Other => Err(Problem::new(422, "the body must be a JSON object")),
     }
 }
 
@@ -102,63 +102,63 @@ fn given_twice(field: String) -> FieldError {
 }
 
 /// A parsed body. Something else than an object is parsed to its end too: whether it is JSON at all is asked first.
-enum Body {
+enum JsonBody {
     Object { fields: Object, twice: Vec<String> },
     Other,
 }
 
-impl<'de> Deserialize<'de> for Body {
+impl<'de> Deserialize<'de> for JsonBody {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(BodyVisitor)
+        deserializer.deserialize_any(JsonVisitor)
     }
 }
 
-struct BodyVisitor;
+struct JsonVisitor;
 
-impl<'de> Visitor<'de> for BodyVisitor {
-    type Value = Body;
+impl<'de> Visitor<'de> for JsonVisitor {
+    type Value = JsonBody;
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
         formatter.write_str("JSON")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Body, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonBody, A::Error> {
         let (mut fields, mut twice) = (Object::new(), Vec::new());
         while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
             if fields.insert(name.clone(), value).is_some() {
                 twice.push(name);
             }
         }
-        Ok(Body::Object { fields, twice })
+        Ok(JsonBody::Object { fields, twice })
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Body, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<JsonBody, A::Error> {
         while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Body::Other)
+        Ok(JsonBody::Other)
     }
 
-    fn visit_unit<E>(self) -> Result<Body, E> {
-        Ok(Body::Other)
+    fn visit_unit<E>(self) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Body, E> {
-        Ok(Body::Other)
+    fn visit_bool<E>(self, _: bool) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Body, E> {
-        Ok(Body::Other)
+    fn visit_i64<E>(self, _: i64) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Body, E> {
-        Ok(Body::Other)
+    fn visit_u64<E>(self, _: u64) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Body, E> {
-        Ok(Body::Other)
+    fn visit_f64<E>(self, _: f64) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other)
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Body, E> {
-        Ok(Body::Other)
+    fn visit_str<E>(self, _: &str) -> Result<JsonBody, E> {
+        Ok(JsonBody::Other)
     }
 }
 

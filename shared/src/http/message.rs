@@ -55,7 +55,7 @@ pub struct Request {
     /// The path's segments, percent-decoded: `/orders/a%2Fb` is `["orders", "a/b"]`.
     pub path: Vec<String>,
     /// The query's pairs, decoded.
-    pub query: Query,
+    pub query: QueryString,
     /// The header fields.
     pub headers: Headers,
     /// The body, [`BODY_LIMIT`](super::BODY_LIMIT) bytes at most.
@@ -91,7 +91,7 @@ impl Request {
         Ok(Request {
             method,
             path,
-            query: Query::parse(query)?,
+            query: QueryString::parse(query)?,
             headers,
             body,
             peer: None,
@@ -122,15 +122,15 @@ fn origin_form(target: &str) -> &str {
 
 /// A query string's pairs, in the order in which they were given.
 #[derive(Clone, Debug, Default)]
-pub struct Query {
+pub struct QueryString {
     pairs: Vec<(String, String)>,
 }
 
-impl Query {
+impl QueryString {
     /// Parses what follows the `?`. Plus signs are spaces, as forms write them.
     fn parse(text: &str) -> Result<Self, Problem> {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
-        Ok(Query {
+        Ok(QueryString {
             pairs: pairs.map(decode_pair).collect::<Result<_, _>>()?,
         })
     }

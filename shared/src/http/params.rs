@@ -1,7 +1,7 @@
 //! What stands in the path, the query and the headers.
 
 use super::fields::{integer, name, text};
-use super::message::{Query, Repeated, Request};
+use super::message::{QueryString, Repeated, Request};
 use super::problem::{FieldError, Problem};
 use crate::event::envelope;
 use std::ops::RangeInclusive;
@@ -58,12 +58,12 @@ impl Request {
     }
 }
 
-impl Query {
+impl QueryString {
     /// Refuses parameters that are not among `known`, and repeated ones.
     ///
     /// # Errors
     /// 422 naming them, the first twenty if there are more.
-    pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
+    pub fn allow_only(&self, known: &[&str]) -> Result<(), Problem> {
         let names: Vec<_> = self.names().collect();
         let bad = |(at, name): (usize, &&str)| query_error(known, &names[..at], name);
         let errors: Vec<_> = names

@@ -99,7 +99,7 @@ impl Problem {
 ///
 /// # Errors
 /// What is wrong beyond a bad field, if there is such; else a 422 with the fields of both.
-pub fn both<A, B>(
+pub fn merge<A, B>(
     first: Result<A, Problem>,
     second: Result<B, Problem>,
 ) -> Result<(A, B), Problem> {

@@ -6,10 +6,10 @@ use super::cors::{self, Cors};
 use super::guard::Guard;
 use super::message::{Headers, Method, Request, Response};
 use super::problem::Problem;
-use super::server::{Handler, Responder};
+use super::server::{Endpoint, Responder};
 use crate::metrics;
 
-type Action = Box<dyn Fn(Request, Responder) + Send + Sync>;
+type Deferred = Box<dyn Fn(Request, Responder) + Send + Sync>;
 type Gate = Box<dyn Fn() -> Result<(), Problem> + Send + Sync>;
 
 /// A service's calls.
@@ -26,12 +26,12 @@ struct Route {
     text: &'static str,
     pattern: Vec<&'static str>,
     /// Whether it may be called without the operator's token.
-    open: bool,
+    without_token: bool,
     /// Whether it is answered also while too many others run.
     always: bool,
     /// Whether a request is let in at all, asked before its body is read.
     gate: Option<Gate>,
-    action: Action,
+    handler: Deferred,
 }
 
 impl Routes {
@@ -40,9 +40,9 @@ impl Routes {
         Routes::default()
     }
 
-    /// The same calls behind these doors: pages of the origins in `cors` may use them; those that change things, all but GET
-    /// unless they are marked as [`open`](Routes::open), take what `guard` asks for.
-    pub fn behind(self, guard: Guard, cors: Cors) -> Self {
+    /// The same calls with this access: pages of the origins in `cors` may use them; those that change things, all but GET
+    /// unless they are marked as [`without_token`](Routes::without_token), take what `guard` asks for.
+    pub fn with_access(self, guard: Guard, cors: Cors) -> Self {
         Routes {
             guard,
             cors,
@@ -50,42 +50,42 @@ impl Routes {
         }
     }
 
-    /// A call that is answered before `answer` returns. In the pattern, `{name}` stands for one segment that isn't empty.
-    pub fn answer<F>(self, method: Method, pattern: &'static str, answer: F) -> Self
+    /// A call that is answered before `handler` returns. In the pattern, `{name}` stands for one segment that isn't empty.
+    pub fn route<F>(self, method: Method, pattern: &'static str, handler: F) -> Self
     where
         F: Fn(&Request) -> Result<Response, Problem> + Send + Sync + 'static,
     {
-        self.hand_over(method, pattern, move |request, responder| {
-            responder.send(answer(&request).unwrap_or_else(Response::from));
+        self.route_deferred(method, pattern, move |request, responder| {
+            responder.send(handler(&request).unwrap_or_else(Response::from));
         })
     }
 
     /// A call that may be answered later, through the [`Responder`].
-    pub fn hand_over<F>(mut self, method: Method, text: &'static str, action: F) -> Self
+    pub fn route_deferred<F>(mut self, method: Method, text: &'static str, handler: F) -> Self
     where
         F: Fn(Request, Responder) + Send + Sync + 'static,
     {
         let pattern = text.trim_start_matches('/').split('/').collect();
-        let open = method == Method::Get;
+        let without_token = method == Method::Get;
         self.routes.push(Route {
             method,
             text,
             pattern,
-            open,
+            without_token,
             always: false,
             gate: None,
-            action: Box::new(action),
+            handler: Box::new(handler),
         });
         self
     }
 
     /// The call added last may be made without the operator's token.
-    pub fn open(mut self) -> Self {
+    pub fn without_token(mut self) -> Self {
         self.routes
             .iter_mut()
             .last()
             .into_iter()
-            .for_each(|route| route.open = true);
+            .for_each(|route| route.without_token = true);
         self
     }
 
@@ -100,7 +100,7 @@ impl Routes {
     }
 
     /// The call added last is asked for by `gate` before a request's body is read: a refused one costs next to nothing. It must
-    /// be quick and wait for nothing. Its answer comes after a pause ([`Limits::refusal`](super::Limits::refusal)).
+    /// be quick and wait for nothing. Its answer comes after a pause ([`ServerLimits::refusal`](super::ServerLimits::refusal)).
     pub fn gated(mut self, gate: impl Fn() -> Result<(), Problem> + Send + Sync + 'static) -> Self {
         if let Some(route) = self.routes.last_mut() {
             route.gate = Some(Box::new(gate));
@@ -142,7 +142,7 @@ impl Routes {
     }
 }
 
-impl Handler for Routes {
+impl Endpoint for Routes {
     fn handle(&self, mut request: Request, responder: Responder) {
         let found = self.find(&request);
         let (begun, method, route) = (
@@ -168,7 +168,7 @@ impl Handler for Routes {
         }
         let refused = request.refused.take().map_or(Ok(()), Err);
         match refused.and_then(|()| {
-            if route.open {
+            if route.without_token {
                 Ok(())
             } else {
                 self.guard.check(&request)
@@ -177,12 +177,12 @@ impl Handler for Routes {
             Err(problem) => responder.send(problem),
             Ok(()) => {
                 request.params = route.params(&request.path);
-                (route.action)(request, responder);
+                (route.handler)(request, responder);
             }
         }
     }
 
-    fn needs_turn(&self, request: &Request) -> bool {
+    fn needs_permit(&self, request: &Request) -> bool {
         request.refused.is_none() && !self.find(request).is_some_and(|route| route.always)
     }
 

@@ -1,27 +1,29 @@
 //! Accepting, admitting, stopping.
 
-use super::message::Request;
-use super::problem::Problem;
-use crate::metrics;
-use connection::{Connections, serve};
-
-mod connection;
-mod head;
-mod limits;
-mod responder;
-mod wire;
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-pub use head::HEAD_LIMIT;
-pub use limits::Limits;
-pub use responder::{Awaited, Responder};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle, Scope, scope, sleep};
 use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+
+use super::message::Request;
+use super::problem::Problem;
+use crate::metrics;
+use connection::{Connections, serve};
+
+pub use head::HEAD_LIMIT;
+pub use limits::ServerLimits;
+pub use responder::{Awaited, Responder};
 pub use wire::BODY_LIMIT;
+
+mod connection;
+mod head;
+mod limits;
+mod responder;
+mod wire;
 
 /// The connections that the kernel holds until they are accepted; more at once than a burst of clients, and than `std` asks for (128),
 /// because the kernel answers what is beyond only when the client tries again, a second later.
@@ -41,13 +43,13 @@ const STACK_SIZE: usize = 1024 * 1024;
 const OUT_OF_DESCRIPTORS: [i32; 2] = [24, 23];
 
 /// What answers requests: [`Routes`](super::Routes), or any closure of this form.
-pub trait Handler: Send + Sync + 'static {
+pub trait Endpoint: Send + Sync + 'static {
     /// Answers `request` through `responder`, now or later. Called by many threads at once. A panic is answered with a 500 problem.
     fn handle(&self, request: Request, responder: Responder);
 
-    /// Whether the request counts as one of those that run at the same time ([`Limits::workers`]). What an operator asks
+    /// Whether the request counts as one of those that run at the same time ([`ServerLimits::workers`]). What an operator asks
     /// should not: it must be answered also while all others hang.
-    fn needs_turn(&self, _request: &Request) -> bool {
+    fn needs_permit(&self, _request: &Request) -> bool {
         true
     }
 
@@ -58,30 +60,30 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-impl<F: Fn(Request, Responder) + Send + Sync + 'static> Handler for F {
+impl<F: Fn(Request, Responder) + Send + Sync + 'static> Endpoint for F {
     fn handle(&self, request: Request, responder: Responder) {
         self(request, responder);
     }
 }
 
 /// What all connections share.
-pub(super) struct Service {
+pub(super) struct Shared {
     name: String,
-    pub handler: Box<dyn Handler>,
-    pub turns: Turns,
-    pub limits: Limits,
+    pub handler: Box<dyn Endpoint>,
+    pub permits: Semaphore,
+    pub limits: ServerLimits,
     connections: Connections,
     /// Requests that wait to be told that they are not let in.
     refused: AtomicUsize,
     stopping: AtomicBool,
 }
 
-impl Service {
-    pub fn new(name: &str, limits: Limits, handler: impl Handler) -> Self {
-        Service {
+impl Shared {
+    pub fn new(name: &str, limits: ServerLimits, handler: impl Endpoint) -> Self {
+        Shared {
             name: format!("{name}-http"),
             handler: Box::new(handler),
-            turns: Turns::new(limits.workers.max(1)),
+            permits: Semaphore::new(limits.workers.max(1)),
             limits,
             connections: Connections::default(),
             refused: AtomicUsize::new(0),
@@ -103,7 +105,7 @@ impl Service {
 
 /// A running HTTP server. Dropped without [`stop`](Server::stop), it stops too, but nobody waits for it.
 pub struct Server {
-    service: Arc<Service>,
+    shared: Arc<Shared>,
     listener: Arc<TcpListener>,
     address: SocketAddr,
     acceptor: Option<JoinHandle<()>>,
@@ -118,28 +120,28 @@ impl Server {
     pub fn start(
         name: &str,
         listener: TcpListener,
-        limits: Limits,
-        handler: impl Handler,
+        limits: ServerLimits,
+        handler: impl Endpoint,
     ) -> io::Result<Server> {
         listener.set_nonblocking(false)?;
         socket2::SockRef::from(&listener).listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        let service = Arc::new(Service::new(name, limits, handler));
+        let shared = Arc::new(Shared::new(name, limits, handler));
         let listener = Arc::new(listener);
-        let counted = Arc::downgrade(&service);
+        let counted = Arc::downgrade(&shared);
         metrics::watch("HTTP connections", limits.connections, move || {
             counted
                 .upgrade()
-                .map_or(0, |service| service.connections.count())
+                .map_or(0, |shared| shared.connections.count())
         });
         let (ending, ended) = bounded(0);
-        let (accepted_for, accepted_from) = (service.clone(), listener.clone());
-        let acceptor = Builder::new().name(service.name.clone()).spawn(move || {
+        let (accepted_for, accepted_from) = (shared.clone(), listener.clone());
+        let acceptor = Builder::new().name(shared.name.clone()).spawn(move || {
             accept_all(&accepted_from, &accepted_for);
             drop(ending);
         })?;
         Ok(Server {
-            service,
+            shared,
             listener,
             address,
             acceptor: Some(acceptor),
@@ -158,21 +160,21 @@ impl Server {
         self.close();
         let acceptor = self.acceptor.take();
         if self.ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-            let cut = self.service.connections.end_all();
+            let cut = self.shared.connections.end_all();
             log::error!(
                 "{}: {cut} connections without an answer after {limit:?} were cut",
-                self.service.name
+                self.shared.name
             );
             return cut;
         }
         if acceptor.is_some_and(|acceptor| acceptor.join().is_err()) {
-            log::error!("{}: a thread panicked", self.service.name);
+            log::error!("{}: a thread panicked", self.shared.name);
         }
         0
     }
 
     fn close(&self) {
-        self.service.stopping.store(true, Ordering::SeqCst);
+        self.shared.stopping.store(true, Ordering::SeqCst);
         // Wakes `accept`, on Linux. Where it doesn't, a connection does.
         if socket2::SockRef::from(&*self.listener)
             .shutdown(Shutdown::Both)
@@ -180,7 +182,7 @@ impl Server {
         {
             let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
         }
-        self.service.connections.end_waiting();
+        self.shared.connections.end_waiting();
     }
 }
 
@@ -194,18 +196,18 @@ impl Drop for Server {
 }
 
 /// Accepts until the service stops; returns when the last connection's thread has ended.
-fn accept_all(listener: &TcpListener, service: &Service) {
+fn accept_all(listener: &TcpListener, shared: &Shared) {
     scope(|scope| {
         let mut failing = false;
         for id in 1.. {
             let accepted = listener.accept();
-            if service.is_stopping() {
+            if shared.is_stopping() {
                 return;
             }
             let failed_before = std::mem::replace(&mut failing, accepted.is_err());
             match accepted {
-                Ok((stream, _)) => admit(scope, service, id, stream),
-                Err(error) => recover(service, &error, failed_before),
+                Ok((stream, _)) => admit(scope, shared, id, stream),
+                Err(error) => recover(shared, &error, failed_before),
             }
         }
     });
@@ -214,35 +216,35 @@ fn accept_all(listener: &TcpListener, service: &Service) {
 /// Gives a connection its thread, or closes it at once if there is no room.
 fn admit<'scope>(
     scope: &'scope Scope<'scope, '_>,
-    service: &'scope Service,
+    shared: &'scope Shared,
     id: u64,
     stream: TcpStream,
 ) {
-    if !service
+    if !shared
         .connections
-        .make_room(service.limits.connections.max(1))
+        .make_room(shared.limits.connections.max(1))
     {
         return log::warn!(
             "{}: a connection was refused, all others are busy",
-            service.name
+            shared.name
         );
     }
     // Without it the end of an answer larger than a packet may wait 40 ms for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
-    let entered = service.connections.enter(id, stream);
+    let entered = shared.connections.enter(id, stream);
     let thread = Builder::new()
-        .name(format!("{}-{id}", service.name))
+        .name(format!("{}-{id}", shared.name))
         .stack_size(STACK_SIZE);
-    if let Err(error) = thread.spawn_scoped(scope, move || serve(&entered.connection, service)) {
+    if let Err(error) = thread.spawn_scoped(scope, move || serve(&entered.connection, shared)) {
         log::warn!(
             "{}: a connection was refused, no thread could be started: {error}",
-            service.name
+            shared.name
         );
     }
 }
 
 /// After a failed accept: never an end, and a place is made if descriptors are used up. Logged when it begins.
-fn recover(service: &Service, error: &io::Error, failed_before: bool) {
+fn recover(shared: &Shared, error: &io::Error, failed_before: bool) {
     // The client was gone before it was accepted; the next one is fine.
     if matches!(
         error.kind(),
@@ -253,48 +255,48 @@ fn recover(service: &Service, error: &io::Error, failed_before: bool) {
     if !failed_before {
         log::warn!(
             "{}: can't accept a connection, trying again: {error}",
-            service.name
+            shared.name
         );
     }
     if error
         .raw_os_error()
         .is_some_and(|code| OUT_OF_DESCRIPTORS.contains(&code))
     {
-        service.connections.end_longest_waiting();
+        shared.connections.end_longest_waiting();
     }
     sleep(ACCEPT_PAUSE);
 }
 
 /// How many handlers may still begin.
-pub(super) struct Turns {
+pub(super) struct Semaphore {
     free: Mutex<usize>,
     freed: Condvar,
 }
 
-impl Turns {
+impl Semaphore {
     fn new(count: usize) -> Self {
-        Turns {
+        Semaphore {
             free: Mutex::new(count),
             freed: Condvar::new(),
         }
     }
 
-    /// A turn, as soon as there is one; None if there is none within `limit`.
-    pub fn take(&self, limit: Duration) -> Option<Turn<'_>> {
+    /// A permit, as soon as there is one; None if there is none within `limit`.
+    pub fn acquire(&self, limit: Duration) -> Option<Permit<'_>> {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self
             .freed
             .wait_timeout_while(free, limit, |free| *free == 0);
         let mut free = waited.unwrap_or_else(PoisonError::into_inner).0;
         *free = free.checked_sub(1)?;
-        Some(Turn(self))
+        Some(Permit(self))
     }
 }
 
 /// The right to run a handler, given back when it is dropped.
-pub(super) struct Turn<'a>(&'a Turns);
+pub(super) struct Permit<'a>(&'a Semaphore);
 
-impl Drop for Turn<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.0.freed.notify_one();
@@ -306,12 +308,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_no_more_turns_than_workers_and_each_is_given_back() {
-        let turns = Turns::new(2);
-        let taken = (turns.take(Duration::ZERO), turns.take(Duration::ZERO));
+    fn there_are_no_more_permits_than_workers_and_each_is_given_back() {
+        let permits = Semaphore::new(2);
+        let taken = (
+            permits.acquire(Duration::ZERO),
+            permits.acquire(Duration::ZERO),
+        );
         assert!(taken.0.is_some() && taken.1.is_some());
-        assert!(turns.take(Duration::ZERO).is_none());
+        assert!(permits.acquire(Duration::ZERO).is_none());
         drop(taken.0);
-        assert!(turns.take(Duration::ZERO).is_some());
+        assert!(permits.acquire(Duration::ZERO).is_some());
     }
 }

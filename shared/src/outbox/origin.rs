@@ -129,7 +129,7 @@ pub type Leader = (i64, i32);
 
 /// What the database at hand is, and how far it has come. Times are written as `ce_time` is, so they compare as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
+pub struct OriginState {
     /// What its positions carry.
     pub origin: Origin,
     /// The last stored time; none: nothing was stored yet.
@@ -149,7 +149,7 @@ const TIME: &str = r#"'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"#;
 ///
 /// # Errors
 /// What PostgreSQL says; [`Error::LostRace`] on a standby, which can't publish.
-pub fn read(session: &mut Session) -> Result<State> {
+pub fn read(session: &mut Session) -> Result<OriginState> {
     let last_stored = format!(
         "to_char((timestamptz 'epoch' + greatest(c.last_value, a.last_value) * interval '1 microsecond')
                      at time zone 'UTC', {TIME})
@@ -187,7 +187,7 @@ pub fn read(session: &mut Session) -> Result<State> {
         timeline,
         takeover: 0,
     };
-    let state = State {
+    let state = OriginState {
         origin,
         last_stored,
         accepted_to: None,
@@ -201,7 +201,7 @@ pub fn read(session: &mut Session) -> Result<State> {
     }
 }
 
-fn with_takeovers(state: State, session: &mut Session) -> Result<State> {
+fn with_takeovers(state: OriginState, session: &mut Session) -> Result<OriginState> {
     let last = format!(
         "select number, to_char(accepted_to at time zone 'UTC', {TIME}) from takeover order by number desc limit 1"
     );
@@ -211,7 +211,7 @@ fn with_takeovers(state: State, session: &mut Session) -> Result<State> {
         .map_or((0, None), |row| (row.get(0), row.get(1)));
     let leaders = session.query("select producer_id, epoch from leadership", &[])?;
     let leaders = leaders.iter().map(|row| (row.get(0), row.get(1))).collect();
-    Ok(State {
+    Ok(OriginState {
         origin: Origin {
             takeover,
             ..state.origin
@@ -280,7 +280,7 @@ pub enum Judgement {
     Refused(Refusal),
 }
 
-impl State {
+impl OriginState {
     /// Judges a position of `origin`, which this leader has published, and whose record was stored at that time.
     pub fn judge(&self, origin: Origin, leader: Option<Leader>, stored: Option<&str>) -> Judgement {
         let (here, refused) = (self.origin, Judgement::Refused);
@@ -327,7 +327,7 @@ impl State {
 /// What PostgreSQL says.
 pub fn take_over(
     tx: &mut Tx<'_>,
-    state: &State,
+    state: &OriginState,
     origins: &[Origin],
     accepted_to: &str,
 ) -> Result<i32> {
@@ -400,9 +400,9 @@ mod tests {
     }
 
     /// A database that last stored at 12:00 and has taken over what others had stored until 09:00.
-    fn state() -> State {
+    fn state() -> OriginState {
         let time = |hour: &str| Some(format!("2026-01-02T{hour}:00:00.000000Z"));
-        State {
+        OriginState {
             origin: HERE,
             last_stored: time("12"),
             accepted_to: time("09"),
@@ -437,7 +437,7 @@ mod tests {
             Judgement::Own,
             "not known when"
         );
-        let fresh = State {
+        let fresh = OriginState {
             last_stored: None,
             ..state()
         };

@@ -17,7 +17,7 @@ use crate::event::Service;
 use crate::event::delivery;
 use crate::event::envelope;
 use crate::heartbeat;
-use crate::outbox::origin::{self, Judgement, Leader, Origin, Refusal, State};
+use crate::outbox::origin::{self, Judgement, Leader, Origin, OriginState, Refusal};
 
 /// The header's name.
 const HEADER: &str = "outbox_position";
@@ -77,7 +77,7 @@ impl Position {
 
 /// A position, and where it was found.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct FoundPosition {
     /// Partition and offset of its record.
     pub place: String,
     /// When its record was stored (`ce_time`); none if the record does not say so.
@@ -99,7 +99,7 @@ pub fn find(
     service: Service,
     install_id: Uuid,
     ends: Isolation,
-) -> Result<Vec<Found>> {
+) -> Result<Vec<FoundPosition>> {
     // under a quota it may take long
     let is_wanted = |record: &Record| {
         heartbeat::beat();
@@ -112,7 +112,7 @@ pub fn find(
 }
 
 /// The positions, the latest rows first, each once.
-pub fn latest_first(found: Vec<Found>) -> Vec<Position> {
+pub fn latest_first(found: Vec<FoundPosition>) -> Vec<Position> {
     let mut positions: Vec<Position> = found.into_iter().map(|found| found.position).collect();
     // what was published together and is not deleted yet may stand in positions of several turns: the widest comes first
     positions.sort_by_key(|position| (std::cmp::Reverse(position.last), position.first));
@@ -126,7 +126,7 @@ pub fn latest_first(found: Vec<Found>) -> Vec<Position> {
 /// # Errors
 /// As [`judge`]; what PostgreSQL says.
 pub fn require_own(
-    found: &[Found],
+    found: &[FoundPosition],
     service: Service,
     connect: impl FnOnce() -> Result<Session>,
 ) -> Result<Option<LostTail>> {
@@ -149,7 +149,11 @@ pub struct LostTail {
 ///
 /// # Errors
 /// [`Error::Fatal`] where another one has written last, saying which one, where, and what to do.
-pub fn judge(found: &[Found], state: &State, service: Service) -> Result<Option<LostTail>> {
+pub fn judge(
+    found: &[FoundPosition],
+    state: &OriginState,
+    service: Service,
+) -> Result<Option<LostTail>> {
     if let Some(Wrong { what, .. }) = wrong(found, state).last() {
         let name = service.name();
         return Err(Error::Fatal(format!(
@@ -179,8 +183,8 @@ pub struct Wrong {
 }
 
 /// The latest position of each other database, the latest one last; none if the database at hand may go on.
-pub fn wrong(found: &[Found], state: &State) -> Vec<Wrong> {
-    let mut latest: Vec<&Found> = found.iter().collect();
+pub fn wrong(found: &[FoundPosition], state: &OriginState) -> Vec<Wrong> {
+    let mut latest: Vec<&FoundPosition> = found.iter().collect();
     latest.sort_by_key(|found| std::cmp::Reverse(&found.stored));
     let mut wrong: Vec<Wrong> = Vec::new();
     for found in latest {
@@ -202,12 +206,12 @@ pub fn wrong(found: &[Found], state: &State) -> Vec<Wrong> {
 }
 
 /// None where the position does not say who wrote it.
-fn judgement(found: &Found, state: &State) -> Option<Judgement> {
+fn judgement(found: &FoundPosition, state: &OriginState) -> Option<Judgement> {
     let Position { origin, leader, .. } = found.position;
     Some(state.judge(origin?, leader, found.stored.as_deref()))
 }
 
-fn cause(found: &Found, origin: Origin, why: Refusal, state: &State) -> String {
+fn cause(found: &FoundPosition, origin: Origin, why: Refusal, state: &OriginState) -> String {
     let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "never".into());
     let relation = match why {
         Refusal::TakenOver => "which has taken over from it".into(),
@@ -237,7 +241,7 @@ fn cause(found: &Found, origin: Origin, why: Refusal, state: &State) -> String {
     )
 }
 
-fn lost_tail(found: &Found, state: &State) -> String {
+fn lost_tail(found: &FoundPosition, state: &OriginState) -> String {
     format!(
         "this database was promoted (timeline {}) without the tail of the old primary (timeline {}): it last stored {}, \
          and {} was stored {}; it goes on from here, and docs/restoring.md says what becomes of what was lost",
@@ -263,7 +267,7 @@ fn own(
     record: &Record,
     service: Service,
     install_id: Uuid,
-) -> Result<Found> {
+) -> Result<FoundPosition> {
     let place = format!("{place}, offset {}", record.offset);
     let position: Position = serde_json::from_slice(text(record).map_or(&[][..], |text| text))
         .map_err(|error| Error::Fatal(format!("the position in {place} can't be read: {error}")))?;
@@ -277,7 +281,7 @@ fn own(
     }
     let stored =
         envelope::header(record, "ce_time").filter(|time| delivery::from_rfc3339(time).is_some());
-    Ok(Found {
+    Ok(FoundPosition {
         place,
         stored: stored.map(str::to_string),
         position,

@@ -19,14 +19,14 @@ use crate::backoff;
 use crate::config::Config;
 use crate::db::{Connector, Limits};
 use crate::error::{Error, Result};
-use crate::event::envelope::{self, Stored};
+use crate::event::envelope::{self, StoredMessage};
 use crate::event::{Service, full_names};
 use crate::heartbeat;
 use crate::metrics;
 use crate::outbox::leader::{LeaderElection, Leadership};
 use crate::outbox::origin::{self, Leader, Origin};
 use crate::outbox::overlap::Overlap;
-use crate::outbox::position::{self, Found, Position};
+use crate::outbox::position::{self, FoundPosition, Position};
 use crate::outbox::wake::Wakeups;
 use crate::outbox::{self, Removal, Row};
 #[cfg(sabotage)]
@@ -320,7 +320,7 @@ impl Relay {
     }
 
     /// With an empty outbox no position can name a row, and they only tell who wrote last: then nothing is waited for.
-    fn positions(&self) -> Result<Vec<Found>> {
+    fn positions(&self) -> Result<Vec<FoundPosition>> {
         #[cfg(sabotage)]
         if sabotage::is_off(sabotage::Mechanism::Position) {
             return Ok(vec![]);
@@ -344,7 +344,7 @@ impl Relay {
 
     /// Stops where another database has written last; else notes this leadership. After a promotion that lost the tail it
     /// goes on, behind what Kafka has.
-    fn require_own(&mut self, found: &[Found], leader: Leader) -> Result<()> {
+    fn require_own(&mut self, found: &[FoundPosition], leader: Leader) -> Result<()> {
         let state = self.leader()?.with(origin::read)?;
         if let Some(lost) = position::judge(found, &state, self.service)? {
             self.leader()?
@@ -377,7 +377,7 @@ impl Relay {
         };
         let mark = next.position.to_header();
         let mut transaction = self.producer.begin()?;
-        let ended = overlap.run(format!("{}-relay-beside", service.name()), |deleted| {
+        let ended = overlap.run(format!("{}-relay-overlap", service.name()), |deleted| {
             if let Err(error) = transaction.send_marked(&records, &mark) {
                 // an answer, not a lost one: the transaction may be ended plainly
                 if matches!(error, kafka::Error::Refused { .. }) && error.kind() == ErrorKind::Fatal
@@ -412,7 +412,7 @@ impl Relay {
                     row.id, row.order_id
                 ))
             };
-            let stored: Vec<Stored<'_>> =
+            let stored: Vec<StoredMessage<'_>> =
                 serde_json::from_str(&row.messages).map_err(|error| unreadable(&error))?;
             message = stored.last().ok_or_else(|| unreadable(&"no message"))?.id;
             records.extend(stored.iter().map(|stored| {

@@ -11,7 +11,7 @@ use crate::event::Service;
 
 /// What a service's process is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum Command {
     /// No argument: run until it is stopped.
     Run,
     /// `--check`: say whether it could start here and now.
@@ -40,18 +40,18 @@ const USAGE: &str =
 ///
 /// # Errors
 /// What is not known or too much, and what is known.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, String> {
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let refused = |error: lexopt::Error| format!("{error}; known are:\n{USAGE}");
     let mut parser = lexopt::Parser::from_args(arguments);
-    let mut wanted = Action::Run;
+    let mut wanted = Command::Run;
     while let Some(argument) = parser.next().map_err(refused)? {
         wanted = match argument {
-            _ if wanted != Action::Run => return Err(refused("one argument is enough".into())),
-            Long("check") => Action::Check,
-            Long("ready") => Action::Ready,
-            Long("take-over") => Action::TakeOver,
-            Long("help") | Short('h') => Action::Help,
-            Long("version") | Short('V') => Action::Version,
+            _ if wanted != Command::Run => return Err(refused("one argument is enough".into())),
+            Long("check") => Command::Check,
+            Long("ready") => Command::Ready,
+            Long("take-over") => Command::TakeOver,
+            Long("help") | Short('h') => Command::Help,
+            Long("version") | Short('V') => Command::Version,
             other => return Err(refused(other.unexpected())),
         };
     }
@@ -94,21 +94,21 @@ pub(crate) fn print(text: &str) {
 mod tests {
     use super::*;
 
-    fn parsed(arguments: &[&str]) -> Result<Action, String> {
+    fn parsed(arguments: &[&str]) -> Result<Command, String> {
         parse(arguments.iter().map(OsString::from))
     }
 
     #[test]
     fn each_argument_is_known_alone() {
-        let cases: [(&[&str], Action); 8] = [
-            (&[], Action::Run),
-            (&["--check"], Action::Check),
-            (&["--ready"], Action::Ready),
-            (&["--take-over"], Action::TakeOver),
-            (&["--help"], Action::Help),
-            (&["-h"], Action::Help),
-            (&["--version"], Action::Version),
-            (&["-V"], Action::Version),
+        let cases: [(&[&str], Command); 8] = [
+            (&[], Command::Run),
+            (&["--check"], Command::Check),
+            (&["--ready"], Command::Ready),
+            (&["--take-over"], Command::TakeOver),
+            (&["--help"], Command::Help),
+            (&["-h"], Command::Help),
+            (&["--version"], Command::Version),
+            (&["-V"], Command::Version),
         ];
         for (arguments, wanted) in cases {
             assert_eq!(parsed(arguments), Ok(wanted), "{arguments:?}");

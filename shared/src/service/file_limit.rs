@@ -4,7 +4,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 use crate::event::Service;
-use crate::http::Limits;
+use crate::http::ServerLimits;
 
 /// Standard streams, listener, signals; a connection that is accepted before another makes room.
 const OWN: usize = 8;
@@ -32,21 +32,21 @@ const MIN_CONNECTIONS: usize = 2;
 /// The HTTP server's limits: as many connections as the process's descriptor limit leaves room for beside its database
 /// sessions and broker connections, so that clients can never keep the service from reconnecting. Raises the soft limit
 /// as far as needed and the hard one allows.
-pub fn http_limits(config: &Config) -> Limits {
+pub fn http_limits(config: &Config) -> ServerLimits {
     let reserve = reserve(config);
-    let available = raise(reserve + Limits::MAX_CONNECTIONS);
+    let available = raise(reserve + ServerLimits::MAX_CONNECTIONS);
     let connections = connections(available, reserve);
-    if connections < Limits::MAX_CONNECTIONS {
+    if connections < ServerLimits::MAX_CONNECTIONS {
         log::warn!(
             "{available} descriptors, {reserve} of them reserved: {connections} HTTP connections at once instead of {}; \
              raise the limit (ulimit -n)",
-            Limits::MAX_CONNECTIONS
+            ServerLimits::MAX_CONNECTIONS
         );
     }
-    Limits {
+    ServerLimits {
         workers: config.http_workers,
         connections,
-        ..Limits::default()
+        ..ServerLimits::default()
     }
 }
 
@@ -69,7 +69,7 @@ fn reserve(config: &Config) -> usize {
 fn connections(available: usize, reserve: usize) -> usize {
     available
         .saturating_sub(reserve)
-        .clamp(MIN_CONNECTIONS, Limits::MAX_CONNECTIONS)
+        .clamp(MIN_CONNECTIONS, ServerLimits::MAX_CONNECTIONS)
 }
 
 /// The number of descriptors that this process may have, after raising it towards `wanted`.

@@ -24,7 +24,8 @@ use crate::{dead_letter, heartbeat, metrics, outbox, waits};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A broker that does not answer within this is away.
 const BROKER_LIMIT: Duration = Duration::from_secs(3);
-/// A look that is older says nothing any more; longer than one at servers that are away takes.
+/// A snapshot older than this is reported as stale. The value exceeds the time that one poll takes when both servers are
+/// unreachable.
 const STALE: Duration = Duration::from_secs(15);
 /// Counting is done for a hundredth of the time, so that a large backlog is not made larger by it ...
 const COUNTING_SHARE: u32 = 100;
@@ -41,36 +42,36 @@ const BLOCKED_FOR: Duration = Duration::from_secs(30);
 /// Ends of a partition's log that are remembered, for the age of what waits there.
 const SAMPLES: usize = 600;
 
-/// What a service adds to a look, as fields of `/overview`.
+/// What a service adds to a snapshot, as fields of `/overview`.
 pub type Extra = Box<dyn Fn(&mut Session) -> Result<Map<String, Value>> + Send>;
 
 /// What was seen last.
 #[derive(Clone)]
-pub struct Board(Arc<Mutex<Look>>);
+pub struct StatusBoard(Arc<Mutex<Snapshot>>);
 
-/// One look.
+/// What one poll saw.
 #[derive(Clone)]
-struct Look {
+struct Snapshot {
     at: Instant,
     /// What keeps the service from working, each in a sentence.
     reasons: Vec<String>,
     consumers: Vec<Lag>,
-    held: Held,
+    database: DatabaseStats,
 }
 
-/// What the database holds, counted by itself after the look: it may take long, which is no reason to call a service not ready.
+/// What the database holds, counted by itself after the poll: it may take long, which is no reason to call a service not ready.
 #[derive(Clone, Default)]
-struct Held {
+struct DatabaseStats {
     /// Why it can't be counted, if that is not because it takes too long.
     reason: Option<String>,
     /// As far as it could be counted.
-    stored: Option<Stored>,
+    stored: Option<StoredStats>,
     extra: Map<String, Value>,
 }
 
 /// What the database holds.
 #[derive(Clone)]
-struct Stored {
+struct StoredStats {
     waiting: i64,
     oldest_seconds: f64,
     /// Whether a relay holds the lead, of whichever instance.
@@ -101,7 +102,7 @@ pub struct Monitor {
     connection: Connection,
     admin: Admin,
     /// By topic id: a topic made anew begins anew.
-    ends: HashMap<(Uuid, i32), Ends>,
+    histories: HashMap<(Uuid, i32), LagHistory>,
     group: String,
     /// Who or what keeps records from being read, each in a sentence.
     causes: Vec<String>,
@@ -114,7 +115,7 @@ pub struct Monitor {
     snapshots: HashMap<String, Instant>,
     /// When it is counted next.
     count_at: Instant,
-    board: Board,
+    board: StatusBoard,
 }
 
 impl Monitor {
@@ -122,17 +123,21 @@ impl Monitor {
     ///
     /// # Errors
     /// When the database URL can't be parsed.
-    pub fn new(config: &Config, interrupt: Interrupt, extra: Extra) -> Result<(Monitor, Board)> {
+    pub fn new(
+        config: &Config,
+        interrupt: Interrupt,
+        extra: Extra,
+    ) -> Result<(Monitor, StatusBoard)> {
         let name = format!("{}-monitor", config.service.name());
         let mut kafka = config.kafka(&name);
         (kafka.connect_timeout, kafka.api_timeout) = (BROKER_LIMIT, BROKER_LIMIT);
-        let nothing = Look {
+        let nothing = Snapshot {
             at: Instant::now(),
             reasons: vec!["nothing was looked at yet".into()],
             consumers: vec![],
-            held: Held::default(),
+            database: DatabaseStats::default(),
         };
-        let board = Board(Arc::new(Mutex::new(nothing)));
+        let board = StatusBoard(Arc::new(Mutex::new(nothing)));
         let monitor = Monitor {
             service: config.service,
             prefix: config.topic_prefix.clone(),
@@ -142,7 +147,7 @@ impl Monitor {
                 Limits::MONITOR,
             )?),
             admin: Admin::new(kafka, interrupt),
-            ends: HashMap::new(),
+            histories: HashMap::new(),
             group: config.group(),
             causes: vec![],
             extra,
@@ -159,12 +164,12 @@ impl Monitor {
     pub fn run(&mut self, shutdown: &Shutdown) {
         while !shutdown.wait(INTERVAL) {
             heartbeat::beat();
-            if !self.look() {
-                self.board.look().held = Held::default();
+            if !self.poll() {
+                self.board.lock().database = DatabaseStats::default();
             } else if Instant::now() >= self.count_at {
                 let begun = Instant::now();
-                let held = self.count();
-                self.board.look().held = held;
+                let database = self.count();
+                self.board.lock().database = database;
                 self.count_at =
                     Instant::now() + (begun.elapsed() * COUNTING_SHARE).min(COUNT_AGAIN);
             }
@@ -172,7 +177,7 @@ impl Monitor {
     }
 
     /// Whether the database is there and fits.
-    fn look(&mut self) -> bool {
+    fn poll(&mut self) -> bool {
         let mut reasons = Vec::new();
         let (service, known) = (self.service, offsets::known());
         let offsets = self.connection.with(|session| {
@@ -190,16 +195,16 @@ impl Monitor {
         let lags = noted(self.lags(offsets.as_deref()), "Kafka", &mut reasons);
         reasons.append(&mut self.causes);
         if offsets.is_some() && lags.is_some() {
-            metrics::looked("kafka");
+            metrics::polled("kafka");
         }
         let consumers = lags.unwrap_or_default();
         consumers.iter().for_each(Lag::show);
-        let mut look = self.board.look();
-        (look.at, look.reasons, look.consumers) = (Instant::now(), reasons, consumers);
+        let mut snapshot = self.board.lock();
+        (snapshot.at, snapshot.reasons, snapshot.consumers) = (Instant::now(), reasons, consumers);
         offsets.is_some()
     }
 
-    fn count(&mut self) -> Held {
+    fn count(&mut self) -> DatabaseStats {
         let (service, extra) = (self.service, &self.extra);
         let (oldest, snapshots) = (&mut self.oldest, &mut self.snapshots);
         let counted = self.connection.with(|session| {
@@ -220,16 +225,16 @@ impl Monitor {
         match counted {
             Ok((stored, extra)) => {
                 stored.show();
-                metrics::looked("database");
-                Held {
+                metrics::polled("database");
+                DatabaseStats {
                     reason: stored.unled(),
                     stored: Some(stored),
                     extra,
                 }
             }
-            Err(error) => Held {
+            Err(error) => DatabaseStats {
                 reason: why.filter(|_| !error.is_time_limit()),
-                ..Held::default()
+                ..DatabaseStats::default()
             },
         }
     }
@@ -255,7 +260,7 @@ impl Monitor {
         let ends =
             self.admin
                 .list_offsets(&places, OffsetSpec::Latest, Isolation::ReadUncommitted)?;
-        self.ends
+        self.histories
             .retain(|(id, _), _| described.iter().any(|topic| topic.id == *id));
         let mut lags = Vec::with_capacity(ends.len());
         for (topic, described) in topics.iter().zip(&described) {
@@ -268,8 +273,11 @@ impl Monitor {
                     offsets.iter().find(here).map_or(0, |(_, _, next)| *next)
                 };
                 let offset = offsets.map(next);
-                let ends = self.ends.entry((described.id, end.partition)).or_default();
-                lags.push(ends.lag(topic.name(), end.partition, offset, end.offset));
+                let history = self
+                    .histories
+                    .entry((described.id, end.partition))
+                    .or_default();
+                lags.push(history.lag(topic.name(), end.partition, offset, end.offset));
             }
         }
         lags.sort_by_key(|lag| (lag.topic, lag.partition));
@@ -337,13 +345,13 @@ fn stored(
     service: Service,
     oldest: &mut Option<(i64, Instant)>,
     snapshots: &mut HashMap<String, Instant>,
-) -> Result<Stored> {
+) -> Result<StoredStats> {
     let outbox = outbox::count_waiting(session, service)?;
     let since = oldest
         .filter(|(id, _)| outbox.oldest == Some(*id))
         .map_or_else(Instant::now, |(_, since)| since);
     *oldest = outbox.oldest.map(|id| (id, since));
-    Ok(Stored {
+    Ok(StoredStats {
         waiting: outbox.rows,
         oldest_seconds: outbox.oldest_seconds.max(since.elapsed().as_secs_f64()),
         led: outbox.led,
@@ -370,7 +378,7 @@ fn noted<T>(outcome: Result<T>, what: &str, reasons: &mut Vec<String>) -> Option
         .ok()
 }
 
-impl Stored {
+impl StoredStats {
     /// What waits is published by nobody.
     fn unled(&self) -> Option<String> {
         (!self.led && self.oldest_seconds > UNLED_LIMIT).then(|| {
@@ -414,9 +422,9 @@ impl Lag {
 
 /// When a partition's log ended where.
 #[derive(Default)]
-struct Ends(VecDeque<(Instant, i64)>);
+struct LagHistory(VecDeque<(Instant, i64)>);
 
-impl Ends {
+impl LagHistory {
     fn lag(&mut self, topic: &'static str, partition: i32, offset: Option<i64>, end: i64) -> Lag {
         let behind = offset.map(|offset| (end - offset).max(0));
         let seconds = offset.map(|offset| self.waiting_for(offset, end).as_secs_f64());
@@ -430,7 +438,7 @@ impl Ends {
         }
     }
 
-    /// How long ago the log first ended beyond `offset`; at least that, where it was before the first look.
+    /// How long ago the log first ended beyond `offset`; at least that, where it was before the first poll.
     fn waiting_for(&mut self, offset: i64, end: i64) -> Duration {
         while self.0.front().is_some_and(|(_, end)| *end <= offset) {
             self.0.pop_front();
@@ -456,32 +464,32 @@ impl Ends {
     }
 }
 
-impl Board {
-    fn look(&self) -> std::sync::MutexGuard<'_, Look> {
+impl StatusBoard {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Snapshot> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What keeps the service from working, each in a sentence; none: it is ready.
     pub fn reasons(&self) -> Vec<String> {
-        let look = self.look().clone();
+        let snapshot = self.lock().clone();
         let mut reasons = heartbeat::stalled();
         reasons.extend(shutdown::is_stopping().then(|| "stopping".into()));
         reasons.extend(heartbeat::outsiders());
-        if look.at.elapsed() > STALE {
+        if snapshot.at.elapsed() > STALE {
             reasons.push(format!(
                 "database and Kafka were not looked at for {} s",
-                look.at.elapsed().as_secs()
+                snapshot.at.elapsed().as_secs()
             ));
         }
-        reasons.extend(look.reasons.into_iter().chain(look.held.reason));
+        reasons.extend(snapshot.reasons.into_iter().chain(snapshot.database.reason));
         reasons.extend(waits::reasons());
         reasons
     }
 
     /// All that was seen, as JSON.
     pub fn overview(&self, service: Service) -> Value {
-        let (reasons, look) = (self.reasons(), self.look().clone());
-        let stored = look.held.stored.as_ref();
+        let (reasons, snapshot) = (self.reasons(), self.lock().clone());
+        let stored = snapshot.database.stored.as_ref();
         let mut overview = serde_json::json!({
             "service": service.name(),
             "version": env!("CARGO_PKG_VERSION"),
@@ -494,16 +502,16 @@ impl Board {
                 "oldestSeconds": stored.map(|stored| stored.oldest_seconds),
             },
             "deadLetters": stored.map(|stored| stored.dead_letters),
-            "consumers": look.consumers,
+            "consumers": snapshot.consumers,
             "waiting": waits::all(),
-            "setAside": stored.map(|Stored { aside: (records, seconds, waits_for), .. }| {
+            "setAside": stored.map(|StoredStats { aside: (records, seconds, waits_for), .. }| {
                 serde_json::json!({"records": records, "oldestSeconds": seconds, "for": waits_for})
             }),
         });
         overview
             .as_object_mut()
             .into_iter()
-            .for_each(|fields| fields.extend(look.held.extra.clone()));
+            .for_each(|fields| fields.extend(snapshot.database.extra.clone()));
         overview
     }
 }
@@ -514,31 +522,31 @@ mod tests {
 
     #[test]
     fn what_is_read_no_longer_waits() {
-        let mut ends = Ends::default();
-        assert_eq!(ends.waiting_for(7, 7), Duration::ZERO);
+        let mut history = LagHistory::default();
+        assert_eq!(history.waiting_for(7, 7), Duration::ZERO);
         let first = Instant::now();
-        ends.waiting_for(7, 9);
+        history.waiting_for(7, 9);
         let second = Instant::now();
         assert!(
-            ends.waiting_for(7, 12) >= second - first,
-            "the first of them since the look before"
+            history.waiting_for(7, 12) >= second - first,
+            "the first of them since the poll before"
         );
         assert!(
-            ends.waiting_for(9, 12) <= first.elapsed(),
+            history.waiting_for(9, 12) <= first.elapsed(),
             "those before 9 are read"
         );
-        assert_eq!(ends.waiting_for(12, 12), Duration::ZERO);
+        assert_eq!(history.waiting_for(12, 12), Duration::ZERO);
     }
 
     #[test]
     fn the_age_of_what_waits_for_long_is_kept() {
-        let mut ends = Ends::default();
-        ends.waiting_for(0, 1);
-        let since = ends.0[0].0;
+        let mut history = LagHistory::default();
+        history.waiting_for(0, 1);
+        let since = history.0[0].0;
         for end in 2..5_000 {
-            ends.waiting_for(0, end);
+            history.waiting_for(0, end);
         }
-        assert!(ends.0.len() <= SAMPLES);
-        assert_eq!(ends.0[0].0, since);
+        assert!(history.0.len() <= SAMPLES);
+        assert_eq!(history.0[0].0, since);
     }
 }

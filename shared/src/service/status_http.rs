@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::event::Service;
 use crate::http::{Method, Response, Routes};
-use crate::service::monitor::Board;
+use crate::service::monitor::StatusBoard;
 use crate::{heartbeat, metrics};
 
 /// Prometheus's text format.
@@ -18,21 +18,21 @@ struct Health {
 
 /// Adds `GET /healthz`, `GET /readyz`, `GET /metrics` and `GET /overview` to `routes`. The first three pass over parameters: probes
 /// and scrapers send those of other programs (`verbose`, `name[]`), and a refusal would read as a failure.
-pub fn routes(routes: Routes, service: Service, board: Board) -> Routes {
+pub fn routes(routes: Routes, service: Service, board: StatusBoard) -> Routes {
     let (ready, measured, seen) = (board.clone(), board.clone(), board);
     routes
-        .answer(Method::Get, "/healthz", move |_| {
+        .route(Method::Get, "/healthz", move |_| {
             Ok(health(heartbeat::stalled()))
         })
         .always()
-        .answer(Method::Get, "/readyz", move |_| Ok(health(ready.reasons())))
+        .route(Method::Get, "/readyz", move |_| Ok(health(ready.reasons())))
         .always()
-        .answer(Method::Get, "/metrics", move |_| Ok(metrics(&measured)))
+        .route(Method::Get, "/metrics", move |_| Ok(metrics(&measured)))
         .always()
-        .answer(Method::Get, "/overview", move |request| {
+        .route(Method::Get, "/overview", move |request| {
             request
                 .query
-                .only(&[])
+                .allow_only(&[])
                 .map(|()| Response::json(200, &seen.overview(service)))
         })
         .always()
@@ -57,7 +57,7 @@ fn health(reasons: Vec<String>) -> Response {
     }
 }
 
-fn metrics(board: &Board) -> Response {
+fn metrics(board: &StatusBoard) -> Response {
     let text = metrics::text(board.reasons().is_empty(), &heartbeat::ages());
     Response::new(200, METRICS, text.into_bytes())
 }

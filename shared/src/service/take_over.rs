@@ -13,7 +13,7 @@ use crate::db::migrations;
 use crate::db::{Connector, Limits, Session};
 use crate::error::{Error, Result, explain};
 use crate::event::{Service, full_names};
-use crate::outbox::position::{self, Found, Wrong};
+use crate::outbox::position::{self, FoundPosition, Wrong};
 use crate::outbox::{self, origin};
 use crate::service::cli;
 use crate::service::{check, topics};
@@ -61,7 +61,7 @@ fn installation(session: &mut Session, service: Service, migrations: Runner) -> 
 }
 
 /// The last positions in what the service writes, as far as it is there.
-fn find(config: &Config, install: Uuid) -> Result<Vec<Found>> {
+fn find(config: &Config, install: Uuid) -> Result<Vec<FoundPosition>> {
     let kafka = config.kafka(&format!("{}-take-over", config.service.name()));
     let there = topics::find(&mut Admin::new(kafka.clone(), Interrupt::new()), config)?.there;
     let mut written = full_names(&config.topic_prefix, &config.service.writes());
@@ -78,7 +78,7 @@ fn find(config: &Config, install: Uuid) -> Result<Vec<Found>> {
 }
 
 /// In one database transaction. Returns what was done.
-fn note(session: &mut Session, found: &[Found], service: Service) -> Result<String> {
+fn note(session: &mut Session, found: &[FoundPosition], service: Service) -> Result<String> {
     let state = origin::read(session)?;
     let wrong = position::wrong(found, &state);
     if wrong.is_empty() {

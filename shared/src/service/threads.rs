@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use kafka::Interrupt;
 
 use super::STOP_LIMIT;
-use super::monitor::{Board, Extra, Monitor};
+use super::monitor::{Extra, Monitor, StatusBoard};
 use super::startup::Ready;
 use crate::config::Config;
 use crate::consumer::Consumer;
@@ -127,7 +127,7 @@ impl Threads {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn spawn_monitor(&mut self, config: &Config, extra: Extra) -> Result<Board> {
+    pub fn spawn_monitor(&mut self, config: &Config, extra: Extra) -> Result<StatusBoard> {
         metrics::start();
         let (mut monitor, board) = Monitor::new(config, self.poll.clone(), extra)?;
         self.spawn(

@@ -44,7 +44,7 @@ pub fn create(admin: &mut Admin, config: &Config) -> Result<Option<Duration>> {
 }
 
 /// The service's topics as Kafka has them.
-pub struct Found {
+pub struct FoundTopics {
     /// The names of those that exist.
     pub there: Vec<String>,
     missing: Vec<String>,
@@ -59,7 +59,7 @@ pub struct Found {
 ///
 /// # Errors
 /// Kafka's.
-pub fn find(admin: &mut Admin, config: &Config) -> Result<Found> {
+pub fn find(admin: &mut Admin, config: &Config) -> Result<FoundTopics> {
     let wanted = full_names(&config.topic_prefix, &config.service.topics());
     let described = admin.describe_topics(&wanted)?;
     let is_there = |name: &String| described.iter().any(|topic| topic.name == *name);
@@ -71,7 +71,7 @@ pub fn find(admin: &mut Admin, config: &Config) -> Result<Found> {
         let (name, count, wanted) = (&topic.name, topic.partitions, config.topic_partitions);
         format!("topic {name} has {count} partitions; TOPIC_PARTITIONS={wanted} counts for new topics only")
     });
-    let mut found = Found {
+    let mut found = FoundTopics {
         there,
         missing,
         remarks: remarks.collect(),
@@ -140,7 +140,7 @@ pub fn require_use(admin: &mut Admin, config: &Config) -> Result<()> {
     }
 }
 
-impl Found {
+impl FoundTopics {
     /// A setting of each. It takes a right of its own to see it, and is a precaution only.
     fn read(&mut self, admin: &mut Admin, key: &str) -> Vec<(String, String)> {
         if self.there.is_empty() {

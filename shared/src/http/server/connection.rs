@@ -1,9 +1,9 @@
 //! A connection's life: waiting for a request, busy with one, ended.
 
-use super::Service;
+use super::Shared;
 use super::head::Head;
 use super::responder::Responder;
-use super::wire::{Incoming, Refusal, RequestReader, read_until, write_head, write_response};
+use super::wire::{Incoming, RequestReader, Unreadable, read_until, write_head, write_response};
 use crate::http::message::{Method, Request, Response};
 use crate::http::problem::Problem;
 use std::collections::HashMap;
@@ -19,15 +19,15 @@ const LINGER_LIMIT: Duration = Duration::from_secs(2);
 const ROOM_LIMIT: Duration = Duration::from_secs(1);
 
 /// One client's connection, as its own thread and those who may end it see it.
-pub(super) struct Connection {
+pub(super) struct ClientConnection {
     stream: TcpStream,
     /// Asked at once: of a connection that the client has reset the kernel no longer tells it.
     peer: Option<IpAddr>,
-    state: Mutex<State>,
+    state: Mutex<Phase>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum State {
+enum Phase {
     /// For a request's last byte; whoever needs the place may end the connection.
     Waiting(Instant),
     /// A request is being answered: not to be disturbed.
@@ -35,37 +35,37 @@ enum State {
     Ended,
 }
 
-impl Connection {
+impl ClientConnection {
     fn new(stream: TcpStream) -> Self {
         let peer = stream.peer_addr().ok().map(|address| address.ip());
-        Connection {
+        ClientConnection {
             stream,
             peer,
-            state: Mutex::new(State::Waiting(Instant::now())),
+            state: Mutex::new(Phase::Waiting(Instant::now())),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Phase> {
         lock(&self.state)
     }
 
     /// From waiting to busy; false if the connection was ended meanwhile, in which case the request must not be handled.
     fn begin(&self) -> bool {
         let mut state = self.state();
-        let open = *state != State::Ended;
+        let open = *state != Phase::Ended;
         if open {
-            *state = State::Busy;
+            *state = Phase::Busy;
         }
         open
     }
 
     fn wait(&self) {
-        *self.state() = State::Waiting(Instant::now());
+        *self.state() = Phase::Waiting(Instant::now());
     }
 
     fn waiting_since(&self) -> Option<Instant> {
         match *self.state() {
-            State::Waiting(since) => Some(since),
+            Phase::Waiting(since) => Some(since),
             _ => None,
         }
     }
@@ -73,16 +73,16 @@ impl Connection {
     /// Ends the connection unless it is busy; the thread that reads from it sees its end. Whether it was ended.
     fn end_if_waiting(&self) -> bool {
         let mut state = self.state();
-        let waiting = matches!(*state, State::Waiting(_));
+        let waiting = matches!(*state, Phase::Waiting(_));
         if waiting {
-            *state = State::Ended;
+            *state = Phase::Ended;
             let _ = self.stream.shutdown(Shutdown::Both);
         }
         waiting
     }
 
     fn end(&self) {
-        *self.state() = State::Ended;
+        *self.state() = Phase::Ended;
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
@@ -97,16 +97,16 @@ impl Connection {
 }
 
 /// Serves a connection until one side closes it or the service stops.
-pub(super) fn serve(connection: &Connection, service: &Service) {
-    let mut reader = RequestReader::new(&connection.stream, &service.limits);
+pub(super) fn serve(connection: &ClientConnection, shared: &Shared) {
+    let mut reader = RequestReader::new(&connection.stream, &shared.limits);
     // Asked after the state is "waiting" and after the connection is listed: whoever stops the service sees either.
-    while !service.is_stopping() {
-        match reader.next(|method, target| service.handler.refuses(method, target)) {
-            Err(Refusal::Gone) => return,
-            Err(Refusal::Problem(problem)) => return refuse(connection, service, problem),
+    while !shared.is_stopping() {
+        match reader.next(|method, target| shared.handler.refuses(method, target)) {
+            Err(Unreadable::Gone) => return,
+            Err(Unreadable::Problem(problem)) => return refuse(connection, shared, problem),
             Ok(_) if !connection.begin() => return,
             Ok(incoming) => {
-                if !answer(connection, service, incoming) {
+                if !answer(connection, shared, incoming) {
                     return connection.linger();
                 }
             }
@@ -115,9 +115,9 @@ pub(super) fn serve(connection: &Connection, service: &Service) {
     }
 }
 
-fn refuse(connection: &Connection, service: &Service, problem: Problem) {
+fn refuse(connection: &ClientConnection, shared: &Shared, problem: Problem) {
     log::debug!("refused a request: {problem:?}");
-    let limit = service.limits.write;
+    let limit = shared.limits.write;
     if connection.begin()
         && write_response(&connection.stream, &problem.into(), false, limit).is_ok()
     {
@@ -126,7 +126,7 @@ fn refuse(connection: &Connection, service: &Service, problem: Problem) {
 }
 
 /// Answers one request; whether another may follow on the connection.
-fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> bool {
+fn answer(connection: &ClientConnection, shared: &Shared, incoming: Incoming) -> bool {
     let Incoming {
         head:
             Head {
@@ -142,7 +142,7 @@ fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> boo
     if refused.is_some() {
         // while it waits for that answer, the connection may be ended for one that has something to do
         connection.wait();
-        service.pause_before_refusal();
+        shared.pause_before_refusal();
         if !connection.begin() {
             return false;
         }
@@ -151,7 +151,7 @@ fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> boo
     let peer = connection.peer;
     let response = request.map_or_else(Response::from, |request| {
         handle(
-            service,
+            shared,
             Request {
                 peer,
                 refused,
@@ -159,7 +159,7 @@ fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> boo
             },
         )
     });
-    let keep_alive = keep_alive && !service.is_stopping();
+    let keep_alive = keep_alive && !shared.is_stopping();
     let write = if method == "HEAD" {
         write_head
     } else {
@@ -169,43 +169,43 @@ fn answer(connection: &Connection, service: &Service, incoming: Incoming) -> boo
         &connection.stream,
         &response,
         keep_alive,
-        service.limits.write,
+        shared.limits.write,
     )
     .is_ok()
         && keep_alive
 }
 
 /// The handler's answer, or one in its place if it panics, can't begin, or takes too long.
-fn handle(service: &Service, request: Request) -> Response {
-    let needs_turn = service.handler.needs_turn(&request);
-    let turn = needs_turn.then(|| service.turns.take(service.limits.turn));
-    if matches!(turn, Some(None)) {
+fn handle(shared: &Shared, request: Request) -> Response {
+    let needs_permit = shared.handler.needs_permit(&request);
+    let permit = needs_permit.then(|| shared.permits.acquire(shared.limits.permit));
+    if matches!(permit, Some(None)) {
         return Problem::unavailable("too many requests are being handled", 1).into();
     }
-    let (responder, awaited) = Responder::pair_within(service.limits.answer);
+    let (responder, awaited) = Responder::pair_within(shared.limits.answer);
     if catch_unwind(AssertUnwindSafe(|| {
-        service.handler.handle(request, responder)
+        shared.handler.handle(request, responder)
     }))
     .is_err()
     {
         log::error!("a handler panicked; its request is answered with 500");
     }
     // A request that is answered later does not count as running.
-    drop(turn);
+    drop(permit);
     awaited.wait()
 }
 
 /// All open connections.
 #[derive(Default)]
 pub(super) struct Connections {
-    open: Mutex<HashMap<u64, Arc<Connection>>>,
+    open: Mutex<HashMap<u64, Arc<ClientConnection>>>,
     left: Condvar,
 }
 
 impl Connections {
     /// Lists a connection for as long as the returned guard lives. `id` is not used twice.
     pub fn enter(&self, id: u64, stream: TcpStream) -> Entered<'_> {
-        let connection = Arc::new(Connection::new(stream));
+        let connection = Arc::new(ClientConnection::new(stream));
         lock(&self.open).insert(id, connection.clone());
         Entered {
             connections: self,
@@ -262,7 +262,7 @@ impl Connections {
 pub(super) struct Entered<'a> {
     connections: &'a Connections,
     id: u64,
-    pub connection: Arc<Connection>,
+    pub connection: Arc<ClientConnection>,
 }
 
 impl Drop for Entered<'_> {
@@ -279,7 +279,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::limits::Limits;
+    use super::super::limits::ServerLimits;
     use super::*;
     use crossbeam_channel::unbounded;
     use std::io::{ErrorKind, Read, Write};
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn a_request_on_a_connection_just_ended_is_not_handled() {
         let (handled, requests) = unbounded();
-        let service = Service::new("test", Limits::default(), move |request, _| {
+        let shared = Shared::new("test", ServerLimits::default(), move |request, _| {
             handled.send(request).unwrap()
         });
         let connections = Connections::default();
@@ -306,7 +306,7 @@ mod tests {
         assert!(stream.peek(&mut [0]).is_ok());
         let entered = connections.enter(1, stream);
         assert!(connections.end_longest_waiting());
-        serve(&entered.connection, &service);
+        serve(&entered.connection, &shared);
         drop(entered);
         let rest = client
             .read_to_end(&mut Vec::new())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// What bounds a [`Server`](super::Server).
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ServerLimits {
     /// Handlers that run at the same time; requests that wait for an answer from elsewhere don't count.
     pub workers: usize,
     /// Connections at once; with more, those that waited longest for a request are closed.
@@ -14,7 +14,7 @@ pub struct Limits {
     /// From a request's first byte to its last.
     pub request: Duration,
     /// How long a request may wait until one of the running handlers is done.
-    pub turn: Duration,
+    pub permit: Duration,
     /// How long a request that was handed on waits for its answer.
     pub answer: Duration,
     /// How long a client may take to take in an answer.
@@ -24,21 +24,21 @@ pub struct Limits {
     pub refusal: Duration,
 }
 
-impl Limits {
+impl ServerLimits {
     /// The most connections that a service asks for; each has a thread (some 20 KiB of memory while it waits).
     pub const MAX_CONNECTIONS: usize = 2_500;
 }
 
-impl Default for Limits {
+impl Default for ServerLimits {
     fn default() -> Self {
-        Limits {
+        ServerLimits {
             workers: 4,
-            connections: Limits::MAX_CONNECTIONS,
+            connections: ServerLimits::MAX_CONNECTIONS,
             // longer than the pauses of a client's connection pool, so that a pool sees few connections closed under it
             idle: Duration::from_secs(75),
             // the largest body arrives in time at 27 kbit/s
             request: Duration::from_secs(20),
-            turn: Duration::from_secs(10),
+            permit: Duration::from_secs(10),
             // longer than the longest `?wait`, and shorter than a database call may hang before the process is ended
             answer: Duration::from_secs(40),
             // the largest answer is a few hundred KiB

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::limits::Limits;
+use super::limits::ServerLimits;
 use crate::http::message::Response;
 use crate::http::problem::Problem;
 
-/// Answers one request, once, from any thread and at any later time within its limit ([`Limits::answer`]).
+/// Answers one request, once, from any thread and at any later time within its limit ([`ServerLimits::answer`]).
 ///
 /// Sending never blocks: the connection's own thread writes to the client. Dropped without an answer, by a panic for instance, it
 /// sends a 500 problem.
@@ -54,7 +54,7 @@ impl Slot {
 impl Responder {
     /// A responder and where its answer arrives. Tests of handlers use it as well.
     pub fn pair() -> (Self, Awaited) {
-        Responder::pair_within(Limits::default().answer)
+        Responder::pair_within(ServerLimits::default().answer)
     }
 
     /// The same with the longest time to wait for the answer.

@@ -1,7 +1,7 @@
 //! Bytes to requests, answers to bytes, within limits of size and time.
 
 use super::head::{Framing, HEAD_LIMIT, Head, body_too_large, head_too_long, parse_head};
-use super::limits::Limits;
+use super::limits::ServerLimits;
 use crate::http::message::{Response, reason};
 use crate::http::problem::Problem;
 use std::io::{ErrorKind, Read, Write};
@@ -30,16 +30,16 @@ pub(super) struct Incoming {
 }
 
 /// Why no request was read. The connection is over in both cases: where the next request would begin is not known.
-pub(super) enum Refusal {
+pub(super) enum Unreadable {
     /// The client is gone or silent; nobody reads an answer.
     Gone,
     /// The client did something that it should be told.
     Problem(Problem),
 }
 
-impl From<Problem> for Refusal {
+impl From<Problem> for Unreadable {
     fn from(problem: Problem) -> Self {
-        Refusal::Problem(problem)
+        Unreadable::Problem(problem)
     }
 }
 
@@ -47,11 +47,11 @@ impl From<Problem> for Refusal {
 pub(super) struct RequestReader<'a> {
     stream: &'a TcpStream,
     pending: Vec<u8>,
-    limits: Limits,
+    limits: ServerLimits,
 }
 
 impl<'a> RequestReader<'a> {
-    pub fn new(stream: &'a TcpStream, limits: &Limits) -> Self {
+    pub fn new(stream: &'a TcpStream, limits: &ServerLimits) -> Self {
         RequestReader {
             stream,
             pending: Vec::new(),
@@ -64,15 +64,15 @@ impl<'a> RequestReader<'a> {
     /// may come or not).
     ///
     /// # Errors
-    /// [`Refusal::Gone`] if the client closed (also in the middle of a request, of which nothing is handled then) or stayed idle;
+    /// [`Unreadable::Gone`] if the client closed (also in the middle of a request, of which nothing is handled then) or stayed idle;
     /// a problem if the request is malformed, too large or too slow.
     pub fn next(
         &mut self,
         refuses: impl Fn(&str, &str) -> Option<Problem>,
-    ) -> Result<Incoming, Refusal> {
+    ) -> Result<Incoming, Unreadable> {
         if self.pending.is_empty() {
             self.fill(Instant::now() + self.limits.idle)
-                .map_err(|_| Refusal::Gone)?;
+                .map_err(|_| Unreadable::Gone)?;
         }
         let deadline = Instant::now() + self.limits.request;
         let mut head = self.head(deadline)?;
@@ -94,7 +94,7 @@ impl<'a> RequestReader<'a> {
         })
     }
 
-    fn head(&mut self, deadline: Instant) -> Result<Head, Refusal> {
+    fn head(&mut self, deadline: Instant) -> Result<Head, Unreadable> {
         loop {
             if let Some((head, length)) = parse_head(&self.pending)? {
                 self.pending.drain(..length);
@@ -107,14 +107,14 @@ impl<'a> RequestReader<'a> {
         }
     }
 
-    fn body(&mut self, head: &Head, deadline: Instant) -> Result<Vec<u8>, Refusal> {
+    fn body(&mut self, head: &Head, deadline: Instant) -> Result<Vec<u8>, Unreadable> {
         if head.awaits_continue && head.framing != Framing::Length(0) {
             write_within(
                 self.stream,
                 b"HTTP/1.1 100 Continue\r\n\r\n",
                 self.limits.write,
             )
-            .map_err(|_| Refusal::Gone)?;
+            .map_err(|_| Unreadable::Gone)?;
         }
         match head.framing {
             Framing::Length(length) => self.take(length, deadline),
@@ -122,7 +122,7 @@ impl<'a> RequestReader<'a> {
         }
     }
 
-    fn chunks(&mut self, deadline: Instant) -> Result<Vec<u8>, Refusal> {
+    fn chunks(&mut self, deadline: Instant) -> Result<Vec<u8>, Unreadable> {
         let mut body = Vec::new();
         loop {
             let size = chunk_size(&self.line(deadline)?)?;
@@ -142,7 +142,7 @@ impl<'a> RequestReader<'a> {
         }
     }
 
-    fn skip_trailers(&mut self, deadline: Instant) -> Result<(), Refusal> {
+    fn skip_trailers(&mut self, deadline: Instant) -> Result<(), Unreadable> {
         for _ in 0..MAX_TRAILERS {
             if self.line(deadline)?.is_empty() {
                 return Ok(());
@@ -152,7 +152,7 @@ impl<'a> RequestReader<'a> {
     }
 
     /// The next line, without its end.
-    fn line(&mut self, deadline: Instant) -> Result<Vec<u8>, Refusal> {
+    fn line(&mut self, deadline: Instant) -> Result<Vec<u8>, Unreadable> {
         loop {
             if let Some(end) = self.pending.windows(2).position(|pair| pair == b"\r\n") {
                 let line = self.take(end, deadline)?;
@@ -168,7 +168,7 @@ impl<'a> RequestReader<'a> {
         }
     }
 
-    fn take(&mut self, length: usize, deadline: Instant) -> Result<Vec<u8>, Refusal> {
+    fn take(&mut self, length: usize, deadline: Instant) -> Result<Vec<u8>, Unreadable> {
         while self.pending.len() < length {
             self.fill(deadline)?;
         }
@@ -177,11 +177,11 @@ impl<'a> RequestReader<'a> {
     }
 
     /// Reads what is there, waiting for it until `deadline`.
-    fn fill(&mut self, deadline: Instant) -> Result<(), Refusal> {
+    fn fill(&mut self, deadline: Instant) -> Result<(), Unreadable> {
         // On the stack: a connection that waits holds no buffer.
         let mut bytes = [0; READ_SIZE];
         match read_until(self.stream, &mut bytes, deadline) {
-            Ok(0) => Err(Refusal::Gone),
+            Ok(0) => Err(Unreadable::Gone),
             Ok(count) => {
                 self.pending.extend_from_slice(&bytes[..count]);
                 Ok(())
@@ -193,7 +193,7 @@ impl<'a> RequestReader<'a> {
                 );
                 Err(Problem::new(408, detail).into())
             }
-            Err(_) => Err(Refusal::Gone),
+            Err(_) => Err(Unreadable::Gone),
         }
     }
 }
@@ -328,7 +328,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(20);
 
     /// What becomes of a client that sends `sent` and then nothing.
-    fn refusal_after(sent: &str) -> Refusal {
+    fn refusal_after(sent: &str) -> Unreadable {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
@@ -337,12 +337,12 @@ mod tests {
         let idle = if sent.is_empty() {
             SHORT
         } else {
-            Limits::default().idle
+            ServerLimits::default().idle
         };
-        let limits = Limits {
+        let limits = ServerLimits {
             idle,
             request: SHORT,
-            ..Limits::default()
+            ..ServerLimits::default()
         };
         RequestReader::new(&stream, &limits)
             .next(|_, _| None)
@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_client_that_stays_silent_is_dropped() {
-        assert!(matches!(refusal_after(""), Refusal::Gone));
+        assert!(matches!(refusal_after(""), Unreadable::Gone));
     }
 
     #[test]
@@ -361,7 +361,7 @@ mod tests {
         let chunk = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{";
         for sent in ["G", "GET / HTTP/1.1\r\nHost: a\r\n", body, chunk] {
             assert!(
-                matches!(refusal_after(sent), Refusal::Problem(problem) if problem.status() == 408)
+                matches!(refusal_after(sent), Unreadable::Problem(problem) if problem.status() == 408)
             );
         }
     }

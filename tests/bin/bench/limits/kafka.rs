@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use harness::env;
 use kafka::{Admin, Interrupt, NewTopic, Producer, ProducerRecord};
 use shared::event::Service;
-use shared::event::envelope::{self, Stored};
+use shared::event::envelope::{self, StoredMessage};
 
 use crate::backlog::Batch;
 use crate::figures::rate;
@@ -139,7 +139,7 @@ fn records(stage: &Stage) -> Result<Vec<ProducerRecord>, String> {
     let Batch { orders, messages } = Batch::new(NAMES, 0..ROWS);
     let mut records = vec![];
     for (order, messages) in orders.iter().zip(&messages) {
-        let stored: Vec<Stored<'_>> =
+        let stored: Vec<StoredMessage<'_>> =
             serde_json::from_str(messages).map_err(|error| error.to_string())?;
         let (prefix, stored_at) = (stage.world.prefix(), "2026-01-02T03:04:05.678901Z");
         let record = |stored| {
