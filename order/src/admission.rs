@@ -14,7 +14,7 @@
 //! While orders are refused and none is settled, one a second is admitted: it shows when the system is back.
 //!
 //! [`Admission::check`] decides before a request's body is read; the writer ([`crate::writer`]) waits for
-//! [`Admission::room`] and keeps the figures up to date by [`Admission::look`].
+//! [`Admission::room`] and keeps the figures up to date by [`Admission::poll`].
 
 pub mod estimate;
 pub mod metrics;
@@ -205,7 +205,7 @@ impl Admission {
     }
 
     /// How long until the figures are to be read again.
-    pub fn until_next_look(&self) -> Duration {
+    pub fn until_next_poll(&self) -> Duration {
         let view = self.view();
         view.next_look.saturating_sub(view.looked_at.elapsed())
     }
@@ -214,7 +214,7 @@ impl Admission {
     ///
     /// # Errors
     /// What PostgreSQL says; the figures stay as they were, and are read again soon.
-    pub fn look(&self, session: &mut Session, waiting: usize) -> Result<()> {
+    pub fn poll(&self, session: &mut Session, waiting: usize) -> Result<()> {
         let now = seconds_since_1970();
         let (horizon, removed_at) = {
             let mut view = self.view();
@@ -226,7 +226,7 @@ impl Admission {
         let mut view = self.view();
         view.estimate.look(now, &flow);
         let calm = view.placed == 0 && view.estimate.in_flight == 0;
-        // a commit between the statement above and this moment is counted twice, until the next look
+        // a commit between the statement above and this moment is counted twice, until the next poll
         (view.placed, view.settled, view.writers) = (0, 0, writers.max(1));
         view.waiting = waiting;
         let used = view.estimate.queued as f64 > view.estimate.window() / 4.0;

@@ -24,7 +24,7 @@ use crate::store;
 const TICK: Duration = Duration::from_millis(500);
 /// How often it is looked for orders whose rows somebody has deleted ...
 const FORGOTTEN_EVERY: Duration = Duration::from_secs(10);
-/// ... which end so long after their deadline: they are told as overdue before.
+/// ... which end so long after their deadline: they are reported as overdue before.
 const FORGOTTEN_LATER: Duration = Duration::from_secs(30);
 /// A compensation is asked for again at least this often.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);

@@ -49,7 +49,7 @@ pub struct AnswerHandler {
 struct Prepared {
     /// What Kafka holds of their requests.
     found: HashMap<Uuid, FoundRequests>,
-    /// The orders as these tell of them; none: nothing tells that there ever was one.
+    /// The orders as these describe them; none: nothing shows that there ever was one.
     orders: HashMap<Uuid, Option<Rebuilt>>,
 }
 
@@ -76,7 +76,7 @@ impl AnswerHandler {
         }
     }
 
-    /// Stores those of the orders that were found in Kafka; answers those that are stored now.
+    /// Stores those of the orders that were found in Kafka; returns those that are stored now.
     fn rebuild(&self, tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<Vec<Rebuilt>> {
         let prepared = self.prepared();
         let found = order_ids

@@ -89,7 +89,7 @@ pub struct Repair {
     pub is_done: bool,
 }
 
-/// An order as its requests tell of it. What is not known is none: then the order is given back.
+/// An order as its requests describe it. What is not known is none: then the order is given back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rebuilt {
     /// Its id.

@@ -228,7 +228,7 @@ fn lock_where(
     Ok(rows.iter().map(|row| (row.get(0), locked(row))).collect())
 }
 
-/// Writes the sagas of locked orders, into their timeline the answers that are told, and counts those that are `settled`
+/// Writes the sagas of locked orders, into their timeline the answers that are `recorded`, and counts those that are `settled`
 /// now, by one statement.
 ///
 /// # Errors
@@ -278,7 +278,7 @@ pub fn update(
     Ok(())
 }
 
-/// Stores the idempotency keys of orders that are rebuilt; answers those whose key stands for another order by now. (After
+/// Stores the idempotency keys of orders that are rebuilt; returns those whose key stands for another order by now. (After
 /// `retention` a key may be used again: the orders of then and now have nothing to do with each other.) A call of the writer
 /// with one of the keys is waited for.
 ///

@@ -149,8 +149,8 @@ impl Writer {
     pub fn run(&mut self) {
         loop {
             heartbeat::beat();
-            let until_next_look = self.look_if_due();
-            match self.queue.recv_timeout(until_next_look) {
+            let until_next_poll = self.poll_if_due();
+            match self.queue.recv_timeout(until_next_poll) {
                 Ok(first) => {
                     let room = self.wait_for_room();
                     let mut batch = vec![first];
@@ -163,16 +163,16 @@ impl Writer {
         }
     }
 
-    /// Reads what admission goes by if it is time to; answers when it is time again.
-    fn look_if_due(&mut self) -> Duration {
-        let left = self.admission.until_next_look();
+    /// Reads what admission goes by if it is time to; returns when it is time again.
+    fn poll_if_due(&mut self) -> Duration {
+        let left = self.admission.until_next_poll();
         if !left.is_zero() {
             return left;
         }
         let (admission, waiting) = (&self.admission, self.queue.len());
         let looked = self
             .connection
-            .with(|session| admission.look(session, waiting));
+            .with(|session| admission.poll(session, waiting));
         // once, however long it lasts
         if let Err(error) = &looked
             && !self.blind
@@ -182,10 +182,10 @@ impl Writer {
             );
         }
         self.blind = looked.is_err();
-        self.admission.until_next_look()
+        self.admission.until_next_poll()
     }
 
-    /// Settling goes before accepting: waits until there is room for some orders; answers for how many.
+    /// Settling goes before accepting: waits until there is room for some orders; returns their number.
     fn wait_for_room(&mut self) -> usize {
         let until = Instant::now() + LONGEST_WAIT;
         loop {
@@ -197,7 +197,7 @@ impl Writer {
             if left.is_zero() {
                 return WORTHWHILE;
             }
-            let next = self.look_if_due().min(left).min(A_MOMENT);
+            let next = self.poll_if_due().min(left).min(A_MOMENT);
             self.admission.wait_for_change(next);
         }
     }

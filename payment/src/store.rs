@@ -60,7 +60,7 @@ fn payment(row: &Row) -> Payment {
     }
 }
 
-/// Locks the accounts of `user_names` (sorted) that exist; answers their balances.
+/// Locks the accounts of `user_names` (sorted) that exist; returns their balances.
 ///
 /// # Errors
 /// What PostgreSQL says.

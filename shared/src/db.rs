@@ -208,7 +208,7 @@ pub trait Query {
     /// What PostgreSQL or the connection says.
     fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>>;
 
-    /// The same for a statement that returns no rows; answers how many it touched.
+    /// The same for a statement that returns no rows; returns how many it touched.
     ///
     /// # Errors
     /// As [`Query::query`].

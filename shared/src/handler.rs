@@ -17,7 +17,7 @@ pub enum Outcome {
     Changed,
     /// It changed nothing, and why: a duplicate, or too late.
     Unchanged(&'static str),
-    /// It changed nothing: the request was given up before, its part has failed for good and order was told so.
+    /// It changed nothing: the request was given up before, its part has failed for good and order was answered so.
     GivenUp,
     /// It must be parked, with the reason.
     Refused(Cause, String),
@@ -69,7 +69,7 @@ pub trait Handler: Send {
     /// What PostgreSQL says.
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>>;
 
-    /// Records that a request has failed for good (only where it was undecided); answers the `….failed` to send.
+    /// Records that a request has failed for good (only where it was undecided); returns the `….failed` to send.
     ///
     /// # Errors
     /// What PostgreSQL says.

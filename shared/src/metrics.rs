@@ -216,7 +216,7 @@ pub fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
     registered(IntCounterVec::new(Opts::new(name, help), &[label]))
 }
 
-/// Makes every value appear from the start on: a rate of something that was never 0 can't be told.
+/// Makes every value appear from the start on: a rate of something that was never 0 can't be computed.
 pub fn start() {
     let counts = [&*LEADER, &EPOCH, &OUTBOX_ROWS, &DEAD_LETTERS, &READY];
     counts.iter().for_each(|gauge| gauge.set(0));

@@ -248,7 +248,7 @@ pub fn remove_published(
 }
 
 /// After a waiter's lock timeout: ends the session that has held the append lock for longer than that. It hangs, and every
-/// writer of the database waits behind it. Any other error is let pass. Answers whether one was ended.
+/// writer of the database waits behind it. Any other error is let pass. Returns whether one was ended.
 pub fn end_hanging_writer(connection: &mut Connection, error: &Error) -> bool {
     if !error.is_lock_timeout() {
         return false;

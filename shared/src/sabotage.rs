@@ -17,7 +17,7 @@ pub enum Mechanism {
     Pair,
     /// All relays of a database have one transactional id, so that the broker refuses all but the newest.
     Fencing,
-    /// After a crash the position tells what was committed.
+    /// After a crash the position shows what was committed.
     Position,
     /// Rows are stored one after another: id order = stored time = commit order.
     AppendLock,
@@ -56,7 +56,7 @@ pub fn own_id(shared: String) -> String {
     }
 }
 
-/// Publishes the payment messages in a Kafka transaction of their own, if pairs shall be torn; answers what is left.
+/// Publishes the payment messages in a Kafka transaction of their own, if pairs shall be torn; returns what is left.
 ///
 /// # Errors
 /// Kafka's.

@@ -96,7 +96,7 @@ impl Stop {
     }
 }
 
-/// Linux tells it in the process's status; elsewhere no signal counts as ignored.
+/// Linux shows it in the process's status; elsewhere no signal counts as ignored.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status

@@ -63,7 +63,7 @@ fn reservation(row: &Row) -> Reservation {
     }
 }
 
-/// Locks the items of `item_names` (sorted) that exist; answers their quantities.
+/// Locks the items of `item_names` (sorted) that exist; returns their quantities.
 ///
 /// # Errors
 /// What PostgreSQL says.

@@ -43,16 +43,16 @@ pub fn check(method: &str, target: &str, answer: &Answer) {
     let Some(operation) = operation(method, target) else {
         return;
     };
-    let told = format!("{method} {target}: {} {}", answer.status, answer.text);
+    let context = format!("{method} {target}: {} {}", answer.status, answer.text);
     let content = content(&operation, answer.status)
-        .unwrap_or_else(|| panic!("openapi.yaml has no such status: {told}"));
+        .unwrap_or_else(|| panic!("openapi.yaml has no such status: {context}"));
     let media_type = answer.header("content-type").unwrap_or_default();
     let Some(content) = content else {
-        return assert_eq!(answer.text, "", "openapi.yaml has no body: {told}");
+        return assert_eq!(answer.text, "", "openapi.yaml has no body: {context}");
     };
     let schema = content
         .get(essence(media_type))
-        .unwrap_or_else(|| panic!("openapi.yaml has no {media_type}: {told}"));
+        .unwrap_or_else(|| panic!("openapi.yaml has no {media_type}: {context}"));
     if essence(media_type).ends_with("json") {
         let key = format!("{operation} {} {media_type}", answer.status);
         let mut validators = VALIDATORS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,7 +65,7 @@ pub fn check(method: &str, target: &str, answer: &Answer) {
             .collect();
         assert!(
             errors.is_empty(),
-            "not as openapi.yaml says: {errors:#?}\n{told}"
+            "not as openapi.yaml says: {errors:#?}\n{context}"
         );
     }
 }

@@ -209,7 +209,7 @@ fn park_an_answer(stage: &Stage, db: &mut Client) -> Uuid {
 
 #[test]
 #[ignore = "needs a browser: ./run.sh proof"]
-fn the_keyboard_alone_places_an_order_and_opens_its_story() {
+fn the_keyboard_alone_places_an_order_and_opens_its_timeline() {
     let stage = Stage::start("page_keys");
     let browser = stage.open();
     browser.press(TAB);

@@ -84,7 +84,7 @@ fn metric(instances: &[&Instance], series: &str) -> f64 {
 
 /// I9, by the three databases: nothing is kept for an order that is not COMPLETED, and no COMPLETED order lacks its payment or its
 /// reservation, but those that are told.
-fn assert_nothing_kept_for_nothing(world: &World, told: &[Uuid]) {
+fn assert_nothing_kept_for_nothing(world: &World, reported: &[Uuid]) {
     let by_order = |service: Service, sql: &str| -> BTreeMap<Uuid, String> {
         world
             .db(service)
@@ -109,7 +109,7 @@ fn assert_nothing_kept_for_nothing(world: &World, told: &[Uuid]) {
         }
         for (order_id, _) in orders
             .iter()
-            .filter(|(id, status)| *status == "COMPLETED" && !told.contains(id))
+            .filter(|(id, status)| *status == "COMPLETED" && !reported.contains(id))
         {
             assert_eq!(
                 parts.get(order_id).map(String::as_str),
@@ -224,16 +224,16 @@ fn orders_that_the_database_lost_are_rebuilt_from_kafka_and_end_as_they_did() {
             repeated["orderId"], first["orderId"],
             "the client's repeat, by its key {key}"
         );
-        let told = orders[1]
+        let reported = orders[1]
             .api()
             .found(&format!("/orders/{}/timeline", id(first)));
-        let steps: Vec<&str> = told["steps"]
+        let steps: Vec<&str> = reported["steps"]
             .as_array()
             .unwrap()
             .iter()
             .map(|step| step["step"].as_str().unwrap())
             .collect();
-        assert_eq!(steps[..2], ["STORED", "STORED"], "{key}: {told}");
+        assert_eq!(steps[..2], ["STORED", "STORED"], "{key}: {reported}");
         assert_eq!(
             repairs_of(orders[0].api(), id(first))[0],
             repair("REBUILT", Value::Null, "DONE"),
@@ -543,9 +543,9 @@ fn a_lost_order_whose_requests_are_gone_from_kafka_is_given_back() {
             given_back["reason"],
             json!({"code": "LOST", "from": "order"})
         );
-        let told =
+        let reported =
             ["userName", "itemName", "price", "quantity"].map(|field| given_back[field].clone());
-        assert_eq!(json!(told), known);
+        assert_eq!(json!(reported), known);
         until("the repair to be done", || {
             repairs_of(order.api(), id(&lost)) == [repair("LOST", Value::Null, "DONE")]
         });
@@ -728,13 +728,13 @@ fn a_success_that_comes_while_its_side_is_asked_back_is_known_when_it_is_read_ag
     );
     world.wait_until_quiet();
     assert_eq!(repairs_of(order.api(), id), []);
-    let told = order.api().found(&format!("/orders/{id}/timeline"));
-    let told = told["steps"]
+    let reported = order.api().found(&format!("/orders/{id}/timeline"));
+    let reported = reported["steps"]
         .as_array()
         .unwrap()
         .iter()
         .any(|step| step["type"] == "payment.completed");
-    assert!(told, "what came late is told too");
+    assert!(reported, "what came late is told too");
     assert_nothing_kept_for_nothing(&world, &[]);
     assert_rereading_adds_nothing(&world, vec![order, payment, stock]);
 }

@@ -1,4 +1,4 @@
-//! An order's story (`GET /orders/{orderId}/timeline`): told by what its messages carry, each step found again on the topics.
+//! An order's timeline (`GET /orders/{orderId}/timeline`), built from what its messages carry, each step found again on the topics.
 
 use harness::{Api, Instance, Message, Seen, Service, World, until};
 use serde_json::{Value, json};
@@ -61,9 +61,9 @@ fn header<'a>(seen: &'a Seen, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value.as_str())
 }
 
-/// Each step is about a record that a read-committed reader sees at its place; each record is told of; all of them carry the
+/// Each step is about a record that a read-committed reader sees at its place; each record is shown; all of them carry the
 /// trace context of the answer; the steps are in time order.
-fn assert_told_as_seen(world: &World, order_id: Uuid, timeline: &Value) {
+fn assert_shown_as_seen(world: &World, order_id: Uuid, timeline: &Value) {
     let key = Some(order_id.to_string());
     let seen: Vec<Seen> = world
         .all_records()
@@ -95,10 +95,10 @@ fn assert_told_as_seen(world: &World, order_id: Uuid, timeline: &Value) {
         assert_time(world, step, record);
     }
     for record in &seen {
-        let told = steps(timeline)
+        let shown = steps(timeline)
             .iter()
             .any(|step| step["messageId"] == record.ce_id);
-        assert!(told, "nothing is told of {record:?}");
+        assert!(shown, "nothing is shown of {record:?}");
         assert_eq!(
             header(record, "traceparent"),
             timeline["traceparent"].as_str(),
@@ -158,7 +158,7 @@ fn a_completed_order_is_told_step_by_step_as_its_records_lie_on_the_topics() {
     let id = place(order.api(), "ann", "lamp", 7);
     assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
     world.wait_until_quiet();
-    let told = timeline(order.api(), id);
+    let shown = timeline(order.api(), id);
     let head = [
         "orderId",
         "traceId",
@@ -166,7 +166,7 @@ fn a_completed_order_is_told_step_by_step_as_its_records_lie_on_the_topics() {
         "orderStatus",
         "settled",
     ]
-    .map(|field| told[field].clone());
+    .map(|field| shown[field].clone());
     let expected = [
         json!(id),
         json!(TRACE_ID),
@@ -175,9 +175,9 @@ fn a_completed_order_is_told_step_by_step_as_its_records_lie_on_the_topics() {
         json!(true),
     ];
     assert_eq!(head, expected);
-    assert_eq!(side_of(&told, "payment"), completed("payment"));
-    assert_eq!(side_of(&told, "stock"), completed("stock"));
-    assert_told_as_seen(&world, id, &told);
+    assert_eq!(side_of(&shown, "payment"), completed("payment"));
+    assert_eq!(side_of(&shown, "stock"), completed("stock"));
+    assert_shown_as_seen(&world, id, &shown);
 }
 
 #[test]
@@ -186,13 +186,13 @@ fn a_failed_order_tells_why_and_how_the_other_side_was_compensated() {
     let id = place(order.api(), "ann", "lamp", 5_000);
     assert_eq!(order.api().settled(id)["stockStatus"], "COMPENSATED");
     world.wait_until_quiet();
-    let told = timeline(order.api(), id);
+    let shown = timeline(order.api(), id);
     assert_eq!(
-        (&told["orderStatus"], &told["settled"]),
+        (&shown["orderStatus"], &shown["settled"]),
         (&json!("FAILED"), &json!(true))
     );
     assert_eq!(
-        side_of(&told, "payment"),
+        side_of(&shown, "payment"),
         [
             "STORED order payment.requested null",
             "PUBLISHED order payment.requested null",
@@ -210,17 +210,17 @@ fn a_failed_order_tells_why_and_how_the_other_side_was_compensated() {
         "LEARNED order stock.compensated 1",
     ];
     assert_eq!(
-        side_of(&told, "stock"),
+        side_of(&shown, "stock"),
         [completed("stock"), compensated.map(String::from).to_vec()].concat()
     );
     let reason = json!({"code": "INSUFFICIENT_BALANCE", "from": "payment"});
-    let reasons: Vec<_> = steps(&told)
+    let reasons: Vec<_> = steps(&shown)
         .iter()
         .filter(|step| step["reason"] == reason)
         .map(|step| &step["step"])
         .collect();
     assert_eq!(reasons, ["FAILED", "COMPENSATION_ASKED"]);
-    assert_told_as_seen(&world, id, &told);
+    assert_shown_as_seen(&world, id, &shown);
 }
 
 #[test]
@@ -231,16 +231,16 @@ fn what_waits_for_a_participant_that_is_away_is_stored_and_published_and_not_ask
     until("its requests to be published", || {
         order.api().order(id)["paymentStatus"] == "IN_PROGRESS"
     });
-    let told = timeline(order.api(), id);
+    let shown = timeline(order.api(), id);
     for side in ["payment", "stock"] {
         let expected = [
             format!("STORED order {side}.requested null"),
             format!("PUBLISHED order {side}.requested null"),
         ];
-        assert_eq!(side_of(&told, side), expected);
+        assert_eq!(side_of(&shown, side), expected);
         let records = world.records(side);
         let [stored, published] = [0, 1].map(|at| {
-            steps(&told)
+            steps(&shown)
                 .iter()
                 .filter(|step| step["side"] == side)
                 .nth(at)
@@ -257,18 +257,18 @@ fn what_waits_for_a_participant_that_is_away_is_stored_and_published_and_not_ask
         assert!(published["at"].as_str().unwrap() >= millis(&world, records[0].timestamp).as_str());
     }
     assert_eq!(
-        (&told["orderStatus"], &told["settled"]),
+        (&shown["orderStatus"], &shown["settled"]),
         (&json!("IN_PROGRESS"), &json!(false))
     );
     let _back = [world.start(Service::Payment), world.start(Service::Stock)];
     assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
     world.wait_until_quiet();
-    let told = timeline(order.api(), id);
+    let shown = timeline(order.api(), id);
     assert_eq!(
-        (side_of(&told, "payment"), side_of(&told, "stock")),
+        (side_of(&shown, "payment"), side_of(&shown, "stock")),
         (completed("payment"), completed("stock"))
     );
-    assert_told_as_seen(&world, id, &told);
+    assert_shown_as_seen(&world, id, &shown);
 }
 
 #[test]
@@ -282,15 +282,15 @@ fn a_compensation_that_is_not_confirmed_yet_is_told_with_the_reason() {
         order.api().order(id)["stockStatus"] == "COMPENSATING"
     });
     world.wait_until_published(Service::Order);
-    let told = timeline(order.api(), id);
+    let shown = timeline(order.api(), id);
     for side in ["payment", "stock"] {
         assert_eq!(
-            side_of(&told, side)[2..],
+            side_of(&shown, side)[2..],
             [format!(
                 "COMPENSATION_ASKED order {side}.compensation-requested null"
             )]
         );
-        let asked = steps(&told)
+        let asked = steps(&shown)
             .iter()
             .rfind(|step| step["side"] == side)
             .unwrap();
@@ -321,9 +321,9 @@ fn the_attempt_that_led_to_the_answer_is_told() {
     let id = place(order.api(), "ann", "lamp", 7);
     assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
     world.wait_until_quiet();
-    let told = timeline(order.api(), id);
+    let shown = timeline(order.api(), id);
     assert_eq!(
-        side_of(&told, "payment"),
+        side_of(&shown, "payment"),
         [
             "STORED order payment.requested null",
             "PUBLISHED order payment.requested null",
@@ -333,8 +333,8 @@ fn the_attempt_that_led_to_the_answer_is_told() {
             "LEARNED order payment.completed 1",
         ]
     );
-    assert_eq!(side_of(&told, "stock"), completed("stock"));
-    assert_told_as_seen(&world, id, &told);
+    assert_eq!(side_of(&shown, "stock"), completed("stock"));
+    assert_shown_as_seen(&world, id, &shown);
 }
 
 /// Spoils order's requests of these prices: one can't be decoded, one fails by its own fault (22021).
@@ -354,9 +354,9 @@ fn a_request_that_was_given_up_is_told_with_its_attempts_and_keeps_its_trace() {
     for (id, attempts) in [undecodable, given_up] {
         assert_eq!(order.api().settled(id)["orderStatus"], "FAILED");
         world.wait_until_quiet();
-        let told = timeline(order.api(), id);
+        let shown = timeline(order.api(), id);
         assert_eq!(
-            side_of(&told, "payment"),
+            side_of(&shown, "payment"),
             [
                 "STORED order payment.requested null".to_string(),
                 "PUBLISHED order payment.requested null".to_string(),
@@ -366,8 +366,8 @@ fn a_request_that_was_given_up_is_told_with_its_attempts_and_keeps_its_trace() {
                 "LEARNED order payment.failed 1".to_string(),
             ]
         );
-        assert_eq!(told["traceparent"], TRACEPARENT);
-        assert_told_as_seen(&world, id, &told);
+        assert_eq!(shown["traceparent"], TRACEPARENT);
+        assert_shown_as_seen(&world, id, &shown);
     }
 }
 
@@ -434,9 +434,9 @@ fn an_answer_that_does_not_say_what_it_answers_still_gives_a_story() {
         });
         world.produce(&success(id, answers));
         assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
-        let told = timeline(order.api(), id);
+        let shown = timeline(order.api(), id);
         assert_eq!(
-            side_of(&told, "payment"),
+            side_of(&shown, "payment"),
             [
                 // as old as its `ce_time` says, and yet not before what led to it
                 "STORED order payment.requested null",
@@ -446,10 +446,10 @@ fn an_answer_that_does_not_say_what_it_answers_still_gives_a_story() {
                 "LEARNED order payment.completed 1",
             ]
         );
-        assert_eq!(side_of(&told, "stock"), completed("stock"));
+        assert_eq!(side_of(&shown, "stock"), completed("stock"));
         let published = |side: &str| {
             let published = |step: &&Value| step["step"] == "PUBLISHED" && step["side"] == side;
-            steps(&told).iter().find(published).unwrap().clone()
+            steps(&shown).iter().find(published).unwrap().clone()
         };
         assert_eq!(
             published("payment")["at"],
@@ -472,7 +472,7 @@ fn a_story_is_told_as_an_aligned_table_too() {
     let id = place(order.api(), "ann", "lamp", 5_000);
     assert_eq!(order.api().settled(id)["orderStatus"], "FAILED");
     world.wait_until_quiet();
-    let told = timeline(order.api(), id);
+    let shown = timeline(order.api(), id);
     let path = format!("/orders/{id}/timeline");
     let answer = order
         .api()
@@ -511,7 +511,7 @@ fn a_story_is_told_as_an_aligned_table_too() {
             .map(|place| cell(place).to_string())
             .collect()
     };
-    let expected: Vec<Vec<String>> = steps(&told)
+    let expected: Vec<Vec<String>> = steps(&shown)
         .iter()
         .map(|step| {
             let text = |field: &str| step[field].as_str().unwrap().to_string();
@@ -542,7 +542,7 @@ fn a_story_is_told_as_an_aligned_table_too() {
             .unwrap();
         assert_eq!(
             (json.header("content-type"), &json.json),
-            (Some("application/json"), &told),
+            (Some("application/json"), &shown),
             "{accept}"
         );
     }
@@ -558,10 +558,10 @@ fn without_a_trace_context_of_the_client_one_is_made_and_is_the_same_everywhere(
     let traces = ids.map(|id| {
         order.api().settled(id);
         world.wait_until_quiet();
-        let told = timeline(order.api(), id);
-        assert_told_as_seen(&world, id, &told);
-        let traceparent = told["traceparent"].as_str().unwrap();
-        let trace_id = told["traceId"].as_str().unwrap();
+        let shown = timeline(order.api(), id);
+        assert_shown_as_seen(&world, id, &shown);
+        let traceparent = shown["traceparent"].as_str().unwrap();
+        let trace_id = shown["traceId"].as_str().unwrap();
         assert!(
             traceparent.starts_with(&format!("00-{trace_id}-")) && trace_id.len() == 32,
             "{traceparent}"

@@ -43,7 +43,7 @@ const SHARE_SPAN: i64 = 10;
 /// many seconds: at its end the system is soon through with those that are too late by then.
 const OUTAGE_SECONDS: f64 = 2.0;
 
-/// What the seconds tell.
+/// What follows from the seconds.
 #[derive(Debug)]
 pub struct Estimate {
     /// How long what waits may take to settle, in seconds.

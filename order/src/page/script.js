@@ -15,7 +15,7 @@ const LANES = { IN_PROGRESS: 'in progress', COMPLETED: 'completed', FAILED: 'fai
 const EVERY = 1000, LONGEST = 15000, PATIENCE = 8000;
 /** Dead letters change seldom: without a sign of a change they are looked at every so many milliseconds. */
 const LETTERS_EVERY = 5000;
-/** After so many replays that failed, the services want to be told that another one is meant. */
+/** After so many replays that failed, the services require `force`. */
 const FAILED_OFTEN = 5;
 /** Orders in the stream, and rows of the list. */
 const STREAM = 60, ROWS = 15;
@@ -121,7 +121,7 @@ const sleep = time => new Promise(done => {
 });
 const awake = async () => { while (document.hidden || paused) await rung(); };
 
-/** Does `turn` every second; after a failure later and later, and tells `failed` how long it will wait. */
+/** Does `turn` every second; after a failure later and later, and calls `failed` with how long it will wait. */
 async function poll(turn, failed) {
   for (let pause = EVERY; ; await sleep(pause)) {
     await awake();
@@ -380,8 +380,8 @@ async function lookAtOrders() {
   listed.forEach(order => orders.set(order.orderId, order));
   await lookAtOthers(new Set(page.orders.map(order => order.orderId)));
   showOrders(listed.map(order => order.orderId));
-  tellOutcome();
-  await lookAtStory();
+  showOutcome();
+  await loadTimeline();
   forgetOrders();
 }
 
@@ -419,7 +419,7 @@ function showRow(order) {
     row.sides.replaceChildren(chip(order.paymentStatus, 'payment '), chip(order.stockStatus, 'stock '));
   }
   put(row.button, 'aria-expanded', order.orderId === opened);
-  row.story.hidden = order.orderId !== opened;
+  row.timeline.hidden = order.orderId !== opened;
   return row.item;
 }
 
@@ -429,50 +429,50 @@ function chip(status, of = '') {
 }
 
 function newRow(order) {
-  const story = el('div', { class: 'story', id: `story-${order.orderId}` });
+  const timeline = el('div', { class: 'timeline', id: `timeline-${order.orderId}` });
   const [status, sides] = [el('span', { class: 'status' }), el('span', { class: 'sides' })];
-  const button = el('button', { type: 'button', class: 'row', 'aria-controls': story.id },
+  const button = el('button', { type: 'button', class: 'row', 'aria-controls': timeline.id },
     el('span', { class: 'quiet number time' }, clock(order.createdAt)),
     el('span', { class: 'what' }, `${order.userName ?? 'unknown'}: ${count(order.quantity)} × ${order.itemName ?? 'unknown'}, ${count(order.price)}`),
     status, sides, el('span', { class: 'mark', 'aria-hidden': 'true' }, '›'));
   button.addEventListener('click', () => openOrder(order.orderId === opened ? null : order.orderId));
-  return { item: el('li', { 'data-order': order.orderId }, button, story), button, status, sides, story };
+  return { item: el('li', { 'data-order': order.orderId }, button, timeline), button, status, sides, timeline };
 }
 
 function openOrder(id) {
   opened = id;
   rows.forEach((row, of) => {
     put(row.button, 'aria-expanded', of === id);
-    row.story.hidden = of !== id;
+    row.timeline.hidden = of !== id;
   });
   const row = rows.get(id);
-  if (row && !row.told) row.story.replaceChildren(el('p', { class: 'quiet' }, id));
+  if (row && !row.rendered) row.timeline.replaceChildren(el('p', { class: 'quiet' }, id));
   ring();
 }
 
-/** The open order's story, until it is complete. */
-async function lookAtStory() {
+/** The open order's timeline, until it is complete. */
+async function loadTimeline() {
   const row = rows.get(opened);
   if (!row || row.complete) return;
   try {
-    const story = await call('order', 'GET', `/orders/${opened}/timeline`);
-    tell(row, story);
-    row.complete = story.settled;
+    const timeline = await call('order', 'GET', `/orders/${opened}/timeline`);
+    renderTimeline(row, timeline);
+    row.complete = timeline.settled;
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;
-    row.story.replaceChildren(el('p', { class: 'quiet' }, `${opened}: its timeline is not known (${failure.message})`));
+    row.timeline.replaceChildren(el('p', { class: 'quiet' }, `${opened}: its timeline is not known (${failure.message})`));
     row.complete = failure.status === 404;
   }
 }
 
-function tell(row, story) {
-  const told = JSON.stringify(story);
-  if (row.told === told) return;
-  row.told = told;
-  const first = story.steps[0]?.at;
-  row.story.replaceChildren(
-    el('p', { class: 'quiet' }, 'order ', el('span', { class: 'code' }, story.orderId), ', trace ', el('span', { class: 'code' }, story.traceId ?? '–')),
-    el('ol', { class: 'steps' }, ...story.steps.map(step => stepOf(step, first))));
+function renderTimeline(row, timeline) {
+  const rendered = JSON.stringify(timeline);
+  if (row.rendered === rendered) return;
+  row.rendered = rendered;
+  const first = timeline.steps[0]?.at;
+  row.timeline.replaceChildren(
+    el('p', { class: 'quiet' }, 'order ', el('span', { class: 'code' }, timeline.orderId), ', trace ', el('span', { class: 'code' }, timeline.traceId ?? '–')),
+    el('ol', { class: 'steps' }, ...timeline.steps.map(step => stepOf(step, first))));
 }
 
 function stepOf(step, first) {
@@ -510,7 +510,7 @@ async function placeOrders(form) {
   const worker = async () => { while (left-- > 0) await placeOne(body); };
   await Promise.all(Array.from({ length: Math.min(AT_ONCE, wanted) }, worker)).finally(() => { left = 0; });
   if (wanted === 1) openOrder(outcome.placed[0]);
-  tellOutcome();
+  showOutcome();
 }
 
 /** An error or a lost answer leaves the outcome open: asked again with the same key, the order is placed once. */
@@ -532,7 +532,7 @@ async function placeOne(body) {
 const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, '0')).join('');
 
 /** Says what became of the last click: once when all were taken, once when all are settled. */
-function tellOutcome() {
+function showOutcome() {
   if (!outcome || outcome.placed.length < outcome.wanted) return;
   for (const id of followed) if (orders.get(id)?.settled) settle(id);
   const { placed, wanted, ends = {} } = outcome;

@@ -91,7 +91,7 @@ impl Reader<'_> {
         }
         let own = certificate.as_deref().zip(key.as_deref());
         let tls = Tls::new(authorities.as_deref(), own);
-        // it tells the file; without one it is the system's authorities that are missing
+        // it names the file; without one it is the system's authorities that are missing
         let files = names.into_iter().zip([&authorities, &certificate, &key]);
         let named = |why: &str| {
             let is_it = |file: &Option<PathBuf>| {

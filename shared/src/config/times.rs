@@ -8,7 +8,7 @@ const A_DAY: Duration = Duration::from_secs(24 * 3_600);
 /// Ten years: longer is for ever.
 const LONGEST_RETENTION: Duration = Duration::from_secs(3_650 * 24 * 3_600);
 
-/// How long rows are kept that tell of records.
+/// How long rows about records are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retention {
     /// As long as the topics keep the records.

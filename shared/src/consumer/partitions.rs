@@ -100,7 +100,7 @@ impl Partitions {
             .map_or(0, |retry| retry.attempts as i32)
     }
 
-    /// The partition waits; answers its next offset.
+    /// The partition waits; returns its next offset.
     pub fn postpone(
         &mut self,
         partition: &TopicPartition,
@@ -139,7 +139,7 @@ impl Partitions {
         }
     }
 
-    /// Ends what was refused and is no longer; answers whose.
+    /// Ends what was refused and is no longer; returns whose.
     pub fn end_refusals(&mut self) -> Vec<TopicPartition> {
         let ended = |retry: &Retry| {
             retry.refused && !retry.paused && retry.retry_at.elapsed() > NOT_REFUSED_AFTER
@@ -165,7 +165,7 @@ impl Partitions {
         self.healthy().for_each(|(name, _)| waits::goes_on(name));
     }
 
-    /// Ends the pauses that are over; answers whose.
+    /// Ends the pauses that are over; returns whose.
     pub fn end_pauses(&mut self) -> Vec<TopicPartition> {
         let now = Instant::now();
         let mut ended = Vec::new();

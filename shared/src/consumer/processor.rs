@@ -153,7 +153,7 @@ impl BatchProcessor {
     }
 
     /// Tries those again that were set aside, if it is time to. Some may wait on; those that fail by their own fault too often are
-    /// given up. Answers how many have had their effect.
+    /// given up. Returns how many have had their effect.
     ///
     /// # Errors
     /// What PostgreSQL and the handler say; nothing was changed.

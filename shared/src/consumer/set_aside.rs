@@ -161,7 +161,7 @@ pub fn count(session: &mut Session) -> Result<(i64, f64, Option<String>)> {
     Ok((row.get(0), row.get(1), row.get(2)))
 }
 
-/// Locks those rows of `table` with these keys (of SQL type `kind`) that are free; answers the others, each in words: which row,
+/// Locks those rows of `table` with these keys (of SQL type `kind`) that are free; returns the others, each in words: which row,
 /// and who holds it. Rows that do not exist are none.
 ///
 /// # Errors

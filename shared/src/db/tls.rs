@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_named_by_what_it_begins_with_and_no_password_is_told() {
+    fn what_is_no_url_is_named_by_what_it_begins_with_and_no_password_is_shown() {
         let wanted = "it must begin with postgres:// or postgresql://";
         for (url, begins) in [
             ("mysql://me:secret@host/db", ", and begins with mysql://"),

@@ -61,7 +61,7 @@ pub struct Skipped {
     pub detail: String,
 }
 
-/// Replays what is asked for; answers what was done, and how it ended.
+/// Replays what is asked for; returns what was done, and how it ended.
 ///
 /// # Errors
 /// The first one that is neither a record's fault nor somebody's who holds it makes an end of it: the records before are done,

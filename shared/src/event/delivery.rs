@@ -1,5 +1,5 @@
 //! How a record came to whoever handled it. An answer carries this back to the one who asked (header [`HEADER`]), so that an
-//! order's story can be told without asking the other services.
+//! order's timeline can be shown without asking the other services.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

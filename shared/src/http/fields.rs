@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 /// The characters of a name after trimming, at most.
 const NAME_LENGTH: usize = 200;
 
-/// A JSON object's fields as they were written, so that `1.0`, `1e3` and numbers beyond 64 bits can be told from whole numbers.
+/// A JSON object's fields as they were written, so that `1.0`, `1e3` and numbers beyond 64 bits can be distinguished from whole numbers.
 pub type Object = BTreeMap<String, Box<RawValue>>;
 
 /// The request's body as a JSON object.
@@ -162,7 +162,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 }
 
-/// Takes fields out of an object and collects what is wrong with them; [`finish`](Fields::finish) tells all of it at once.
+/// Takes fields out of an object and collects what is wrong with them; [`finish`](Fields::finish) reports all of it at once.
 #[derive(Debug)]
 #[must_use = "bad fields show only in finish()"]
 pub struct Fields {

@@ -32,7 +32,7 @@ const BACKLOG: i32 = 1024;
 /// The pause after `accept` failed: what it lacked (descriptors, memory) comes free when a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Of many requests that are not let in, one is told so each two milliseconds: that costs a few percent of two processors, and
+/// Of many requests that are not let in, one is answered each two milliseconds: that costs a few percent of two processors, and
 /// what was let in keeps the rest.
 const REFUSAL: Duration = Duration::from_millis(2);
 
@@ -73,7 +73,7 @@ pub(super) struct Shared {
     pub permits: Semaphore,
     pub limits: ServerLimits,
     connections: Connections,
-    /// Requests that wait to be told that they are not let in.
+    /// Requests that wait for the answer that they are not let in.
     refused: AtomicUsize,
     stopping: AtomicBool,
 }
@@ -91,7 +91,7 @@ impl Shared {
         }
     }
 
-    /// Waits before a request is told that it is not let in: the longer, the more of them wait already.
+    /// Waits before a request is answered that is not let in: the longer, the more of them wait already.
     pub fn pause_before_refusal(&self) {
         let waiting = self.refused.fetch_add(1, Ordering::SeqCst) + 1;
         sleep(self.limits.refusal.max(REFUSAL * waiting as u32));

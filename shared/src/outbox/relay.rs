@@ -5,7 +5,7 @@
 //! transaction: beside a turn's writes, but over before that turn's EndTxn ([`crate::outbox::overlap`]), or when there is nothing to
 //! publish. Rows are deleted only after a plain success of EndTxn or on finding their position. Every other end of a turn
 //! goes through the door of a new leader ([`Relay::relay_once`] recovers first): InitProducerId ends what is open, and then
-//! the last committed positions alone tell what was published.
+//! the last committed positions alone show what was published.
 
 use std::fmt::Display;
 use std::sync::atomic::Ordering;
@@ -319,7 +319,7 @@ impl Relay {
         Ok(())
     }
 
-    /// With an empty outbox no position can name a row, and they only tell who wrote last: then nothing is waited for.
+    /// With an empty outbox no position can name a row, and they only show who wrote last: then nothing is waited for.
     fn positions(&self) -> Result<Vec<FoundPosition>> {
         #[cfg(sabotage)]
         if sabotage::is_off(sabotage::Mechanism::Position) {

@@ -39,11 +39,11 @@ const LIMITS: [Limit; 3] = [
     },
 ];
 
-/// Goes to these brokers, each at the address that the cluster names, and looks at their limits. Answers what to know.
+/// Goes to these brokers, each at the address that the cluster names, and looks at their limits. Returns what to know.
 ///
 /// # Errors
 /// Kafka's, of the first that can't be reached; [`Error::Unusable`] when a limit leaves too little room.
-pub fn look(admin: &mut Admin, brokers: &[BrokerDescription]) -> Result<Vec<String>> {
+pub fn find_problems(admin: &mut Admin, brokers: &[BrokerDescription]) -> Result<Vec<String>> {
     let (mut remarks, mut wrong) = (vec![], vec![]);
     for broker in brokers {
         match admin.broker_config(broker, &LIMITS.map(|limit| limit.setting)) {
@@ -80,7 +80,7 @@ pub fn require_room(admin: &mut Admin) -> Result<()> {
     let Some(broker) = admin.brokers()?.into_iter().next() else {
         return Ok(());
     };
-    match look(admin, std::slice::from_ref(&broker)) {
+    match find_problems(admin, std::slice::from_ref(&broker)) {
         Ok(remarks) => remarks.iter().for_each(|remark| log::info!("{remark}")),
         Err(Error::Kafka(error)) => log::info!(
             "the limits of broker {} can't be checked: {error}",

@@ -23,12 +23,12 @@ const LIMIT: Duration = Duration::from_secs(10);
 const ATTEMPT: Duration = Duration::from_secs(3);
 
 /// Writes a line to standard output for settings, database, schema, broker, topics and position, each `ok`, with what a
-/// start would do, or `failed`, with what to do. Answers whether all are well.
+/// start would do, or `failed`, with what to do. Returns whether all are well.
 ///
 /// `migrations`: the service's own.
 pub fn run(config: &Config, migrations: Runner) -> bool {
     let mut report = Report { failed: false };
-    report.tell("settings", Ok(config.remarks()));
+    report.add("settings", Ok(config.remarks()));
     let install = check_database(&mut report, config, migrations);
     check_kafka(&mut report, config, install);
     !report.failed
@@ -42,7 +42,7 @@ struct Report {
 }
 
 impl Report {
-    fn tell(&mut self, what: &str, finding: Finding) {
+    fn add(&mut self, what: &str, finding: Finding) {
         match finding {
             Ok(remarks) if remarks.is_empty() => cli::print(&format!("{what}: ok\n")),
             Ok(remarks) => cli::print(&format!("{what}: ok: {}\n", remarks.join("; "))),
@@ -70,14 +70,14 @@ fn check_database(report: &mut Report, config: &Config, migrations: Runner) -> O
             return None;
         }
     };
-    report.tell("database", Ok(vec![]));
+    report.add("database", Ok(vec![]));
     let kind = config.service;
     let found = within(LIMIT, move || {
         let pending = migrations::pending(&mut session, kind, migrations)?;
         Ok((remarks(&pending), installation(&mut session)?))
     });
     let install = found.as_ref().ok().map(|(_, install)| *install);
-    report.tell(
+    report.add(
         "schema",
         found
             .map(|(remarks, _)| remarks)
@@ -120,10 +120,10 @@ fn installation(session: &mut Session) -> Result<Uuid> {
 fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
     let reached = ask(config, |admin, _| {
         let all = admin.brokers()?;
-        brokers::look(admin, &all)
+        brokers::find_problems(admin, &all)
     });
     match reached {
-        Ok(remarks) => report.tell("broker", Ok(remarks)),
+        Ok(remarks) => report.add("broker", Ok(remarks)),
         // it answers: the rest can be known
         Err(Error::Unusable(why)) => report.fail("broker", &why),
         Err(error) => {
@@ -145,7 +145,7 @@ fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
         }
     };
     let usable = ask(config, topics::require_use);
-    report.tell(
+    report.add(
         "rights",
         usable
             .map(|()| vec![])
@@ -156,12 +156,12 @@ fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {
         found.fit(config)?;
         found.require_creatable(admin, config)
     });
-    report.tell(
+    report.add(
         "topics",
         fit.map(|()| remarks)
             .map_err(|error| explain("Kafka", error)),
     );
-    report.tell("position", check_position(config, &there, install));
+    report.add("position", check_position(config, &there, install));
 }
 
 /// What Kafka says to one attempt.

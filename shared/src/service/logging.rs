@@ -13,7 +13,7 @@ pub fn init(level: LevelFilter) {
         .set_thread_padding(ThreadPadding::Right(18))
         .set_target_level(LevelFilter::Off)
         .set_location_level(LevelFilter::Off)
-        // their lines tell nothing that ours don't
+        // their lines say nothing that ours don't
         .add_filter_ignore_str("refinery_core")
         .add_filter_ignore_str("tokio_postgres")
         .add_filter_ignore_str("postgres")

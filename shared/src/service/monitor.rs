@@ -322,7 +322,7 @@ impl Monitor {
         let strangers = members
             .iter()
             .filter(|member| !member.client_id.starts_with(&ours) && !member.partitions.is_empty());
-        let told = strangers.map(|member| {
+        let reasons = strangers.map(|member| {
             let partitions: Vec<String> = member
                 .partitions
                 .iter()
@@ -336,7 +336,7 @@ impl Monitor {
                 partitions.join(", ")
             )
         });
-        Ok(told.collect())
+        Ok(reasons.collect())
     }
 }
 
@@ -365,9 +365,9 @@ fn stored(
 /// In seconds: as the database says, or as long as it was seen.
 fn oldest_snapshot(open: &[(String, f64)], seen: &mut HashMap<String, Instant>) -> f64 {
     seen.retain(|name, _| open.iter().any(|(open, _)| open == name));
-    let age = |(name, told): &(String, f64)| {
+    let age = |(name, seconds): &(String, f64)| {
         let since = seen.entry(name.clone()).or_insert_with(Instant::now);
-        told.max(since.elapsed().as_secs_f64())
+        seconds.max(since.elapsed().as_secs_f64())
     };
     open.iter().map(age).fold(0.0, f64::max)
 }
@@ -454,7 +454,7 @@ impl LagHistory {
             .map_or(Duration::ZERO, |(since, _)| since.elapsed())
     }
 
-    /// Every other one goes, but not the first: the longer something waits, the coarser it is told.
+    /// Every other one goes, but not the first: the longer something waits, the coarser it is known.
     fn thin_out(&mut self) {
         let mut keep = false;
         self.0.retain(|_| {

@@ -12,7 +12,7 @@ use crate::service::cli;
 const LIMIT: Duration = Duration::from_secs(3);
 const REQUEST: &[u8] = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// Writes what the instance answers to standard output; answers whether it is ready.
+/// Writes what the instance answers to standard output; returns whether it is ready.
 pub fn run(config: &Config) -> bool {
     let answer = ask(config)
         .unwrap_or_else(|error| format!("no answer on {}:{}: {error}\n", config.bind, config.port));

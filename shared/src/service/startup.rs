@@ -15,7 +15,7 @@ use crate::event::full_names;
 use crate::outbox::position;
 use crate::shutdown::Shutdown;
 
-/// One attempt to reach Kafka at the start; short, so that waiting is told soon and ends near its limit.
+/// One attempt to reach Kafka at the start; short, so that waiting is logged soon and ends near its limit.
 const STARTUP_ATTEMPT: Duration = Duration::from_secs(3);
 
 /// A service whose servers are there, and whose schema and topics are ready.

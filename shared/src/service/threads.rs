@@ -62,7 +62,7 @@ impl Threads {
         Recovery::new(config, self.poll.clone())
     }
 
-    /// Starts a thread. `work` ends soon after the shutdown it is given, and tells of its turns ([`heartbeat::beat`]).
+    /// Starts a thread. `work` ends soon after the shutdown it is given, and reports its turns ([`heartbeat::beat`]).
     ///
     /// # Errors
     /// When the operating system gives no thread.
@@ -94,7 +94,7 @@ impl Threads {
         Ok(())
     }
 
-    /// Starts the relay with its listener and notifier; answers what wakes it. `removal`: see [`Relay::new`].
+    /// Starts the relay with its listener and notifier; returns what wakes it. `removal`: see [`Relay::new`].
     ///
     /// # Errors
     /// When the operating system gives no thread.
@@ -123,7 +123,7 @@ impl Threads {
         Ok(waker)
     }
 
-    /// Starts the monitor; answers where it shows what it sees.
+    /// Starts the monitor; returns where it shows what it sees.
     ///
     /// # Errors
     /// When the operating system gives no thread.

@@ -11,7 +11,7 @@ use crate::event::full_names;
 /// What a batch of one record takes at most: names of 200 characters, an idempotency key of 255, the headers and the position.
 const LARGEST_RECORD: u32 = 3_000;
 
-/// Creates those of the service's topics that are missing. Answers how long they keep records; none: for ever.
+/// Creates those of the service's topics that are missing. Returns how long they keep records; none: for ever.
 ///
 /// # Errors
 /// Kafka's; [`Error::Fatal`] when a topic can't be used or may not be created, [`Error::Unusable`] when there are too few
@@ -291,7 +291,7 @@ fn too_small(topic: &str, bytes: &str) -> Option<String> {
     ))
 }
 
-/// What is told of a record must not be removed before the record: it could be read again, from the topic's beginning.
+/// What is kept about a record must not be removed before the record: it could be read again, from the topic's beginning.
 fn fits(variable: &str, ours: Retention, topic: &str, topics: Option<Duration>) -> Result<()> {
     let Some(ours) = ours
         .time(topics)

@@ -82,8 +82,8 @@ fn replace(frame: &mut [u8], ports: &HashMap<i32, i32>, is_coordinator: bool) ->
         at += 4;
         skip_string(frame, &mut at)?;
         let port = frame.get_mut(at..at + 4)?;
-        let told = i32::from_be_bytes(port.try_into().ok()?);
-        port.copy_from_slice(&ports.get(&told).unwrap_or(&told).to_be_bytes());
+        let advertised = i32::from_be_bytes(port.try_into().ok()?);
+        port.copy_from_slice(&ports.get(&advertised).unwrap_or(&advertised).to_be_bytes());
         at += if is_coordinator { 4 + 2 } else { 4 };
         skip_string(frame, &mut at)?;
         at += 1;

@@ -21,7 +21,7 @@ const ROOM_LIMIT: Duration = Duration::from_secs(1);
 /// One client's connection, as its own thread and those who may end it see it.
 pub(super) struct ClientConnection {
     stream: TcpStream,
-    /// Asked at once: of a connection that the client has reset the kernel no longer tells it.
+    /// Asked at once: of a connection that the client has reset the kernel no longer knows it.
     peer: Option<IpAddr>,
     state: Mutex<Phase>,
 }

@@ -19,7 +19,7 @@ pub struct ServerLimits {
     pub answer: Duration,
     /// How long a client may take to take in an answer.
     pub write: Duration,
-    /// After so long at the earliest a request that was not let in is told so: clients that repeat theirs at once must not cost
+    /// After so long at the earliest a request that was not let in is answered: clients that repeat theirs at once must not cost
     /// what the work needs that was let in.
     pub refusal: Duration,
 }

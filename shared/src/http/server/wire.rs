@@ -33,7 +33,7 @@ pub(super) struct Incoming {
 pub(super) enum Unreadable {
     /// The client is gone or silent; nobody reads an answer.
     Gone,
-    /// The client did something that it should be told.
+    /// The client did something that it gets an answer about.
     Problem(Problem),
 }
 
@@ -254,7 +254,7 @@ fn encode(response: &Response, keep_alive: bool, with_body: bool) -> Vec<u8> {
     field("Date", &httpdate::fmt_http_date(SystemTime::now()));
     // Whatever a body looks like, a browser must take it for what it is said to be.
     field("X-Content-Type-Options", "nosniff");
-    // Every answer tells how things stand at that moment.
+    // Every answer says how things stand at that moment.
     field("Cache-Control", "no-store");
     // 204 means that there is no body (RFC 9110, 8.6: no length either).
     if response.status != 204 {
