@@ -2,16 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use shared::backoff;
 use shared::config::Config;
 use shared::consumer::set_aside::Around;
 use shared::db::pool::Connection;
 use shared::db::{Connector, Limits};
-use shared::error::Result;
-use shared::heartbeat;
+use shared::error::{Error, Result};
 use shared::outbox;
 use shared::outbox::wake::Waker;
 use shared::shutdown::Shutdown;
+use shared::worker::Worker;
 
 use crate::admission::Admission;
 use crate::handlers::Batch;
@@ -43,6 +42,21 @@ pub struct DeadlineScan {
     admission: Admission,
 }
 
+impl Worker for DeadlineScan {
+    fn turn(&mut self, _: &Shutdown) -> Result<Duration> {
+        self.look_for_forgotten()?;
+        let found = self.scan_once()?;
+        Ok(if found { Duration::ZERO } else { TICK })
+    }
+
+    fn report(&mut self, error: &Error, attempt: u32, pause: Duration) {
+        log::warn!("a deadline scan failed (attempt {attempt}, next in {pause:?}): {error}");
+        if error.is_lock_timeout() {
+            self.around.held();
+        }
+    }
+}
+
 impl DeadlineScan {
     /// Connects to nothing yet.
     ///
@@ -51,8 +65,7 @@ impl DeadlineScan {
     pub fn new(
         config: &Config,
         waker: Waker,
-        long_polls: LongPolls,
-        admission: Admission,
+        (long_polls, admission): (LongPolls, Admission),
     ) -> Result<DeadlineScan> {
         let connector = Connector::new(&config.database_url, "order-deadline", Limits::WORK)?;
         Ok(DeadlineScan {
@@ -65,34 +78,6 @@ impl DeadlineScan {
             long_polls,
             admission,
         })
-    }
-
-    /// Scans until it is time to stop.
-    ///
-    /// # Errors
-    /// None; a failed turn is logged and tried again.
-    pub fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
-        let mut failures = 0;
-        while !shutdown.is_set() {
-            heartbeat::beat();
-            let turn = self.look_for_forgotten().and_then(|()| self.scan_once());
-            failures = if turn.is_ok() { 0 } else { failures + 1 };
-            let pause = match turn {
-                Ok(true) => Duration::ZERO,
-                Ok(false) => TICK,
-                Err(_) => backoff::delay(failures),
-            };
-            if let Err(error) = turn {
-                log::warn!(
-                    "a deadline scan failed (attempt {failures}, next in {pause:?}): {error}"
-                );
-                if error.is_lock_timeout() {
-                    self.around.held();
-                }
-            }
-            shutdown.wait(pause);
-        }
-        Ok(())
     }
 
     /// Orders whose rows in the outbox or in `deadline` somebody has deleted end by their deadline too.

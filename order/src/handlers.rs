@@ -57,9 +57,8 @@ impl AnswerHandler {
     /// `recovery`: where requests of lost orders are looked for.
     pub fn new(
         config: &Config,
-        recovery: Recovery,
-        long_polls: LongPolls,
-        admission: Admission,
+        recovery: &Recovery,
+        (long_polls, admission): &(LongPolls, Admission),
     ) -> AnswerHandler {
         let times = Times {
             compensation_retry: config.compensation_retry,
@@ -68,11 +67,11 @@ impl AnswerHandler {
         };
         AnswerHandler {
             times,
-            recovery,
+            recovery: recovery.clone(),
             missed: vec![],
             prepared: Arc::default(),
-            long_polls,
-            admission,
+            long_polls: long_polls.clone(),
+            admission: admission.clone(),
         }
     }
 

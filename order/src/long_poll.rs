@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use shared::backoff;
 use shared::db::Connector;
 use shared::db::pool::Connection;
+use shared::error::{Error, Result};
 use shared::shutdown::Shutdown;
+use shared::worker::Worker;
 use shared::{heartbeat, metrics};
 use uuid::Uuid;
 
@@ -105,31 +106,31 @@ impl LongPolls {
     }
 }
 
-impl LongPoller {
-    /// Answers until it is time to stop; then answers all who still wait with what is known.
-    pub fn run(&mut self, shutdown: &Shutdown) {
-        let mut failures = 0;
-        while !shutdown.is_set() {
-            heartbeat::beat();
-            self.gather(shutdown);
-            if self.waiting.is_empty() {
-                continue;
-            }
-            failures = if self.answer_settled(shutdown.is_set()) {
-                0
-            } else {
-                failures + 1
-            };
-            if failures > 0 {
-                shutdown.wait(backoff::delay(failures));
-            }
-        }
-        self.waiting.extend(self.added.try_iter());
+/// At the stop all who still wait are answered with what is known.
+impl Worker for LongPoller {
+    fn turn(&mut self, shutdown: &Shutdown) -> Result<Duration> {
+        self.gather(shutdown);
         if !self.waiting.is_empty() {
-            self.answer_settled(true);
+            self.answer_settled(false)?;
         }
+        Ok(Duration::ZERO)
     }
 
+    fn report(&mut self, error: &Error, _: u32, _: Duration) {
+        log::warn!("the waiting orders could not be read: {error}");
+    }
+
+    fn end(&mut self) {
+        self.waiting.extend(self.added.try_iter());
+        if !self.waiting.is_empty()
+            && let Err(error) = self.answer_settled(true)
+        {
+            log::warn!("the waiting orders could not be read: {error}");
+        }
+    }
+}
+
+impl LongPoller {
     /// Waits for the next reason to check. The queue and `waiting` together hold [`CAPACITY`] requests twice over at most.
     fn gather(&mut self, shutdown: &Shutdown) {
         let added = if self.waiting.len() < CAPACITY {
@@ -158,17 +159,16 @@ impl LongPoller {
         self.waiting.extend(self.added.try_iter().take(free));
     }
 
-    /// False when the orders could not be read.
-    fn answer_settled(&mut self, all: bool) -> bool {
+    /// Answers those whose order is settled or whose time is over; where `all`, all.
+    fn answer_settled(&mut self, all: bool) -> Result<()> {
         let order_ids: Vec<Uuid> = self.waiting.iter().map(|poll| poll.order_id).collect();
-        let found = self
+        let read = self
             .connection
             .with(|session| store::find(session, &order_ids));
-        let readable = found.is_ok();
-        if let Err(error) = &found {
-            log::warn!("the waiting orders could not be read: {error}");
-        }
-        let found: HashMap<Uuid, Order> = found.unwrap_or_default();
+        let (found, failed) = match read {
+            Ok(found) => (found, None),
+            Err(error) => (HashMap::new(), Some(error)),
+        };
         let now = Instant::now();
         for poll in std::mem::take(&mut self.waiting) {
             let order = found.get(&poll.order_id);
@@ -179,6 +179,6 @@ impl LongPoller {
                 self.waiting.push(poll);
             }
         }
-        readable
+        failed.map_or(Ok(()), Err)
     }
 }

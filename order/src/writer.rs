@@ -16,7 +16,9 @@ use shared::event::{Body, Event, Side};
 use shared::heartbeat;
 use shared::outbox;
 use shared::outbox::wake::Waker;
+use shared::shutdown::Shutdown;
 use shared::waits;
+use shared::worker::Worker;
 use uuid::Uuid;
 
 use crate::admission::{Admission, Refusal};
@@ -91,6 +93,8 @@ pub struct Writer {
     blind: bool,
     /// Whether the last batch could not be stored.
     fails: bool,
+    /// Whether every [`Queue`] is gone.
+    over: bool,
 }
 
 /// The queue and its writer.
@@ -110,6 +114,7 @@ pub fn new(config: &Config, waker: Waker, admission: Admission) -> Result<(Queue
         around: Around::default(),
         blind: false,
         fails: false,
+        over: false,
     };
     Ok((
         Queue {
@@ -144,25 +149,29 @@ impl Queue {
     }
 }
 
-impl Writer {
-    /// Writes until every [`Queue`] is gone: requests under way at a stop are answered.
-    pub fn run(&mut self) {
-        loop {
-            heartbeat::beat();
-            let until_next_poll = self.poll_if_due();
-            match self.queue.recv_timeout(until_next_poll) {
-                Ok(first) => {
-                    let room = self.wait_for_room();
-                    let mut batch = vec![first];
-                    batch.extend(self.queue.try_iter().take(room - 1));
-                    self.write(batch);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
+/// It goes on until every [`Queue`] is gone: requests under way at a stop are answered.
+impl Worker for Writer {
+    fn goes_on(&self, _: &Shutdown) -> bool {
+        !self.over
     }
 
+    fn turn(&mut self, _: &Shutdown) -> Result<Duration> {
+        let until_next_poll = self.poll_if_due();
+        match self.queue.recv_timeout(until_next_poll) {
+            Ok(first) => {
+                let room = self.wait_for_room();
+                let mut batch = vec![first];
+                batch.extend(self.queue.try_iter().take(room - 1));
+                self.write(batch);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => self.over = true,
+        }
+        Ok(Duration::ZERO)
+    }
+}
+
+impl Writer {
     /// Reads what admission goes by if it is time to; returns when it is time again.
     fn poll_if_due(&mut self) -> Duration {
         let left = self.admission.until_next_poll();

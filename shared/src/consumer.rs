@@ -13,7 +13,6 @@ use kafka::{
     TopicPartition,
 };
 
-use crate::backoff;
 use crate::config::Config;
 use crate::db::pool::Connection;
 use crate::db::{Connector, Limits};
@@ -26,6 +25,7 @@ use crate::metrics;
 use crate::outbox::wake::Waker;
 use crate::shutdown::Shutdown;
 use crate::waits;
+use crate::worker::Worker;
 use batch::{PartitionBatch, batches};
 use offsets::{Move, Start};
 use partitions::Partitions;
@@ -75,6 +75,34 @@ pub struct Consumer {
     /// How often the database had gone back when the offsets were read.
     setbacks: u64,
     offsets_committed_at: Instant,
+    /// The last turn has failed.
+    failed: bool,
+}
+
+impl Worker for Consumer {
+    fn begin(&mut self) {
+        heartbeat::out_of_group(Duration::ZERO);
+    }
+
+    fn turn(&mut self, shutdown: &Shutdown) -> Result<Duration> {
+        self.consume_once()?;
+        if std::mem::take(&mut self.failed) {
+            self.partitions.all_go_on();
+        }
+        self.wait_if_all_paused(shutdown);
+        Ok(Duration::ZERO)
+    }
+
+    fn report(&mut self, error: &Error, attempt: u32, pause: Duration) {
+        log::warn!("consuming failed (attempt {attempt}, next in {pause:?}): {error}");
+        heartbeat::kept_out(error.to_string());
+        self.partitions.all_wait(&error.to_string());
+        self.failed = true;
+    }
+
+    fn end(&mut self) {
+        self.leave();
+    }
 }
 
 impl Consumer {
@@ -112,40 +140,8 @@ impl Consumer {
             partitions: Partitions::default(),
             setbacks: offsets::setbacks(),
             offsets_committed_at: Instant::now(),
+            failed: false,
         })
-    }
-
-    /// Consumes until it is time to stop, then leaves the group.
-    ///
-    /// # Errors
-    /// [`Error::Fatal`] when going on would break an invariant.
-    pub fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
-        let mut failures = 0;
-        heartbeat::out_of_group(Duration::ZERO);
-        while !shutdown.is_set() {
-            heartbeat::beat();
-            match self.consume_once() {
-                Ok(_) => {
-                    if failures > 0 {
-                        self.partitions.all_go_on();
-                    }
-                    failures = 0;
-                    self.wait_if_all_paused(shutdown);
-                }
-                Err(Error::Fatal(why)) => return Err(Error::Fatal(why)),
-                Err(Error::Kafka(kafka::Error::Interrupted)) => break,
-                Err(error) => {
-                    failures += 1;
-                    let pause = backoff::delay(failures);
-                    log::warn!("consuming failed (attempt {failures}, next in {pause:?}): {error}");
-                    heartbeat::kept_out(error.to_string());
-                    self.partitions.all_wait(&error.to_string());
-                    shutdown.wait(pause);
-                }
-            }
-        }
-        self.leave();
-        Ok(())
     }
 
     /// Joins the group if need be, polls once, handles what came.

@@ -14,6 +14,7 @@
 //! | [`dead_letter`] | what could not be handled: parked, shown, replayed, discarded |
 //! | [`http`] | requests, answers, problems |
 //! | [`waits`] | what waits because it fails again and again, and for what |
+//! | [`worker`] | a thread's turns: heartbeat, work, back off, log |
 //! | `sabotage` | only with `--cfg sabotage`: mechanisms turned off, to show that the checks notice |
 
 pub mod backoff;
@@ -33,3 +34,4 @@ pub mod sabotage;
 pub mod service;
 pub mod shutdown;
 pub mod waits;
+pub mod worker;

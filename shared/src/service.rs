@@ -4,11 +4,11 @@
 //! | --- | --- |
 //! | [`cli`], [`check`], [`ready`], [`take_over`] | what a process can be asked for: help from the settings themselves; whether it could start, and nothing changed; whether it is ready; a copy of a database that goes on |
 //! | [`startup`], [`topics`], [`brokers`] | servers waited for, and what is asked of Kafka before a service works with it |
+//! | [`instance`] | a service put together: relay, consumers, monitor, housekeeping, HTTP |
 //! | [`threads`] | the named threads: started, watched, stopped and joined |
 //! | [`monitor`], [`status_http`], [`logging`] | what is seen from outside, shown over HTTP; log lines |
 //! | [`file_limit`] | descriptors: what the service itself needs comes first, clients get the rest |
 
-use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,17 +18,16 @@ use crate::config::Config;
 use crate::db::watchdog;
 use crate::error::{Error, Result};
 use crate::event::Service;
-use crate::http::{Cors, Guard, Routes};
 use crate::shutdown::{self, Shutdown, Stop};
 use cli::Command;
 
-pub use startup::{Ready, prepare};
-pub use threads::Threads;
+pub use instance::{Instance, MakeHandler};
 
 pub mod brokers;
 pub mod check;
 pub mod cli;
 pub mod file_limit;
+pub mod instance;
 pub mod logging;
 pub mod monitor;
 pub mod ready;
@@ -99,26 +98,4 @@ fn run_logged(config: Config, run: impl FnOnce(Config, Stop, Shutdown) -> Result
             ExitCode::FAILURE
         }
     }
-}
-
-/// Takes the service's port, before anything else is done.
-///
-/// # Errors
-/// [`Error::Fatal`], naming the variable.
-pub fn listen(config: &Config) -> Result<TcpListener> {
-    TcpListener::bind((config.bind, config.port)).map_err(|error| {
-        let name = config.service.name().to_uppercase();
-        Error::Fatal(format!(
-            "can't listen on {}:{} ({error}): set {name}_PORT or BIND to a free address",
-            config.bind, config.port
-        ))
-    })
-}
-
-/// No calls yet, behind the service's doors: its operator's token, and the origins whose pages may use it.
-pub fn routes(config: &Config) -> Routes {
-    Routes::new().with_access(
-        Guard::new(config.admin_token.as_ref()),
-        Cors::new(config.cors_origins.clone()),
-    )
 }

@@ -7,6 +7,7 @@ use crate::db::pool::Pool;
 use crate::error::Result;
 use crate::heartbeat;
 use crate::shutdown::Shutdown;
+use crate::worker::Worker;
 
 /// Rows in one statement: a few milliseconds.
 const BATCH: i64 = 500;
@@ -23,20 +24,27 @@ pub struct Cleanup {
     pub sql: String,
 }
 
-/// Sweeps every `interval` until it is time to stop. Any number of instances may do so at once.
-pub fn run(pool: &Pool, cleanups: &[Cleanup], interval: Duration, shutdown: &Shutdown) {
-    loop {
-        for cleanup in cleanups {
-            match cleanup.run(pool, shutdown) {
+/// Removes all of it every so often. Any number of instances may do so at once.
+pub struct Cleaner {
+    /// Its sessions.
+    pub pool: Pool,
+    /// What is removed.
+    pub cleanups: Vec<Cleanup>,
+    /// The pause between two rounds.
+    pub interval: Duration,
+}
+
+impl Worker for Cleaner {
+    fn turn(&mut self, shutdown: &Shutdown) -> Result<Duration> {
+        for cleanup in &self.cleanups {
+            match cleanup.run(&self.pool, shutdown) {
                 Ok(0) => {}
                 Ok(removed) => log::info!("removed {removed} {}", cleanup.what),
                 Err(error) => log::warn!("{} are left for the next time: {error}", cleanup.what),
             }
         }
-        heartbeat::beat_before(interval * 2);
-        if shutdown.wait(interval) {
-            return;
-        }
+        heartbeat::beat_before(self.interval * 2);
+        Ok(self.interval)
     }
 }
 

@@ -8,6 +8,7 @@
 //! the last committed positions alone show what was published.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -33,6 +34,7 @@ use crate::outbox::{self, Removal, Row};
 use crate::sabotage;
 use crate::shutdown::Shutdown;
 use crate::waits;
+use crate::worker::Worker;
 
 /// The safety net under lost wake-ups.
 const SLOW_POLL: Duration = Duration::from_secs(1);
@@ -91,12 +93,79 @@ pub struct Relay {
     kafka: kafka::Config,
     interrupt: Interrupt,
     removal: Removal,
+    wakeups: Arc<Wakeups>,
 }
 
 /// Rows that are published for certain and not deleted yet.
 struct Undeleted {
     position: Position,
     since: Instant,
+}
+
+impl Worker for Relay {
+    fn turn(&mut self, shutdown: &Shutdown) -> Result<Duration> {
+        let turn = self.relay_once();
+        let leads = self.leadership.is_some();
+        let led = self.wakeups.leads.swap(leads, Ordering::Relaxed);
+        metrics::LEADER.set(i64::from(leads));
+        let rest = match turn? {
+            Turn::Published(_) => Duration::ZERO,
+            // commits during the first turn of a leadership have woken nobody here
+            Turn::Empty | Turn::Drained(_) if !led => Duration::ZERO,
+            // whoever commits afterwards wakes us
+            Turn::Empty | Turn::Drained(_) => {
+                self.undeleted.as_ref().map_or(SLOW_POLL, Undeleted::rest)
+            }
+            Turn::Standby => ACQUIRE_AGAIN / 2 + backoff::jitter(ACQUIRE_AGAIN / 2),
+        };
+        self.wait_no_longer();
+        if !rest.is_zero() {
+            select! {
+                recv(self.wakeups.relay) -> _ => {}
+                recv(shutdown.receiver()) -> _ => {}
+                default(rest) => {}
+            }
+        }
+        Ok(Duration::ZERO)
+    }
+
+    fn report(&mut self, error: &Error, attempt: u32, pause: Duration) {
+        if let Error::LostRace(what) = error {
+            self.wait_no_longer();
+            return log::debug!("{what}");
+        }
+        // one that fails for long is a reason not to be ready, also where nothing waits to be published
+        waits::back_off(&WAITS_AS, error.to_string());
+        self.waits = true;
+        match error {
+            Error::Kafka(error @ kafka::Error::Undecided { .. }) => log::error!(
+                "the fate of an earlier transaction is not decided yet (attempt {attempt}, next in {pause:?}): {error}. \
+                 If this lasts longer than a minute the broker has lost the transaction's markers, or holds its clients back \
+                 by a quota: `kafka-transactions.sh find-hanging` names the former"
+            ),
+            Error::Kafka(error) if is_unended(error) => log::warn!(
+                "a relay turn failed (attempt {attempt}, next in {pause:?}): {error}. If this lasts longer than a minute Kafka can't \
+                 end the transaction of this id: see the broker's log, and `kafka-transactions.sh describe`"
+            ),
+            error => {
+                log::warn!("a relay turn failed (attempt {attempt}, next in {pause:?}): {error}")
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        // the next leader would do it, by the position
+        if let Err(error) = self.delete_published() {
+            log::debug!("published rows are left to the next leader: {error}");
+        }
+        let resigned = self
+            .leadership
+            .take()
+            .map(|leadership| leadership.resign(self.service));
+        if let Some(Err(error)) = resigned {
+            log::debug!("the next leader was not notified: {error}");
+        }
+    }
 }
 
 impl Relay {
@@ -110,6 +179,7 @@ impl Relay {
         install_id: Uuid,
         interrupt: Interrupt,
         removal: Removal,
+        wakeups: Arc<Wakeups>,
     ) -> Result<Relay> {
         let name = format!("{}-relay", config.service.name());
         let kafka = config.kafka(&name);
@@ -140,91 +210,13 @@ impl Relay {
             kafka,
             interrupt,
             removal,
+            wakeups,
         })
     }
 
-    /// Turns until it is time to stop.
-    ///
-    /// # Errors
-    /// [`Error::Fatal`] when going on would break an invariant.
-    pub fn run(&mut self, wakeups: &Wakeups, shutdown: &Shutdown) -> Result<()> {
-        let ended = self.run_turns(wakeups, shutdown);
-        // the next leader would do it, by the position
-        if let Err(error) = self.delete_published() {
-            log::debug!("published rows are left to the next leader: {error}");
-        }
-        if let Some(Err(error)) = self
-            .leadership
-            .take()
-            .map(|leadership| leadership.resign(self.service))
-        {
-            log::debug!("the next leader was not notified: {error}");
-        }
-        ended
-    }
-
-    fn run_turns(&mut self, wakeups: &Wakeups, shutdown: &Shutdown) -> Result<()> {
-        let mut failures = 0;
-        while !shutdown.is_set() {
-            heartbeat::beat();
-            let turn = self.relay_once();
-            let led = wakeups
-                .leads
-                .swap(self.leadership.is_some(), Ordering::Relaxed);
-            metrics::LEADER.set(i64::from(self.leadership.is_some()));
-            let pause = match turn {
-                Ok(Turn::Published(_)) => Duration::ZERO,
-                // commits during the first turn of a leadership have woken nobody here
-                Ok(Turn::Empty | Turn::Drained(_)) if !led => Duration::ZERO,
-                // whoever commits afterwards wakes us
-                Ok(Turn::Empty | Turn::Drained(_)) => {
-                    self.undeleted.as_ref().map_or(SLOW_POLL, Undeleted::rest)
-                }
-                Ok(Turn::Standby) => ACQUIRE_AGAIN / 2 + backoff::jitter(ACQUIRE_AGAIN / 2),
-                Err(Error::Fatal(why)) => return Err(Error::Fatal(why)),
-                Err(Error::Kafka(kafka::Error::Interrupted)) => return Ok(()),
-                Err(_) => backoff::delay(failures + 1),
-            };
-            failures = if turn.is_ok() { 0 } else { failures + 1 };
-            self.note_waits(&turn);
-            self.report(&turn, failures, pause);
-            if turn.is_err() {
-                shutdown.wait(pause);
-            } else {
-                wait(wakeups, shutdown, pause);
-            }
-        }
-        Ok(())
-    }
-
-    /// A relay that fails for long is a reason not to be ready, also where nothing waits to be published.
-    fn note_waits(&mut self, turn: &Result<Turn>) {
-        match turn {
-            Err(error) if !matches!(error, Error::LostRace(_)) => {
-                waits::back_off(&WAITS_AS, error.to_string());
-                self.waits = true;
-            }
-            _ if std::mem::take(&mut self.waits) => waits::goes_on(&WAITS_AS),
-            _ => {}
-        }
-    }
-
-    fn report(&self, turn: &Result<Turn>, attempt: u32, pause: Duration) {
-        match turn {
-            Ok(_) => {}
-            Err(Error::LostRace(what)) => log::debug!("{what}"),
-            Err(Error::Kafka(error @ kafka::Error::Undecided { .. })) => log::error!(
-                "the fate of an earlier transaction is not decided yet (attempt {attempt}, next in {pause:?}): {error}. \
-                 If this lasts longer than a minute the broker has lost the transaction's markers, or holds its clients back \
-                 by a quota: `kafka-transactions.sh find-hanging` names the former"
-            ),
-            Err(Error::Kafka(error)) if is_unended(error) => log::warn!(
-                "a relay turn failed (attempt {attempt}, next in {pause:?}): {error}. If this lasts longer than a minute Kafka can't \
-                 end the transaction of this id: see the broker's log, and `kafka-transactions.sh describe`"
-            ),
-            Err(error) => {
-                log::warn!("a relay turn failed (attempt {attempt}, next in {pause:?}): {error}")
-            }
+    fn wait_no_longer(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            waits::goes_on(&WAITS_AS);
         }
     }
 
@@ -526,15 +518,4 @@ fn unix_millis() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| time.as_millis() as i64)
-}
-
-fn wait(wakeups: &Wakeups, shutdown: &Shutdown, limit: Duration) {
-    if limit.is_zero() {
-        return;
-    }
-    select! {
-        recv(wakeups.relay) -> _ => {}
-        recv(shutdown.receiver()) -> _ => {}
-        default(limit) => {}
-    }
 }

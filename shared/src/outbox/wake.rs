@@ -7,17 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use postgres::Notification;
 use postgres::fallible_iterator::FallibleIterator;
 
-use crate::backoff;
 use crate::db::pool::Connection;
 use crate::db::{Connector, Session};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::heartbeat;
 use crate::outbox::leader::UNLED;
 use crate::shutdown::Shutdown;
+use crate::worker::Worker;
 
 /// How long a notification wait lasts before the stop is looked at.
 const SLICE: Duration = Duration::from_millis(250);
@@ -73,66 +72,85 @@ impl Waker {
     }
 }
 
-impl Wakeups {
-    /// The loop of the thread that notifies the leader of commits on this instance.
-    pub fn run_notifier(&self, service: Service, connector: Connector, shutdown: &Shutdown) {
-        let mut connection = Connection::new(connector);
-        let sql = format!("notify {}", service.outbox());
-        loop {
-            heartbeat::beat();
-            select! {
-                recv(self.notify) -> _ => {}
-                recv(shutdown.receiver()) -> _ => return,
-                default(heartbeat::IDLE) => continue,
-            }
-            if let Err(error) = connection.with(|session| session.batch_execute(&sql)) {
-                log::debug!(
-                    "the leader was not notified of a commit, its slow poll will see it: {error}"
-                );
-            }
+/// Notifies the leader of commits on this instance.
+pub struct Notifier {
+    /// What it is fed by.
+    pub wakeups: Arc<Wakeups>,
+    /// Whose outbox it is.
+    pub service: Service,
+    /// Its own.
+    pub connection: Connection,
+}
+
+impl Worker for Notifier {
+    fn turn(&mut self, shutdown: &Shutdown) -> Result<Duration> {
+        select! {
+            recv(self.wakeups.notify) -> _ => {}
+            recv(shutdown.receiver()) -> _ => return Ok(Duration::ZERO),
+            default(heartbeat::IDLE) => return Ok(Duration::ZERO),
+        }
+        let sql = format!("notify {}", self.service.outbox());
+        self.connection
+            .with(|session| session.batch_execute(&sql))?;
+        Ok(Duration::ZERO)
+    }
+
+    fn report(&mut self, error: &Error, _: u32, _: Duration) {
+        log::debug!("the leader was not notified of a commit, its slow poll will see it: {error}");
+    }
+}
+
+/// Hears of commits on other instances.
+pub struct Listener {
+    wakeups: Arc<Wakeups>,
+    service: Service,
+    connector: Connector,
+    /// The session that listens, while there is one.
+    session: Option<Session>,
+}
+
+impl Listener {
+    /// Connects to nothing yet. `wakeups`: what it feeds; `service`: whose outbox it is; `connector`: opens its session.
+    pub fn new(wakeups: Arc<Wakeups>, service: Service, connector: Connector) -> Listener {
+        Listener {
+            wakeups,
+            service,
+            connector,
+            session: None,
         }
     }
 
-    /// The loop of the thread that hears of commits on other instances.
-    pub fn run_listener(&self, service: Service, connector: &Connector, shutdown: &Shutdown) {
-        let mut attempt = 0;
-        while !shutdown.is_set() {
-            heartbeat::beat();
-            attempt += 1;
-            let listened = connector
-                .connect()
-                .and_then(|session| self.listen(service, session, shutdown, &mut attempt));
-            if let Err(error) = listened {
-                log::debug!("not listening for commits of other instances: {error}");
-                shutdown.wait(backoff::delay(attempt));
+    fn listen(&mut self) -> Result<()> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => {
+                let mut session = self.connector.connect()?;
+                session.batch_execute(&format!("listen {}", self.service.outbox()))?;
+                session
             }
-        }
-    }
-
-    fn listen(
-        &self,
-        service: Service,
-        mut session: Session,
-        shutdown: &Shutdown,
-        attempt: &mut u32,
-    ) -> Result<()> {
-        session.batch_execute(&format!("listen {}", service.outbox()))?;
-        *attempt = 0;
-        while !shutdown.is_set() {
-            heartbeat::beat();
-            let heard = session
-                .client()
-                .notifications()
-                .timeout_iter(SLICE)
-                .next()?;
-            // a follower has nothing to do for a commit
-            let wanted = |heard: Notification| {
-                heard.payload() == UNLED || self.leads.load(Ordering::Relaxed)
-            };
-            if heard.is_some_and(wanted) {
-                let _ = self.feed.try_send(());
-            }
+        };
+        let heard = session
+            .client()
+            .notifications()
+            .timeout_iter(SLICE)
+            .next()?;
+        self.session = Some(session);
+        // a follower has nothing to do for a commit
+        let leads = self.wakeups.leads.load(Ordering::Relaxed);
+        if heard.is_some_and(|heard| leads || heard.payload() == UNLED) {
+            let _ = self.wakeups.feed.try_send(());
         }
         Ok(())
+    }
+}
+
+impl Worker for Listener {
+    fn turn(&mut self, _: &Shutdown) -> Result<Duration> {
+        self.listen()?;
+        Ok(Duration::ZERO)
+    }
+
+    fn report(&mut self, error: &Error, _: u32, _: Duration) {
+        log::debug!("not listening for commits of other instances: {error}");
     }
 }

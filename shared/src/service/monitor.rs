@@ -18,6 +18,7 @@ use crate::db::{Connector, Limits, Session};
 use crate::error::{Error, Result};
 use crate::event::{Service, full_names};
 use crate::shutdown::{self, Shutdown};
+use crate::worker::Worker;
 use crate::{dead_letter, heartbeat, metrics, outbox, waits};
 
 /// How often it looks.
@@ -118,6 +119,23 @@ pub struct Monitor {
     board: StatusBoard,
 }
 
+impl Worker for Monitor {
+    fn turn(&mut self, shutdown: &Shutdown) -> Result<Duration> {
+        if shutdown.wait(INTERVAL) {
+            return Ok(Duration::ZERO);
+        }
+        if !self.poll() {
+            self.board.lock().database = DatabaseStats::default();
+        } else if Instant::now() >= self.count_at {
+            let begun = Instant::now();
+            let database = self.count();
+            self.board.lock().database = database;
+            self.count_at = Instant::now() + (begun.elapsed() * COUNTING_SHARE).min(COUNT_AGAIN);
+        }
+        Ok(Duration::ZERO)
+    }
+}
+
 impl Monitor {
     /// Connects to nothing yet. `interrupt` ends its calls of Kafka.
     ///
@@ -158,22 +176,6 @@ impl Monitor {
             board: board.clone(),
         };
         Ok((monitor, board))
-    }
-
-    /// Looks until it is time to stop.
-    pub fn run(&mut self, shutdown: &Shutdown) {
-        while !shutdown.wait(INTERVAL) {
-            heartbeat::beat();
-            if !self.poll() {
-                self.board.lock().database = DatabaseStats::default();
-            } else if Instant::now() >= self.count_at {
-                let begun = Instant::now();
-                let database = self.count();
-                self.board.lock().database = database;
-                self.count_at =
-                    Instant::now() + (begun.elapsed() * COUNTING_SHARE).min(COUNT_AGAIN);
-            }
-        }
     }
 
     /// Whether the database is there and fits.
