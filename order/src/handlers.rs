@@ -113,15 +113,15 @@ impl AnswerHandler {
         if orders.len() == order_ids.len() {
             return Ok(orders);
         }
-        let is_missing =
-            |event: &&Event| saga_event(event).is_some() && !orders.contains_key(&event.order_id);
-        let missed: Vec<&Event> = events.iter().filter(is_missing).collect();
-        let prepared = self.prepared();
-        let known = |event: &&Event| prepared.orders.get(&event.order_id);
-        if missed
+        let missed: Vec<&Event> = events
             .iter()
-            .all(|event| known(event).is_some_and(Option::is_none))
-        {
+            .filter(|event| saga_event(event).is_some() && !orders.contains_key(&event.order_id))
+            .collect();
+        let prepared = self.prepared();
+        if missed.iter().all(|event| {
+            let known = prepared.orders.get(&event.order_id);
+            known.is_some_and(Option::is_none)
+        }) {
             return Ok(orders);
         }
         drop(prepared);

@@ -129,18 +129,19 @@ pub struct Repaired(Vec<(Kind, Vec<Uuid>)>);
 impl Repaired {
     /// Sorted by what was done.
     pub fn of(repairs: &[Repair]) -> Repaired {
-        let of = |kind: Kind| {
-            let orders = repairs
-                .iter()
-                .filter(|repair| repair.kind == kind)
-                .map(|repair| repair.order_id)
-                .collect();
-            (kind, orders)
-        };
         Repaired(if repairs.is_empty() {
             vec![]
         } else {
-            Kind::ALL.map(of).into()
+            Kind::ALL
+                .map(|kind| {
+                    let orders = repairs
+                        .iter()
+                        .filter(|repair| repair.kind == kind)
+                        .map(|repair| repair.order_id)
+                        .collect();
+                    (kind, orders)
+                })
+                .into()
         })
     }
 

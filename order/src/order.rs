@@ -232,8 +232,9 @@ impl Saga {
 
     /// Whether nothing is left to happen. Once settled, always settled.
     pub fn is_settled(&self) -> bool {
-        let is_open = |side: SideStatus| side.is_undecided() || side == SideStatus::Compensating;
-        !is_open(self.payment) && !is_open(self.stock)
+        [self.payment, self.stock]
+            .iter()
+            .all(|side| !side.is_undecided() && *side != SideStatus::Compensating)
     }
 
     /// The saga after `saga_event`, and what to send. An event that is too late or a duplicate changes nothing and

@@ -107,12 +107,12 @@ fn order(row: &Row) -> Order {
 
 /// The four columns from `at`: both statuses, then the reason.
 pub(crate) fn saga(row: &Row, at: usize) -> Saga {
-    let status =
-        |index: usize| SideStatus::from_name(row.get(index)).expect("the table checks the names");
+    let [payment, stock] = [at, at + 1]
+        .map(|column| SideStatus::from_name(row.get(column)).expect("the table checks the names"));
     let reason: Option<String> = row.get(at + 2);
     Saga {
-        payment: status(at),
-        stock: status(at + 1),
+        payment,
+        stock,
         reason: reason.map(|code| (code, row.get(at + 3))),
     }
 }
@@ -220,12 +220,16 @@ fn lock_where(
           where {condition} order by o.order_id for update of o"
     );
     let rows = tx.query(&sql, &[&order_ids])?;
-    let locked = |row: &Row| Locked {
-        saga: saga(row, 1),
-        traceparent: row.get(5),
-        repaired: row.get(6),
-    };
-    Ok(rows.iter().map(|row| (row.get(0), locked(row))).collect())
+    let mut locked = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let order = Locked {
+            saga: saga(row, 1),
+            traceparent: row.get(5),
+            repaired: row.get(6),
+        };
+        locked.insert(row.get(0), order);
+    }
+    Ok(locked)
 }
 
 /// Writes the sagas of locked orders, into their timeline the answers that are `recorded`, and counts those that are `settled`

@@ -181,12 +181,11 @@ impl Timeline {
 
     /// The answer to a side's request.
     fn outcome(&self, side: Side) -> Option<&Entry> {
-        let is_outcome = |entry: &&Entry| {
-            entry.is(Channel::Dlt) || entry.is(Channel::Success) && !entry.is_confirmation()
-        };
         self.entries
             .iter()
-            .filter(is_outcome)
+            .filter(|entry| {
+                entry.is(Channel::Dlt) || entry.is(Channel::Success) && !entry.is_confirmation()
+            })
             .find(|entry| entry.topic.0 == side)
     }
 
@@ -211,12 +210,11 @@ impl Timeline {
     /// A side's request. Both sides' are one row of the outbox and leave in one transaction: what is known of the one's times
     /// holds for the other.
     fn request(&self, side: Side) -> Message {
-        let of = |side| {
+        let [own, other] = [side, other(side)].map(|side| {
             self.outcome(side)
                 .map(|entry| entry.answered.clone())
                 .unwrap_or_default()
-        };
-        let (own, other) = (of(side), of(other(side)));
+        });
         let kept = self.requests[if side == Side::Payment { 0 } else { 1 }];
         let stored_at = own.stored_at.or(self.stored_at.clone()).or(other.stored_at);
         Message {
@@ -456,13 +454,15 @@ fn bare(at: &str) -> &str {
 /// Each step with the time by which it is sorted: its own, or that of the latest before it, should clocks disagree.
 fn in_causal_order(chain: Vec<TimelineStep>) -> Vec<(String, TimelineStep)> {
     let mut latest = String::new();
-    let place = |step: TimelineStep| {
-        if bare(&step.at) > latest.as_str() {
-            latest = bare(&step.at).to_string();
-        }
-        (latest.clone(), step)
-    };
-    chain.into_iter().map(place).collect()
+    chain
+        .into_iter()
+        .map(|step| {
+            if bare(&step.at) > latest.as_str() {
+                latest = bare(&step.at).to_string();
+            }
+            (latest.clone(), step)
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -374,13 +374,15 @@ fn orders(session: &mut Session, asked: &[&NewOrder], placement: &Placement) -> 
         .iter()
         .filter(|order| placed.contains(&order.order_id));
     known.extend(now.map(|order| (order.order_id, Order::placed(order, placed_at))));
-    let order = |id: &Uuid| {
-        known
-            .get(id)
-            .cloned()
-            .ok_or_else(|| Error::Fatal(format!("order {id} was stored and is gone")))
-    };
-    standing.iter().map(order).collect()
+    standing
+        .iter()
+        .map(|id| {
+            known
+                .get(id)
+                .cloned()
+                .ok_or_else(|| Error::Fatal(format!("order {id} was stored and is gone")))
+        })
+        .collect()
 }
 
 /// An order's two messages: one outbox row.

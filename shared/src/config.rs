@@ -299,9 +299,12 @@ impl Reader<'_> {
             takes,
             "before every topic, group and transactional id",
         );
-        let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         // Kafka's topic names end at 249 characters; the longest suffix is payment.compensation
-        if value.len() > 200 || !value.chars().all(legal) {
+        if value.len() > 200
+            || !value
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        {
             self.refuse(name, &value, takes);
         }
         value

@@ -347,13 +347,12 @@ impl Consumer {
             .next(&partition)
             .filter(|_| !records.is_empty())?;
         let place = partition.clone();
-        let attempt = |offset| self.partitions.attempt(&place, offset);
         Some(PartitionBatch::new(
             topic,
             partition,
             (from, next_offset),
             records,
-            attempt,
+            |offset| self.partitions.attempt(&place, offset),
         ))
     }
 

@@ -153,11 +153,9 @@ impl Connector {
     pub fn require_sessions(&self) -> Result<()> {
         let (mut first, mut second) = (self.connect()?, self.connect()?);
         first.batch_execute("set saga.session = 'first'")?;
-        let seen = |session: &mut Session| -> Result<Option<String>> {
-            Ok(session.query("select current_setting('saga.session', true)", &[])?[0].get(0))
-        };
         // a statement that was prepared and is gone says the same
-        let in_both = seen(&mut second).and_then(|second| Ok([seen(&mut first)?, second]));
+        let in_both = session_setting(&mut second)
+            .and_then(|second| Ok([session_setting(&mut first)?, second]));
         match in_both {
             Ok([Some(first), second])
                 if first == "first" && second.as_deref().unwrap_or_default().is_empty() =>
@@ -169,6 +167,10 @@ impl Connector {
             Err(error) => Err(error),
         }
     }
+}
+
+fn session_setting(session: &mut Session) -> Result<Option<String>> {
+    Ok(session.query("select current_setting('saga.session', true)", &[])?[0].get(0))
 }
 
 /// What must be right about a server before anything is done there, in the answer to the session's first statements.

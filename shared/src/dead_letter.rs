@@ -142,17 +142,18 @@ pub(crate) fn header_columns(record: &Record) -> (Vec<String>, Vec<Option<&[u8]>
 
 /// A record as it was kept: its key, value, header names and header values are the four columns from `at`.
 pub(crate) fn kept_record(row: &postgres::Row, at: usize, offset: i64, timestamp: i64) -> Record {
-    let bytes = |column| row.get::<_, Option<Vec<u8>>>(column).map(Bytes::from);
+    let [key, value] = [at, at + 1].map(|column| row.get::<_, Option<Vec<u8>>>(column));
     let (names, values): (Vec<String>, Vec<Option<Vec<u8>>>) = (row.get(at + 2), row.get(at + 3));
-    let header = |(name, value): (String, Option<Vec<u8>>)| {
-        (StrBytes::from_string(name), value.map(Bytes::from))
-    };
-    let headers = names.into_iter().zip(values).map(header).collect();
+    let headers = names
+        .into_iter()
+        .zip(values)
+        .map(|(name, value)| (StrBytes::from_string(name), value.map(Bytes::from)))
+        .collect();
     Record {
         offset,
         timestamp,
-        key: bytes(at),
-        value: bytes(at + 1),
+        key: key.map(Bytes::from),
+        value: value.map(Bytes::from),
         headers,
     }
 }

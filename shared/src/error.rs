@@ -249,12 +249,13 @@ const OF_LOST_SESSIONS: [&str; 4] = ["57", "08", "25", "40"];
 
 /// Whether the server is there and gives no session: no such database, no right, too many connections, no TLS.
 fn turned_away(error: &postgres::Error) -> bool {
-    let no_tls =
-        || std::error::Error::source(error).is_some_and(|cause| cause.to_string() == NO_TLS);
-    error.as_db_error().map_or_else(no_tls, |answer| {
-        answer.parsed_severity() == Some(Severity::Fatal)
-            && !OF_LOST_SESSIONS.contains(&&answer.code().code()[..2])
-    })
+    error.as_db_error().map_or_else(
+        || std::error::Error::source(error).is_some_and(|cause| cause.to_string() == NO_TLS),
+        |answer| {
+            answer.parsed_severity() == Some(Severity::Fatal)
+                && !OF_LOST_SESSIONS.contains(&&answer.code().code()[..2])
+        },
+    )
 }
 
 /// What the `postgres` crate says of a server without TLS where the settings ask for it.
@@ -308,14 +309,13 @@ fn is_of_message(error: &DbError) -> bool {
 
 /// `context` as PostgreSQL gives it: `PL/pgSQL function audit() line 3 at SQL statement`.
 fn is_in_function_of_others(context: &str) -> bool {
-    let function = |line: &str| {
-        line.strip_prefix("PL/pgSQL function ")
-            .and_then(|rest| rest.split('(').next())
-            .map(str::to_string)
-    };
     context
         .lines()
-        .filter_map(function)
+        .filter_map(|line| {
+            line.strip_prefix("PL/pgSQL function ")
+                .and_then(|rest| rest.split('(').next())
+                .map(str::to_string)
+        })
         .any(|name| !OF_EVENTS.contains(&name.rsplit('.').next().unwrap_or_default()))
 }
 

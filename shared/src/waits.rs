@@ -70,22 +70,24 @@ pub struct Waiting {
 
 /// All that wait, by their names; shown as metrics, too.
 pub fn all() -> Vec<Waiting> {
-    let waiting = |(what, wait): (&String, &Wait)| {
-        let waited = wait.since.elapsed();
-        metrics::WAITING
-            .with_label_values(&[what])
-            .set(waited.as_secs_f64());
-        Waiting {
-            what: what.clone(),
-            seconds: waited.as_secs(),
-            why: wait.why.clone(),
-        }
-    };
     let mut waits = waits();
     waits
         .extract_if(.., |_, wait| !wait.is_known())
         .for_each(|(what, _)| metrics::WAITING.with_label_values(&[what]).set(0.0));
-    waits.iter().map(waiting).collect()
+    waits
+        .iter()
+        .map(|(what, wait)| {
+            let waited = wait.since.elapsed();
+            metrics::WAITING
+                .with_label_values(&[what])
+                .set(waited.as_secs_f64());
+            Waiting {
+                what: what.clone(),
+                seconds: waited.as_secs(),
+                why: wait.why.clone(),
+            }
+        })
+        .collect()
 }
 
 /// Those that have waited for too long, each in a sentence.

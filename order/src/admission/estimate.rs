@@ -14,6 +14,12 @@ pub struct Second {
     pub settled: i64,
 }
 
+impl Second {
+    fn unsettled(&self) -> i64 {
+        (self.placed - self.settled).max(0)
+    }
+}
+
 /// Orders a second that are taken for possible until more were seen, or a busy system has shown that it can do less: with
 /// the default deadline an outage of a minute under 500 orders a second is no reason to refuse any.
 const ASSUMED_CAPACITY: f64 = 500.0;
@@ -102,21 +108,20 @@ impl Estimate {
     /// Orders count for as long as their deadline lasts. Older ones count only while nothing younger is settled: then
     /// they wait in a queue. Once younger ones are, they wait for a person (a parked compensation), not for their turn.
     pub fn look(&mut self, now: f64, flow: &[Second]) {
-        let is_passed = |second: &&Second| second.settled * 2 > second.placed;
         let head = flow
             .iter()
-            .filter(is_passed)
+            .filter(|second| second.settled * 2 > second.placed)
             .map(|second| second.second)
             .max()
             .unwrap_or(i64::MIN);
-        let unsettled = |second: &Second| (second.placed - second.settled).max(0);
-        let counts =
-            |second: &&Second| second.second > head || second.second as f64 > now - self.deadline;
-        self.in_flight = flow.iter().filter(counts).map(unsettled).sum();
-        self.queued = queued(flow.iter().filter(counts));
+        let counted = flow
+            .iter()
+            .filter(|second| second.second > head || second.second as f64 > now - self.deadline);
+        self.in_flight = counted.clone().map(Second::unsettled).sum();
+        self.queued = queued(counted);
         let behind = flow
             .iter()
-            .filter(|second| second.second > head && unsettled(second) > 0);
+            .filter(|second| second.second > head && second.unsettled() > 0);
         self.waiting_since = behind.map(|second| second.second).min();
         self.measure(now, flow);
     }
@@ -134,9 +139,10 @@ impl Estimate {
             self.settled_at = now;
             return;
         };
-        let since =
-            |second: &Second| (second.settled - before.get(&second.second).unwrap_or(&0)).max(0);
-        let settled: i64 = flow.iter().map(since).sum();
+        let settled: i64 = flow
+            .iter()
+            .map(|second| (second.settled - before.get(&second.second).unwrap_or(&0)).max(0))
+            .sum();
         if settled > 0 {
             self.gap = (now - self.settled_at).min(STALLED).max(self.gap / 2.0);
         }
@@ -170,14 +176,20 @@ impl Estimate {
     /// A busy system shows its capacity, one that is not busy what a single order takes (Little's law).
     fn learn(&mut self, length: f64) {
         let takes = self.queued as f64 / self.rate;
-        let toward =
-            |value: f64, aim: f64, time: f64| value + (aim - value) * (length / time).min(1.0);
         if self.rate > self.capacity {
-            self.capacity = toward(self.capacity, self.rate, RISE);
+            self.capacity = toward(self.capacity, self.rate, length / RISE);
         } else if self.queued as f64 >= self.window() * 0.5 {
-            self.capacity = toward(self.capacity, self.rate, FALL.min(self.limit_seconds));
+            self.capacity = toward(
+                self.capacity,
+                self.rate,
+                length / FALL.min(self.limit_seconds),
+            );
         } else {
-            self.base = toward(self.base, takes.min(self.limit_seconds / 2.0), FALL);
+            self.base = toward(
+                self.base,
+                takes.min(self.limit_seconds / 2.0),
+                length / FALL,
+            );
         }
     }
 
@@ -204,6 +216,11 @@ impl Estimate {
         let waited = self.waiting_since.map_or(0.0, |second| now - second as f64);
         waited > self.deadline / 2.0 && self.in_flight as f64 > self.capacity * OUTAGE_SECONDS
     }
+}
+
+/// `value`, moved by this share of the way to `aim`.
+fn toward(value: f64, aim: f64, share: f64) -> f64 {
+    value + (aim - value) * share.min(1.0)
 }
 
 /// Orders that wait for their turn, of these seconds. Were all of them to wait for theirs, younger ones would not be settled before.

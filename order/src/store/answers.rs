@@ -59,17 +59,18 @@ struct Deliveries {
 impl Answers {
     /// The columns of these answers.
     pub fn of(events: &[&Event]) -> Answers {
-        let answered = || events.iter().map(|event| event.answers);
+        let answered: Vec<_> = events.iter().map(|event| event.answers).collect();
         Answers {
             order_ids: events.iter().map(|event| event.order_id).collect(),
             message_ids: events.iter().map(|event| event.id).collect(),
             types: events.iter().map(|event| event.type_name()).collect(),
             reason_codes: events.iter().map(|event| reason_code(event)).collect(),
             deliveries: Deliveries::of(events.iter().map(|event| event.delivery)),
-            answered: Deliveries::of(answered()),
-            answered_ids: answered().map(|delivery| delivery?.id).collect(),
-            taken_up_at: answered()
-                .map(|delivery| Some(time(delivery?.taken_up)))
+            answered: Deliveries::of(answered.iter().copied()),
+            answered_ids: answered.iter().map(|delivery| (*delivery)?.id).collect(),
+            taken_up_at: answered
+                .iter()
+                .map(|delivery| Some(time((*delivery)?.taken_up)))
                 .collect(),
         }
     }

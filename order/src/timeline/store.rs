@@ -33,17 +33,19 @@ pub fn clean_up(retention: Option<Duration>) -> Cleanup {
     }
 }
 
+fn micros(column: &str) -> String {
+    format!(r#"to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
+}
+
+fn millis(column: &str) -> String {
+    format!(r#"to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"#)
+}
+
 /// An order's timeline, as one statement sees it; none if there is no such order.
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<Timeline>> {
-    let micros = |column: &str| {
-        format!(r#"to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
-    };
-    let millis = |column: &str| {
-        format!(r#"to_char({column} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"#)
-    };
     let sql = format!(
         "select o.payment_status, o.stock_status, o.reason_code, o.reason_from, o.traceparent,
                 {}, {}, {}, o.payment_request, o.stock_request,

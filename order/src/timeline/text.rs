@@ -16,13 +16,12 @@ pub fn table(timeline: &Timeline, prefix: &str) -> String {
     .map(String::from);
     let mut rows = vec![heads];
     rows.extend(timeline.steps(prefix).iter().map(cells));
-    let width = |column: usize| {
+    let widths = [0, 1, 2, 3, 4, 5, 6].map(|column| {
         rows.iter()
             .map(|row| row[column].chars().count())
             .max()
             .unwrap_or(0)
-    };
-    let widths = [0, 1, 2, 3, 4, 5, 6].map(width);
+    });
     let lines: Vec<String> = rows.iter().map(|row| line(row, &widths)).collect();
     format!("{}\n\n{}\n", head(timeline), lines.join("\n"))
 }
@@ -43,7 +42,7 @@ fn head(timeline: &Timeline) -> String {
 
 /// What is not known is `-`; so is a record's place, with its topic in front. The reason's column is empty where there is none.
 fn cells(step: &TimelineStep) -> [String; 7] {
-    let unknown = || "-".to_string();
+    let unknown = "-".to_string();
     let place = match (step.partition, step.offset) {
         (Some(partition), Some(offset)) => format!("{}-{partition}-{offset}", step.topic),
         _ => format!("{}-", step.topic),
@@ -52,10 +51,9 @@ fn cells(step: &TimelineStep) -> [String; 7] {
         step.at.clone(),
         step.step.name().to_string(),
         step.service.to_string(),
-        step.message_id.map_or_else(unknown, |id| id.to_string()),
+        step.message_id.map_or(unknown.clone(), |id| id.to_string()),
         place,
-        step.attempt
-            .map_or_else(unknown, |attempt| attempt.to_string()),
+        step.attempt.map_or(unknown, |attempt| attempt.to_string()),
         step.reason
             .as_ref()
             .map(|reason| clean(&reason.code))

@@ -90,10 +90,10 @@ impl Reader<'_> {
 }
 
 fn is_host_and_port(broker: &str) -> bool {
-    let port_fits = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-    broker
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && !host.contains('/') && port_fits(port))
+    broker.rsplit_once(':').is_some_and(|(host, port)| {
+        let port_fits = port.parse::<u16>().is_ok_and(|port| port > 0);
+        !host.is_empty() && !host.contains('/') && port_fits
+    })
 }
 
 /// Scheme, host, and a port unless it is the scheme's own. No IPv6 address: a Content-Security-Policy can't name one.
@@ -105,8 +105,11 @@ fn is_url_of_host(url: &str) -> bool {
         return false;
     };
     let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
-    let legal = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-    !host.is_empty() && host.chars().all(legal) && is_port(port)
+    !host.is_empty()
+        && host
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+        && is_port(port)
 }
 
 /// Of what [`is_url_of_host`] lets pass.
@@ -142,14 +145,18 @@ fn origin(text: &str) -> Option<String> {
     let (host, port) = colon.map_or((authority, own_port), |colon| {
         (&authority[..colon], &authority[colon + 1..])
     });
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     let address = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
     let host = match address {
         Some(address) => format!("[{}]", address.parse::<Ipv6Addr>().ok()?),
         None => Some(host)
-            .filter(|host| !host.is_empty() && host.bytes().all(legal))?
+            .filter(|host| {
+                !host.is_empty()
+                    && host
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+            })?
             .into(),
     };
     match port {

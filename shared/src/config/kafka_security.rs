@@ -90,21 +90,19 @@ impl Reader<'_> {
             return None;
         }
         let own = certificate.as_deref().zip(key.as_deref());
-        let tls = Tls::new(authorities.as_deref(), own);
-        // it names the file; without one it is the system's authorities that are missing
-        let files = names.into_iter().zip([&authorities, &certificate, &key]);
-        let named = |why: &str| {
-            let is_it = |file: &Option<PathBuf>| {
-                file.as_ref()
-                    .is_some_and(|file| why.contains(&*file.to_string_lossy()))
-            };
-            files
-                .clone()
-                .find(|(_, file)| is_it(file))
-                .map_or(names[0], |(name, _)| name)
+        let why = match Tls::new(authorities.as_deref(), own) {
+            Ok(tls) => return Some(tls),
+            Err(why) => why,
         };
-        tls.map_err(|why| self.errors.push(format!("{}: {why}", named(&why))))
-            .ok()
+        // it names the file; without one it is the system's authorities that are missing
+        let files = [&authorities, &certificate, &key];
+        let at_fault = files.iter().position(|file| {
+            file.as_ref()
+                .is_some_and(|file| why.contains(&*file.to_string_lossy()))
+        });
+        let name = names[at_fault.unwrap_or(0)];
+        self.errors.push(format!("{name}: {why}"));
+        None
     }
 
     fn sasl(&mut self, group: Group) -> Option<Sasl> {

@@ -60,11 +60,13 @@ impl PartitionBatch {
     ) -> PartitionBatch {
         let now = delivery::now();
         let number = partition.partition;
-        let input = |record: Record| {
-            let attempt = attempt(record.offset);
-            Input::new(topic, number, record, now, attempt)
-        };
-        let inputs = records.into_iter().map(input).collect();
+        let inputs = records
+            .into_iter()
+            .map(|record| {
+                let attempt = attempt(record.offset);
+                Input::new(topic, number, record, now, attempt)
+            })
+            .collect();
         PartitionBatch {
             partition,
             from,

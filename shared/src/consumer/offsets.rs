@@ -87,16 +87,16 @@ pub fn known() -> BTreeMap<TopicPartition, i64> {
 /// Holds rows, as [`read_all`] answers them, against what was [`known`] before they were read. If one is behind, all consumers of
 /// this process read their offsets again.
 pub fn compare(known: &BTreeMap<TopicPartition, i64>, rows: &[(Uuid, i32, i64)]) {
-    let now = |place: &TopicPartition| {
-        rows.iter()
-            .find(|(id, number, _)| (*id, *number) == (place.topic_id, place.partition))
-            .map_or(0, |row| row.2)
-    };
-    let behind: Vec<String> = known
-        .iter()
-        .filter(|(partition, next)| now(partition) < **next)
-        .map(|(partition, next)| format!("{partition} is at {} and was at {next}", now(partition)))
-        .collect();
+    let mut behind = Vec::new();
+    for (partition, next) in known {
+        let now = rows
+            .iter()
+            .find(|(id, number, _)| (*id, *number) == (partition.topic_id, partition.partition))
+            .map_or(0, |row| row.2);
+        if now < *next {
+            behind.push(format!("{partition} is at {now} and was at {next}"));
+        }
+    }
     if !behind.is_empty() {
         log::warn!(
             "the database has gone back, and what was handled since is handled again: {}",

@@ -37,24 +37,21 @@ const NOT_REFUSED_AFTER: Duration = Duration::from_secs(3);
 impl Partitions {
     /// Partitions at the offsets that the database holds.
     pub fn new(starts: Vec<Start>) -> Partitions {
+        let mut partitions = Partitions::default();
         for Start {
             partition, next, ..
-        } in &starts
+        } in starts
         {
-            offsets::know(partition, *next);
-            waits::goes_on(partition);
+            offsets::know(&partition, next);
+            waits::goes_on(&partition);
+            let at = Partition {
+                next,
+                committed: -1,
+                retry: None,
+            };
+            partitions.0.insert(partition, at);
         }
-        let partition = |next| Partition {
-            next,
-            committed: -1,
-            retry: None,
-        };
-        Partitions(
-            starts
-                .into_iter()
-                .map(|start| (start.partition, partition(start.next)))
-                .collect(),
-        )
+        partitions
     }
 
     /// The next offset; none if the partition is not assigned.
@@ -89,14 +86,13 @@ impl Partitions {
 
     /// Which attempt comes next of the record at `offset`, from 1. A transient failure counts for all that waits.
     pub fn attempt(&self, partition: &TopicPartition, offset: i64) -> i32 {
-        let concerns = |retry: &&Retry| {
-            retry
-                .poison_offset
-                .is_none_or(|poison_offset| poison_offset == offset)
-        };
         1 + self
             .retry(partition)
-            .filter(concerns)
+            .filter(|retry| {
+                retry
+                    .poison_offset
+                    .is_none_or(|poison_offset| poison_offset == offset)
+            })
             .map_or(0, |retry| retry.attempts as i32)
     }
 
@@ -141,12 +137,12 @@ impl Partitions {
 
     /// Ends what was refused and is no longer; returns whose.
     pub fn end_refusals(&mut self) -> Vec<TopicPartition> {
-        let ended = |retry: &Retry| {
-            retry.refused && !retry.paused && retry.retry_at.elapsed() > NOT_REFUSED_AFTER
-        };
         let mut gone_on = Vec::new();
         for (name, partition) in &mut self.0 {
-            if partition.retry.take_if(|retry| ended(retry)).is_some() {
+            let ended = partition.retry.take_if(|retry| {
+                retry.refused && !retry.paused && retry.retry_at.elapsed() > NOT_REFUSED_AFTER
+            });
+            if ended.is_some() {
                 waits::goes_on(name);
                 gone_on.push(name.clone());
             }
@@ -184,28 +180,32 @@ impl Partitions {
 
     /// None while there is something to poll; else when the first pause ends (none of none).
     pub fn all_paused_until(&self) -> Option<Option<Instant>> {
-        let pause = |partition: &Partition| {
-            partition
-                .retry
-                .as_ref()
-                .filter(|t| t.paused)
-                .map(|t| t.retry_at)
-        };
-        let pauses: Option<Vec<Instant>> = self.0.values().map(pause).collect();
+        let pauses: Option<Vec<Instant>> = self
+            .0
+            .values()
+            .map(|partition| {
+                partition
+                    .retry
+                    .as_ref()
+                    .filter(|t| t.paused)
+                    .map(|t| t.retry_at)
+            })
+            .collect();
         pauses.map(|pauses| pauses.into_iter().min())
     }
 
     /// The steps of partitions that the reader is beyond, by `position`, without having met a record.
     pub fn passed_over(&self, position: impl Fn(&TopicPartition) -> Option<i64>) -> Vec<Move> {
-        let step = |(name, partition): (&TopicPartition, &Partition)| {
-            let to = position(name).filter(|position| *position > partition.next)?;
-            Some(Move {
-                partition: name.clone(),
-                from: partition.next,
-                to,
+        self.healthy()
+            .filter_map(|(name, partition)| {
+                let to = position(name).filter(|position| *position > partition.next)?;
+                Some(Move {
+                    partition: name.clone(),
+                    from: partition.next,
+                    to,
+                })
             })
-        };
-        self.healthy().filter_map(step).collect()
+            .collect()
     }
 
     /// The offsets not committed to Kafka yet, with their metadata.

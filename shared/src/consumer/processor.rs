@@ -191,39 +191,30 @@ impl BatchProcessor {
         self.around.held();
         taken.retain(|aside| only.is_none_or(|only| aside.id == only));
         let (prefix, now) = (self.prefix.as_str(), delivery::now());
-        let topic = |aside: &Aside| Topic::from_name(&aside.partition.topic, prefix);
-        let inputs: Vec<(i64, TopicPartition, Input)> = taken
-            .into_iter()
-            .filter_map(|aside| {
-                Some((
-                    aside.id,
-                    aside.partition.clone(),
-                    Input::new(
-                        topic(&aside)?,
-                        aside.partition.partition,
-                        aside.record,
-                        now,
-                        aside.attempts,
-                    ),
-                ))
-            })
-            .collect();
+        let (mut ids, mut inputs) = (Vec::new(), Vec::new());
+        for aside in taken {
+            if let Some(topic) = Topic::from_name(&aside.partition.topic, prefix) {
+                let number = aside.partition.partition;
+                let input = Input::new(topic, number, aside.record, now, aside.attempts);
+                ids.push(aside.id);
+                inputs.push((aside.partition, input));
+            }
+        }
         let borrowed: Vec<(&TopicPartition, &Input)> = inputs
             .iter()
-            .map(|(_, partition, input)| (partition, input))
+            .map(|(partition, input)| (partition, input))
             .collect();
         let waiting = find_waiting(&mut tx, &mut *self.handler, &borrowed, false)?;
         let outgoing = handle(&mut tx, prefix, &mut *self.handler, &borrowed, &waiting)?;
-        let ids = |waits: bool| -> Vec<i64> {
-            let those = inputs
-                .iter()
-                .zip(&waiting)
-                .filter(|(_, why)| why.is_some() == waits);
-            those.map(|((id, ..), _)| *id).collect()
-        };
-        let done = ids(false);
+        let (mut done, mut still_waiting) = (Vec::new(), Vec::new());
+        for (id, why) in ids.into_iter().zip(&waiting) {
+            match why {
+                None => done.push(id),
+                Some(_) => still_waiting.push(id),
+            }
+        }
         set_aside::remove(&mut tx, &done)?;
-        set_aside::wait_on(&mut tx, &ids(true))?;
+        set_aside::wait_on(&mut tx, &still_waiting)?;
         outbox::append(&mut tx, &self.waker, &outgoing)?;
         tx.commit()?;
         if !done.is_empty() {
@@ -409,21 +400,18 @@ fn find_waiting(
         }
         false => HashSet::new(),
     };
-    let is_behind = |input: &Input| {
-        input
-            .record
-            .key
-            .as_deref()
-            .is_some_and(|key| before.contains(key))
-    };
-    let behind = |input: &Input| {
-        is_behind(input).then(|| "what was set aside before about the same order".to_string())
-    };
-    let each = |(_, input): &(&TopicPartition, &Input)| match input.event {
-        Ok(_) => waiting.next().flatten().or_else(|| behind(input)),
-        Err(_) => None,
-    };
-    Ok(inputs.iter().map(each).collect())
+    let mut reasons = Vec::with_capacity(inputs.len());
+    for (_, input) in inputs {
+        let key = input.record.key.as_deref();
+        reasons.push(match input.event {
+            Ok(_) => waiting.next().flatten().or_else(|| {
+                key.is_some_and(|key| before.contains(key))
+                    .then(|| "what was set aside before about the same order".to_string())
+            }),
+            Err(_) => None,
+        });
+    }
+    Ok(reasons)
 }
 
 /// Hands the events that do not wait to the handler and parks what it refuses; returns what is to be sent.
@@ -434,15 +422,14 @@ fn handle(
     inputs: &[(&TopicPartition, &Input)],
     waiting: &[Option<String>],
 ) -> Result<Vec<Event>> {
-    let waits = |place: usize| waiting.get(place).is_some_and(Option::is_some);
-    let free = || {
-        inputs
-            .iter()
-            .enumerate()
-            .filter(|(place, _)| !waits(*place))
-            .map(|(_, input)| *input)
-    };
-    let events: Vec<Event> = free()
+    let free: Vec<_> = inputs
+        .iter()
+        .enumerate()
+        .filter(|(place, _)| waiting.get(*place).is_none_or(Option::is_none))
+        .map(|(_, input)| *input)
+        .collect();
+    let events: Vec<Event> = free
+        .iter()
         .filter_map(|(_, input)| input.event.as_ref().ok().cloned())
         .collect();
     let handled = handler::handle(handler, tx, &events)?;
@@ -455,7 +442,7 @@ fn handle(
             delivery,
             event,
         },
-    ) in free()
+    ) in free
     {
         let refusal = match event {
             Ok(event) => refused(event, outcomes.next()),

@@ -93,12 +93,12 @@ impl Recovery {
     /// Kafka's; a topic that is not there, or reading that takes too long, is one of them.
     pub fn find(&self, answers: &[Event], found: &mut HashMap<Uuid, FoundRequests>) -> Result<()> {
         heartbeat::beat_before(2 * LIMIT);
-        answers
-            .iter()
-            .for_each(|answer| _ = found.entry(answer.order_id).or_default());
-        let missing =
-            |answer: &Event| Some(answer.order_id).filter(|order_id| !found[order_id].is_whole());
-        let missing: BTreeSet<Uuid> = answers.iter().filter_map(missing).collect();
+        let mut missing = BTreeSet::new();
+        for answer in answers {
+            if !found.entry(answer.order_id).or_default().is_whole() {
+                missing.insert(answer.order_id);
+            }
+        }
         let logs = Logs::describe(
             Admin::new(self.kafka.clone(), self.interrupt.clone()),
             &self.prefix,
@@ -141,18 +141,16 @@ impl Logs {
                 .first()
                 .ok_or_else(|| kafka::Error::Invalid(format!("topic {name} is not there")))?;
             let (name, topic_id): (Arc<str>, _) = (topic.name.as_str().into(), topic.id);
-            let of = |partition| TopicPartition {
-                topic: name.clone(),
-                topic_id,
-                partition,
-            };
-            let log = |partition| Log {
+            partitions.extend((0..topic.partitions).map(|partition| Log {
                 side,
-                partition: of(partition),
+                partition: TopicPartition {
+                    topic: name.clone(),
+                    topic_id,
+                    partition,
+                },
                 start: 0,
                 end: 0,
-            };
-            partitions.extend((0..topic.partitions).map(log));
+            }));
         }
         let mut logs = Logs { admin, partitions };
         for (log, start) in logs.list(|_| true, OffsetSpec::Earliest)? {
@@ -173,11 +171,13 @@ impl Logs {
         let wanted: Vec<usize> = (0..self.partitions.len())
             .filter(|place| which(&self.partitions[*place]))
             .collect();
-        let name = |place: &usize| {
-            let partition = &self.partitions[*place].partition;
-            (partition.topic.to_string(), partition.partition)
-        };
-        let names: Vec<(String, i32)> = wanted.iter().map(name).collect();
+        let names: Vec<(String, i32)> = wanted
+            .iter()
+            .map(|place| {
+                let partition = &self.partitions[*place].partition;
+                (partition.topic.to_string(), partition.partition)
+            })
+            .collect();
         // to the end of all that was written: what is not decided yet is waited for, and not taken for absent
         let listed = self
             .admin
@@ -242,12 +242,10 @@ impl Search<'_> {
             .iter()
             .filter(|answer| self.missing.contains(&answer.order_id));
         for (side, place, offset) in missing.filter_map(asked) {
-            let its = |log: &Log| log.side == side && log.partition.partition == place;
-            let log = self
-                .logs
-                .partitions
-                .iter()
-                .position(|log| its(log) && (log.start..log.end).contains(&offset));
+            let log = self.logs.partitions.iter().position(|log| {
+                (log.side, log.partition.partition) == (side, place)
+                    && (log.start..log.end).contains(&offset)
+            });
             log.into_iter()
                 .for_each(|log| _ = offsets.entry(log).or_default().insert(offset));
         }
@@ -287,21 +285,19 @@ impl Search<'_> {
     /// Where neither is found: what was published between the order's id and the answer. Of an id that is not ours nothing is
     /// known.
     fn read_between(&mut self, answers: &[Event]) -> Result<()> {
-        let is_unknown = |answer: &&Event| {
-            self.missing.contains(&answer.order_id)
-                && self.found[&answer.order_id].published_millis().is_none()
-        };
-        let between = |answer: &Event| {
-            let (first, last) = (id_millis(answer.order_id)?, answered_millis(answer)?);
-            Some((
-                first.saturating_sub(SKEW_MILLIS),
-                last.saturating_add(SKEW_MILLIS),
-            ))
-        };
         let times: Vec<(i64, i64)> = answers
             .iter()
-            .filter(is_unknown)
-            .filter_map(between)
+            .filter(|answer| {
+                self.missing.contains(&answer.order_id)
+                    && self.found[&answer.order_id].published_millis().is_none()
+            })
+            .filter_map(|answer| {
+                let (first, last) = (id_millis(answer.order_id)?, answered_millis(answer)?);
+                Some((
+                    first.saturating_sub(SKEW_MILLIS),
+                    last.saturating_add(SKEW_MILLIS),
+                ))
+            })
             .collect();
         for side in Side::ALL {
             let spans = self.logs.within(side, &runs(times.clone(), GAP_MILLIS))?;
@@ -322,26 +318,32 @@ impl Search<'_> {
         } = self.recovery;
         let left = self.until.saturating_duration_since(Instant::now());
         let (found, missing, mut seen) = (&mut *self.found, &mut self.missing, 0);
-        let take = |partition: &TopicPartition, record: Record| {
-            seen += 1;
-            if let Some(order_id) = order_of(&record).filter(|order_id| missing.contains(order_id))
-            {
-                let order = found.entry(order_id).or_default();
-                match request(&record, partition, prefix) {
-                    Some(request) => order.take(request),
-                    None => order.unreadable = true,
+        Ok(read_spans(
+            kafka,
+            interrupt,
+            spans,
+            left,
+            |partition, record| {
+                seen += 1;
+                if let Some(order_id) =
+                    order_of(&record).filter(|order_id| missing.contains(order_id))
+                {
+                    let order = found.entry(order_id).or_default();
+                    match request(&record, partition, prefix) {
+                        Some(request) => order.take(request),
+                        None => order.unreadable = true,
+                    }
+                    if order.is_whole() {
+                        missing.remove(&order_id);
+                    }
                 }
-                if order.is_whole() {
-                    missing.remove(&order_id);
+                if missing.is_empty() || seen >= most {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
                 }
-            }
-            if missing.is_empty() || seen >= most {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        };
-        Ok(read_spans(kafka, interrupt, spans, left, take)?)
+            },
+        )?)
     }
 }
 

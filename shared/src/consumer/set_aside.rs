@@ -89,17 +89,19 @@ pub fn take(tx: &mut Tx<'_>) -> Result<Vec<Aside>> {
            from set_aside order by tried_at, id limit $1 for update skip locked",
         &[&BATCH],
     )?;
-    let aside = |row: &postgres::Row| Aside {
-        id: row.get(0),
-        partition: TopicPartition {
-            topic: row.get::<_, &str>(1).into(),
-            topic_id: row.get(2),
-            partition: row.get(3),
-        },
-        record: dead_letter::kept_record(row, 6, row.get(4), row.get(5)),
-        attempts: row.get(10),
-    };
-    Ok(rows.iter().map(aside).collect())
+    Ok(rows
+        .iter()
+        .map(|row| Aside {
+            id: row.get(0),
+            partition: TopicPartition {
+                topic: row.get::<_, &str>(1).into(),
+                topic_id: row.get(2),
+                partition: row.get(3),
+            },
+            record: dead_letter::kept_record(row, 6, row.get(4), row.get(5)),
+            attempts: row.get(10),
+        })
+        .collect())
 }
 
 /// Removes those that have had their effect, or are parked.
@@ -191,12 +193,14 @@ pub fn find_held(
         std::thread::sleep(SHORT_WAIT);
         rows = tx.query(&sql, &[keys])?;
     }
-    let held = |row: &postgres::Row| {
-        let (key, holder): (String, Option<String>) = (row.get(0), row.get(1));
-        let what = format!("the row of {table} {key}{}", holder.unwrap_or_default());
-        (key, what)
-    };
-    Ok(rows.iter().map(held).collect())
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let (key, holder): (String, Option<String>) = (row.get(0), row.get(1));
+            let what = format!("the row of {table} {key}{}", holder.unwrap_or_default());
+            (key, what)
+        })
+        .collect())
 }
 
 /// What events wait for at a participant: the row of their order in `orders`, or that of `table` whose key is in `column`, as it is
@@ -221,25 +225,27 @@ pub fn find_held_at_participant(
         .iter()
         .map(|row| (row.get(0), row.get(1)))
         .collect();
-    let names = |event: &Event| {
-        [
-            asked(event).map(str::to_string),
-            taken.get(&event.order_id).cloned(),
-        ]
-        .into_iter()
-        .flatten()
-    };
-    let all: BTreeSet<String> = events.iter().flat_map(names).collect();
+    let names: Vec<[Option<&str>; 2]> = events
+        .iter()
+        .map(|event| {
+            let taken = taken.get(&event.order_id).map(String::as_str);
+            [asked(event), taken]
+        })
+        .collect();
+    let all: BTreeSet<&str> = names.iter().flatten().flatten().copied().collect();
     let held_rows = find_held(
         tx,
         (table, column, "text"),
         &all.into_iter().collect::<Vec<_>>(),
     )?;
-    let waits_for = |event: &Event| {
-        let order = held_orders.get(&event.order_id.to_string());
-        order
-            .or_else(|| names(event).find_map(|name| held_rows.get(&name)))
-            .cloned()
-    };
-    Ok(events.iter().map(waits_for).collect())
+    Ok(events
+        .iter()
+        .zip(&names)
+        .map(|(event, names)| {
+            let order = held_orders.get(&event.order_id.to_string());
+            order
+                .or_else(|| names.iter().flatten().find_map(|name| held_rows.get(*name)))
+                .cloned()
+        })
+        .collect())
 }

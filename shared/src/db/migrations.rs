@@ -313,12 +313,11 @@ pub fn pending(session: &mut Session, service: Service, own: Runner) -> Result<P
             .filter(|migration| Some(migration.version()) > last)
             .count();
         pending.newer.extend(newer(history, &applied, known));
-        let is_other = |ours: &&Migration| {
+        if let Some(other) = known.iter().find(|ours| {
             applied
                 .iter()
                 .any(|it| it.version() == ours.version() && it != *ours)
-        };
-        if let Some(other) = known.iter().find(is_other) {
+        }) {
             return Err(Error::Fatal(format!(
                 "the schema ({history}) has another {other} than this binary"
             )));
@@ -375,15 +374,14 @@ fn applied(session: &mut Session, history: &str, runner: &mut Runner) -> Result<
     if !has_table(session, &table)? {
         return Ok(vec![]);
     }
-    let unreadable = |error| {
-        Error::Fatal(format!(
-            "the schema's history ({history}) can't be read: {}",
-            describe(&error)
-        ))
-    };
     runner
         .get_applied_migrations(session.client())
-        .map_err(unreadable)
+        .map_err(|error| {
+            Error::Fatal(format!(
+                "the schema's history ({history}) can't be read: {}",
+                describe(&error)
+            ))
+        })
 }
 
 /// Whether the session's database has this table.

@@ -107,13 +107,15 @@ impl Calls {
 
     fn show(&self, request: &Request) -> Result<Response, Problem> {
         let (id, ()) = merge(id(request), request.query.allow_only(&[]))?;
-        let find = |session: &mut _| {
-            Ok((
-                dead_letter::find(session, id)?,
-                action::history(session, id)?,
-            ))
-        };
-        let (kept, history) = self.pool.with(find).map_err(problem)?;
+        let (kept, history) = self
+            .pool
+            .with(|session| {
+                Ok((
+                    dead_letter::find(session, id)?,
+                    action::history(session, id)?,
+                ))
+            })
+            .map_err(problem)?;
         Ok(Response::json(
             200,
             &Detail::new(kept.ok_or_else(|| unknown(id))?, history),
@@ -198,8 +200,11 @@ impl Calls {
         let Some(name) = query.get("topic") else {
             return Ok(None);
         };
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if !TOPIC_LENGTH.contains(&name.len()) || !name.bytes().all(legal) {
+        if !TOPIC_LENGTH.contains(&name.len())
+            || !name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        {
             return Err(Problem::field("topic", "must be the name of a topic"));
         }
         Ok(Some(vec![

@@ -206,12 +206,11 @@ fn handled(summary: &Summary, history: &[Action]) -> Option<String> {
         LetterState::Discarded => ("discarded", &summary.discarded_at, &summary.discard_reason),
     };
     let actor = history.last().map_or("unknown", |action| &action.actor);
-    let text = |part: &Option<String>| part.clone().unwrap_or_default();
     Some(format!(
         "dead letter {} was {done} at {} by {actor}: {}",
         summary.id,
-        text(at),
-        text(result)
+        at.as_deref().unwrap_or_default(),
+        result.as_deref().unwrap_or_default()
     ))
 }
 

@@ -36,18 +36,21 @@ impl Detail {
         let Kept {
             summary, record, ..
         } = kept;
-        let header = |(name, value): &(_, _)| Header {
-            name: format!("{name}"),
-            value: text(value),
-            value_base64: base64(value),
-        };
         Detail {
             summary,
             key: text(&record.key),
             key_base64: base64(&record.key),
             value: text(&record.value),
             value_base64: base64(&record.value),
-            headers: record.headers.iter().map(header).collect(),
+            headers: record
+                .headers
+                .iter()
+                .map(|(name, value)| Header {
+                    name: format!("{name}"),
+                    value: text(value),
+                    value_base64: base64(value),
+                })
+                .collect(),
             history,
         }
     }

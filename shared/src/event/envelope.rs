@@ -118,19 +118,18 @@ fn decode_parts(
     record: &kafka::Record,
 ) -> std::result::Result<Event, String> {
     let order_id = order_id.ok_or("the key is not an order id (UUID)")?;
-    let header =
-        |name: &str| header(record, name).ok_or(format!("header {name} is missing or not text"));
-    if header("ce_specversion")? != "1.0" {
+    if required_header(record, "ce_specversion")? != "1.0" {
         return Err("header ce_specversion is not 1.0".into());
     }
-    let id = Uuid::parse_str(header("ce_id")?).map_err(|_| "header ce_id is not a UUID")?;
+    let id = Uuid::parse_str(required_header(record, "ce_id")?)
+        .map_err(|_| "header ce_id is not a UUID")?;
     let value = record.value.as_deref().ok_or("the value is missing")?;
     let data: Data = serde_json::from_slice(value)
         .map_err(|error| format!("the value is not the expected JSON: {error}"))?;
     if data.order_id != order_id {
         return Err("orderId in the value is not the key".into());
     }
-    let ce_type = header("ce_type")?;
+    let ce_type = required_header(record, "ce_type")?;
     let verb = ce_type
         .strip_prefix(topic.0.name())
         .and_then(|rest| rest.strip_prefix('.'));
@@ -139,8 +138,8 @@ fn decode_parts(
         topic.name()
     ))?;
     let answers =
-        self::header(record, delivery::HEADER).and_then(|text| Delivery::parse(text.as_bytes()));
-    let idempotency_key = self::header(record, KEY_HEADER)
+        header(record, delivery::HEADER).and_then(|text| Delivery::parse(text.as_bytes()));
+    let idempotency_key = header(record, KEY_HEADER)
         .filter(|key| is_key(key))
         .map(str::to_string);
     let traceparent = traceparent(record);
@@ -156,6 +155,13 @@ fn decode_parts(
     })
 }
 
+fn required_header<'a>(
+    record: &'a kafka::Record,
+    name: &str,
+) -> std::result::Result<&'a str, String> {
+    header(record, name).ok_or_else(|| format!("header {name} is missing or not text"))
+}
+
 /// Checked, because the answers carry it on: an outbox row must not grow by what comes from outside.
 fn traceparent(record: &kafka::Record) -> Option<String> {
     header(record, "traceparent")
@@ -164,15 +170,18 @@ fn traceparent(record: &kafka::Record) -> Option<String> {
 }
 
 fn body_of(topic: Topic, verb: &str, data: Data) -> Option<Body> {
-    let positive = |number: Option<i64>| number.filter(|n| *n > 0);
+    let (price, quantity) = (
+        data.price.filter(|price| *price > 0),
+        data.quantity.filter(|quantity| *quantity > 0),
+    );
     let body = match (verb, topic.0) {
         ("requested", Side::Payment) => Body::PaymentRequested {
             user_name: data.user_name?,
-            price: positive(data.price)?,
+            price: price?,
         },
         ("requested", Side::Stock) => Body::StockRequested {
             item_name: data.item_name?,
-            quantity: positive(data.quantity)?,
+            quantity: quantity?,
         },
         ("completed", _) => Body::Completed,
         ("compensated", _) => Body::Compensated {
@@ -303,15 +312,19 @@ pub fn new_traceparent() -> String {
 /// Whether `text` is a version 00 trace context: lowercase hex, trace and parent ids not all zero.
 pub fn is_traceparent(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, length: usize| {
-        part.len() == length
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let set = |part: &str| part.bytes().any(|b| b != b'0');
     matches!(parts[..], ["00", trace, parent, flags]
-        if hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && set(trace) && set(parent))
+        if is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2) && !is_zero(trace) && !is_zero(parent))
+}
+
+fn is_hex(part: &str, length: usize) -> bool {
+    part.len() == length
+        && part
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn is_zero(part: &str) -> bool {
+    part.bytes().all(|b| b == b'0')
 }
 
 #[cfg(test)]

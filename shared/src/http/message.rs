@@ -203,10 +203,9 @@ impl Headers {
 
     /// The values of all fields of that name.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        let same = move |field: &&(String, String)| field.0.eq_ignore_ascii_case(name);
         self.fields
             .iter()
-            .filter(same)
+            .filter(move |field| field.0.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
     }
 

@@ -65,11 +65,10 @@ impl QueryString {
     /// 422 naming them, the first twenty if there are more.
     pub fn allow_only(&self, known: &[&str]) -> Result<(), Problem> {
         let names: Vec<_> = self.names().collect();
-        let bad = |(at, name): (usize, &&str)| query_error(known, &names[..at], name);
         let errors: Vec<_> = names
             .iter()
             .enumerate()
-            .filter_map(bad)
+            .filter_map(|(at, name)| query_error(known, &names[..at], name))
             .take(MAX_NAMED)
             .collect();
         if errors.is_empty() {

@@ -126,16 +126,15 @@ impl Routes {
             return Problem::new(404, "there is nothing at this path");
         }
         allowed.sort();
-        let names = |method: Method| {
-            if method == Method::Get {
-                "GET, HEAD"
-            } else {
-                method.name()
-            }
-        };
         let allowed = allowed
             .into_iter()
-            .map(names)
+            .map(|method| {
+                if method == Method::Get {
+                    "GET, HEAD"
+                } else {
+                    method.name()
+                }
+            })
             .collect::<Vec<_>>()
             .join(", ");
         Problem::new(405, format!("this path knows {allowed}")).with_header("Allow", allowed)

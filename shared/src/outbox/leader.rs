@@ -63,10 +63,16 @@ impl Leadership {
         let pinged = session.clone();
         // a relay that turns no more must not hold the lock: without pings the server ends its session
         let relay = heartbeat::own_heartbeat();
-        let is_alive = move || relay.as_ref().is_none_or(|relay| relay.is_alive());
         let ping = std::thread::Builder::new()
             .name(ping_thread.to_string())
-            .spawn(move || while !shutdown.wait(PING) && keep(&pinged, is_alive()) {})?;
+            .spawn(move || {
+                while !shutdown.wait(PING) {
+                    let is_alive = relay.as_ref().is_none_or(|relay| relay.is_alive());
+                    if !keep(&pinged, is_alive) {
+                        break;
+                    }
+                }
+            })?;
         Ok(Leadership {
             session,
             ping: Some(ping),

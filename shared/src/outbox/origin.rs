@@ -307,15 +307,19 @@ impl OriginState {
                 Judgement::Own
             };
         }
-        let is_known = |(id, epoch): &Leader| {
-            self.leaders
+        if is_later {
+            return refused(Refusal::OlderCopy);
+        }
+        let is_other = leader.is_some_and(|(id, epoch)| {
+            !self
+                .leaders
                 .iter()
-                .any(|ours| ours.0 == *id && ours.1 >= *epoch)
-        };
-        match leader {
-            _ if is_later => refused(Refusal::OlderCopy),
-            Some(leader) if !is_known(&leader) => refused(Refusal::OtherLeader),
-            _ => Judgement::Own,
+                .any(|ours| ours.0 == id && ours.1 >= epoch)
+        });
+        if is_other {
+            refused(Refusal::OtherLeader)
+        } else {
+            Judgement::Own
         }
     }
 }

@@ -33,20 +33,20 @@ impl<D: Fn() -> Result<()> + Sync, R: Fn() -> Result<Vec<Row>> + Sync> Overlap<D
         let (report, reported) = bounded(1);
         scope(|scope| {
             // it owns `report`: a panic in it ends the wait, too
-            let work = move || {
+            match Builder::new().name(thread).spawn_scoped(scope, move || {
                 let deleted = self.delete();
                 let sound = deleted.is_ok();
                 let _ = report.send(deleted);
                 if sound { self.read() } else { Vec::new() }
-            };
-            match Builder::new().name(thread).spawn_scoped(scope, work) {
+            }) {
                 Ok(overlap) => {
-                    let gone = |_| {
-                        Err(Error::Panic(
-                            "the thread that deletes published rows is gone".into(),
-                        ))
-                    };
-                    let written = write(&|| reported.recv().unwrap_or_else(gone));
+                    let written = write(&|| {
+                        reported.recv().unwrap_or_else(|_| {
+                            Err(Error::Panic(
+                                "the thread that deletes published rows is gone".into(),
+                            ))
+                        })
+                    });
                     let prefetched = overlap.join().unwrap_or_default();
                     written.map(|()| prefetched)
                 }

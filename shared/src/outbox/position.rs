@@ -101,11 +101,10 @@ pub fn find(
     ends: Isolation,
 ) -> Result<Vec<FoundPosition>> {
     // under a quota it may take long
-    let is_wanted = |record: &Record| {
+    let last = last_records(kafka, interrupt, topics, ends, |record| {
         heartbeat::beat();
         text(record).is_some()
-    };
-    let last = last_records(kafka, interrupt, topics, ends, is_wanted)?;
+    })?;
     last.iter()
         .map(|(place, record)| own(place, record, service, install_id))
         .collect()
@@ -211,14 +210,17 @@ fn judgement(found: &FoundPosition, state: &OriginState) -> Option<Judgement> {
     Some(state.judge(origin?, leader, found.stored.as_deref()))
 }
 
+fn time_or_never(time: &Option<String>) -> &str {
+    time.as_deref().unwrap_or("never")
+}
+
 fn cause(found: &FoundPosition, origin: Origin, why: Refusal, state: &OriginState) -> String {
-    let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "never".into());
     let relation = match why {
         Refusal::TakenOver => "which has taken over from it".into(),
         Refusal::StoredSince => {
             format!(
                 "from which this one has taken over only what was stored up to {}",
-                time(&state.accepted_to)
+                time_or_never(&state.accepted_to)
             )
         }
         Refusal::OtherDatabase => "another copy of the same installation".into(),
@@ -228,13 +230,13 @@ fn cause(found: &FoundPosition, origin: Origin, why: Refusal, state: &OriginStat
         }
         Refusal::OlderCopy => format!(
             "of which it is an older copy (it last stored: {})",
-            time(&state.last_stored)
+            time_or_never(&state.last_stored)
         ),
     };
     format!(
         "{}, stored {}, is of {}, {relation}; this one is {} (installation {})",
         found.place,
-        time(&found.stored),
+        time_or_never(&found.stored),
         origin.describe(),
         state.origin.describe(),
         found.position.install

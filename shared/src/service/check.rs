@@ -210,15 +210,12 @@ pub(crate) fn within<T: Send + 'static>(
 ) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(work()));
-    let silent = || {
-        Error::Fatal(format!(
+    receiver.recv_timeout(limit).unwrap_or_else(|_| {
+        Err(Error::Fatal(format!(
             "no answer within {} s: check the address and what answers there",
             limit.as_secs()
-        ))
-    };
-    receiver
-        .recv_timeout(limit)
-        .unwrap_or_else(|_| Err(silent()))
+        )))
+    })
 }
 
 #[cfg(test)]

@@ -41,7 +41,6 @@ const USAGE: &str =
 /// # Errors
 /// What is not known or too much, and what is known.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
-    let refused = |error: lexopt::Error| format!("{error}; known are:\n{USAGE}");
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut wanted = Command::Run;
     while let Some(argument) = parser.next().map_err(refused)? {
@@ -88,6 +87,10 @@ pub fn help(service: Service, about: &str) -> String {
 /// To standard output; a reader that is gone (`--help | head`) is no error.
 pub(crate) fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn refused(error: lexopt::Error) -> String {
+    format!("{error}; known are:\n{USAGE}")
 }
 
 #[cfg(test)]

@@ -76,12 +76,12 @@ fn connections(available: usize, reserve: usize) -> usize {
 fn raise(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     // none: without limit
-    let count = |limit: Option<u64>| {
+    let [soft, hard] = [limit.current, limit.maximum].map(|limit| {
         limit.map_or(usize::MAX, |limit| {
             usize::try_from(limit).unwrap_or(usize::MAX)
         })
-    };
-    let (soft, reachable) = (count(limit.current), wanted.min(count(limit.maximum)));
+    });
+    let reachable = wanted.min(hard);
     if soft >= reachable {
         return soft;
     }

@@ -267,14 +267,15 @@ impl Monitor {
         let mut lags = Vec::with_capacity(ends.len());
         for (topic, described) in topics.iter().zip(&described) {
             for end in ends.iter().filter(|end| end.topic == described.name) {
-                let here = |(id, partition, _): &&(Uuid, i32, i64)| {
-                    (*id, *partition) == (described.id, end.partition)
-                };
                 // none there: nothing was read yet
-                let next = |offsets: &[(Uuid, i32, i64)]| {
-                    offsets.iter().find(here).map_or(0, |(_, _, next)| *next)
-                };
-                let offset = offsets.map(next);
+                let offset = offsets.map(|offsets| {
+                    offsets
+                        .iter()
+                        .find(|(id, partition, _)| {
+                            (*id, *partition) == (described.id, end.partition)
+                        })
+                        .map_or(0, |(_, _, next)| *next)
+                });
                 let history = self
                     .histories
                     .entry((described.id, end.partition))
@@ -283,11 +284,10 @@ impl Monitor {
             }
         }
         lags.sort_by_key(|lag| (lag.topic, lag.partition));
-        let is_slow = |lag: &Lag| {
+        let slow = lags.iter().any(|lag| {
             lag.lag_seconds
                 .is_some_and(|seconds| seconds > STRANGERS_AFTER)
-        };
-        let slow = lags.iter().any(is_slow);
+        });
         self.causes = if slow {
             [self.strangers()?, self.hidden(&places, &lags)?].concat()
         } else {
@@ -303,8 +303,9 @@ impl Monitor {
                 .list_offsets(places, OffsetSpec::Latest, Isolation::ReadCommitted)?;
         let prefix = &self.prefix;
         let hidden = readable.iter().filter_map(|end| {
-            let is_here = |lag: &&Lag| end.topic == format!("{prefix}{}", lag.topic) && end.partition == lag.partition;
-            let lag = lags.iter().find(is_here)?;
+            let lag = lags.iter().find(|lag| {
+                end.topic == format!("{prefix}{}", lag.topic) && end.partition == lag.partition
+            })?;
             let seconds = lag.lag_seconds.filter(|seconds| *seconds > STRANGERS_AFTER)?;
             (lag.offset == Some(end.offset) && lag.end > end.offset).then(|| {
                 format!(
@@ -367,11 +368,12 @@ fn stored(
 /// In seconds: as the database says, or as long as it was seen.
 fn oldest_snapshot(open: &[(String, f64)], seen: &mut HashMap<String, Instant>) -> f64 {
     seen.retain(|name, _| open.iter().any(|(open, _)| open == name));
-    let age = |(name, seconds): &(String, f64)| {
-        let since = seen.entry(name.clone()).or_insert_with(Instant::now);
-        seconds.max(since.elapsed().as_secs_f64())
-    };
-    open.iter().map(age).fold(0.0, f64::max)
+    open.iter()
+        .map(|(name, seconds)| {
+            let since = seen.entry(name.clone()).or_insert_with(Instant::now);
+            seconds.max(since.elapsed().as_secs_f64())
+        })
+        .fold(0.0, f64::max)
 }
 
 fn noted<T>(outcome: Result<T>, what: &str, reasons: &mut Vec<String>) -> Option<T> {

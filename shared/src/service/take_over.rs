@@ -36,10 +36,10 @@ pub fn run(config: &Config, migrations: Runner) -> bool {
 }
 
 fn take_over(config: &Config, migrations: Runner) -> Result<String> {
-    let explained = |what: &'static str| move |error| Error::Fatal(explain(what, error));
-    let mut session = connect(config).map_err(explained("PostgreSQL"))?;
+    let mut session =
+        connect(config).map_err(|error| Error::Fatal(explain("PostgreSQL", error)))?;
     let install = installation(&mut session, config.service, migrations)?;
-    let found = find(config, install).map_err(explained("Kafka"))?;
+    let found = find(config, install).map_err(|error| Error::Fatal(explain("Kafka", error)))?;
     note(&mut session, &found, config.service)
 }
 

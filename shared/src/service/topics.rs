@@ -1,5 +1,6 @@
 //! The service's topics in Kafka: those that it reads or writes. Of the others it needs nothing, and may see nothing.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use kafka::{Admin, Created, ErrorCode, NewTopic};
@@ -62,8 +63,9 @@ pub struct FoundTopics {
 pub fn find(admin: &mut Admin, config: &Config) -> Result<FoundTopics> {
     let wanted = full_names(&config.topic_prefix, &config.service.topics());
     let described = admin.describe_topics(&wanted)?;
-    let is_there = |name: &String| described.iter().any(|topic| topic.name == *name);
-    let (there, missing) = wanted.into_iter().partition(is_there);
+    let (there, missing) = wanted
+        .into_iter()
+        .partition(|name| described.iter().any(|topic| topic.name == *name));
     let other = described
         .iter()
         .filter(|topic| topic.partitions != config.topic_partitions);
@@ -113,20 +115,15 @@ pub fn require_use(admin: &mut Admin, config: &Config) -> Result<()> {
         full_names(&config.topic_prefix, &config.service.writes()),
     );
     let operations = admin.topic_operations(&[read.clone(), written.clone()].concat())?;
-    let may = |name: &String| {
-        operations
-            .iter()
-            .find(|(topic, _)| topic == name)
-            .map(|(_, operations)| *operations)
-    };
+    let allowed: HashMap<_, _> = operations.into_iter().collect();
     // a new leader reads the positions in what it writes
     let unread = read
         .iter()
         .chain(&written)
-        .filter(|name| may(name).is_some_and(|may| !may.read()));
+        .filter(|name| allowed.get(*name).is_some_and(|may| !may.read()));
     let unwritten = written
         .iter()
-        .filter(|name| may(name).is_some_and(|may| !may.write()));
+        .filter(|name| allowed.get(*name).is_some_and(|may| !may.write()));
     let missing: Vec<String> = unread
         .map(|name| format!("READ on {name}"))
         .chain(unwritten.map(|name| format!("WRITE on {name}")))
@@ -214,13 +211,15 @@ impl FoundTopics {
     }
 
     fn new_topics(&self, config: &Config) -> Vec<NewTopic> {
-        let new = |name: &String| NewTopic {
-            name: name.clone(),
-            partitions: config.topic_partitions,
-            replication: config.topic_replication,
-            configs: vec![],
-        };
-        self.missing.iter().map(new).collect()
+        self.missing
+            .iter()
+            .map(|name| NewTopic {
+                name: name.clone(),
+                partitions: config.topic_partitions,
+                replication: config.topic_replication,
+                configs: vec![],
+            })
+            .collect()
     }
 
     /// Kafka's refusal to create the missing topics, with what to do.

@@ -224,11 +224,10 @@ impl Connections {
         if lock(&self.open).len() < most {
             return true;
         }
-        let full = |open: &mut HashMap<_, _>| open.len() >= most;
         self.end_longest_waiting() && {
             let waited = self
                 .left
-                .wait_timeout_while(lock(&self.open), ROOM_LIMIT, full);
+                .wait_timeout_while(lock(&self.open), ROOM_LIMIT, |open| open.len() >= most);
             !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
         }
     }
