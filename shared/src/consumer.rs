@@ -266,7 +266,19 @@ impl Consumer {
                 if let Some(leader_epoch) = self.reader.leader_epoch(&partition) {
                     offsets::know_epoch(&partition, leader_epoch);
                 }
-                return self.decode(partition, records, next_offset);
+                let topic = Topic::from_name(&partition.topic, &self.processor.prefix)?;
+                let from = self
+                    .partitions
+                    .next(&partition)
+                    .filter(|_| !records.is_empty())?;
+                let place = partition.clone();
+                return Some(PartitionBatch::new(
+                    topic,
+                    partition,
+                    (from, next_offset),
+                    records,
+                    |offset| self.partitions.attempt(&place, offset),
+                ));
             }
             Polled::OutOfRange {
                 partition,
@@ -335,27 +347,6 @@ impl Consumer {
         None
     }
 
-    fn decode(
-        &self,
-        partition: TopicPartition,
-        records: Vec<Record>,
-        next_offset: i64,
-    ) -> Option<PartitionBatch> {
-        let topic = Topic::from_name(&partition.topic, &self.processor.prefix)?;
-        let from = self
-            .partitions
-            .next(&partition)
-            .filter(|_| !records.is_empty())?;
-        let place = partition.clone();
-        Some(PartitionBatch::new(
-            topic,
-            partition,
-            (from, next_offset),
-            records,
-            |offset| self.partitions.attempt(&place, offset),
-        ))
-    }
-
     /// A batch of several partitions in one transaction; if it fails, each partition by itself.
     fn handle_batch(&mut self, mut batch: Vec<PartitionBatch>, consumed: &mut Consumed) {
         batch.retain(|part| self.partitions.expects(part));
@@ -380,25 +371,20 @@ impl Consumer {
             return;
         }
         let count = part.inputs.len();
-        if count > 1 && self.partitions.poison_offset(&part.partition) == Some(part.first_offset())
-        {
-            return self.handle_halves(part.split(1), consumed);
-        }
-        match self.processor.commit(std::slice::from_ref(&part)) {
-            Ok(()) => self.advance(&part, consumed),
-            Err(error) if error.blame() != Blame::Poison => {
-                self.back_off(&part.partition, &error, consumed)
+        let poison_offset = self.partitions.poison_offset(&part.partition);
+        let left = if count > 1 && poison_offset == Some(part.first_offset()) {
+            1
+        } else {
+            match self.processor.commit(std::slice::from_ref(&part)) {
+                Ok(()) => return self.advance(&part, consumed),
+                Err(error) if error.blame() != Blame::Poison => {
+                    return self.back_off(&part.partition, &error, consumed);
+                }
+                Err(error) if count == 1 => return self.record_failure(&part, &error, consumed),
+                Err(_) => count / 2,
             }
-            Err(_) if count > 1 => self.handle_halves(part.split(count / 2), consumed),
-            Err(error) => self.record_failure(&part, &error, consumed),
-        }
-    }
-
-    fn handle_halves(
-        &mut self,
-        (left, right): (PartitionBatch, PartitionBatch),
-        consumed: &mut Consumed,
-    ) {
+        };
+        let (left, right) = part.split(left);
         self.handle(left, consumed);
         self.handle(right, consumed);
     }

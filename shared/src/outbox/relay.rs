@@ -27,7 +27,7 @@ use crate::metrics;
 use crate::outbox::leader::{LeaderElection, Leadership};
 use crate::outbox::origin::{self, Leader, Origin};
 use crate::outbox::overlap::Overlap;
-use crate::outbox::position::{self, FoundPosition, Position};
+use crate::outbox::position::{self, Position};
 use crate::outbox::wake::Wakeups;
 use crate::outbox::{self, Removal, Row};
 #[cfg(sabotage)]
@@ -256,7 +256,13 @@ impl Relay {
         if !self.recovered {
             self.recover()?;
         }
-        let rows = self.next_rows()?;
+        let mut rows = std::mem::take(&mut self.prefetched);
+        if rows.is_empty() {
+            if self.undeleted.is_none() && self.read_all.elapsed() >= READ_ALL {
+                (self.floor, self.read_all) = (0, Instant::now());
+            }
+            rows = read(self.leader()?, self.service, self.floor, self.batch)?;
+        }
         if rows.is_empty() {
             if let Some(due) = self.take_due() {
                 delete(self.leader()?, self.removal, &due.position)?;
@@ -275,17 +281,6 @@ impl Relay {
         })
     }
 
-    /// Those prefetched, or read now.
-    fn next_rows(&mut self) -> Result<Vec<Row>> {
-        if !self.prefetched.is_empty() {
-            return Ok(std::mem::take(&mut self.prefetched));
-        }
-        if self.undeleted.is_none() && self.read_all.elapsed() >= READ_ALL {
-            (self.floor, self.read_all) = (0, Instant::now());
-        }
-        read(self.leader()?, self.service, self.floor, self.batch)
-    }
-
     /// The door of a new leader: under the lock, end whatever any predecessor left open, then learn from the position
     /// what it had committed but not deleted, and whether it was this database that wrote it.
     fn recover(&mut self) -> Result<()> {
@@ -295,8 +290,39 @@ impl Relay {
         self.leader()?.check()?;
         // finding the positions may take as long as the rest of the turn
         heartbeat::beat();
-        let found = self.positions()?;
-        self.require_own(&found, (identity.id, identity.epoch.into()))?;
+        // with an empty outbox no position can name a row, and they only show who wrote last: then nothing is waited for
+        let is_empty = read(self.leader()?, self.service, 0, 1)?.is_empty();
+        let found = position::find(
+            &full_names(&self.prefix, &self.service.writes()),
+            &self.kafka,
+            &self.interrupt,
+            self.service,
+            self.install_id,
+            if is_empty {
+                Isolation::ReadCommitted
+            } else {
+                Isolation::ReadUncommitted
+            },
+        )?;
+        #[cfg(sabotage)]
+        let found = if sabotage::is_off(sabotage::Mechanism::Position) {
+            vec![]
+        } else {
+            found
+        };
+        // another database that has written last stops this one; after a promotion that lost the tail it goes on, behind what
+        // Kafka has
+        let state = self.leader()?.with(origin::read)?;
+        if let Some(lost) = position::judge(&found, &state, self.service)? {
+            self.leader()?
+                .with(|session| outbox::advance_clock(session, &lost.stored))?;
+            metrics::LOST_TAILS.inc();
+            log::warn!("{}", lost.what);
+        }
+        let leader = (identity.id, identity.epoch.into());
+        self.leader()?
+            .with(|session| origin::note_leader(session, leader))?;
+        self.origin = Some((state.origin, leader));
         for position in position::latest_first(found) {
             let last = self
                 .leader()?
@@ -311,49 +337,10 @@ impl Relay {
         Ok(())
     }
 
-    /// With an empty outbox no position can name a row, and they only show who wrote last: then nothing is waited for.
-    fn positions(&self) -> Result<Vec<FoundPosition>> {
-        #[cfg(sabotage)]
-        if sabotage::is_off(sabotage::Mechanism::Position) {
-            return Ok(vec![]);
-        }
-        let is_empty = read(self.leader()?, self.service, 0, 1)?.is_empty();
-        let ends = if is_empty {
-            Isolation::ReadCommitted
-        } else {
-            Isolation::ReadUncommitted
-        };
-        let topics = full_names(&self.prefix, &self.service.writes());
-        position::find(
-            &topics,
-            &self.kafka,
-            &self.interrupt,
-            self.service,
-            self.install_id,
-            ends,
-        )
-    }
-
-    /// Stops where another database has written last; else notes this leadership. After a promotion that lost the tail it
-    /// goes on, behind what Kafka has.
-    fn require_own(&mut self, found: &[FoundPosition], leader: Leader) -> Result<()> {
-        let state = self.leader()?.with(origin::read)?;
-        if let Some(lost) = position::judge(found, &state, self.service)? {
-            self.leader()?
-                .with(|session| outbox::advance_clock(session, &lost.stored))?;
-            metrics::LOST_TAILS.inc();
-            log::warn!("{}", lost.what);
-        }
-        self.leader()?
-            .with(|session| origin::note_leader(session, leader))?;
-        self.origin = Some((state.origin, leader));
-        Ok(())
-    }
-
     /// One Kafka transaction with the rows' records and their position. A record that Kafka refuses is never skipped:
     /// the batch is halved until the rows before it are out, and then it is tried again without end (I4). Published rows
     /// that are due are deleted meanwhile; those that are not are named by the new position too. Where more rows are
-    /// likely to wait, so many are then read ahead.
+    /// likely to wait, so many are then prefetched.
     fn publish(&mut self, rows: &[Row], more: Option<usize>) -> Result<()> {
         heartbeat::beat();
         let (records, position) = self.records(rows)?;
