@@ -410,9 +410,6 @@ impl<'a> Batch<'a> {
     /// Writes what changed, and what the timeline keeps of it, and returns what is to be sent. Orders that were asked to
     /// compensate are looked at again after `wait`, as `round`. After the commit what became of orders is counted and logged,
     /// and those who wait for them are answered.
-    ///
-    /// # Errors
-    /// What PostgreSQL says.
     pub fn write(
         self,
         tx: &mut Tx<'_>,

@@ -174,9 +174,6 @@ fn drawn_at(order_id: Uuid) -> Duration {
 }
 
 /// Polls the orders: for the monitor.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn poll(
     session: &mut Session,
     admission: &Admission,

@@ -118,9 +118,6 @@ pub(crate) fn saga(row: &Row, at: usize) -> Saga {
 }
 
 /// The orders of `order_ids` that exist, by id.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find(session: &mut Session, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Order>> {
     let sql = format!(
         "select {COLUMNS} from unnest($1::uuid[]) as wanted (order_id) join orders o using (order_id)"
@@ -150,9 +147,6 @@ const SCAN: i64 = 10_000;
 
 /// The orders of `status` (or all) older than `after`, newest first. At most `SCAN` orders are looked at: a page may
 /// hold fewer than `limit` and still have a `next`.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn list(
     session: &mut Session,
     status: Option<OrderStatus>,
@@ -192,18 +186,12 @@ fn end_of_scan(session: &mut Session, after: Uuid, scan: i64) -> Result<Option<U
 }
 
 /// Locks the orders of `order_ids` that exist, in id order.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Locked>> {
     lock_where(tx, order_ids, "true")
 }
 
 /// The same for those that are not settled, or have repairs. Once settled, always settled: who is passed over has nothing left
 /// to happen, and a lock would cost a write.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn lock_unsettled(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Locked>> {
     lock_where(tx, order_ids, &format!("({UNSETTLED} or o.repaired)"))
 }
@@ -234,9 +222,6 @@ fn lock_where(
 
 /// Writes the sagas of locked orders, into their timeline the answers that are `recorded`, and counts those that are `settled`
 /// now, by one statement.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn update(
     tx: &mut Tx<'_>,
     changed: &[(Uuid, &Saga)],
@@ -285,9 +270,6 @@ pub fn update(
 /// Stores the idempotency keys of orders that are rebuilt; returns those whose key stands for another order by now. (After
 /// `retention` a key may be used again: the orders of then and now have nothing to do with each other.) A call of the writer
 /// with one of the keys is waited for.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn claim_keys(
     tx: &mut Tx<'_>,
     rebuilt: &[Rebuilt],
@@ -326,9 +308,6 @@ pub fn claim_keys(
 
 /// Stores rebuilt orders, in id order; those that can be gone on with get a deadline, as if they had been published now. Answers
 /// which were stored: another instance may have rebuilt the others at the same moment.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn rebuild(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], deadline: Duration) -> Result<HashSet<Uuid>> {
     let order_ids: Vec<Uuid> = rebuilt.iter().map(|order| order.order_id).collect();
     let user_names: Vec<Option<&str>> = rebuilt
@@ -413,9 +392,6 @@ pub struct Due {
 
 /// Has the orders of these compensation requests looked at again after `wait`, and notes the requests in their timeline, by
 /// one statement.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn look_again(tx: &mut Tx<'_>, asked: &[Event], round: i32, wait: Duration) -> Result<()> {
     if asked.is_empty() {
         return Ok(());
@@ -446,9 +422,6 @@ pub fn look_again(tx: &mut Tx<'_>, asked: &[Event], round: i32, wait: Duration) 
 
 /// Takes the earliest rows that are due and that no other instance is working on, of one round. Few at once: each may
 /// stand for a whole batch of orders.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn take_due(tx: &mut Tx<'_>) -> Result<Option<Due>> {
     let rows = tx.query(
         "with due as materialized (
@@ -476,9 +449,6 @@ pub fn take_due(tx: &mut Tx<'_>) -> Result<Option<Due>> {
 }
 
 /// Has orders that are due looked at again a little later, as if nothing had happened: somebody holds their rows.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn reschedule(tx: &mut Tx<'_>, round: i32, order_ids: &[Uuid]) -> Result<()> {
     let sql = "insert into deadline (due_at, round, order_ids) values (clock_timestamp() + interval '5 seconds', $1, $2)";
     tx.execute(sql, &[&round, &order_ids]).map(drop)
@@ -498,9 +468,6 @@ pub fn clean_up_keys(retention: Duration) -> Cleanup {
 }
 
 /// The latest `SCAN` orders, counted by status.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn count_latest(session: &mut Session) -> Result<Vec<(String, i64)>> {
     let sql = "select order_status, count(*)
                  from (select order_status from orders order by order_id desc limit $1) as latest group by order_status";
@@ -512,18 +479,12 @@ pub fn count_latest(session: &mut Session) -> Result<Vec<(String, i64)>> {
 }
 
 /// Which of these orders somebody else holds, each with the row and the holder in words; all others are locked.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_held(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<String, String>> {
     set_aside::find_held(tx, ("orders", "order_id", "uuid"), &order_ids)
 }
 
 /// Which of these idempotency keys have a row that somebody else holds, each with the row and the holder in words; the rows of all
 /// others are locked.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_held_keys(tx: &mut Tx<'_>, keys: &[&str]) -> Result<HashMap<String, String>> {
     set_aside::find_held(tx, ("idempotency_key", "idempotency_key", "text"), &keys)
 }
@@ -573,9 +534,6 @@ fn overdue() -> String {
 
 /// Orders that are not settled although their time is over, among `SCAN` whose time is. `deadline`: after which one that
 /// was not published counts.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn count_overdue(session: &mut Session, deadline: Duration) -> Result<i64> {
     let sql = format!(
         "select count(*) from ({}) as late join orders o using (order_id) where {UNSETTLED}",
@@ -585,9 +543,6 @@ pub fn count_overdue(session: &mut Session, deadline: Duration) -> Result<i64> {
 }
 
 /// Those orders, older than `after`, newest first.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn list_overdue(
     session: &mut Session,
     deadline: Duration,
@@ -614,9 +569,6 @@ pub fn list_overdue(
 
 /// Ends the wait of orders that are `forgotten` `after` so long: they are marked as published, and their deadline is due.
 /// Answers how many they are.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn give_up_forgotten(session: &mut Session, after: Duration) -> Result<i64> {
     let sql = format!(
         "with lost as (

@@ -12,9 +12,6 @@ use crate::payment::{Batch, Payment, Status};
 
 /// Places a payment for each order that has none, then locks those that were there; `order_ids` must be sorted. One
 /// placed just now is ours without a lock.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn place_and_lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Payment>> {
     let placed = tx.query(
         "insert into payment (order_id) select order_id from unnest($1::uuid[]) as p (order_id) order by order_id
@@ -61,9 +58,6 @@ fn payment(row: &Row) -> Payment {
 }
 
 /// Locks the accounts of `user_names` (sorted) that exist; returns their balances.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn lock_balances(tx: &mut Tx<'_>, user_names: &[&str]) -> Result<HashMap<String, i64>> {
     let rows = tx.query(
         "select a.user_name, a.balance from unnest($1::text[]) as wanted (user_name) join account a using (user_name)
@@ -74,9 +68,6 @@ pub fn lock_balances(tx: &mut Tx<'_>, user_names: &[&str]) -> Result<HashMap<Str
 }
 
 /// Writes what changed in the batch: payments and balances by one statement, all of them locked before.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
     if batch.changed_payments.is_empty() {
         return Ok(());
@@ -131,9 +122,6 @@ fn array_text(ids: &[Uuid]) -> String {
 }
 
 /// Sets an account's balance; the difference counts as deposited. True if the account is new.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn set_balance(session: &mut Session, user_name: &str, balance: i64) -> Result<bool> {
     let rows = session.query(
         "insert into account as a (user_name, balance, deposited) values ($1, $2, $2)
@@ -146,9 +134,6 @@ pub fn set_balance(session: &mut Session, user_name: &str, balance: i64) -> Resu
 }
 
 /// An account's balance; none if there is no such account.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_balance(session: &mut Session, user_name: &str) -> Result<Option<i64>> {
     let rows = session.query(
         "select balance from account where user_name = $1",
@@ -158,9 +143,6 @@ pub fn find_balance(session: &mut Session, user_name: &str) -> Result<Option<i64
 }
 
 /// A payment with its times (RFC 3339, UTC); none if the order is unknown here.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<(Payment, String, String)>> {
     let rows = session.query(
         r#"select order_id, user_name, amount, status, reason_code, reason_from, confirmed,

@@ -1,5 +1,7 @@
 //! PostgreSQL sessions: every limit set by the session itself, statements prepared once per connection, a
 //! watchdog over every call.
+//!
+//! What queries returns the errors of PostgreSQL and of the connection, here and in all modules: `# Errors` names others only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -205,9 +207,6 @@ fn require_usable(answer: &SimpleQueryMessage) -> Result<()> {
 /// What both a session and a transaction can do.
 pub trait Query {
     /// Runs a statement, prepared at its first use on this connection.
-    ///
-    /// # Errors
-    /// What PostgreSQL or the connection says.
     fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>>;
 
     /// The same for a statement that returns no rows; returns how many it touched.
@@ -226,9 +225,6 @@ pub struct Session {
 
 impl Session {
     /// Opens a transaction; dropped without [`Tx::commit`], it is rolled back.
-    ///
-    /// # Errors
-    /// What PostgreSQL or the connection says.
     pub fn transaction(&mut self) -> Result<Tx<'_>> {
         let busy = Busy::new(&self.busy, CALL_LIMIT);
         let inner = self.client.transaction()?;
@@ -241,9 +237,6 @@ impl Session {
     }
 
     /// Runs statements without parameters, as one text.
-    ///
-    /// # Errors
-    /// What PostgreSQL or the connection says.
     pub fn batch_execute(&mut self, sql: &str) -> Result<()> {
         let _busy = Busy::new(&self.busy, CALL_LIMIT);
         Ok(self.client.batch_execute(sql)?)

@@ -76,9 +76,6 @@ fn report(parked: &[(Cause, String)]) {
 
 /// Parks records, in the transaction that moves the offsets past them; counts and logs them after its commit. A record that is
 /// parked already stays as it is.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn park(tx: &mut Tx<'_>, records: &[Parked<'_>]) -> Result<()> {
     let mut parked = Vec::new();
     for one in records {
@@ -319,9 +316,6 @@ fn summary(row: &postgres::Row) -> Summary {
 }
 
 /// The newest parked records that fit before number `before`, `limit` at most.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn list(
     session: &mut Session,
     filter: &Filter,
@@ -350,9 +344,6 @@ pub fn clean_up(retention: Option<Duration>) -> Cleanup {
 const MANY: i64 = 10_000;
 
 /// How many nobody has handled, `MANY` at most.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn count_open(session: &mut Session) -> Result<i64> {
     let sql = "select count(*) from (select from dead_letter where handled_at is null limit $1) as counted";
     Ok(session.query(sql, &[&MANY])?[0].get(0))
@@ -360,9 +351,6 @@ pub fn count_open(session: &mut Session) -> Result<i64> {
 
 /// The numbers of the oldest parked records that fit after number `after`, `limit` at most, and how many there are without
 /// that limit.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_oldest(
     session: &mut Session,
     filter: &Filter,
@@ -378,9 +366,6 @@ pub fn find_oldest(
 }
 
 /// One parked record; none if there is no such number.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find(session: &mut impl Query, id: i64) -> Result<Option<Kept>> {
     let sql = format!(
         "select {COLUMNS}, topic_id, record_key, record_value, header_names, header_values from dead_letter where id = $1"
@@ -402,9 +387,6 @@ pub fn lock(tx: &mut Tx<'_>, id: i64, wait: bool) -> Result<Option<Kept>> {
 }
 
 /// Records that a parked record was replayed, and what came of it. `APPLIED` and `UNCHANGED…` make it [`LetterState::Replayed`].
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn note_replay(tx: &mut Tx<'_>, id: i64, result: &str) -> Result<()> {
     let sql = "update dead_letter set replays = replays + 1, replayed_at = clock_timestamp(), replay_result = $2
                 where id = $1";
@@ -413,9 +395,6 @@ pub fn note_replay(tx: &mut Tx<'_>, id: i64, result: &str) -> Result<()> {
 }
 
 /// Makes a parked record [`LetterState::Discarded`]; it is kept.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn discard(tx: &mut Tx<'_>, id: i64, reason: &str) -> Result<()> {
     let sql = "update dead_letter set discarded_at = clock_timestamp(), discard_reason = $2 where id = $1";
     tx.execute(sql, &[&id, &reason])?;

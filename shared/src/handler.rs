@@ -64,15 +64,9 @@ pub trait Handler: Send {
 
     /// Which of the events can't be handled because somebody else holds a row that they need: for each what it waits for, in words.
     /// The rows of all others are locked then, so that handling them waits for nobody.
-    ///
-    /// # Errors
-    /// What PostgreSQL says.
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>>;
 
     /// Records that a request has failed for good (only where it was undecided); returns the `….failed` to send.
-    ///
-    /// # Errors
-    /// What PostgreSQL says.
     fn give_up(&mut self, tx: &mut Tx<'_>, request: &GivenUp) -> Result<Vec<Event>>;
 
     /// Fetches, outside of any transaction, what the last [`Handler::handle`] lacked ([`Error::Unprepared`]).

@@ -52,9 +52,6 @@ pub fn append(tx: &mut Tx<'_>, waker: &Waker, events: &[Event]) -> Result<()> {
 }
 
 /// The oldest rows behind the id `after`, `limit` at most, by id.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn read_batch(
     session: &mut Session,
     service: Service,
@@ -80,9 +77,6 @@ fn row(row: &postgres::Row) -> Row {
 }
 
 /// The id of a row's last message; none if there is no such row.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_last_message(session: &mut Session, service: Service, id: i64) -> Result<Option<Uuid>> {
     let sql = format!(
         "select (messages -> -1 ->> 'id')::uuid from {} where id = $1",
@@ -93,9 +87,6 @@ pub fn find_last_message(session: &mut Session, service: Service, id: i64) -> Re
 
 /// Moves the last stored time on to `time` (RFC 3339), if that is later: what is stored from now on does not stand before what
 /// a lost or another database had stored (I4).
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn advance_clock(query: &mut impl Query, time: &str) -> Result<()> {
     let sql = "select setval(clock, time)
                  from (select (extract(epoch from $1::text::timestamptz) * 1000000)::bigint as time) as lost,
@@ -128,9 +119,6 @@ pub struct OutboxStats {
 }
 
 /// What waits to be published.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn count_waiting(session: &mut Session, service: Service) -> Result<OutboxStats> {
     let sql = format!(
         "with oldest as (select id, stored_at from {0} order by id limit 1)
@@ -153,9 +141,6 @@ pub fn count_waiting(session: &mut Session, service: Service) -> Result<OutboxSt
 
 /// The snapshots that are open in the database: under a name that stays as long as one does, for how many seconds, as far as it may be
 /// seen (of other users' sessions it may not). Whatever was changed or deleted since is walked over by each statement that comes by.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_snapshots(session: &mut Session) -> Result<Vec<(String, f64)>> {
     let sql =
         "select pid || '/' || backend_xmin, coalesce(extract(epoch from clock_timestamp() - xact_start), 0)::float8
@@ -172,9 +157,6 @@ pub fn find_snapshots(session: &mut Session) -> Result<Vec<(String, f64)>> {
 
 /// The service's sessions that wait for a lock for longer than batches take: each by its name, with what it waits for and who
 /// holds that.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_blocked(session: &mut Session, service: Service) -> Result<Vec<(String, String)>> {
     let sql = "
         select w.application_name,

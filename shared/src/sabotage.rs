@@ -57,9 +57,6 @@ pub fn own_id(shared: String) -> String {
 }
 
 /// Publishes the payment messages in a Kafka transaction of their own, if pairs shall be torn; returns what is left.
-///
-/// # Errors
-/// Kafka's.
 pub fn publish_halves(
     producer: &mut Producer,
     records: Vec<ProducerRecord>,
@@ -77,9 +74,6 @@ pub fn publish_halves(
 }
 
 /// The function of `sql/common` without its lock and without the last stored time, if they are turned off.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn replace_append(session: &mut Session) -> Result<()> {
     if !is_off(Mechanism::AppendLock) {
         return Ok(());

@@ -12,9 +12,6 @@ use crate::reservation::{Batch, Reservation, Status};
 
 /// Places a reservation for each order that has none, then locks those that were there; `order_ids` must be sorted. One
 /// placed just now is ours without a lock.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn place_and_lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation>> {
     let placed = tx.query(
         "insert into reservation (order_id) select order_id from unnest($1::uuid[]) as p (order_id) order by order_id
@@ -64,9 +61,6 @@ fn reservation(row: &Row) -> Reservation {
 }
 
 /// Locks the items of `item_names` (sorted) that exist; returns their quantities.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn lock_quantities(tx: &mut Tx<'_>, item_names: &[&str]) -> Result<HashMap<String, i64>> {
     let rows = tx.query(
         "select i.item_name, i.quantity from unnest($1::text[]) as wanted (item_name) join item i using (item_name)
@@ -77,9 +71,6 @@ pub fn lock_quantities(tx: &mut Tx<'_>, item_names: &[&str]) -> Result<HashMap<S
 }
 
 /// Writes what changed in the batch: reservations and quantities by one statement, all of them locked before.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
     if batch.changed_reservations.is_empty() {
         return Ok(());
@@ -139,9 +130,6 @@ fn array_text(ids: &[Uuid]) -> String {
 }
 
 /// Sets an item's quantity; the difference counts as deposited. True if the item is new.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn set_quantity(session: &mut Session, item_name: &str, quantity: i64) -> Result<bool> {
     let rows = session.query(
         "insert into item as i (item_name, quantity, deposited) values ($1, $2, $2)
@@ -154,9 +142,6 @@ pub fn set_quantity(session: &mut Session, item_name: &str, quantity: i64) -> Re
 }
 
 /// An item's quantity; none if there is no such item.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_quantity(session: &mut Session, item_name: &str) -> Result<Option<i64>> {
     let rows = session.query(
         "select quantity from item where item_name = $1",
@@ -166,9 +151,6 @@ pub fn find_quantity(session: &mut Session, item_name: &str) -> Result<Option<i6
 }
 
 /// A reservation with its times (RFC 3339, UTC); none if the order is unknown here.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find(
     session: &mut Session,
     order_id: Uuid,

@@ -8,9 +8,6 @@ use super::estimate::Second;
 use crate::store::unsettled_in_second;
 
 /// The seconds from `horizon` on, oldest first, and how many sessions have placed orders since `recent`.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn read(session: &mut Session, horizon: i64, recent: i64) -> Result<(Vec<Second>, i64)> {
     let rows = session.query(
         "select second, sum(placed)::bigint, sum(settled)::bigint,
@@ -32,9 +29,6 @@ pub fn read(session: &mut Session, horizon: i64, recent: i64) -> Result<(Vec<Sec
 /// Removes seconds that nothing can be added to any more, older than `closed`: all their orders are settled, or they are
 /// older than `horizon`, younger ones are settled, and none of them waits to be published
 /// ([`crate::store::give_up_forgotten`] looks for those by their seconds).
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn remove_passed(session: &mut Session, closed: i64, horizon: i64) -> Result<()> {
     let sql = format!(
         "delete from order_flow where (second, session) in (

@@ -13,9 +13,6 @@ use uuid::Uuid;
 use crate::repair::{Kind, Repair};
 
 /// Lists repairs, and marks their orders as repaired.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn insert(tx: &mut Tx<'_>, repairs: &[Repair]) -> Result<()> {
     if repairs.is_empty() {
         return Ok(());
@@ -48,9 +45,6 @@ pub fn insert(tx: &mut Tx<'_>, repairs: &[Repair]) -> Result<()> {
 }
 
 /// Notes the confirmations of these sides: a repair of the side is done, and one of both sides once the order is settled.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn finish(tx: &mut Tx<'_>, confirmed: &[(Uuid, Side, bool)]) -> Result<()> {
     if confirmed.is_empty() {
         return Ok(());
@@ -68,9 +62,6 @@ pub fn finish(tx: &mut Tx<'_>, confirmed: &[(Uuid, Side, bool)]) -> Result<()> {
 }
 
 /// Which of these messages have been handled with a consequence before: those that a timeline or a repair names.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_known_messages(tx: &mut Tx<'_>, events: &[Event]) -> Result<HashSet<Uuid>> {
     let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
     let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
@@ -85,9 +76,6 @@ pub fn find_known_messages(tx: &mut Tx<'_>, events: &[Event]) -> Result<HashSet<
 }
 
 /// The sides of these orders that were asked back and have not confirmed.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_unconfirmed(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<Vec<(Uuid, Side)>> {
     if order_ids.is_empty() {
         return Ok(vec![]);
@@ -140,9 +128,6 @@ pub struct Listed {
 
 /// The newest repairs that fit before number `before`, `limit` at most. An order's are found by its index, so that filter has a
 /// statement of its own.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn list(
     session: &mut Session,
     filter: &Filter,
@@ -190,9 +175,6 @@ fn listed(row: &postgres::Row) -> Listed {
 const MANY: i64 = 10_000;
 
 /// The latest `MANY` repairs by kind, and how many are open, `MANY` at most.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn count(session: &mut Session) -> Result<(Vec<(String, i64)>, i64)> {
     let latest = "select kind, count(*) from (select kind from repair order by id desc limit $1) as latest group by kind";
     let kinds = session

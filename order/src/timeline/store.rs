@@ -42,9 +42,6 @@ fn millis(column: &str) -> String {
 }
 
 /// An order's timeline, as one statement sees it; none if there is no such order.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find(session: &mut Session, order_id: Uuid) -> Result<Option<Timeline>> {
     let sql = format!(
         "select o.payment_status, o.stock_status, o.reason_code, o.reason_from, o.traceparent,

@@ -112,9 +112,6 @@ pub fn setbacks() -> u64 {
 }
 
 /// The next offset of each partition; a partition never seen before starts at 0.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn read(session: &mut Session, partitions: &[TopicPartition]) -> Result<Vec<Start>> {
     let (ids, numbers) = keys(partitions.iter());
     let names: Vec<&str> = partitions
@@ -151,9 +148,6 @@ fn now(query: &mut impl Query, ids: &[Uuid], numbers: &[i32]) -> Result<Vec<(i64
 }
 
 /// Topic id, partition and next offset of every partition that was ever read.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn read_all(session: &mut Session) -> Result<Vec<(Uuid, i32, i64)>> {
     let rows = session.query(
         "select topic_id, partition, next_offset from consumer_offset",

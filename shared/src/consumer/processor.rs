@@ -70,9 +70,6 @@ impl BatchProcessor {
     }
 
     /// Where each partition's offset is.
-    ///
-    /// # Errors
-    /// What PostgreSQL says.
     pub fn read_offsets(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Start>> {
         offsets::read(self.connection.session()?, partitions)
     }

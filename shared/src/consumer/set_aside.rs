@@ -51,9 +51,6 @@ pub struct Aside {
 }
 
 /// Sets records aside, in the transaction that moves the offset past them; each with what it waits for.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn set(tx: &mut Tx<'_>, records: &[(&TopicPartition, &Record, String)]) -> Result<()> {
     for (partition, record, waits_for) in records {
         let (names, values) = dead_letter::header_columns(record);
@@ -79,9 +76,6 @@ pub fn set(tx: &mut Tx<'_>, records: &[(&TopicPartition, &Record, String)]) -> R
 }
 
 /// Locks those that were not tried for longest, and that no other instance tries at this moment.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn take(tx: &mut Tx<'_>) -> Result<Vec<Aside>> {
     let rows = tx.query(
         "select id, topic, topic_id, partition, record_offset, record_time, record_key, record_value, header_names,
@@ -105,18 +99,12 @@ pub fn take(tx: &mut Tx<'_>) -> Result<Vec<Aside>> {
 }
 
 /// Removes those that have had their effect, or are parked.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn remove(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
     tx.execute("delete from set_aside where id = any($1)", &[&ids])
         .map(drop)
 }
 
 /// These wait on: it is others' turn.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn wait_on(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
     tx.execute(
         "update set_aside set tried_at = clock_timestamp() where id = any($1)",
@@ -126,9 +114,6 @@ pub fn wait_on(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
 }
 
 /// One failed by its own fault once more.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn record_failure(session: &mut Session, id: i64) -> Result<()> {
     session
         .execute(
@@ -139,9 +124,6 @@ pub fn record_failure(session: &mut Session, id: i64) -> Result<()> {
 }
 
 /// Those of the keys under which something waits: what comes later about the same orders waits behind it.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_waiting_keys(tx: &mut Tx<'_>, keys: &[&[u8]]) -> Result<HashSet<Vec<u8>>> {
     let rows = tx.query(
         "select distinct record_key from set_aside where record_key = any($1)",
@@ -151,9 +133,6 @@ pub fn find_waiting_keys(tx: &mut Tx<'_>, keys: &[&[u8]]) -> Result<HashSet<Vec<
 }
 
 /// How many wait, for how many seconds the oldest has waited, and what it waits for.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn count(session: &mut Session) -> Result<(i64, f64, Option<String>)> {
     let sql =
         "select count(*), coalesce(extract(epoch from clock_timestamp() - min(since)), 0)::float8,
@@ -165,9 +144,6 @@ pub fn count(session: &mut Session) -> Result<(i64, f64, Option<String>)> {
 
 /// Locks those rows of `table` with these keys (of SQL type `kind`) that are free; returns the others, each in words: which row,
 /// and who holds it. Rows that do not exist are none.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_held(
     tx: &mut Tx<'_>,
     (table, column, kind): (&str, &str, &str),
@@ -205,9 +181,6 @@ pub fn find_held(
 
 /// What events wait for at a participant: the row of their order in `orders`, or that of `table` whose key is in `column`, as it is
 /// `asked` for or, in the same column of `orders`, was taken from.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn find_held_at_participant(
     tx: &mut Tx<'_>,
     events: &[Event],

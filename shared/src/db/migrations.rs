@@ -46,14 +46,14 @@ pub fn migrate(session: &mut Session, service: Service, own: Runner) -> Result<(
     session.batch_execute(&format!("select pg_advisory_unlock({LOCK_CLASS}, 3)"))?;
     outcome?;
     set_sequences_on(session, until)?;
-    install_id(session)?;
+    read_install_id(session)?;
     require_rights(session, service)
 }
 
 /// Tables that somebody has locked are waited for `until` then.
 fn set_sequences_on(session: &mut Session, until: Instant) -> Result<()> {
     let behind = loop {
-        match sequences_behind(session) {
+        match find_sequences_behind(session) {
             Err(error) if error.is_lock_timeout() && Instant::now() < until => {
                 log::warn!(
                     "somebody has locked a table, whose sequence is to be looked at: {error}"
@@ -74,7 +74,7 @@ fn set_sequences_on(session: &mut Session, until: Instant) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Fatal`] when somebody has emptied its table; what PostgreSQL says.
-pub fn install_id(session: &mut Session) -> Result<Uuid> {
+pub fn read_install_id(session: &mut Session) -> Result<Uuid> {
     let rows = session.query("select install_id from install", &[])?;
     rows.first()
         .map(|row| row.get(0))
@@ -234,7 +234,7 @@ impl Behind {
     }
 }
 
-fn sequences_behind(session: &mut Session) -> Result<Vec<Behind>> {
+fn find_sequences_behind(session: &mut Session) -> Result<Vec<Behind>> {
     // names come quoted, as they are to be written
     let columns = session.query(
         "select c.oid::regclass::text, quote_ident(a.attname),
@@ -297,7 +297,7 @@ pub struct Pending {
 ///
 /// # Errors
 /// [`Error::Fatal`] where `migrate` would refuse the schema; not where a migration itself would fail.
-pub fn pending(session: &mut Session, service: Service, own: Runner) -> Result<Pending> {
+pub fn find_pending(session: &mut Session, service: Service, own: Runner) -> Result<Pending> {
     require_own_schema(session, service)?;
     check_compatible(session)?;
     let mut pending = Pending::default();
@@ -328,7 +328,7 @@ pub fn pending(session: &mut Session, service: Service, own: Runner) -> Result<P
         require_own_tables(session)?;
     } else {
         require_rights(session, service)?;
-        let behind = sequences_behind(session)?;
+        let behind = find_sequences_behind(session)?;
         pending.behind = behind
             .iter()
             .map(|behind| format!("{}; a start sets it on", behind.describe()))
@@ -385,9 +385,6 @@ fn applied(session: &mut Session, history: &str, runner: &mut Runner) -> Result<
 }
 
 /// Whether the session's database has this table.
-///
-/// # Errors
-/// What PostgreSQL or the connection says.
 pub fn has_table(session: &mut Session, name: &str) -> Result<bool> {
     Ok(session.query("select to_regclass($1) is not null", &[&name])?[0].get(0))
 }

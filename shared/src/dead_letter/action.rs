@@ -41,9 +41,6 @@ pub struct Action {
 }
 
 /// Adds to a parked record's history, in the transaction that does it.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn note(
     tx: &mut Tx<'_>,
     id: i64,
@@ -60,10 +57,7 @@ pub fn note(
 }
 
 /// A parked record's history, the oldest first.
-///
-/// # Errors
-/// What PostgreSQL says.
-pub fn history(session: &mut impl Query, id: i64) -> Result<Vec<Action>> {
+pub fn read_history(session: &mut impl Query, id: i64) -> Result<Vec<Action>> {
     let sql = r#"select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), actor, action, result, detail
                    from dead_letter_action a where dead_letter_id = $1 order by a.id"#;
     Ok(session.query(sql, &[&id])?.iter().map(action).collect())

@@ -112,7 +112,7 @@ impl Calls {
             .with(|session| {
                 Ok((
                     dead_letter::find(session, id)?,
-                    action::history(session, id)?,
+                    action::read_history(session, id)?,
                 ))
             })
             .map_err(problem)?;

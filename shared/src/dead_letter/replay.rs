@@ -195,7 +195,7 @@ fn lock(tx: &mut Tx<'_>, id: i64, wait: bool) -> Result<Option<(Kept, Vec<Action
     let Some(kept) = dead_letter::lock(tx, id, wait)? else {
         return Ok(None);
     };
-    Ok(Some((kept, action::history(tx, id)?)))
+    Ok(Some((kept, action::read_history(tx, id)?)))
 }
 
 /// How, when and by whom it was handled, if it was.

@@ -223,9 +223,6 @@ fn with_takeovers(state: OriginState, session: &mut Session) -> Result<OriginSta
 }
 
 /// Notes a leadership, before anything is published under it.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn note_leader(session: &mut Session, (producer_id, epoch): Leader) -> Result<()> {
     let sql = "insert into leadership (producer_id, epoch) values ($1, $2)
                on conflict (producer_id) do update set epoch = excluded.epoch, begun_at = clock_timestamp()";
@@ -326,9 +323,6 @@ impl OriginState {
 
 /// Takes over from these origins what they had stored until then: from now on the positions of the database carry a number
 /// above theirs, which is returned.
-///
-/// # Errors
-/// What PostgreSQL says.
 pub fn take_over(
     tx: &mut Tx<'_>,
     state: &OriginState,

@@ -73,7 +73,7 @@ fn check_database(report: &mut Report, config: &Config, migrations: Runner) -> O
     report.add("database", Ok(vec![]));
     let kind = config.service;
     let found = within(LIMIT, move || {
-        let pending = migrations::pending(&mut session, kind, migrations)?;
+        let pending = migrations::find_pending(&mut session, kind, migrations)?;
         Ok((remarks(&pending), installation(&mut session)?))
     });
     let install = found.as_ref().ok().map(|(_, install)| *install);
@@ -114,7 +114,7 @@ fn installation(session: &mut Session) -> Result<Uuid> {
     if !migrations::has_table(session, "install")? {
         return Ok(Uuid::nil());
     }
-    migrations::install_id(session)
+    migrations::read_install_id(session)
 }
 
 fn check_kafka(report: &mut Report, config: &Config, install: Option<Uuid>) {

@@ -47,7 +47,7 @@ pub fn prepare(config: &Config, own: Runner, shutdown: &Shutdown) -> Result<Read
     #[cfg(sabotage)]
     crate::sabotage::replace_append(&mut session)?;
     let mut session = connector.connect()?;
-    let install_id = migrations::install_id(&mut session)?;
+    let install_id = migrations::read_install_id(&mut session)?;
     let mut kafka = config.kafka(config.service.name());
     kafka.api_timeout = STARTUP_ATTEMPT;
     let mut admin = Admin::new(kafka.clone(), Interrupt::new());

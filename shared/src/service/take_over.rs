@@ -50,14 +50,14 @@ fn connect(config: &Config) -> Result<Session> {
 
 /// The database's, once nothing is left to migrate: what is noted needs a table.
 fn installation(session: &mut Session, service: Service, migrations: Runner) -> Result<Uuid> {
-    let pending = migrations::pending(session, service, migrations)?.migrations;
+    let pending = migrations::find_pending(session, service, migrations)?.migrations;
     if pending > 0 {
         return Err(Error::Fatal(format!(
             "the schema lacks {pending} migrations: start {} once, which applies them before it is refused",
             service.name()
         )));
     }
-    migrations::install_id(session)
+    migrations::read_install_id(session)
 }
 
 /// The last positions in what the service writes, as far as it is there.

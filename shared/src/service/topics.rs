@@ -57,9 +57,6 @@ pub struct FoundTopics {
 }
 
 /// Looks at the topics, and changes nothing.
-///
-/// # Errors
-/// Kafka's.
 pub fn find(admin: &mut Admin, config: &Config) -> Result<FoundTopics> {
     let wanted = full_names(&config.topic_prefix, &config.service.topics());
     let described = admin.describe_topics(&wanted)?;
