@@ -43,10 +43,11 @@ fn assert_fails(said: &str, about: &str, words: &str) {
 
 // ---- help, version, arguments
 
-/// The names in the first column of README's table.
+/// The names in the first column of the table in docs/operations.md.
 fn documented() -> BTreeSet<String> {
-    let readme = std::fs::read_to_string(repository().join("README.md")).expect("README.md");
-    let (_, section) = readme
+    let page = repository().join("docs/operations.md");
+    let page = std::fs::read_to_string(page).expect("docs/operations.md");
+    let (_, section) = page
         .split_once("\n## Settings\n")
         .expect("a section about settings");
     let (section, _) = section.split_once("\n## ").expect("a section after it");
@@ -72,7 +73,7 @@ fn helped(help: &str) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn the_help_of_the_services_names_the_settings_of_the_readme_and_no_others() {
+fn the_help_of_the_services_names_the_settings_of_operations_md_and_no_others() {
     let world = World::new("help");
     let mut all = BTreeSet::new();
     for service in Service::ALL {
