@@ -23,9 +23,22 @@ static_checks() {
   cargo clippy --version >/dev/null 2>&1 || die "cargo clippy is not installed" "rustup component add clippy"
   stage "format" limited "$TOOL_LIMIT" cargo fmt --all --check
   stage "scripts" limited "$TOOL_LIMIT" shellcheck -x -a run.sh .ci/run deploy/compose/databases.sh
+  stage "links" check_links
   stage "lints" limited "$BUILD_LIMIT" cargo clippy --locked --workspace --all-targets
   stage "kafka without TLS" limited "$BUILD_LIMIT" cargo clippy --locked -p kafka --no-default-features --all-targets
   stage "documentation" limited "$BUILD_LIMIT" cargo doc --locked --workspace --no-deps
+}
+
+# The files that the pages link to are there, and compose.yaml starts the Kafka that everything else is tested with.
+check_links() {
+  local page link status=0
+  for page in *.md docs/*.md kafka/*.md; do
+    while read -r link; do
+      [ -e "$(dirname "$page")/$link" ] || { warn "$page: there is no $link"; status=1; }
+    done < <(grep -o '](\([^)#]*\)' "$page" | cut -c 3- | grep -v '^http' | sort -u)
+  done
+  grep -qF "image: apache/kafka:$KAFKA_VERSION" compose.yaml || { warn "compose.yaml: its Kafka is not $KAFKA_VERSION"; status=1; }
+  return $status
 }
 
 # `check`: what every edit should pass, in minutes.
