@@ -217,7 +217,7 @@ pub(crate) fn explain(what: &str, error: Error) -> String {
         error if error.is_refusal() => match error {
             Error::Kafka(error @ kafka::Error::Refused { .. }) => {
                 format!(
-                    "{what} refuses: {error}; its user needs the rights that README lists under Deploying"
+                    "{what} refuses: {error}; its user needs the rights that docs/operations.md lists under Deploying"
                 )
             }
             error => {

@@ -148,7 +148,7 @@ fn a_user_needs_the_rights_of_its_service_and_none_to_create_what_is_there() {
             && said.contains("KAFKA_SECURITY_PROTOCOL is what its listener"),
         "{said}"
     );
-    // from here on README's list (Deploying), right by right, and nothing on the topics of stock
+    // from here on the list in docs/operations.md (Deploying), right by right, and nothing on the topics of stock
     allow(&broker, &["Describe"], &read);
     // a new leader reads the positions in what it writes
     allow(&broker, &["Read"], &written);
