@@ -14,7 +14,8 @@ setting_names() { # of the services in BIN_DIR
 # Where everything is: while processes run, a restart of one of them must not change that.
 is_place() {
   case $1 in
-    ORDER_PORT | STOCK_PORT | PAYMENT_PORT | BIND | *_DATABASE_URL | PAYMENT_URL | STOCK_URL) ;;
+    ORDER_PORT | STOCK_PORT | PAYMENT_PORT | BIND | PAYMENT_URL | STOCK_URL) ;;
+    ORDER_DATABASE_URL | STOCK_DATABASE_URL | PAYMENT_DATABASE_URL) ;;
     KAFKA_BROKERS | KAFKA_SECURITY_* | KAFKA_SSL_* | KAFKA_SASL_* | TOPIC_* | INSTANCES) ;;
     *) return 1 ;;
   esac
