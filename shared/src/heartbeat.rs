@@ -1,4 +1,4 @@
-//! Whether the process turns: every thread that [`crate::service::Threads`] starts says so at each of its turns.
+//! Whether the process turns: every [`Worker`](crate::worker::Worker) says so at each of its turns.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};

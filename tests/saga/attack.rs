@@ -297,9 +297,9 @@ fn dribble(mut clients: Vec<TcpStream>) -> Vec<String> {
 fn with_all_descriptors_used_up_database_and_broker_are_still_reached_again() {
     let broker = Broker::start();
     let world = World::with("attack_descriptors", &[("KAFKA_BROKERS", &broker.direct())]);
-    // what one broker's service needs for itself, and two clients: with fewer it says so, and holds nothing back
+    // half of them is what one broker's service needs for itself
     let order = world.start_with_descriptors(
-        (80, 80),
+        (160, 160),
         Service::Order,
         &[("KAFKA_BROKERS", &broker.proxied())],
     );
@@ -347,7 +347,7 @@ impl Target {
 #[test]
 fn a_low_soft_limit_of_descriptors_is_raised_as_far_as_allowed() {
     let world = World::new("attack_soft_limit");
-    let order = world.start_with_descriptors((64, 500), Service::Order, &[]);
+    let order = world.start_with_descriptors((64, 700), Service::Order, &[]);
     let calm = order.process().figure("Threads");
     let idle: Vec<TcpStream> = (0..300)
         .map(|_| TcpStream::connect(("127.0.0.1", order.port())).unwrap())
