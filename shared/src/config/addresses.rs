@@ -1,6 +1,6 @@
 //! Addresses as settings: of the database, of brokers, and of what browsers see.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use url::{Host, Url};
 
 use super::default_port;
 use super::reader::Reader;
@@ -98,77 +98,31 @@ fn is_host_and_port(broker: &str) -> bool {
 
 /// Scheme, host, and a port unless it is the scheme's own. No IPv6 address: a Content-Security-Policy can't name one.
 fn is_url_of_host(url: &str) -> bool {
-    let Some(authority) = url
-        .strip_prefix("http://")
-        .or_else(|| url.strip_prefix("https://"))
-    else {
-        return false;
-    };
-    let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
-    !host.is_empty()
-        && host
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
-        && is_port(port)
+    url.is_ascii() && !url.contains('[') && origin(url).is_some()
 }
 
 /// Of what [`is_url_of_host`] lets pass.
 pub(super) fn leads_to_loopback(url: &str) -> bool {
-    let authority = url
-        .rsplit_once("//")
-        .map_or(url, |(_, authority)| authority);
-    let host = authority
-        .split(':')
-        .next()
-        .unwrap_or_default()
-        .to_lowercase();
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host
-            .parse::<Ipv4Addr>()
-            .is_ok_and(|address| address.is_loopback())
+    match Url::parse(url)
+        .ok()
+        .and_then(|url| Some(url.host()?.to_owned()))
+    {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        _ => false,
+    }
 }
 
 /// As browsers write it, or it would never be found equal: scheme and host in lower case, and a port unless it is the
 /// scheme's own (RFC 6454, 6.2). None if it is more or less than that.
 fn origin(text: &str) -> Option<String> {
-    let text = text.to_ascii_lowercase();
-    let (scheme, authority) = text.split_once("://")?;
-    let own_port = match scheme {
-        "http" => "80",
-        "https" => "443",
-        _ => return None,
-    };
-    let colon = authority
-        .rfind(':')
-        .filter(|colon| !authority[*colon..].contains(']'));
-    let (host, port) = colon.map_or((authority, own_port), |colon| {
-        (&authority[..colon], &authority[colon + 1..])
-    });
-    let address = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    let host = match address {
-        Some(address) => format!("[{}]", address.parse::<Ipv6Addr>().ok()?),
-        None => Some(host)
-            .filter(|host| {
-                !host.is_empty()
-                    && host
-                        .bytes()
-                        .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
-            })?
-            .into(),
-    };
-    match port {
-        _ if port == own_port => Some(format!("{scheme}://{host}")),
-        _ if is_port(port) => Some(format!("{scheme}://{host}:{port}")),
-        _ => None,
-    }
-}
-
-fn is_port(text: &str) -> bool {
-    text.parse::<u16>()
-        .is_ok_and(|port| port > 0 && port.to_string() == text)
+    let (_, authority) = text.split_once("://")?;
+    let url = Url::parse(text).ok()?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    let is_bare =
+        authority.bytes().all(plain) && !authority.ends_with(':') && url.port() != Some(0);
+    let is_web = matches!(url.scheme(), "http" | "https");
+    (is_bare && is_web).then(|| url.origin().ascii_serialization())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::problem::Problem;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 /// The request methods that routes know.
@@ -159,27 +160,16 @@ fn decode_pair(pair: &str) -> Result<(String, String), Problem> {
 
 /// Percent-decodes `text`, which stands in the `place` of the target.
 fn decode(text: &str, place: &str) -> Result<String, Problem> {
-    let bytes = decode_bytes(text)
-        .ok_or_else(|| Problem::new(400, format!("the {place} has a broken percent escape")))?;
-    String::from_utf8(bytes).map_err(|_| Problem::new(400, format!("the {place} is not UTF-8")))
-}
-
-/// None if a `%` is not followed by two hexadecimal digits.
-fn decode_bytes(text: &str) -> Option<Vec<u8>> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        decoded.push(if byte == b'%' {
-            hex_digit(bytes.next()?)? * 16 + hex_digit(bytes.next()?)?
-        } else {
-            byte
-        });
+    let wrong = |what: &str| Problem::new(400, format!("the {place} {what}"));
+    let mut escapes = text.split('%').skip(1).map(|rest| rest.as_bytes().get(..2));
+    if !escapes.all(|digits| digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)))
+    {
+        return Err(wrong("has a broken percent escape"));
     }
-    Some(decoded)
-}
-
-fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).map(|digit| digit as u8)
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+    decoded
+        .map(Cow::into_owned)
+        .map_err(|_| wrong("is not UTF-8"))
 }
 
 /// A header field stands more than once.
