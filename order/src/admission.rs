@@ -147,10 +147,6 @@ impl Admission {
     /// # Errors
     /// Why it is not; counted.
     pub fn check(&self, waiting: usize) -> std::result::Result<(), Refusal> {
-        #[cfg(sabotage)]
-        if shared::sabotage::is_off(shared::sabotage::Mechanism::Admission) {
-            return Ok(());
-        }
         let (mut view, now) = (self.view(), seconds_since_1970());
         view.waiting = waiting;
         let refusal = if waiting >= self.0.queue {
@@ -192,10 +188,6 @@ impl Admission {
 
     /// How many orders may be stored now, up to `most`. 0: accepting waits for settling.
     pub fn room(&self, most: usize) -> usize {
-        #[cfg(sabotage)]
-        if shared::sabotage::is_off(shared::sabotage::Mechanism::Admission) {
-            return most;
-        }
         self.view().room(seconds_since_1970()).min(most)
     }
 

@@ -11,8 +11,6 @@ use shared::error::Cause;
 use shared::error::{Error, Result};
 use shared::event::{Body, Event, Side};
 use shared::handler::{GivenUp, Handled, Handler, Outcome};
-#[cfg(sabotage)]
-use shared::sabotage::{self, Mechanism};
 use uuid::Uuid;
 
 use crate::admission::Admission;
@@ -106,10 +104,6 @@ impl AnswerHandler {
         events: &[Event],
     ) -> Result<HashMap<Uuid, Locked>> {
         let orders = store::lock(tx, order_ids)?;
-        #[cfg(sabotage)]
-        if sabotage::is_off(Mechanism::Repair) {
-            return Ok(orders);
-        }
         if orders.len() == order_ids.len() {
             return Ok(orders);
         }
@@ -324,10 +318,6 @@ impl<'a> Batch<'a> {
 
     /// An answer that changes nothing: it is a duplicate, or a database has come back older. None: see [`Batch::decide`].
     fn look_closer(&mut self, event: &'a Event, saga_event: &SagaEvent) -> Option<Outcome> {
-        #[cfg(sabotage)]
-        if sabotage::is_off(Mechanism::Repair) {
-            return Some(Outcome::Unchanged(TOO_LATE));
-        }
         let order = &self.orders[&event.order_id];
         let bearing = order.saga.bearing(saga_event);
         // the confirmation of a side that was asked back while its order was settled

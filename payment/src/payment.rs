@@ -5,8 +5,6 @@ use std::collections::{BTreeSet, HashMap};
 use shared::error::Cause;
 use shared::event::{Body, Event, Reason, Service, Side};
 use shared::handler::{GivenUp, Outcome};
-#[cfg(sabotage)]
-use shared::sabotage::{self, Mechanism};
 use uuid::Uuid;
 
 /// Where a payment stands.
@@ -138,12 +136,6 @@ impl Batch {
     fn request(&mut self, event: &Event, terms: (String, i64)) -> Outcome {
         let payment = &self.payments[&event.order_id];
         let status = payment.status;
-        #[cfg(sabotage)]
-        let status = if sabotage::is_off(Mechanism::NaturalKey) {
-            Status::New
-        } else {
-            status
-        };
         match (status, &payment.terms) {
             (Status::New, _) => {
                 let answer = self.pay(event.order_id, terms);

@@ -15,7 +15,6 @@
 //! | [`http`] | requests, answers, problems |
 //! | [`waits`] | what waits because it fails again and again, and for what |
 //! | [`worker`] | a thread's turns: heartbeat, work, back off, log |
-//! | `sabotage` | only with `--cfg sabotage`: mechanisms turned off, to show that the checks notice |
 
 pub mod backoff;
 pub mod config;
@@ -29,8 +28,6 @@ pub mod heartbeat;
 pub mod http;
 pub mod metrics;
 pub mod outbox;
-#[cfg(sabotage)]
-pub mod sabotage;
 pub mod service;
 pub mod shutdown;
 pub mod waits;

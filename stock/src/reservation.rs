@@ -5,8 +5,6 @@ use std::collections::{BTreeSet, HashMap};
 use shared::error::Cause;
 use shared::event::{Body, Event, Reason, Service, Side};
 use shared::handler::{GivenUp, Outcome};
-#[cfg(sabotage)]
-use shared::sabotage::{self, Mechanism};
 use uuid::Uuid;
 
 /// Where a reservation stands.
@@ -142,12 +140,6 @@ impl Batch {
     fn request(&mut self, event: &Event, terms: (String, i64)) -> Outcome {
         let reservation = &self.reservations[&event.order_id];
         let status = reservation.status;
-        #[cfg(sabotage)]
-        let status = if sabotage::is_off(Mechanism::NaturalKey) {
-            Status::New
-        } else {
-            status
-        };
         match (status, &reservation.terms) {
             (Status::New, _) => {
                 let answer = self.reserve(event.order_id, terms);

@@ -12,8 +12,6 @@ use uuid::Uuid;
 
 use crate::db::{Query, Session, Tx};
 use crate::error::{Error, Result};
-#[cfg(sabotage)]
-use crate::sabotage::{self, Mechanism};
 
 /// A partition's step from the offset that was read to the one after the batch.
 pub struct Move {
@@ -168,15 +166,6 @@ pub fn advance(tx: &mut Tx<'_>, moves: &[Move]) -> Result<()> {
     let (ids, numbers) = keys(moves.iter().map(|m| &m.partition));
     let from: Vec<i64> = moves.iter().map(|m| m.from).collect();
     let to: Vec<i64> = moves.iter().map(|m| m.to).collect();
-    #[cfg(sabotage)]
-    let from = if sabotage::is_off(Mechanism::OffsetCas) {
-        now(tx, &ids, &numbers)?
-            .into_iter()
-            .map(|(next, _)| next)
-            .collect()
-    } else {
-        from
-    };
     let known: Vec<Hint> = {
         let hints = hints();
         moves

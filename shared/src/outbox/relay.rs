@@ -30,8 +30,6 @@ use crate::outbox::overlap::Overlap;
 use crate::outbox::position::{self, Position};
 use crate::outbox::wake::Wakeups;
 use crate::outbox::{self, Removal, Row};
-#[cfg(sabotage)]
-use crate::sabotage;
 use crate::shutdown::Shutdown;
 use crate::waits;
 use crate::worker::Worker;
@@ -184,8 +182,6 @@ impl Relay {
         let name = format!("{}-relay", config.service.name());
         let kafka = config.kafka(&name);
         let transactional_id = config.transactional_id();
-        #[cfg(sabotage)]
-        let transactional_id = sabotage::own_id(transactional_id);
         Ok(Relay {
             service: config.service,
             prefix: config.topic_prefix.clone(),
@@ -304,12 +300,6 @@ impl Relay {
                 Isolation::ReadUncommitted
             },
         )?;
-        #[cfg(sabotage)]
-        let found = if sabotage::is_off(sabotage::Mechanism::Position) {
-            vec![]
-        } else {
-            found
-        };
         // another database that has written last stops this one; after a promotion that lost the tail it goes on, behind what
         // Kafka has
         let state = self.leader()?.with(origin::read)?;
@@ -344,8 +334,6 @@ impl Relay {
     fn publish(&mut self, rows: &[Row], more: Option<usize>) -> Result<()> {
         heartbeat::beat();
         let (records, position) = self.records(rows)?;
-        #[cfg(sabotage)]
-        let records = sabotage::publish_halves(&mut self.producer, records)?;
         let due = self.take_due();
         let next = Undeleted::joined(self.undeleted.take(), position);
         let (service, last, removal) = (self.service, next.position.last, self.removal);

@@ -44,8 +44,6 @@ pub fn prepare(config: &Config, own: Runner, shutdown: &Shutdown) -> Result<Read
     migrations::migrate(&mut session, config.service, own)?;
     // what a migration takes is no waiting for servers
     let until = until + begun.elapsed();
-    #[cfg(sabotage)]
-    crate::sabotage::replace_append(&mut session)?;
     let mut session = connector.connect()?;
     let install_id = migrations::read_install_id(&mut session)?;
     let mut kafka = config.kafka(config.service.name());

@@ -23,7 +23,7 @@ chaos --prove FOLDER [--only MECHANISM] [--times N]
                  whole run this database is a pair of our own; =order, =payment or =stock, or else drawn from the seed
   --overload     one more kind of fault: for some seconds many more orders are placed than can be settled
   --nothing-else no other kinds of faults than these two
-  --prove FOLDER eight scenarios, each by the binaries as they are and by those of FOLDER, built with --cfg sabotage, without
+  --prove FOLDER eight scenarios, each by the binaries as they are and by those of FOLDER, built with tests/sabotage.patch, without
                  the mechanism that the scenario is about: it must be noticed
   --only M       natural-key, offset-cas, pair, fencing, position, append-lock, admission or repair alone
   --times N      how often each; default 1";
@@ -36,7 +36,7 @@ pub enum Task {
     Hurt(Options),
     /// The scenarios.
     Prove {
-        /// The folder of the binaries built with `--cfg sabotage`.
+        /// The folder of the binaries built with tests/sabotage.patch.
         sabotaged: PathBuf,
         /// The only mechanism that is asked for.
         only: Option<String>,

@@ -1,5 +1,5 @@
 //! `chaos --prove FOLDER`: the checks can fail. Each scenario is played by the binaries as they are and by those of FOLDER,
-//! built with `--cfg sabotage`, without its mechanism; one checker judges both.
+//! built with tests/sabotage.patch, without its mechanism; one checker judges both.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -67,7 +67,7 @@ fn require(folder: &Path, can_be_turned_off: bool) -> Result<(), String> {
         if bytes.windows(word.len()).any(|window| window == word) != can_be_turned_off {
             let with = if can_be_turned_off { "with" } else { "without" };
             return Err(format!(
-                "{} must be built {with} --cfg sabotage",
+                "{} must be built {with} tests/sabotage.patch",
                 file.display()
             ));
         }

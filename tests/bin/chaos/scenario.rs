@@ -1,5 +1,5 @@
 //! Eight situations, each the one that a mechanism is there for, brought about step by step. With the mechanism in place
-//! nothing is wrong afterwards; with it turned off (binaries built with `--cfg sabotage`) the named claim must break.
+//! nothing is wrong afterwards; with it turned off (binaries built with tests/sabotage.patch) the named claim must break.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
