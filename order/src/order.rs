@@ -54,6 +54,10 @@ pub enum OrderStatus {
     Failed,
 }
 
+shared::names! { OrderStatus:
+    InProgress = "IN_PROGRESS", Completed = "COMPLETED", Failed = "FAILED",
+}
+
 /// The order's view of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SideStatus {
@@ -71,61 +75,12 @@ pub enum SideStatus {
     Compensated,
 }
 
-impl OrderStatus {
-    /// All statuses.
-    pub const ALL: [OrderStatus; 3] = [
-        OrderStatus::InProgress,
-        OrderStatus::Completed,
-        OrderStatus::Failed,
-    ];
-
-    /// Its name in table and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            OrderStatus::InProgress => "IN_PROGRESS",
-            OrderStatus::Completed => "COMPLETED",
-            OrderStatus::Failed => "FAILED",
-        }
-    }
-
-    /// The status of a name.
-    pub fn from_name(name: &str) -> Option<OrderStatus> {
-        OrderStatus::ALL
-            .into_iter()
-            .find(|status| status.name() == name)
-    }
+shared::names! { SideStatus:
+    Ready = "READY", InProgress = "IN_PROGRESS", Completed = "COMPLETED", Failed = "FAILED",
+    Compensating = "COMPENSATING", Compensated = "COMPENSATED",
 }
 
 impl SideStatus {
-    /// All statuses.
-    pub const ALL: [SideStatus; 6] = [
-        SideStatus::Ready,
-        SideStatus::InProgress,
-        SideStatus::Completed,
-        SideStatus::Failed,
-        SideStatus::Compensating,
-        SideStatus::Compensated,
-    ];
-
-    /// Its name in table and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            SideStatus::Ready => "READY",
-            SideStatus::InProgress => "IN_PROGRESS",
-            SideStatus::Completed => "COMPLETED",
-            SideStatus::Failed => "FAILED",
-            SideStatus::Compensating => "COMPENSATING",
-            SideStatus::Compensated => "COMPENSATED",
-        }
-    }
-
-    /// The status of a name.
-    pub fn from_name(name: &str) -> Option<SideStatus> {
-        SideStatus::ALL
-            .into_iter()
-            .find(|status| status.name() == name)
-    }
-
     fn is_undecided(self) -> bool {
         matches!(self, SideStatus::Ready | SideStatus::InProgress)
     }

@@ -27,32 +27,12 @@ pub enum Kind {
     Contradicted,
 }
 
+shared::names! { Kind:
+    Rebuilt = "REBUILT", Superseded = "SUPERSEDED", Lost = "LOST", AskedBack = "ASKED_BACK",
+    Contradicted = "CONTRADICTED",
+}
+
 impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 5] = [
-        Kind::Rebuilt,
-        Kind::Superseded,
-        Kind::Lost,
-        Kind::AskedBack,
-        Kind::Contradicted,
-    ];
-
-    /// Its name in table, JSON and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Rebuilt => "REBUILT",
-            Kind::Superseded => "SUPERSEDED",
-            Kind::Lost => "LOST",
-            Kind::AskedBack => "ASKED_BACK",
-            Kind::Contradicted => "CONTRADICTED",
-        }
-    }
-
-    /// The kind of a name.
-    pub fn from_name(name: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-
     /// What was done, for the log: `count` times.
     pub fn describe(self, count: usize) -> String {
         let s = if count == 1 { "" } else { "s" };

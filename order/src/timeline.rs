@@ -91,22 +91,11 @@ pub enum StepKind {
     Confirmed,
 }
 
-impl StepKind {
-    /// Its name in JSON and table.
-    pub fn name(self) -> &'static str {
-        match self {
-            StepKind::Stored => "STORED",
-            StepKind::Published => "PUBLISHED",
-            StepKind::Asked => "ASKED",
-            StepKind::Succeeded => "SUCCEEDED",
-            StepKind::Failed => "FAILED",
-            StepKind::Answered => "ANSWERED",
-            StepKind::Learned => "LEARNED",
-            StepKind::CompensationAsked => "COMPENSATION_ASKED",
-            StepKind::CompensationPublished => "COMPENSATION_PUBLISHED",
-            StepKind::Confirmed => "CONFIRMED",
-        }
-    }
+shared::names! { StepKind:
+    Stored = "STORED", Published = "PUBLISHED", Asked = "ASKED", Succeeded = "SUCCEEDED",
+    Failed = "FAILED", Answered = "ANSWERED", Learned = "LEARNED",
+    CompensationAsked = "COMPENSATION_ASKED", CompensationPublished = "COMPENSATION_PUBLISHED",
+    Confirmed = "CONFIRMED",
 }
 
 impl Serialize for StepKind {

@@ -22,31 +22,9 @@ pub enum Status {
     Cancelled,
 }
 
-impl Status {
-    /// All statuses.
-    pub const ALL: [Status; 5] = [
-        Status::New,
-        Status::Completed,
-        Status::Failed,
-        Status::Compensated,
-        Status::Cancelled,
-    ];
-
-    /// Its name in table and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Status::New => "NEW",
-            Status::Completed => "COMPLETED",
-            Status::Failed => "FAILED",
-            Status::Compensated => "COMPENSATED",
-            Status::Cancelled => "CANCELLED",
-        }
-    }
-
-    /// The status of a name.
-    pub fn from_name(name: &str) -> Option<Status> {
-        Status::ALL.into_iter().find(|status| status.name() == name)
-    }
+shared::names! { Status:
+    New = "NEW", Completed = "COMPLETED", Failed = "FAILED", Compensated = "COMPENSATED",
+    Cancelled = "CANCELLED",
 }
 
 /// One order's payment.

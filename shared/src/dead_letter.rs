@@ -172,30 +172,7 @@ pub enum LetterState {
     Discarded,
 }
 
-impl LetterState {
-    /// All states.
-    pub const ALL: [LetterState; 3] = [
-        LetterState::Open,
-        LetterState::Replayed,
-        LetterState::Discarded,
-    ];
-
-    /// Its name in table and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            LetterState::Open => "OPEN",
-            LetterState::Replayed => "REPLAYED",
-            LetterState::Discarded => "DISCARDED",
-        }
-    }
-
-    /// The state of a name.
-    pub fn from_name(name: &str) -> Option<LetterState> {
-        LetterState::ALL
-            .into_iter()
-            .find(|state| state.name() == name)
-    }
-}
+crate::names! { LetterState: Open = "OPEN", Replayed = "REPLAYED", Discarded = "DISCARDED" }
 
 /// Which parked records are meant: those that all given parts fit.
 #[derive(Clone, Debug, Default)]

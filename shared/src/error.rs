@@ -40,19 +40,7 @@ pub enum Blame {
     Conflict,
 }
 
-impl Blame {
-    /// All of them.
-    pub const ALL: [Blame; 3] = [Blame::Poison, Blame::Transient, Blame::Conflict];
-
-    /// Its name in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Blame::Poison => "poison",
-            Blame::Transient => "transient",
-            Blame::Conflict => "conflict",
-        }
-    }
-}
+crate::names! { Blame: Poison = "poison", Transient = "transient", Conflict = "conflict" }
 
 /// Why a record was parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,31 +58,9 @@ pub enum Cause {
     LogGap,
 }
 
-impl Cause {
-    /// All causes.
-    pub const ALL: [Cause; 5] = [
-        Cause::Undecodable,
-        Cause::GivenUp,
-        Cause::UnknownOrder,
-        Cause::Contradiction,
-        Cause::LogGap,
-    ];
-
-    /// The cause of a name.
-    pub fn from_name(name: &str) -> Option<Cause> {
-        Cause::ALL.into_iter().find(|cause| cause.name() == name)
-    }
-
-    /// Its name in table and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Cause::Undecodable => "UNDECODABLE",
-            Cause::GivenUp => "GIVEN_UP",
-            Cause::UnknownOrder => "UNKNOWN_ORDER",
-            Cause::Contradiction => "CONTRADICTION",
-            Cause::LogGap => "LOG_GAP",
-        }
-    }
+crate::names! { Cause:
+    Undecodable = "UNDECODABLE", GivenUp = "GIVEN_UP", UnknownOrder = "UNKNOWN_ORDER",
+    Contradiction = "CONTRADICTION", LogGap = "LOG_GAP",
 }
 
 impl Error {

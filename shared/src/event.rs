@@ -19,19 +19,9 @@ pub enum Service {
     Stock,
 }
 
+crate::names! { Service: Order = "order", Payment = "payment", Stock = "stock" }
+
 impl Service {
-    /// All three.
-    pub const ALL: [Service; 3] = [Service::Order, Service::Payment, Service::Stock];
-
-    /// Its name in settings, tables, threads and ids.
-    pub fn name(self) -> &'static str {
-        match self {
-            Service::Order => "order",
-            Service::Payment => "payment",
-            Service::Stock => "stock",
-        }
-    }
-
     /// `ce_source` of what it writes.
     pub fn source(self) -> &'static str {
         match self {

@@ -16,6 +16,29 @@
 //! | [`waits`] | what waits because it fails again and again, and for what |
 //! | [`worker`] | a thread's turns: heartbeat, work, back off, log |
 
+/// The names of an enum's values, as they stand in tables, JSON, metrics and settings.
+#[macro_export]
+macro_rules! names {
+    ($type:ident: $($value:ident = $name:literal),+ $(,)?) => {
+        impl $type {
+            /// All values.
+            pub const ALL: [$type; [$($name),+].len()] = [$($type::$value),+];
+
+            /// Its name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($type::$value => $name),+
+                }
+            }
+
+            /// The value of a name.
+            pub fn from_name(name: &str) -> Option<$type> {
+                $type::ALL.into_iter().find(|value| value.name() == name)
+            }
+        }
+    };
+}
+
 pub mod backoff;
 pub mod config;
 pub mod consumer;

@@ -15,15 +15,7 @@ pub enum ActionKind {
     Discard,
 }
 
-impl ActionKind {
-    /// Its name in table and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            ActionKind::Replay => "REPLAY",
-            ActionKind::Discard => "DISCARD",
-        }
-    }
-}
+crate::names! { ActionKind: Replay = "REPLAY", Discard = "DISCARD" }
 
 /// A part of a parked record's history.
 #[derive(Debug, Serialize)]
