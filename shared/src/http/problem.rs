@@ -61,15 +61,6 @@ impl Problem {
         }
     }
 
-    /// The same problem, blaming one more field.
-    pub fn with_error(mut self, field: impl Into<String>, detail: impl Into<String>) -> Self {
-        self.errors.push(FieldError {
-            field: field.into(),
-            detail: detail.into(),
-        });
-        self
-    }
-
     /// The same problem, about this order (a member `orderId`).
     pub fn with_order(self, order_id: Uuid) -> Self {
         Problem {
