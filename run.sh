@@ -26,10 +26,10 @@ usage() {
 ./run.sh chaos [--orders N] [--faults M] [--seed S] [--instances K] [--brokers 3] [--minutes T] [--spare-broker]
                [--lost-tail[=SERVICE]] [--overload] [--nothing-else]
                                   places orders on servers and instances of its own while they are killed, frozen and cut
-                                  off; checks that nothing was lost and nothing happened twice. Two kinds of faults more, each
-                                  of which makes the run longer: --lost-tail: a service's database is lost, and a standby that
-                                  has lagged takes over; --overload: more orders come than can be settled; --nothing-else:
-                                  than these. `--overload --nothing-else` also claims that no order fails by its deadline
+                                  off; checks that nothing was lost and nothing happened twice. Two more kinds of faults make
+                                  the run longer: --lost-tail: a service's database is lost, and a standby that has lagged takes
+                                  over; --overload: more orders come than can be settled; --nothing-else: no other faults.
+                                  `--overload --nothing-else` also claims that no order fails by its deadline
 ./run.sh sabotage [--only MECHANISM] [--times N]
                                   shows that the checks of chaos can fail: builds the services once more with mechanisms
                                   that can be turned off, and plays for each the scenario in which it is missed
@@ -41,11 +41,10 @@ usage() {
 ./run.sh servers up|down [--dir FOLDER] [--wipe]
                                   PostgreSQL and Kafka for tests, in .run/test or FOLDER; after `. FOLDER/env` cargo test
                                   finds them, and the binaries that `cargo build` has made; down --wipe: removes their data too
-./run.sh proof [--seed S]         what takes longer, at most 60 minutes: systemd's word on the unit and promtool's on the alert
-                                  rules, the attacks on HTTP, the page in a browser (Chromium and chromedriver), the Kafka client
-                                  beside Java's, a PgBouncer, an upgrade from an earlier version under load (it builds that,
-                                  too), chaos with 10,000 orders and 50 faults on three brokers, chaos with lost tails and
-                                  overload, and sabotage
+./run.sh proof [--seed S]         what takes longer, at most 60 minutes: systemd checks the unit and promtool the alert rules; the
+                                  attacks on HTTP, the page in a browser (Chromium and chromedriver), the Kafka client beside
+                                  Java's, a PgBouncer, an upgrade under load from an earlier version, which is built for it;
+                                  chaos with 10,000 orders and 50 faults on three brokers, with lost tails and overload; sabotage
 ./run.sh help                     this text
 
 Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh

@@ -22,7 +22,7 @@ static_checks() {
   cargo fmt --version >/dev/null 2>&1 || die "cargo fmt is not installed" "rustup component add rustfmt"
   cargo clippy --version >/dev/null 2>&1 || die "cargo clippy is not installed" "rustup component add clippy"
   stage "format" limited "$TOOL_LIMIT" cargo fmt --all --check
-  stage "scripts" limited "$TOOL_LIMIT" shellcheck -x -a run.sh .ci/run deploy/compose/databases.sh
+  stage "scripts" limited "$TEST_LIMIT" shellcheck -x -a run.sh .ci/run deploy/compose/databases.sh
   stage "links" check_links
   stage "sabotage applies" git apply --check tests/sabotage.patch
   stage "lints" limited "$BUILD_LIMIT" cargo clippy --locked --workspace --all-targets

@@ -22,7 +22,7 @@ is_place() {
 }
 places() { # those that are set
   local name
-  for name in $(env | sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p'); do ! is_place "$name" || say "$name"; done
+  for name in $(env | sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' | sort); do ! is_place "$name" || say "$name"; done
 }
 tunables() { # what a restart may change
   local name
