@@ -64,19 +64,49 @@ pub enum Turn {
 
 /// The relay of one service instance.
 pub struct Relay {
+    settings: Settings,
+    election: LeaderElection,
+    role: Role,
+    /// Rows in the next transaction.
+    batch: usize,
+    /// Whether the last turn failed.
+    waits: bool,
+    wakeups: Arc<Wakeups>,
+}
+
+struct Settings {
     service: Service,
     prefix: String,
     install_id: Uuid,
-    /// What its positions carry of the database and of this leadership, from each recovery on.
-    origin: Option<(Origin, Leader)>,
     batch_limit: usize,
-    batch: usize,
-    election: LeaderElection,
-    leadership: Option<Leadership>,
-    /// Whether the last turn failed.
-    waits: bool,
-    /// Whether the fate of all earlier transactions is known.
-    recovered: bool,
+    transactional_id: String,
+    kafka: kafka::Config,
+    interrupt: Interrupt,
+    removal: Removal,
+}
+
+/// What this relay is to its database.
+enum Role {
+    /// Another one may lead.
+    Follower,
+    /// This one does.
+    Leader(Box<Leading>),
+}
+
+/// A leadership. Dropped, it frees the lock, and nothing that was known in it stays.
+struct Leading {
+    leadership: Leadership,
+    /// The first `initialise` of a producer fences its predecessors, the later ones only go on.
+    producer: Producer,
+    /// None until it has recovered, and again after every error.
+    known: Option<Known>,
+}
+
+/// What holds while the fate of all earlier transactions is known.
+struct Known {
+    /// What its positions carry of the database and of this leadership.
+    origin: Origin,
+    leader: Leader,
     undeleted: Option<Undeleted>,
     /// Read during the last turn, to be published next.
     prefetched: Vec<Row>,
@@ -85,13 +115,6 @@ pub struct Relay {
     floor: i64,
     /// When rows were read from the beginning the last time.
     read_all: Instant,
-    /// One for each leadership: the first `initialise` of a producer fences its predecessors, the later ones only go on.
-    producer: Producer,
-    transactional_id: String,
-    kafka: kafka::Config,
-    interrupt: Interrupt,
-    removal: Removal,
-    wakeups: Arc<Wakeups>,
 }
 
 /// Rows that are published for certain and not deleted yet.
@@ -103,7 +126,7 @@ struct Undeleted {
 impl Worker for Relay {
     fn turn(&mut self, shutdown: &Shutdown) -> Result<Duration> {
         let turn = self.relay_once();
-        let leads = self.leadership.is_some();
+        let leads = matches!(self.role, Role::Leader(_));
         let led = self.wakeups.leads.swap(leads, Ordering::Relaxed);
         metrics::LEADER.set(i64::from(leads));
         let rest = match turn? {
@@ -111,9 +134,7 @@ impl Worker for Relay {
             // commits during the first turn of a leadership have woken nobody here
             Turn::Empty | Turn::Drained(_) if !led => Duration::ZERO,
             // whoever commits afterwards wakes us
-            Turn::Empty | Turn::Drained(_) => {
-                self.undeleted.as_ref().map_or(SLOW_POLL, Undeleted::rest)
-            }
+            Turn::Empty | Turn::Drained(_) => self.undeleted().map_or(SLOW_POLL, Undeleted::rest),
             Turn::Standby => ACQUIRE_AGAIN / 2 + backoff::jitter(ACQUIRE_AGAIN / 2),
         };
         self.wait_no_longer();
@@ -152,15 +173,15 @@ impl Worker for Relay {
     }
 
     fn end(&mut self) {
-        // the next leader would do it, by the position
-        if let Err(error) = self.delete_published() {
+        // the next leader would delete them, by the position
+        if let (Some(undeleted), Role::Leader(leading)) = (self.undeleted(), &self.role)
+            && let Err(error) = leading.delete(&self.settings, &undeleted.position)
+        {
             log::debug!("published rows are left to the next leader: {error}");
         }
-        let resigned = self
-            .leadership
-            .take()
-            .map(|leadership| leadership.resign(self.service));
-        if let Some(Err(error)) = resigned {
+        if let Role::Leader(leading) = std::mem::replace(&mut self.role, Role::Follower)
+            && let Err(error) = leading.leadership.resign(self.settings.service)
+        {
             log::debug!("the next leader was not notified: {error}");
         }
     }
@@ -180,34 +201,32 @@ impl Relay {
         wakeups: Arc<Wakeups>,
     ) -> Result<Relay> {
         let name = format!("{}-relay", config.service.name());
-        let kafka = config.kafka(&name);
-        let transactional_id = config.transactional_id();
-        Ok(Relay {
+        let connector = Connector::new(&config.database_url, &name, Limits::LEADER)?;
+        let settings = Settings {
             service: config.service,
             prefix: config.topic_prefix.clone(),
             install_id,
-            origin: None,
             batch_limit: config.relay_batch,
-            batch: config.relay_batch,
-            election: LeaderElection::new(Connector::new(
-                &config.database_url,
-                &name,
-                Limits::LEADER,
-            )?),
-            leadership: None,
-            waits: false,
-            recovered: false,
-            undeleted: None,
-            prefetched: Vec::new(),
-            floor: 0,
-            read_all: Instant::now(),
-            producer: new_producer(&kafka, &interrupt, &transactional_id),
-            transactional_id,
-            kafka,
+            transactional_id: config.transactional_id(),
+            kafka: config.kafka(&name),
             interrupt,
             removal,
+        };
+        Ok(Relay {
+            batch: settings.batch_limit,
+            settings,
+            election: LeaderElection::new(connector),
+            role: Role::Follower,
+            waits: false,
             wakeups,
         })
+    }
+
+    fn undeleted(&self) -> Option<&Undeleted> {
+        match &self.role {
+            Role::Leader(leading) => leading.known.as_ref()?.undeleted.as_ref(),
+            Role::Follower => None,
+        }
     }
 
     fn wait_no_longer(&mut self) {
@@ -222,55 +241,80 @@ impl Relay {
     /// After any error the next turn recovers first. [`Error::Fatal`]: the position contradicts the outbox, or another
     /// database has written last.
     pub fn relay_once(&mut self) -> Result<Turn> {
-        let result = self.turn();
-        if let Err(error) = &result {
-            self.recovered = false;
-            self.undeleted = None;
-            self.prefetched.clear();
-            self.floor = 0;
-            // a fenced or broken leader closes its connection: the lock is free for whoever is alive
-            let keeps_lock =
-                matches!(error, Error::Kafka(cause) if cause.kind() != ErrorKind::Fenced);
-            if !keeps_lock {
-                self.leadership = None;
-            }
+        let turn = self.try_turn();
+        // a fenced or broken leader closes its connection: the lock is free for whoever is alive
+        if let Err(error) = &turn
+            && !matches!(error, Error::Kafka(cause) if cause.kind() != ErrorKind::Fenced)
+        {
+            self.role = Role::Follower;
         }
-        result
+        turn
     }
 
-    fn turn(&mut self) -> Result<Turn> {
-        if self.leadership.is_none() {
-            self.leadership = self
-                .election
-                .try_acquire(&format!("{}-leader-ping", self.service.name()))?;
-            if self.leadership.is_none() {
+    fn try_turn(&mut self) -> Result<Turn> {
+        let settings = &self.settings;
+        if let Role::Follower = self.role {
+            let ping_thread = format!("{}-leader-ping", settings.service.name());
+            let Some(leadership) = self.election.try_acquire(&ping_thread)? else {
                 return Ok(Turn::Standby);
-            }
-            self.producer = new_producer(&self.kafka, &self.interrupt, &self.transactional_id);
-            self.recovered = false;
+            };
+            let producer = Producer::transactional(
+                settings.kafka.clone(),
+                settings.interrupt.clone(),
+                &settings.transactional_id,
+                TRANSACTION_TIMEOUT,
+            );
+            self.role = Role::Leader(Box::new(Leading {
+                leadership,
+                producer,
+                known: None,
+            }));
         }
-        if !self.recovered {
-            self.recover()?;
-        }
-        let mut rows = std::mem::take(&mut self.prefetched);
+        let Role::Leader(leading) = &mut self.role else {
+            return Ok(Turn::Standby);
+        };
+        // what was known is put back where nothing fails
+        let mut known = match leading.known.take() {
+            Some(known) => known,
+            None => leading.recover(settings)?,
+        };
+        let turn = leading.publish_next(settings, &mut known, &mut self.batch)?;
+        leading.known = Some(known);
+        Ok(turn)
+    }
+}
+
+impl Leading {
+    fn publish_next(
+        &mut self,
+        settings: &Settings,
+        known: &mut Known,
+        batch: &mut usize,
+    ) -> Result<Turn> {
+        let mut rows = std::mem::take(&mut known.prefetched);
         if rows.is_empty() {
-            if self.undeleted.is_none() && self.read_all.elapsed() >= READ_ALL {
-                (self.floor, self.read_all) = (0, Instant::now());
+            if known.undeleted.is_none() && known.read_all.elapsed() >= READ_ALL {
+                (known.floor, known.read_all) = (0, Instant::now());
             }
-            rows = read(self.leader()?, self.service, self.floor, self.batch)?;
+            rows = read(&self.leadership, settings.service, known.floor, *batch)?;
         }
         if rows.is_empty() {
-            if let Some(due) = self.take_due() {
-                delete(self.leader()?, self.removal, &due.position)?;
+            if let Some(due) = known.take_due(settings.batch_limit) {
+                self.delete(settings, &due.position)?;
             }
             return Ok(Turn::Empty);
         }
         // fewer at the next attempt: the rows before a refused one get out, and a slow broker ends in time
-        let batch = std::mem::replace(&mut self.batch, (rows.len() / 2).max(1));
-        let (count, next_batch) = (rows.len(), (batch * 2).min(self.batch_limit));
-        self.publish(&rows, (count == batch).then_some(next_batch))?;
-        self.batch = next_batch;
-        Ok(if count == batch {
+        let wanted = std::mem::replace(batch, (rows.len() / 2).max(1));
+        let (count, next_batch) = (rows.len(), (wanted * 2).min(settings.batch_limit));
+        self.publish(
+            settings,
+            known,
+            &rows,
+            (count == wanted).then_some(next_batch),
+        )?;
+        *batch = next_batch;
+        Ok(if count == wanted {
             Turn::Published(count)
         } else {
             Turn::Drained(count)
@@ -279,21 +323,21 @@ impl Relay {
 
     /// The door of a new leader: under the lock, end whatever any predecessor left open, then learn from the position
     /// what it had committed but not deleted, and whether it was this database that wrote it.
-    fn recover(&mut self) -> Result<()> {
+    fn recover(&mut self, settings: &Settings) -> Result<Known> {
         // before: an ex-leader must not fence its successor; after: the epoch drawn must be the lock holder's
-        self.leader()?.check()?;
+        self.leadership.check()?;
         let identity = self.producer.initialise()?;
-        self.leader()?.check()?;
+        self.leadership.check()?;
         // finding the positions may take as long as the rest of the turn
         heartbeat::beat();
         // with an empty outbox no position can name a row, and they only show who wrote last: then nothing is waited for
-        let is_empty = read(self.leader()?, self.service, 0, 1)?.is_empty();
+        let is_empty = read(&self.leadership, settings.service, 0, 1)?.is_empty();
         let found = position::find(
-            &full_names(&self.prefix, &self.service.writes()),
-            &self.kafka,
-            &self.interrupt,
-            self.service,
-            self.install_id,
+            &full_names(&settings.prefix, &settings.service.writes()),
+            &settings.kafka,
+            &settings.interrupt,
+            settings.service,
+            settings.install_id,
             if is_empty {
                 Isolation::ReadCommitted
             } else {
@@ -302,42 +346,53 @@ impl Relay {
         )?;
         // another database that has written last stops this one; after a promotion that lost the tail it goes on, behind what
         // Kafka has
-        let state = self.leader()?.with(origin::read)?;
-        if let Some(lost) = position::judge(&found, &state, self.service)? {
-            self.leader()?
+        let state = self.leadership.with(origin::read)?;
+        if let Some(lost) = position::judge(&found, &state, settings.service)? {
+            self.leadership
                 .with(|session| outbox::advance_clock(session, &lost.stored))?;
             metrics::LOST_TAILS.inc();
             log::warn!("{}", lost.what);
         }
         let leader = (identity.id, identity.epoch.into());
-        self.leader()?
+        self.leadership
             .with(|session| origin::note_leader(session, leader))?;
-        self.origin = Some((state.origin, leader));
         for position in position::latest_first(found) {
-            let last = self
-                .leader()?
-                .with(|session| outbox::find_last_message(session, self.service, position.last))?;
+            let last = self.leadership.with(|session| {
+                outbox::find_last_message(session, settings.service, position.last)
+            })?;
             if position.is_held(last) {
-                delete(self.leader()?, self.removal, &position)?;
+                self.delete(settings, &position)?;
             }
         }
-        self.recovered = true;
         metrics::EPOCH.set(i64::from(identity.epoch));
         log::info!("leading: producer {} epoch {}", identity.id, identity.epoch);
-        Ok(())
+        Ok(Known {
+            origin: state.origin,
+            leader,
+            undeleted: None,
+            prefetched: Vec::new(),
+            floor: 0,
+            read_all: Instant::now(),
+        })
     }
 
     /// One Kafka transaction with the rows' records and their position. A record that Kafka refuses is never skipped:
     /// the batch is halved until the rows before it are out, and then it is tried again without end (I4). Published rows
     /// that are due are deleted meanwhile; those that are not are named by the new position too. Where more rows are
     /// likely to wait, so many are then prefetched.
-    fn publish(&mut self, rows: &[Row], more: Option<usize>) -> Result<()> {
+    fn publish(
+        &mut self,
+        settings: &Settings,
+        known: &mut Known,
+        rows: &[Row],
+        more: Option<usize>,
+    ) -> Result<()> {
         heartbeat::beat();
-        let (records, position) = self.records(rows)?;
-        let due = self.take_due();
-        let next = Undeleted::joined(self.undeleted.take(), position);
-        let (service, last, removal) = (self.service, next.position.last, self.removal);
-        let leadership = self.leadership.as_ref().ok_or_else(not_leading)?;
+        let (records, position) = records(settings, known, rows)?;
+        let due = known.take_due(settings.batch_limit);
+        let next = Undeleted::joined(known.undeleted.take(), position);
+        let (service, last, removal) = (settings.service, next.position.last, settings.removal);
+        let leadership = &self.leadership;
         let overlap = Overlap {
             delete: due.map(|due| move || delete(leadership, removal, &due.position)),
             read: more.map(|limit| move || read(leadership, service, last, limit)),
@@ -361,69 +416,21 @@ impl Relay {
             deleted()?;
             Ok(transaction.commit()?)
         });
-        self.prefetched = ended.inspect_err(metrics::transaction_failed)?;
-        self.floor = next.position.last;
-        self.undeleted = Some(next);
+        known.prefetched = ended.inspect_err(metrics::transaction_failed)?;
+        known.floor = next.position.last;
+        known.undeleted = Some(next);
         metrics::published(rows.len());
         Ok(())
     }
 
-    fn records(&self, rows: &[Row]) -> Result<(Vec<ProducerRecord>, Position)> {
-        let mut records = Vec::with_capacity(rows.len() * 2);
-        let (mut message, now) = (Uuid::nil(), unix_millis());
-        for row in rows {
-            let unreadable = |why: &dyn Display| {
-                Error::Unusable(format!(
-                    "outbox row {} (order {}) can't be read, was it written by hand? Nothing behind it is published: \
-                     correct or delete it ({why})",
-                    row.id, row.order_id
-                ))
-            };
-            let stored: Vec<StoredMessage<'_>> =
-                serde_json::from_str(&row.messages).map_err(|error| unreadable(&error))?;
-            message = stored.last().ok_or_else(|| unreadable(&"no message"))?.id;
-            records.extend(stored.iter().map(|stored| {
-                envelope::to_record(
-                    stored,
-                    row.order_id,
-                    self.service,
-                    &self.prefix,
-                    &row.stored_at,
-                    now,
-                )
-            }));
-        }
-        let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
-        let (origin, leader) = self.origin.unzip();
-        let count = rows.len();
-        Ok((
-            records,
-            Position {
-                install: self.install_id,
-                first,
-                last,
-                count,
-                message,
-                origin,
-                leader,
-            },
-        ))
+    fn delete(&self, settings: &Settings, position: &Position) -> Result<()> {
+        delete(&self.leadership, settings.removal, position)
     }
+}
 
-    fn take_due(&mut self) -> Option<Undeleted> {
-        self.undeleted
-            .take_if(|undeleted| undeleted.is_due(self.batch_limit))
-    }
-
-    fn delete_published(&mut self) -> Result<()> {
-        let Some(undeleted) = self.undeleted.take() else {
-            return Ok(());
-        };
-        delete(self.leader()?, self.removal, &undeleted.position)
-    }
-
-    fn leader(&self) -> Result<&Leadership> {
-        self.leadership.as_ref().ok_or_else(not_leading)
+impl Known {
+    fn take_due(&mut self, limit: usize) -> Option<Undeleted> {
+        self.undeleted.take_if(|undeleted| undeleted.is_due(limit))
     }
 }
 
@@ -452,6 +459,51 @@ impl Undeleted {
     }
 }
 
+fn records(
+    settings: &Settings,
+    known: &Known,
+    rows: &[Row],
+) -> Result<(Vec<ProducerRecord>, Position)> {
+    let mut records = Vec::with_capacity(rows.len() * 2);
+    let (mut message, now) = (Uuid::nil(), unix_millis());
+    for row in rows {
+        let unreadable = |why: &dyn Display| {
+            Error::Unusable(format!(
+                "outbox row {} (order {}) can't be read, was it written by hand? Nothing behind it is published: \
+                 correct or delete it ({why})",
+                row.id, row.order_id
+            ))
+        };
+        let stored: Vec<StoredMessage<'_>> =
+            serde_json::from_str(&row.messages).map_err(|error| unreadable(&error))?;
+        message = stored.last().ok_or_else(|| unreadable(&"no message"))?.id;
+        records.extend(stored.iter().map(|stored| {
+            envelope::to_record(
+                stored,
+                row.order_id,
+                settings.service,
+                &settings.prefix,
+                &row.stored_at,
+                now,
+            )
+        }));
+    }
+    let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
+    let count = rows.len();
+    Ok((
+        records,
+        Position {
+            install: settings.install_id,
+            first,
+            last,
+            count,
+            message,
+            origin: Some(known.origin),
+            leader: Some(known.leader),
+        },
+    ))
+}
+
 fn read(leadership: &Leadership, service: Service, after: i64, limit: usize) -> Result<Vec<Row>> {
     leadership.with(|session| outbox::read_batch(session, service, after, limit))
 }
@@ -472,19 +524,6 @@ fn is_unended(error: &kafka::Error) -> bool {
             ..
         }
     )
-}
-
-fn new_producer(kafka: &kafka::Config, interrupt: &Interrupt, transactional_id: &str) -> Producer {
-    Producer::transactional(
-        kafka.clone(),
-        interrupt.clone(),
-        transactional_id,
-        TRANSACTION_TIMEOUT,
-    )
-}
-
-fn not_leading() -> Error {
-    Error::LostRace("not leading".into())
 }
 
 /// The records' timestamp is when they are published: Kafka refuses one that lies ahead of its clock, as a stored time
