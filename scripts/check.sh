@@ -30,13 +30,17 @@ static_checks() {
   stage "documentation" limited "$BUILD_LIMIT" cargo doc --locked --workspace --no-deps
 }
 
-# The files that the pages link to are there, and compose.yaml starts the Kafka that everything else is tested with.
+# The files that the pages link to or name by their whole path are there, and compose.yaml starts the Kafka that everything else is tested with.
 check_links() {
   local page link status=0
   for page in *.md docs/*.md kafka/*.md; do
     while read -r link; do
       [ -e "$(dirname "$page")/$link" ] || { warn "$page: there is no $link"; status=1; }
     done < <(grep -o '](\([^)#]*\)' "$page" | cut -c 3- | grep -v '^http' | sort -u)
+    # shellcheck disable=SC2016 # code in a page, none of ours
+    while read -r link; do
+      [ -e "$link" ] || { warn "$page: there is no $link"; status=1; }
+    done < <(grep -oE '`(deploy|docs|kafka|monitoring|order|payment|scripts|shared|sql|stock|tests)/[A-Za-z0-9_./@-]*`' "$page" | tr -d '`' | sort -u)
   done
   grep -qF "image: apache/kafka:$KAFKA_VERSION" compose.yaml || { warn "compose.yaml: its Kafka is not $KAFKA_VERSION"; status=1; }
   return $status
