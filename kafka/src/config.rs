@@ -26,6 +26,16 @@ impl Security {
     }
 }
 
+/// How batches are compressed when they are written. All of Kafka's codecs are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// As LZ4 frames (KIP-57), where that makes a batch smaller.
+    Lz4,
+}
+
 /// The setters of a settings' fields.
 macro_rules! setters {
     ($settings:ident: $($setter:ident($field:ident: $type:ty),)*) => {
@@ -50,6 +60,7 @@ setters! { Config:
     with_delivery_timeout(delivery_timeout: Duration),
     with_metadata_max_age(metadata_max_age: Duration),
     with_batch_size(batch_size: usize),
+    with_compression(compression: Compression),
     with_max_frame_bytes(max_frame_bytes: usize),
 }
 
@@ -84,6 +95,8 @@ pub struct Config {
     /// The most records are sent together to one partition, in bytes (`batch.size`); a record that is larger is sent alone. A batch that is
     /// too large for its topic (`max.message.bytes`) is halved and sent again.
     pub batch_size: usize,
+    /// How batches are compressed (`compression.type`).
+    pub compression: Compression,
     /// The longest answer that is accepted, in bytes. A longer one ends the connection before anything is allocated.
     pub max_frame_bytes: usize,
 }
@@ -146,6 +159,7 @@ impl Config {
             metadata_max_age: Duration::from_secs(300),
             // Brokers take 1,048,588 bytes unless told otherwise (message.max.bytes); this leaves room for the header.
             batch_size: 900 << 10,
+            compression: Compression::None,
             // The Java consumer asks for 50 MiB a fetch at most (fetch.max.bytes); this leaves room above it.
             max_frame_bytes: 64 << 20,
         }

@@ -317,7 +317,7 @@ impl Consumer {
         let away = self.left_at.elapsed();
         self.asked
             .values_mut()
-            .for_each(|asked| asked.sent.put_off(away));
+            .for_each(|asked| asked.sent.deadline += away);
         let polled = self.poll_once();
         self.left_at = Instant::now();
         polled
@@ -380,7 +380,7 @@ impl Consumer {
         while self.asked.len() > usize::from(self.wake.is_none()) {
             let (fetches, now) = (&mut self.fetches, Instant::now());
             let answered = self.asked.extract_if(|leader, asked| {
-                fetches.has_input(leader) || asked.sent.deadline() <= now
+                fetches.has_input(leader) || asked.sent.deadline <= now
             });
             let answered: Vec<_> = answered.collect();
             if !answered.is_empty() {
@@ -389,7 +389,7 @@ impl Consumer {
             let first_end = self
                 .asked
                 .values()
-                .map(|asked| asked.sent.deadline())
+                .map(|asked| asked.sent.deadline)
                 .min()
                 .unwrap_or(now);
             let wake = self.wake.as_ref().map(|wake| wake.socket());

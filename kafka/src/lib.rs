@@ -44,7 +44,7 @@ pub use admin::{
     OffsetSpec, Operations, TopicDescription,
 };
 pub use bytes::Bytes;
-pub use config::{Config, Security};
+pub use config::{Compression, Config, Security};
 pub use consumer::last_records::last_records;
 pub use consumer::spans::{Span, read_spans};
 pub use consumer::{Consumer, FetchConfig, Polled};

@@ -297,6 +297,7 @@ impl Producer {
             epoch: state.identity.epoch,
             base_sequence: 0,
             transactional: transactional_id.is_some(),
+            compression: self.cluster.config().compression,
         };
         let mut delivery = Delivery {
             cluster: &mut self.cluster,

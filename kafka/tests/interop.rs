@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use common::{Broker, CONSOLE_CONSUMER, Line, record, records, unique, value_of, wait_until};
 use kafka::{
-    Bytes, Consumer, FetchConfig, Interrupt, Isolation, OffsetSpec, Polled, Producer,
-    ProducerRecord, Record, StrBytes, TopicPartition, partition_for_key,
+    Bytes, Compression, Consumer, ErrorCode, FetchConfig, Interrupt, Isolation, OffsetSpec, Polled,
+    Producer, ProducerRecord, Record, StrBytes, TopicPartition, partition_for_key,
 };
 
 on_both_lines! {
     records_of_the_java_producer_are_read_whole_and_lie_where_we_would_put_them
     our_records_are_read_by_the_java_consumer
     every_compression_of_the_java_producer_is_read
+    what_is_written_as_lz4_is_smaller_and_read_by_the_java_consumer
     a_backlog_far_larger_than_a_fetch_is_read_whole_and_in_order
     a_paused_partition_yields_nothing_until_it_is_resumed
     a_position_outside_the_log_is_told_and_never_reset
@@ -282,6 +283,44 @@ fn every_compression_of_the_java_producer_is_read(broker: &Broker) {
         assert!(text(&record.value).starts_with(&expected), "{at}");
         assert_eq!(record.offset, at as i64);
     }
+}
+
+fn what_is_written_as_lz4_is_smaller_and_read_by_the_java_consumer(broker: &Broker) {
+    let partitions = broker.topic_with("lz4", 1, &[("max.message.bytes", "4000")]);
+    let topic = &*partitions[0].topic;
+    let value = |n: i32| format!("{n} {}", "well compressible ".repeat(2_000));
+    let mut plain = Producer::idempotent(broker.config(), Interrupt::new());
+    let refused = plain.send([record(topic, "k", &value(0))]).unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::MESSAGE_TOO_LARGE));
+    let config = broker.config().with_compression(Compression::Lz4);
+    let (id, limit) = (unique("lz4"), Duration::from_secs(60));
+    let mut producer = Producer::transactional(config, Interrupt::new(), id, limit);
+    producer.initialise().unwrap();
+    let mut transaction = producer.begin().unwrap();
+    let records: Vec<_> = (0..3).map(|n| record(topic, "k", &value(n))).collect();
+    transaction.send(&records).unwrap();
+    // too short to become smaller: written as it is
+    transaction.send([record(topic, "k", "x")]).unwrap();
+    transaction.commit().unwrap();
+    let expected = [value(0), value(1), value(2), "x".to_string()];
+    let ours: Vec<String> = read(broker, &partitions, 4)
+        .iter()
+        .map(|(_, record)| text(&record.value).to_string())
+        .collect();
+    assert_eq!(ours, expected);
+    let arguments = ["--topic", topic, "--from-beginning", "--max-messages", "4"];
+    let committed = [
+        "--timeout-ms",
+        "60000",
+        "--isolation-level",
+        "read_committed",
+    ];
+    let out = broker.tool(CONSOLE_CONSUMER, &[&arguments[..], &committed].concat(), "");
+    let theirs: Vec<&str> = out
+        .lines()
+        .filter(|line| expected.iter().any(|value| value == line))
+        .collect();
+    assert_eq!(theirs, expected);
 }
 
 fn a_backlog_far_larger_than_a_fetch_is_read_whole_and_in_order(broker: &Broker) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::AbortedTransaction;
 
 use crate::record::Record;
-use crate::wire::batch::{Corrupt, Next, RawBatch, next_batch};
+use crate::wire::batch::{CONTROL, Corrupt, Next, RawBatch, TRANSACTIONAL, next_batch};
 
 /// What was read of one partition.
 #[derive(Debug)]
@@ -60,11 +60,11 @@ impl Fetched {
         budget: &mut usize,
     ) -> Result<(), Corrupt> {
         aborted.reach(batch.last_offset);
-        if batch.is_control() {
-            if batch.is_transactional() && batch.is_abort_marker()? {
-                aborted.end(batch.producer_id);
+        if batch.is(CONTROL) {
+            if batch.is(TRANSACTIONAL) && batch.is_abort_marker()? {
+                aborted.open.remove(&batch.producer_id);
             }
-        } else if !(batch.is_transactional() && aborted.holds(batch.producer_id)) {
+        } else if !(batch.is(TRANSACTIONAL) && aborted.open.contains(&batch.producer_id)) {
             *budget = budget.saturating_sub(batch.decode(self.next_offset, &mut self.records)?);
         }
         self.next_offset = self.next_offset.max(batch.last_offset.saturating_add(1));
@@ -102,19 +102,12 @@ impl Aborted {
             }
         }
     }
-
-    fn end(&mut self, producer_id: i64) {
-        self.open.remove(&producer_id);
-    }
-
-    fn holds(&self, producer_id: i64) -> bool {
-        self.open.contains(&producer_id)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Compression;
     use crate::record::ProducerRecord;
     use crate::wire::batch::Writer;
     use crate::wire::batch::tests::batch_of;
@@ -144,6 +137,7 @@ mod tests {
                 epoch: 0,
                 base_sequence: 0,
                 transactional,
+                compression: Compression::None,
             },
         )
         .to_vec();

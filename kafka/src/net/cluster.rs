@@ -158,7 +158,7 @@ impl Cluster {
         retry: Retry,
     ) -> Result<R::Response> {
         let connection = self.connection(address, deadline)?;
-        let reused = connection.is_reused();
+        let reused = connection.answered;
         match connection.call(request, deadline) {
             Err(error) => {
                 self.drop_connection(address);
@@ -204,7 +204,7 @@ impl Cluster {
     pub(crate) fn has_input(&mut self, address: &str) -> bool {
         self.connections
             .get_mut(address)
-            .is_none_or(Connection::has_input)
+            .is_none_or(|connection| connection.stream.has_input())
     }
 
     /// Waits until one of these connections, all of which were found without input, may have some, or `wake` has: poll(2). The
@@ -217,7 +217,7 @@ impl Cluster {
     ) -> Result<()> {
         let sockets = addresses
             .filter_map(|address| self.connections.get(address))
-            .map(Connection::socket);
+            .map(|connection| &connection.stream.socket);
         let mut polled: Vec<PollFd<'_>> = sockets
             .map(|socket| PollFd::new(socket, PollFlags::IN))
             .collect();

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::marker::PhantomData;
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -28,7 +27,7 @@ const TOLD_THROTTLE: Duration = Duration::from_secs(1);
 /// bytes on it may belong to an answer that nobody waits for.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: Stream,
+    pub(crate) stream: Stream,
     broker: String,
     client_id: StrBytes,
     interrupt: Interrupt,
@@ -36,7 +35,7 @@ pub(crate) struct Connection {
     versions: HashMap<i16, (i16, i16)>,
     next_correlation_id: i32,
     /// Whether an answer has come; from the end of the handshake on, whether another one has.
-    answered: bool,
+    pub(crate) answered: bool,
     /// Requests that were sent and whose answers have not been read yet.
     awaited: usize,
     /// When the broker takes no more requests on it (KIP-368).
@@ -50,20 +49,8 @@ pub(crate) struct Sent<R> {
     correlation_id: i32,
     version: i16,
     at: Instant,
-    deadline: Instant,
+    pub(crate) deadline: Instant,
     request: PhantomData<R>,
-}
-
-impl<R> Sent<R> {
-    /// When its answer is given up.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    /// Its answer is waited for so much longer.
-    pub(crate) fn put_off(&mut self, time: Duration) {
-        self.deadline += time;
-    }
 }
 
 impl Connection {
@@ -182,26 +169,10 @@ impl Connection {
         }
     }
 
-    /// Whether an answer came over this connection before (the handshake not counted): then a failure of the next
-    /// request may only mean that the broker has cut an idle connection.
-    pub(crate) fn is_reused(&self) -> bool {
-        self.answered
-    }
-
     /// Whether the broker has cut it already, or soon will. While an answer is awaited reading it will tell.
     pub(crate) fn is_stale(&mut self) -> bool {
         self.awaited == 0
             && (self.ends.is_some_and(|ends| ends <= Instant::now()) || self.stream.has_input())
-    }
-
-    /// For waiting until [`has_input`](Connection::has_input).
-    pub(crate) fn socket(&self) -> &TcpStream {
-        self.stream.socket()
-    }
-
-    /// Whether an answer has begun to arrive, or the broker has cut it.
-    pub(crate) fn has_input(&mut self) -> bool {
-        self.stream.has_input()
     }
 
     /// Sends a request and waits for its answer.

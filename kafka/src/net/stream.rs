@@ -31,7 +31,7 @@ pub(crate) struct Distrust(pub(crate) String);
 /// An open stream to a broker.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    socket: TcpStream,
+    pub(crate) socket: TcpStream,
     guard: Option<Box<dyn Guard>>,
     _registration: Registration,
 }
@@ -74,10 +74,6 @@ impl Stream {
             })?;
         }
         Ok(stream)
-    }
-
-    pub(crate) fn socket(&self) -> &TcpStream {
-        &self.socket
     }
 
     /// Writes all of it, or fails with `TimedOut` at the deadline.

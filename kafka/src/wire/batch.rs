@@ -7,8 +7,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
 
+use crate::config::Compression;
 use crate::record::{Header, ProducerRecord, Record};
-use crate::wire::compression::decompress;
+use crate::wire::compression::{LZ4, decompress, lz4};
 use crate::wire::primitive::{Malformed, Reader, put_varint, put_varlong, varlong_size};
 
 /// Base offset and length, which the length does not count.
@@ -20,8 +21,8 @@ const MAGIC: usize = 16;
 /// Where the checksum's own bytes end and the summed ones start: the attributes.
 const SUMMED_FROM: usize = 21;
 
-const TRANSACTIONAL: i16 = 1 << 4;
-const CONTROL: i16 = 1 << 5;
+pub(crate) const TRANSACTIONAL: i16 = 1 << 4;
+pub(crate) const CONTROL: i16 = 1 << 5;
 const LOG_APPEND_TIME: i16 = 1 << 3;
 
 /// Who writes a batch, and which place it has among the writer's batches of that partition.
@@ -31,6 +32,7 @@ pub(crate) struct Writer {
     pub(crate) epoch: i16,
     pub(crate) base_sequence: i32,
     pub(crate) transactional: bool,
+    pub(crate) compression: Compression,
 }
 
 /// A record on its way.
@@ -43,7 +45,7 @@ pub(crate) struct Entry<'r> {
     pub(crate) mark: Option<&'r Header>,
 }
 
-/// One batch, uncompressed, of at least one record. Records without a time get `now`, in milliseconds since 1970.
+/// One batch, of at least one record. Records without a time get `now`, in milliseconds since 1970.
 pub(crate) fn encode(entries: &[Entry<'_>], now: i64, writer: &Writer) -> Bytes {
     let times = || {
         entries
@@ -56,6 +58,13 @@ pub(crate) fn encode(entries: &[Entry<'_>], now: i64, writer: &Writer) -> Bytes 
     put_header(&mut batch, entries.len() as i32, first, last, writer);
     for (offset, (entry, time)) in entries.iter().zip(times()).enumerate() {
         put_record(&mut batch, entry, offset as i32, time.wrapping_sub(first));
+    }
+    if writer.compression == Compression::Lz4
+        && let Some(packed) = lz4(&batch[HEADER..])
+    {
+        batch.truncate(HEADER);
+        batch.put_slice(&packed);
+        batch[SUMMED_FROM + 1] |= LZ4;
     }
     let length = (batch.len() - PREFIX) as i32;
     batch[8..PREFIX].copy_from_slice(&length.to_be_bytes());
@@ -262,12 +271,9 @@ fn claimed_last_offset(batch: &[u8], base_offset: i64) -> i64 {
 }
 
 impl RawBatch {
-    pub(crate) fn is_transactional(&self) -> bool {
-        self.attributes & TRANSACTIONAL != 0
-    }
-
-    pub(crate) fn is_control(&self) -> bool {
-        self.attributes & CONTROL != 0
+    /// Whether an attribute is set: [`TRANSACTIONAL`], [`CONTROL`].
+    pub(crate) fn is(&self, attribute: i16) -> bool {
+        self.attributes & attribute != 0
     }
 
     /// Whether this control batch is an ABORT marker. Its record's key is a version and a type; type 0 is ABORT.
@@ -375,6 +381,7 @@ pub(crate) mod tests {
         epoch: 1,
         base_sequence: 0,
         transactional: true,
+        compression: Compression::None,
     };
 
     fn record(value: &str) -> ProducerRecord {
@@ -418,7 +425,7 @@ pub(crate) mod tests {
         let Next::Batch(raw) = next_batch(&mut batch(&["a", "b", "c"]), LONGEST) else {
             panic!("no batch")
         };
-        assert!(raw.is_transactional() && !raw.is_control());
+        assert!(raw.is(TRANSACTIONAL) && !raw.is(CONTROL));
         assert_eq!(
             (raw.base_offset, raw.last_offset, raw.producer_id),
             (0, 2, 7)

@@ -1,6 +1,6 @@
 //! Undoing the compression of a batch, with pure Rust codecs and a limit against bombs.
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use bytes::Bytes;
 
@@ -11,6 +11,19 @@ const LIMIT: u64 = 256 << 20;
 /// and the lowest compatible version follow, four bytes each.
 const XERIAL: &[u8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER: usize = 16;
+
+/// The codec's number in a batch's attributes.
+pub(crate) const LZ4: u8 = 3;
+
+/// One frame, where that is smaller.
+pub(crate) fn lz4(plain: &[u8]) -> Option<Vec<u8>> {
+    let mut frame = lz4_flex::frame::FrameEncoder::new(Vec::with_capacity(plain.len()));
+    frame.write_all(plain).ok()?;
+    frame
+        .finish()
+        .ok()
+        .filter(|packed| packed.len() < plain.len())
+}
 
 /// The records of a batch as they were before compression. `attributes` are the batch's; its lowest three bits
 /// name the codec. The error is a phrase that says what is wrong.
