@@ -479,3 +479,23 @@ fn a_service_on_another_installations_kafka_names_stops_at_its_start_and_says_wh
     assert!(log.contains("position of another order database"), "{log}");
     assert!(log.contains("TOPIC_PREFIX"), "it says what to do: {log}");
 }
+
+#[test]
+fn with_compressed_records_orders_settle_and_a_new_leader_finds_its_position() {
+    let world = World::with("relay_lz4", &[("KAFKA_COMPRESSION", "lz4")]);
+    let [order, payment, stock] = world.start_all();
+    payment.api().put_balance("ann", 1_000);
+    stock.api().put_quantity("pen", 100);
+    let before: Vec<Uuid> = (0..20)
+        .map(|_| order.api().place("ann", "pen", 5, 1))
+        .collect();
+    for id in before {
+        assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
+    }
+    order.kill();
+    let order = world.start(Service::Order);
+    let after = order.api().place("ann", "pen", 5, 1);
+    assert_eq!(order.api().settled(after)["orderStatus"], "COMPLETED");
+    assert_eq!(payment.api().balance("ann"), 1_000 - 21 * 5);
+    assert_eq!(stock.api().quantity("pen"), 100 - 21);
+}
