@@ -650,7 +650,7 @@ impl Consumer {
     fn find_ranges(&mut self, polled: &mut Vec<Polled>) -> Result<()> {
         for partition in std::mem::take(&mut self.out_of_range) {
             let backoff = self.cluster.backoff();
-            let place = [(partition.topic.to_string(), partition.partition)];
+            let place = [partition.named()];
             let mut offset = |spec| {
                 let isolation = Isolation::ReadUncommitted;
                 let listed =

@@ -214,15 +214,12 @@ impl Producer {
         let ended =
             self.cluster
                 .call_coordinator(&coordinator, &request, Retry::Idempotent, backoff);
-        match ended.as_ref().err().map(Error::code) {
-            None => Ok(true),
+        ended.map(|_| true).or_else(|error| match error.code() {
             // nothing is open: it was never begun, or has been committed; what became of the id is for InitProducerId to say
-            Some(Some(ErrorCode::INVALID_TXN_STATE | ErrorCode::INVALID_PRODUCER_ID_MAPPING)) => {
-                Ok(true)
-            }
-            Some(Some(code)) if code.kind() == ErrorKind::Fenced => Ok(false),
-            Some(_) => ended.map(|_| true),
-        }
+            Some(ErrorCode::INVALID_TXN_STATE | ErrorCode::INVALID_PRODUCER_ID_MAPPING) => Ok(true),
+            Some(code) if code.kind() == ErrorKind::Fenced => Ok(false),
+            _ => Err(error),
+        })
     }
 
     pub(crate) fn end_request(&self, identity: ProducerIdentity, committed: bool) -> EndTxnRequest {

@@ -17,6 +17,13 @@ pub struct TopicPartition {
     pub partition: i32,
 }
 
+impl TopicPartition {
+    /// The topic's name and the partition's number, by which offsets are asked for.
+    pub(crate) fn named(&self) -> (String, i32) {
+        (self.topic.to_string(), self.partition)
+    }
+}
+
 impl std::fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}-{}", self.topic, self.partition)

@@ -99,8 +99,7 @@ fn first_windows(
             partition,
         }));
     }
-    let key = |place: &TopicPartition| (place.topic.to_string(), place.partition);
-    let places: Vec<_> = partitions.iter().map(key).collect();
+    let places: Vec<_> = partitions.iter().map(TopicPartition::named).collect();
     let mut listed = |spec| -> Result<HashMap<_, _>> {
         let listed = admin.list_offsets(&places, spec, isolation)?.into_iter();
         Ok(listed
@@ -110,7 +109,7 @@ fn first_windows(
     let (starts, ends) = (listed(OffsetSpec::Earliest)?, listed(OffsetSpec::Latest)?);
     let mut windows = Vec::new();
     for partition in partitions {
-        let at = key(&partition);
+        let at = partition.named();
         let (Some(start), Some(end)) = (starts.get(&at), ends.get(&at)) else {
             return Err(unknown(&partition.to_string()));
         };

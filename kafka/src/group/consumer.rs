@@ -186,8 +186,7 @@ impl GroupConsumer {
 
     /// Each from its committed offset, in the epoch it was read in, or from the end of the log that [`Positions`] name.
     fn assign_committed(&mut self, partitions: &[TopicPartition]) -> Result<()> {
-        let key = |place: &TopicPartition| (place.topic.to_string(), place.partition);
-        let mut places: Vec<_> = partitions.iter().map(key).collect();
+        let mut places: Vec<_> = partitions.iter().map(TopicPartition::named).collect();
         let mut offsets = HashMap::new();
         let Group {
             cluster, config, ..
@@ -211,14 +210,11 @@ impl GroupConsumer {
                 offsets.insert((found.topic, found.partition), (found.offset, -1));
             }
         }
-        let found = |place| offsets.get(&key(place)).copied().unwrap_or((0, -1));
-        let places: Vec<_> = partitions
-            .iter()
-            .map(|place| (place.clone(), found(place).0))
-            .collect();
-        self.consumer.assign(&places);
-        for (place, offset) in &places {
-            self.consumer.seek_in_epoch(place, *offset, found(place).1);
+        let unplaced: Vec<_> = partitions.iter().map(|place| (place.clone(), 0)).collect();
+        self.consumer.assign(&unplaced);
+        for place in partitions {
+            let (offset, leader_epoch) = offsets.get(&place.named()).copied().unwrap_or((0, -1));
+            self.consumer.seek_in_epoch(place, offset, leader_epoch);
         }
         Ok(())
     }

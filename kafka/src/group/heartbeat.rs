@@ -159,8 +159,7 @@ impl Heartbeat {
         config.api_timeout = config.api_timeout.min(group.session_timeout);
         config.connect_timeout = config.connect_timeout.min(group.session_timeout);
         let cluster = Cluster::new(config, stop.clone());
-        let name = group.thread_name.clone();
-        let now = Instant::now();
+        let (name, now) = (group.thread_name.clone(), Instant::now());
         let beat = Beat {
             cluster,
             group,

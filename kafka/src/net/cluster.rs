@@ -390,25 +390,22 @@ impl Cluster {
                 self.connection(&address, deadline)?;
                 Ok(address)
             });
-            let error = match found
-                .map(|address| (self.call(&address, request, deadline, retry), address))
-            {
+            let error = match found {
                 Err(error) => error,
-                // the answer is lost: it may be done
-                Ok((Err(error), _)) if retry == Retry::Once => return Err(error),
-                Ok((Err(error), _)) => error,
-                Ok((Ok(answer), address)) => match R::refusal(&answer) {
-                    Refusal {
-                        code: ErrorCode::NONE,
-                        ..
-                    } => return Ok(answer),
-                    Refusal { code, about: None } => {
-                        Error::refused::<R>(code, &address, coordinator.to_string())
-                    }
-                    Refusal {
-                        code,
-                        about: Some(about),
-                    } => Error::refused::<R>(code, &address, format!("{coordinator}: {about}")),
+                Ok(address) => match self.call(&address, request, deadline, retry) {
+                    // the answer is lost: it may be done
+                    Err(error) if retry == Retry::Once => return Err(error),
+                    Err(error) => error,
+                    Ok(answer) => match R::refusal(&answer) {
+                        Refusal {
+                            code: ErrorCode::NONE,
+                            ..
+                        } => return Ok(answer),
+                        Refusal { code, about } => {
+                            let about = about.map(|about| format!(": {about}")).unwrap_or_default();
+                            Error::refused::<R>(code, &address, format!("{coordinator}{about}"))
+                        }
+                    },
                 },
             };
             if error.loses_coordinator() {

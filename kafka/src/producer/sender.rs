@@ -309,10 +309,9 @@ impl<'r> Delivery<'_, 'r> {
             }
         }
         for mut batch in batches {
-            let (topic, partition) = (batch.place.0.to_string(), batch.place.1);
-            let about = format!("{topic}-{partition}");
-            let Some(answer) = answers.remove(&(topic, partition)) else {
-                let cause = format!("it leaves out {about}");
+            let (topic, partition) = (batch.place.0.clone(), batch.place.1);
+            let Some(answer) = answers.remove(&(topic.to_string(), partition)) else {
+                let cause = format!("it leaves out {topic}-{partition}");
                 left.lose([batch], Error::malformed::<ProduceRequest>(leader, cause));
                 continue;
             };
@@ -334,7 +333,7 @@ impl<'r> Delivery<'_, 'r> {
             } else {
                 batch.doubtful |= may_be_written(code, answer.base_offset);
                 let words = answer.error_message.map(|words| format!(": {words}"));
-                let detail = about + &words.unwrap_or_default();
+                let detail = format!("{topic}-{partition}{}", words.unwrap_or_default());
                 left.keep(
                     [batch],
                     Error::refused::<ProduceRequest>(code, leader, detail),

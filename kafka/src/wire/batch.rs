@@ -64,7 +64,7 @@ pub(crate) fn encode(entries: &[Entry<'_>], now: i64, writer: &Writer) -> Bytes 
     {
         batch.truncate(HEADER);
         batch.put_slice(&packed);
-        batch[SUMMED_FROM + 1] |= LZ4;
+        batch[SUMMED_FROM + 1] |= LZ4 as u8;
     }
     let length = (batch.len() - PREFIX) as i32;
     batch[8..PREFIX].copy_from_slice(&length.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Undoing the compression of a batch, with pure Rust codecs and a limit against bombs.
+//! The compression of batches, with pure Rust codecs: LZ4 when writing, all of them when reading, with a limit against bombs.
 
 use std::io::{Read, Write};
 
@@ -13,7 +13,7 @@ const XERIAL: &[u8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER: usize = 16;
 
 /// The codec's number in a batch's attributes.
-pub(crate) const LZ4: u8 = 3;
+pub(crate) const LZ4: i16 = 3;
 
 /// One frame, where that is smaller.
 pub(crate) fn lz4(plain: &[u8]) -> Option<Vec<u8>> {
@@ -34,7 +34,7 @@ pub(crate) fn decompress(attributes: i16, bytes: Bytes) -> Result<Bytes, String>
         1 => read("gzip", flate2::read::MultiGzDecoder::new(rest), &mut plain)?,
         2 => plain = snappy(rest)?,
         // frames, one after another; each decoder ends with its own
-        3 => {
+        LZ4 => {
             while !rest.is_empty() {
                 read(
                     "lz4",
