@@ -182,8 +182,7 @@ impl Handler for AnswerHandler {
 
     fn prepare(&mut self) -> Result<()> {
         let missed = std::mem::take(&mut self.missed);
-        let prepared = self.prepared.clone();
-        let mut prepared = prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut prepared = self.prepared();
         let Prepared { found, orders } = &mut *prepared;
         self.recovery.find(&missed, found)?;
         for answer in missed {

@@ -125,7 +125,7 @@ impl Worker for LongPoller {
         if !self.waiting.is_empty()
             && let Err(error) = self.answer_settled(true)
         {
-            log::warn!("the waiting orders could not be read: {error}");
+            self.report(&error, 1, Duration::ZERO);
         }
     }
 }

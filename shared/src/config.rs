@@ -264,8 +264,8 @@ impl Reader<'_> {
         let meaning = "how what is published is compressed: lz4 takes a quarter to two thirds of the bytes under load";
         let value = self.value(name, "none", takes, meaning);
         match value.as_str() {
-            "none" => return kafka::Compression::None,
             "lz4" => return kafka::Compression::Lz4,
+            "none" => {}
             _ => self.refuse(name, &value, takes),
         }
         kafka::Compression::None

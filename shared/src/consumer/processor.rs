@@ -265,8 +265,7 @@ impl BatchProcessor {
         )?;
         set_aside::remove(&mut tx, &[aside.id])?;
         outbox::append(&mut tx, &self.waker, &outgoing)?;
-        tx.commit()?;
-        Ok(())
+        tx.commit()
     }
 
     /// Gives a lone record up for good: a request is recorded FAILED where it was undecided and its answer sent; the
@@ -286,8 +285,7 @@ impl BatchProcessor {
             why,
         )?;
         outbox::append(&mut tx, &self.waker, &outgoing)?;
-        tx.commit()?;
-        Ok(())
+        tx.commit()
     }
 
     /// Moves offsets past what holds no records: control batches, aborted transactions.

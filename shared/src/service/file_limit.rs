@@ -31,7 +31,7 @@ fn raise(wanted: usize) -> usize {
     let soft = limit.current.unwrap_or(u64::MAX);
     let reachable = limit.maximum.unwrap_or(u64::MAX).min(wanted as u64);
     let raised = Rlimit {
-        current: Some(reachable.max(soft)),
+        current: Some(reachable),
         maximum: limit.maximum,
     };
     if soft < reachable

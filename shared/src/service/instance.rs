@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use refinery::Runner;
 
@@ -98,7 +99,7 @@ impl Instance {
     }
 
     /// For how long at least the topics keep what the timeline and the repairs refer to.
-    pub fn timeline_retention(&self) -> Option<std::time::Duration> {
+    pub fn timeline_retention(&self) -> Option<Duration> {
         self.config.timeline_retention.time(self.ready.topics_keep)
     }
 
