@@ -86,7 +86,7 @@ fn check_database(report: &mut Report, config: &Config, migrations: Runner) -> O
     install
 }
 
-/// A session under a name of its own (a migration looks at the names of those that are there), in which nothing can be changed.
+/// A session under a name of its own, in which nothing can be changed.
 fn connect(config: &Config) -> Result<Session> {
     let name = format!("{}-check", config.service.name());
     let connector = Connector::new(&config.database_url, &name, Limits::WORK)?;
