@@ -1,20 +1,25 @@
-//! Admission: `POST /orders` accepts what can be settled well within its deadline, and settling goes before accepting.
+//! Admission: `POST /orders` accepts what can be settled well within its deadline, and settling goes before accepting
+//! (I10).
 //!
-//! How much waits is read from the database (`order_flow`), so all instances see the same; what this instance has placed
-//! and settled since is added. From both follows ([`estimate`]) how long a new order would wait:
+//! Every session counts the orders that it places and settles in `order_flow`, in a row of its own for each second in
+//! which ids were drawn. So no session waits for another, and no row is changed for ever. The sum over the last seconds
+//! is what waits, on every instance alike; each adds what it has placed and settled since. What a busy system settles
+//! is its capacity. From both follows ([`estimate`]) how long a new order would wait:
 //!
 //! | the system | a new order |
 //! | --- | --- |
 //! | settles what comes | is stored at once |
-//! | is saturated: more than a window of orders waits for its turn | waits, too: as many are stored as are settled |
-//! | stands still, a part of it is away | is stored at once, for what waits is settled quickly afterwards |
+//! | is saturated: more than a window (half a second's work) waits for its turn | waits, too: as many are stored as are settled, because accepting needs the same processors |
+//! | stands still: a part of it is away, which is no overload | is stored at once, for what waits is settled quickly afterwards |
 //! | has more waiting than it can settle within `ADMISSION_LIMIT` | is refused |
-//! | has stood still for half of the deadline, and much waits | is refused |
+//! | has stood still for half of the deadline, and more than two seconds' work waits | is refused |
 //!
 //! While orders are refused and none is settled, one a second is admitted: it shows when the system is back.
 //!
-//! [`Admission::check`] decides before a request's body is read; the writer ([`crate::writer`]) waits for
-//! [`Admission::room`] and keeps the figures up to date by [`Admission::poll`].
+//! [`Admission::check`] decides before a request's body is read; the body of a refused one is thrown away. Its answer
+//! comes after 0.2 s, of many one each two milliseconds (`shared::http`). Clients that repeat at once would otherwise
+//! take the processors from accepted orders. The writer ([`crate::writer`]) waits for [`Admission::room`] and keeps the
+//! figures up to date by [`Admission::poll`].
 
 pub mod estimate;
 pub mod metrics;

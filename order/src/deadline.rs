@@ -1,4 +1,19 @@
-//! The deadlines: sides that were not heard of in time, compensations that were not confirmed for a while.
+//! The deadlines: of sides that have not answered in time, and of compensations that were not confirmed for a while.
+//!
+//! A row of `deadline` stands for a whole batch of orders, so an order costs no index entry of its own.
+//!
+//! | round | is due | the scan |
+//! | --- | --- | --- |
+//! | 0 | `ORDER_DEADLINE` after its orders were marked as published | asks each side that is still IN_PROGRESS to compensate |
+//! | 1 | `COMPENSATION_RETRY` after the request to compensate | requests an unconfirmed compensation again |
+//! | 2, 3, … | after twice as long each time, an hour at most | the same |
+//!
+//! # Forgotten orders
+//!
+//! Some unsettled orders may be past their deadline although neither the outbox, which begins later, nor `deadline` has
+//! anything of them: somebody deleted the rows. The scan looks for them every ten seconds
+//! ([`store::give_up_forgotten`]). It marks them as published, with a deadline that is due. It finds them by the
+//! seconds of `order_flow` that are not settled, so no index on a status is needed.
 
 use std::time::{Duration, Instant};
 

@@ -228,12 +228,8 @@ impl Saga {
         }
     }
 
-    /// What is done about a contradiction ([`Saga::bearing`]) that was not recorded before. None: nothing can be done here, a
-    /// person must look.
-    ///
-    /// A success of a side that is settled otherwise is asked back; the order stays as it is. Of a side that has taken back what
-    /// it had said, nobody knows how it stands now: it is asked to compensate, which is right in any case, and the order fails.
-    /// A COMPLETED order stays COMPLETED.
+    /// What is done about a contradiction ([`Saga::bearing`]) that was not recorded before ([`crate::repair`] has the cases).
+    /// None: nothing can be done here, a person must look.
     pub fn repair(&self, saga_event: &SagaEvent) -> Option<Transition> {
         let mut transition = Transition {
             saga: self.clone(),

@@ -1,7 +1,41 @@
 //! Repairs: what order does when a database has come back older. No I/O, no clock.
 //!
-//! An order that its own database lost is rebuilt from its requests ([`Rebuilt`]); what an answer contradicts is decided by
-//! [`crate::order::Saga::repair`]. Each repair is listed ([`Repair`]).
+//! Each service's place in Kafka is a part of its database. A database that comes back older reads again what came
+//! since ([`shared::consumer::offsets`] says how that is noticed), and participants decide their requests anew. Order
+//! mends the rest; `docs/restoring.md` says what to do and what remains.
+//!
+//! # An answer about an order that is not there
+//!
+//! ```text
+//! a batch ── an order is missing ──► rolled back (Error::Unprepared) ──► its requests searched for in Kafka ──► the batch, once more
+//! ```
+//!
+//! So no transaction is open while Kafka is read ([`shared::consumer::recovery`]), and the usual path has no statement
+//! more.
+//!
+//! * Both requests found: the order is stored as published, with a deadline ([`Rebuilt`]), and the answer is handled as
+//!   usual. The payment request carries the idempotency key for this purpose only.
+//! * If the key stands for another order by now, or a request is missing, both sides are asked to compensate.
+//!
+//! Several sessions and instances may miss the same order. Rows are inserted in id order, keys before orders as the
+//! writer does. Only the session that stored an order asks anything of its sides.
+//!
+//! # An answer that contradicts what is recorded
+//!
+//! [`Saga::bearing`] notices it, [`Saga::repair`] decides. The answer counts only under a message id that neither
+//! `timeline` nor `repair` has. This is queried once a batch, and only when there is such an answer.
+//!
+//! | the answer | what order does |
+//! | --- | --- |
+//! | a success of a side that is FAILED or COMPENSATED | asks the side to compensate; the order stays as it is |
+//! | a failure or a confirmation that takes back what the order has, which is not COMPLETED | fails the order and asks the side to compensate, which is right whatever it has done |
+//! | the same, where the order is COMPLETED | parks the answer: a person must look |
+//! | a success while its side is asked to compensate | keeps it in `timeline`, so that it is known when it is read again |
+//!
+//! # What is listed
+//!
+//! The table `repair` lists what was done ([`Repair`]), in the same transaction. A repair is open until its side has
+//! confirmed; the deadline scan asks again meanwhile. One log line reports all repairs of a batch.
 
 use shared::consumer::recovery::{FoundRequests, id_millis};
 use shared::event::envelope;

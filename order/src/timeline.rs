@@ -1,4 +1,32 @@
 //! An order's timeline: the steps that follow from its messages. No I/O, no clock.
+//!
+//! Order builds it from its own database, by what the messages carried, and asks no other service. An answer carries
+//! how its request was delivered ([`shared::event::delivery`]).
+//!
+//! ```text
+//! a request        STORED ─► PUBLISHED ─► ASKED ─► SUCCEEDED or FAILED ─► ANSWERED ─► LEARNED
+//! a compensation   COMPENSATION_ASKED ─► COMPENSATION_PUBLISHED ─► CONFIRMED ─► ANSWERED ─► LEARNED
+//! ```
+//!
+//! What is kept:
+//!
+//! * An answer that changed its order leaves one row in `timeline`: the request's delivery, the answer, and when and in
+//!   which attempt order handled it. A duplicate changes nothing and leaves none, so a topic that is read again adds
+//!   nothing.
+//! * A compensation request leaves a row when it is made, because its confirmation may take long.
+//! * In the row of an order that still waits, `remove_published` keeps when its requests were stored, by when they were
+//!   published, and their ids.
+//!
+//! What is shown:
+//!
+//! * `at` is the time of the nearest clock. For what order stores or handles that is the database's (six digits). For
+//!   what is published it is the relay's (the record's timestamp, three digits), and for what a participant took up,
+//!   the participant's.
+//! * Steps stand in time order, but none before the one that led to it, whatever the clocks show.
+//! * While a request waits, `PUBLISHED` is when its order was marked, some 50 ms later.
+//! * A success that came after the deadline is shown, though it changed nothing.
+//! * Duplicates are not shown, nor attempts before the last one: they are in the participant's log. (An instance counts
+//!   them; another one begins anew.)
 
 use serde::{Serialize, Serializer};
 use shared::event::{Channel, Reason, Service, Side, Topic};

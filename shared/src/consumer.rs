@@ -1,8 +1,43 @@
-//! A consumer: a member of the service's group that polls its partitions and has what came turned into effects.
+//! A consumer: a member of the service's group that polls its partitions and turns the records into effects.
 //!
-//! A batch that fails by a message's fault is split until the failing record stands alone; that record has
-//! [`ATTEMPTS`] attempts and is then given up and parked. A transient failure is retried without end.
-//! Meanwhile only the partition concerned waits.
+//! # When handling fails
+//!
+//! Only the partition concerned waits. What follows depends on the cause ([`Blame`]):
+//!
+//! | cause | what follows |
+//! | --- | --- |
+//! | the message | the batch is split until the record stands alone; [`ATTEMPTS`] attempts with backoff, then it is given up |
+//! | bytes that can't be decoded | parked at once: decoding can't end otherwise a second time |
+//! | a server, a lock, a grant, a limit | retried without end (50 ms doubling to 5 s, with jitter) |
+//! | nobody: another consumer moved the offsets | the offsets are read again |
+//! | a business refusal | the part is FAILED at once |
+//!
+//! ```text
+//! records of several partitions, one transaction
+//!    │ fails
+//!    ▼
+//! each partition by itself ── a server's fault ──► the partition waits, then tries again, without end
+//!    │ a message's fault
+//!    ▼
+//! each half by itself, and so on, until a record stands alone
+//!    │ it fails
+//!    ▼
+//! the partition waits, then tries the record alone ── 5th failure ──► given up, the partition moves on
+//! ```
+//!
+//! **Given up** means, in one transaction:
+//!
+//! * the request is recorded FAILED (only where it was undecided), and `.dlt` informs order;
+//! * the raw record is parked in `dead_letter` with its history;
+//! * the partition moves on.
+//!
+//! An undecodable request whose key is usable is answered on `.dlt` (`UNPROCESSABLE`) all the same.
+//!
+//! # Topics and rebalances
+//!
+//! The heartbeat threads watch the topics. A topic that was made anew, or has more partitions, is divided among the
+//! members again within about ten seconds. A rebalance stops the members until each has heard of it. So heartbeats come
+//! every 200 ms, and end a consumer's wait for records at once. `./run.sh bench restarts` shows what a release costs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -535,8 +570,7 @@ fn group_config(config: &Config, name: &str, nudge: crossbeam_channel::Sender<()
     }
 }
 
-/// Offsets never move silently. Before the log's start: the records between are lost. Beyond its end: the log was cut, and
-/// is handled again from its start, where what was handled before changes nothing.
+/// What a `LOG_GAP` says ([`offsets`]). Before the log's start: the records between are lost. Beyond its end: the log was cut.
 fn gap(offset: i64, start: i64, end: i64) -> String {
     if offset < start {
         format!("offsets {offset} to {} are no longer in Kafka", start - 1)

@@ -1,7 +1,22 @@
-//! PostgreSQL sessions: every limit set by the session itself, statements prepared once per connection, a
-//! watchdog over every call.
+//! PostgreSQL sessions: every limit set by the session itself, statements prepared once per connection, a watchdog over
+//! every call.
 //!
-//! What queries returns the errors of PostgreSQL and of the connection, here and in all modules: `# Errors` names others only.
+//! * Each session sets READ COMMITTED, `synchronous_commit = on` and all time limits ([`Limits`]) itself.
+//! * Its first call checks whether the server can be written, and refuses it otherwise. An error that shows that a
+//!   session is of no more use (read-only, prepared statements gone) drops it, so the next one may lead elsewhere.
+//! * At the start two sessions check whether each sees its own settings only: behind a pooler of transactions they do
+//!   not.
+//!
+//! **Plans**: every statement finds its rows by keys, through an index, however few or many rows a table has today. So
+//! each session plans it once, for the indexes. By itself PostgreSQL would plan these statements anew at every call,
+//! because the length of an array is part of the estimate. That costs a lone order more than the statement. A plan made
+//! while a table was empty would scan it when it is full.
+//!
+//! **HOT updates**: rows that change in place have `fillfactor` 50 and no index on what changes. That is why there is
+//! no index on an order's status; `GET /orders?status=` looks at 10,000 orders for one page at most and gives a `next`.
+//!
+//! What queries returns the errors of PostgreSQL and of the connection, here and in all modules: `# Errors` names
+//! others only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,7 +45,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The same with what comes before the first statement: a server that accepts and is silent is away too.
 const OPEN_LIMIT: Duration = Duration::from_secs(15);
-/// The `postgres` crate has no read limit: a call beyond this ends the process, and the restart is safe (I8).
+/// A call beyond this ends the process ([`watchdog`]).
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The time limits that a session sets for itself.
@@ -76,10 +91,7 @@ impl Limits {
     };
 
     /// Rows that a policy would hide are missed by nobody: with `row_security` off PostgreSQL refuses the statement instead.
-    ///
-    /// Every statement of ours finds its rows by keys, through an index, however few or many rows a table has today: so
-    /// each is planned once a session, for that, and not again at every call, which costs a lone order more than the
-    /// statement itself. (The cost that PostgreSQL adds to what is turned off would set off its compiler, hence `jit`.)
+    /// The plans are the module's. (The cost that PostgreSQL adds to what is turned off would set off its compiler, hence `jit`.)
     fn as_sql(&self) -> String {
         format!(
             "set session characteristics as transaction isolation level read committed; set synchronous_commit = on;

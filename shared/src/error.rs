@@ -1,4 +1,6 @@
-//! What can go wrong under a handler, sorted by who is to blame.
+//! What can go wrong under a handler. Each error blames the message, a server, or nobody ([`Blame`]);
+//! [`crate::consumer`] says what follows. Not the message's fault are a clash of unique keys (those are ours) and
+//! constraints of tables that hold nothing of messages.
 
 use postgres::error::{DbError, Severity, SqlState};
 
@@ -28,13 +30,13 @@ pub enum Error {
 /// Result with [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Who has to act (ARCHITECTURE.md, "When handling fails").
+/// Who is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     /// The message itself can't be handled: what it says breaks a rule of the tables that hold it (SQLSTATE classes 22 and 23),
     /// or a caught panic.
     Poison,
-    /// Everything else: retried without end.
+    /// Everything else, a server, a lock, a grant, a limit: retried without end.
     Transient,
     /// A lost race: read again and go on.
     Conflict,

@@ -1,4 +1,9 @@
-//! Whether the process turns: every [`Worker`](crate::worker::Worker) says so at each of its turns.
+//! Whether the process makes progress: every [`Worker`](crate::worker::Worker) reports it at each of its turns. A
+//! thread without work waits a second at most, or says how long it will wait ([`beat_before`]). `/healthz` returns 503
+//! and names the threads that made no progress for `HEARTBEAT_LIMIT`.
+//!
+//! HTTP's threads need no heartbeat: without them nobody gets an answer. The leader's ping and the group's heartbeats
+//! need none either: without them the lock or the membership is lost, which its owner notices.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -16,14 +16,9 @@
 //! | `server/connection` | a connection's life: waiting, busy, ended |
 //! | `server` | accepting, admitting, stopping |
 //!
-//! A thread serves a connection; it parses with `httparse` and blocks with limits. A handler that can't answer at once hands its
-//! [`Responder`] on, and the connection's thread writes what comes back: a slow client never holds up the one who answers.
-//!
-//! It stands on `std::net` because `tiny_http` 0.12 could not be made to hold (ARCHITECTURE.md has the measurements):
-//! of 64 keep-alive connections opened at once 45 waited more than 5 s for their first answer; `Content-Length: 10000000000000` aborts the
-//! process when the request is dropped; an endless header line grows the process by as many bytes as are sent (498 MiB in 4 s), a
-//! pipelined flood likewise (1.2 GiB in 4 s); eight bodies that stall, or eight requests pipelined behind a parked one, hold all
-//! eight workers; and a connection can't be closed from outside, neither after a 413 nor at a stop.
+//! It stands on `std::net` because `tiny_http` 0.12 could not be made to hold; ARCHITECTURE.md has the measurements.
+//! There, eight requests pipelined behind a parked one hold all eight workers, too. And a connection can't be closed from
+//! outside, neither after a 413 nor at a stop.
 
 mod cors;
 mod fields;

@@ -1,4 +1,29 @@
 //! The outbox: events stored in the transaction that causes them, deleted when they are known to be published.
+//!
+//! # The append lock
+//!
+//! Every append takes a transaction-scoped advisory lock (`stamp_outbox` in `sql/common`), by a statement of its own
+//! before the insert. Under it the row gets its id and `stored_at = greatest(clock_timestamp(), the last one)`. So id
+//! order, stored time and commit order are the same (I4):
+//!
+//! ```text
+//! append A   lock ── id 7 ── insert ── COMMIT
+//! append B      waits for the lock       │ lock ── id 8 ── insert ── COMMIT
+//! relay                                  ├ reads 7                     ├ reads 8
+//! ```
+//!
+//! Without the lock row 8 could become visible before row 7. The relay would pass row 7 over, because it reads behind
+//! the last id.
+//!
+//! * A session that hangs while it holds the lock is cut off by its own `idle_in_transaction_session_timeout`. Else a
+//!   waiter whose `lock_timeout` has passed ends it ([`end_hanging_writer`]).
+//! * If the last stored time is ahead of the clock by more than a minute, the clock had run ahead. Stored times follow
+//!   the clock again from then on.
+//! * The last stored time is kept in a sequence. A row would get a new version with each append, and all later appends
+//!   would walk over those versions while an old snapshot is open.
+//! * The locks' first key is the schema's (`lock_class`), because advisory locks belong to the whole database.
+//!
+//! **Must not be changed**: the lock is taken before the id is drawn, and COMMIT follows the insert at once.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Who a client is: PLAIN (RFC 4616) and SCRAM (RFC 5802, RFC 7677) as Kafka takes them.
+//! Who a client is: PLAIN (RFC 4616) and SCRAM (RFC 5802, RFC 7677) as Kafka takes them. A broker may limit how long a
+//! session lasts (KIP-368); the client makes such a connection anew in time.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

@@ -1,7 +1,23 @@
-//! Where the consumers are: rows of the service's own database, moved in the transaction of the effects.
+//! Where the consumers are: rows of the service's own database, moved by compare-and-set in the transaction of the
+//! effects.
 //!
-//! A database that has lost its tail knows of less than a consumer has committed there. One that gets records stumbles over
-//! that; for one that has nothing to read any more, the monitor holds what the consumers know against what it sees.
+//! Offsets never move silently:
+//!
+//! * Records that Kafka deleted before they were read leave a `LOG_GAP` dead letter.
+//! * An offset beyond the log's end (the log was cut) leaves one too. The partition is handled again from its start:
+//!   what was handled before changes nothing.
+//! * After an unclean election records that were read are taken back. Each fetch says which leader wrote what was read
+//!   last (KIP-320). So a new history is noticed, noted as LOG_GAP, and read from where it begins. The leader is kept
+//!   beside the offset, for the next start.
+//! * A database that has lost its tail knows of less than a consumer has committed there. A consumer that gets records
+//!   notices that at the compare-and-set. For one that has nothing to read, the monitor compares once a second what the
+//!   consumers know with the rows ([`compare`]).
+//!
+//! The few rows change with every batch. Each consumer goes to the place where it saw its row last (`move_offsets` in
+//! `sql/common`), not past all the versions that an old snapshot keeps.
+//!
+//! **Must not be changed**: [`advance`] comes first in a batch's transaction, so a consumer that has lost its partition
+//! has no effect.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

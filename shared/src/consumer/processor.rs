@@ -475,8 +475,7 @@ fn refused(event: &Event, outcome: Option<Outcome>) -> Option<(Cause, String)> {
     None
 }
 
-/// Decoding can't end otherwise a second time, so it has one attempt. A request whose key is usable still gets its
-/// answer.
+/// The answer to an undecodable request whose key is usable.
 fn answer(
     tx: &mut Tx<'_>,
     handler: &mut dyn Handler,

@@ -1,4 +1,28 @@
-//! All SQL of the table `set_aside`: records that wait for a row which somebody else holds locked. And who holds a row.
+//! Records that wait for a row which another session holds locked, mostly a person's. They are set aside, and nothing
+//! else waits with them. This module has all SQL of the table `set_aside`, and finds out which session holds a row.
+//!
+//! A batch waits for its rows' locks in sorted order. When that wait is given up (5 s), its records, and for a minute
+//! those of later batches, are divided. [`Handler::waits_for`](crate::handler::Handler::waits_for) locks what is free
+//! (`skip locked`) and returns what is not.
+//!
+//! ```text
+//! a record ── its row is free ────────────────────────────► effect
+//!    │ the row is held, or something about its order is set aside already
+//!    ▼
+//! set_aside ── the row is free ───────────────────────────► effect
+//!  │  ▲   └─── fails by its own fault, five attempts ─────► dead letter
+//!  └──┘ the row is still held
+//! ```
+//!
+//! Any instance tries them again: one that has met some every second, the others every 15 s, for an instance that is
+//! gone.
+//!
+//! The relay's removal, the deadline scan and the writer go around held rows, too. `remove_published_around` leaves
+//! such orders as they are, the scan puts their deadlines off, and the writer refuses requests whose idempotency key is
+//! held.
+//!
+//! **Must not be changed**: a record goes into `set_aside` in the transaction that moves the offset past it, with what
+//! it waits for. Each later record about the same order goes behind it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};

@@ -1,4 +1,11 @@
-//! Housekeeping: rows that nobody needs any more are removed, in small batches that hold nobody up.
+//! Housekeeping: old idempotency keys, handled dead letters, settled orders' steps and finished repairs are deleted.
+//! Each statement deletes 500 rows, the oldest first, by an index, and passes over locked ones.
+//!
+//! **Must not be changed**:
+//!
+//! * A dead letter outlives its record in the topic. That record, read again from the beginning, would be parked again.
+//!   A start refuses retentions shorter than the topics'.
+//! * A request locks the idempotency key that it stands on: the key is removed before or after, never meanwhile.
 
 use std::time::Duration;
 

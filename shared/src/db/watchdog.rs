@@ -1,4 +1,5 @@
-//! The watchdog over every database call: the `postgres` crate has no read limit.
+//! The watchdog over every database call: one that has not returned for a minute ends the process. The `postgres` crate
+//! has no read limit, and the restart is safe (I8).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};

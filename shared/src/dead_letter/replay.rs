@@ -1,5 +1,26 @@
-//! What a person does about a parked record: has it replayed, that is handed to the handler again, or discards it. The
-//! record itself stays where it is in Kafka: nothing is published twice.
+//! What a person does about a parked record: replays it, which hands the kept record to the handler again, or discards
+//! it.
+//!
+//! ```text
+//! parked ──► OPEN ──┬── replay: APPLIED or UNCHANGED ──► REPLAYED
+//!             ▲     ├── discard, with a reason ────────► DISCARDED
+//!             └─────┴── replay: FAILED
+//! ```
+//!
+//! A replay is one transaction with its effect and with the note of the actor (`dead_letter_action`). The record keeps
+//! its message id, so its effect happens once. It stays where it is in Kafka: nothing is published twice. The row's
+//! lock is held throughout: two requests for one record have one effect, and the second sees the first one's result.
+//!
+//! * A failure by the record's own fault is undone up to a savepoint below that lock, noted FAILED, and the record
+//!   stays OPEN.
+//! * A failure of a server leaves no trace (503).
+//! * PostgreSQL derives a row's state from its columns, so a row has a state whichever version of an instance wrote it.
+//!
+//! Refused with 409 and the reason are:
+//!
+//! * a request that was given up: its part is FAILED and order was informed, so only discarding is left;
+//! * a record that was replayed with success (`UNCHANGED` is one) or discarded, by whom and when;
+//! * until `?force=true`, a record whose replays failed five times, because each costs locks and an attempt.
 
 use std::sync::Arc;
 
@@ -91,11 +112,7 @@ pub struct Replayer {
 }
 
 impl Replayer {
-    /// Replays a parked record, in one transaction with what it causes and with the note of who did it. The row's lock is
-    /// held throughout: another request for the same record waits and then sees the new state.
-    ///
-    /// Refused: a record that was replayed with success or discarded before; a request that was given up; one more replay
-    /// where too many have failed, unless it is forced.
+    /// Replays a parked record.
     ///
     /// # Errors
     /// What PostgreSQL or Kafka says, when it is not the record's fault; nothing was changed.

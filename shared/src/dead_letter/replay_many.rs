@@ -1,4 +1,6 @@
-//! Many parked records replayed at one request: the open ones that fit, oldest first, each in a transaction of its own.
+//! Many parked records replayed at one request: the open ones that a filter selects, oldest first, each in a
+//! transaction of its own. Records that another session holds are passed over. With `dryRun=true` each transaction is
+//! rolled back at the end, so it shows what would come of each by itself.
 
 use std::time::{Duration, Instant};
 

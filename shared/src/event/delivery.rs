@@ -1,5 +1,13 @@
-//! How a record came to whoever handled it. An answer carries this back to the one who asked (header [`HEADER`]), so that an
-//! order's timeline can be shown without asking the other services.
+//! How a record came to its handler: where it lay, when it was stored, published and taken up, and which attempt this
+//! was. An answer carries this back to order in the header `answers` ([`HEADER`]). So order can show a timeline without
+//! asking the other services.
+//!
+//! ```json
+//! {"id":"01a2…","partition":2,"offset":17,"stored":1767323045678901,"published":1767323045680000,"takenUp":1767323045682003,"attempt":1}
+//! ```
+//!
+//! Times are microseconds since 1970. A header that is missing, broken, impossible or longer than 256 bytes is ignored:
+//! the timeline then lacks its steps.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,9 @@
-//! Which pages of other origins a browser lets use a service (Fetch standard, "CORS protocol").
+//! Which pages of other origins a browser lets use a service (Fetch standard, "CORS protocol"): those of
+//! `CORS_ORIGINS`.
+//!
+//! A call that changes something is refused from any other page, except the service's own. That holds also where a
+//! browser would send the call unasked, or where a foreign name leads here. A page under such a foreign name may still
+//! read what GET answers. Where that matters, put a proxy in front that knows its own names.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,8 +32,7 @@ impl Cors {
     }
 
     /// Whether the request may change things as far as pages are concerned: it comes from none, from one of these origins, or
-    /// from one of the service's own, at an address or `localhost`. (Some requests are sent without asking before; and a
-    /// name that others own may lead here.)
+    /// from one of the service's own, at an address or `localhost`.
     pub(super) fn admits(&self, request: &Request) -> bool {
         let Some(origin) = request.headers.get("Origin") else {
             return true;

@@ -1,4 +1,5 @@
-//! Who may change things: whoever knows the operator's token, if there is one (RFC 6750).
+//! Which requests may change things: those with the operator's token, if there is one (RFC 6750). Tokens are compared
+//! by HMAC under a key of the process, so the time of the comparison reveals nothing.
 
 use ring::hmac;
 use ring::rand::SystemRandom;

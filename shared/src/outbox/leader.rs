@@ -1,5 +1,16 @@
-//! One relay per database: a session advisory lock on a connection of its own. All that the relay reads and deletes
-//! goes over this connection, so who lost the lock can't touch the outbox.
+//! One relay per database may publish (I6): the one whose session holds an advisory lock.
+//!
+//! | the leader | how another instance gets the lock | orders are published again after |
+//! | --- | --- | --- |
+//! | stops in order | it gives the lock back, and notifies the instances that wait for it | at once |
+//! | is killed | the server sees the closed connection | 0.3 s |
+//! | is frozen, and its kernel keeps answering | the pings stop, and `idle_session_timeout` (3 s) ends the session | 2.5 s |
+//! | hangs: the relay's thread makes no progress | the pings stop with the relay's heartbeat; then as above | |
+//!
+//! The leader's connection pings every second. `tests/saga/instances.rs` prints the times.
+//!
+//! **Must not be changed**: the relay reads and deletes on the connection that holds the lock, so a relay that lost the
+//! lock can't touch the outbox. The broker refuses what it still sends, because its successor has a newer epoch.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;

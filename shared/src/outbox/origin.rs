@@ -1,13 +1,19 @@
-//! The origin of a position: the physical database that wrote it. A copy of a database has the same installation, and only
-//! one of the two may go on; which one, is decided here.
+//! The origin of a position: the physical database that wrote it. A copy of a database has its original's installation,
+//! and only one of the two may go on. [`OriginState::judge`] decides which one; `docs/restoring.md` has the cases.
 //!
 //! An origin is the cluster's system identifier, the database's oid, the cluster's timeline, and the number of the last
-//! takeover. All roles may read these from PostgreSQL 14 to 18, unless an administrator has revoked it. Every promotion
-//! raises the timeline, and nothing else does. So a standby that was promoted goes on by itself, also when it has lost its
-//! tail. Whatever else the position contradicts needs `--take-over`, which raises the number.
+//! takeover. All roles may read these from PostgreSQL 14 to 18, unless an administrator has revoked it.
 //!
-//! Two physical copies have the same origin, and both may go on storing. They share Kafka's transactional id, though, which
-//! gives every leadership an epoch of its own. Each database notes those of its own relays before they publish.
+//! * Every promotion raises the timeline, and nothing else does. So a standby that was promoted goes on by itself, also
+//!   when it has lost its tail.
+//! * Any other contradiction stops the service. `--take-over` ([`take_over`]) notes what is accepted and raises the
+//!   number, by which the other copy is refused.
+//! * Two physical copies have the same origin, and both may go on storing. They share Kafka's transactional id, though,
+//!   and Kafka gives a leadership (producer id and epoch) once, to one relay. Each database notes those of its own
+//!   relays before they publish.
+//!
+//! **Must not be changed**: the last positions are read first, then the database's own state. Other instances may go on
+//! storing meanwhile, so a position that is read later could be newer than that state.
 
 use std::fmt;
 use std::str::FromStr;

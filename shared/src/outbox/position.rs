@@ -1,9 +1,36 @@
-//! The position: which outbox rows are published for certain. Every Kafka transaction of the relay carries it, as a header
-//! of the last record it writes to each partition, so it is committed with the records, or never. A new leader reads the
-//! last ones back.
+//! The position: which outbox rows are published for certain. Every Kafka transaction of the relay carries it, as a
+//! header of the last record that it writes to each partition. So it is committed with the records, or never. With it a
+//! new leader knows which rows were published and not yet deleted (I8).
 //!
-//! The last ones also say which database wrote last. One that is not the one at hand refuses it ([`require_own`], [`judge`]):
-//! at a start, at every new leadership, and in `--check`.
+//! A [`Position`] names the installation, the first and last row that may still be in the outbox, their number, and the
+//! last message. It also names the physical database that wrote it, and under which leadership.
+//!
+//! ```text
+//! turn 1 publishes rows 3 to 5                position 3 to 5
+//! turn 2 publishes rows 6 and 7               position 3 to 7: 3 to 5 are still there
+//! turn 3 deletes 3 to 7, publishes 8 and 9    position 8 to 9: the delete is over before EndTxn
+//! ```
+//!
+//! # Reading it
+//!
+//! [`find`] goes backwards through the partitions that the service writes, past markers, aborted transactions and
+//! foreign records, to the last record with a position. It waits where a transaction is open. With an empty outbox it
+//! waits for none: the positions then only show which copy wrote last.
+//!
+//! No partition knows which of the others has the latest position, and a restored database draws row ids again. So the
+//! relay compares each position with the outbox, the latest rows first:
+//!
+//! | in the outbox | means |
+//! | --- | --- |
+//! | its last row is gone | its publisher has deleted the rows |
+//! | that row has another message | the position is of an earlier life of the database; the rows that have these ids now were never published |
+//! | else | all of its rows must be there, and are deleted |
+//!
+//! The last positions also say which database wrote last. One that is not the one at hand refuses it ([`require_own`],
+//! [`judge`]): at a start, at every new leadership, and in `--check`. [`origin`] decides.
+//!
+//! **Must not be changed**: the position names, at all times, every published row that may still be there. That is why
+//! the delete of published rows beside a turn's writes ([`crate::outbox::overlap`]) is over before that turn's EndTxn.
 
 use kafka::{
     Bytes, Config, Header, Interrupt, Isolation, Record, StrBytes, TopicPartition, last_records,
@@ -60,9 +87,6 @@ impl Position {
     }
 
     /// Whether the outbox holds its rows; `there` is the last message of the last one, if that is there.
-    ///
-    /// It is not: deleted by whoever published them. Another message: a restored database draws row ids again, and the
-    /// position is of its earlier life. Then the rows that have these ids now were never published.
     pub fn is_held(&self, there: Option<Uuid>) -> bool {
         if there.is_some_and(|message| message != self.message) {
             log::error!(

@@ -1,11 +1,36 @@
 //! The relay: outbox rows into Kafka, in stored order, each seen once by a read-committed reader.
 //!
-//! A turn is one Kafka transaction with the records and a [`Position`], which names all published rows that may still be in
-//! the outbox. They are deleted a little later, those of several turns at once, in one database
-//! transaction: beside a turn's writes, but over before that turn's EndTxn ([`crate::outbox::overlap`]), or when there is nothing to
-//! publish. Rows are deleted only after a plain success of EndTxn or on finding their position. Every other end of a turn
-//! goes through the door of a new leader ([`Relay::relay_once`] recovers first): InitProducerId ends what is open, and then
-//! the last committed positions alone show what was published.
+//! A turn is one Kafka transaction with the records and a [`Position`], which names all published rows that may still
+//! be in the outbox. The relay deletes them a little later, those of several turns in one database transaction. It does
+//! so beside a turn's writes, but before that turn's EndTxn ([`crate::outbox::overlap`]), or when there is nothing to
+//! publish. It deletes rows only after a plain success of EndTxn or on finding their position.
+//!
+//! # Recovery
+//!
+//! After any other end of a turn it is open what was published. Then the relay does what a new leader does:
+//!
+//! ```text
+//! Follower ── gets the lock, and a producer of its own ──► Recovering ── steps 1 to 4 ──► Publishing
+//!    ▲                                                       │  ▲  │                        │  │
+//!    │                                                       │  └──┴─── Kafka's error ──────┘  │
+//!    └──── any other error, or fenced: gives up the lock ────┴─────────────────────────────────┘
+//! ```
+//!
+//! 1. InitProducerId. The broker answers it only when all markers of the transaction before are written.
+//! 2. Read the [positions](position), and judge by them [which copy wrote last](origin).
+//! 3. Delete the rows that they name.
+//! 4. Only then read rows.
+//!
+//! Each leadership has a producer of its own. Its first InitProducerId takes the transactional id over. A later one
+//! shows the identity it had (KIP-360), so a relay in doubt can't take the id back from its successor.
+//!
+//! **Must not be changed**: the order of the steps, and that the relay forgets all that it knew when a turn fails. A
+//! row that is read before step 3 may be one that was published.
+//!
+//! # Timestamps
+//!
+//! A record's timestamp is the time of publishing; `ce_time` is the stored time. Kafka refuses records from its future,
+//! and stored times lie there for a while after the database's clock has jumped. Kafka also removes records by age.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -526,8 +551,7 @@ fn is_unended(error: &kafka::Error) -> bool {
     )
 }
 
-/// The records' timestamp is when they are published: Kafka refuses one that lies ahead of its clock, as a stored time
-/// may after the database's clock has jumped, and removes by age what carries an old one.
+/// The records' timestamp: the time of publishing, for the module's reasons.
 fn unix_millis() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,5 +1,8 @@
-//! `--check`: whether a service could start here and now. One attempt at everything, with short limits; nothing is changed:
-//! it says what a start would do.
+//! `--check`: whether a service could start here and now. One attempt at everything, with short limits; nothing is
+//! changed: it says what a start would do.
+//!
+//! It asks what a start does, by the same code where that only reads: [`migrations`], [`brokers`], [`topics`],
+//! [`position`]. Its session is read-only. It can't say whether a migration itself will succeed.
 
 use std::sync::mpsc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! A service's command line: what it is asked for, and the help that says what there is.
+//! A service's command line: what it is asked for, and the help. `--help` is made of what [`Config`] reads: a setting
+//! that is read is shown.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;

@@ -1,4 +1,5 @@
-//! The process's descriptors: HTTP gets half of them at most, so that clients can never keep the service from its servers.
+//! The process's descriptors: HTTP gets half of them at most, so no number of clients keeps the service from reaching
+//! its servers.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

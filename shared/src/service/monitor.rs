@@ -1,5 +1,12 @@
-//! Looks at the service from outside, once a second, on a thread and connections of its own: so that a relay or consumers
-//! that do nothing any more are seen, and `/readyz`, `/metrics` and `/overview` never wait for a server.
+//! Looks at the service from outside, once a second, on a thread, a session and broker connections of its own.
+//! `/readyz`, `/metrics` and `/overview` show its snapshot. So they never wait for a server, show a dead relay's outbox
+//! getting older, and answer when all of `HTTP_WORKERS` hang.
+//!
+//! The age of what waits in a partition is how long ago the log's end was where the service is now.
+//!
+//! **Must not be changed**: neither slow counts nor a rebalance take all instances out of service at once. Counting the
+//! database's rows comes last; counts that take too long leave gaps and an old timestamp, which an alert sees. A
+//! rebalance gives the members a minute to come back.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

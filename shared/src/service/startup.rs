@@ -1,4 +1,7 @@
 //! A start: servers waited for, schema and topics made ready.
+//!
+//! A server that refuses us, or that we do not trust, is fatal here only. Later a certificate or a password may be
+//! changed under a running service, and retrying is right.
 
 use std::time::{Duration, Instant};
 
