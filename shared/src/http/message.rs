@@ -220,13 +220,6 @@ impl Headers {
     pub fn push(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.fields.push((name.into(), value.into()));
     }
-
-    /// Whether a field that is a comma-separated list (`Connection`) names `token`.
-    pub(super) fn lists(&self, name: &str, token: &str) -> bool {
-        self.all(name)
-            .flat_map(|value| value.split(','))
-            .any(|item| item.trim().eq_ignore_ascii_case(token))
-    }
 }
 
 /// An answer.
@@ -263,11 +256,40 @@ impl Response {
         }
     }
 
+    /// The header fields as they are sent, without those of the connection and of the body's length.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&str, String)> {
+        let standing = [
+            // Whatever a body looks like, a browser must take it for what it is said to be.
+            ("X-Content-Type-Options", "nosniff"),
+            // Every answer says how things stand at that moment.
+            ("Cache-Control", "no-store"),
+        ];
+        // 204 means that there is no body (RFC 9110, 8.6).
+        let kind = (self.status != 204).then_some(("Content-Type", self.content_type));
+        let own = self
+            .headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()));
+        standing
+            .into_iter()
+            .chain(kind)
+            .chain(own)
+            .map(|(name, value)| (name, without_controls(value)))
+    }
+
     /// The same answer with one more header field. Control characters in `value` are left out when it is sent.
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
+}
+
+/// A line end in a header's value would be the end of the field, and whatever follows a field of its own.
+fn without_controls(value: &str) -> String {
+    let characters = value.chars();
+    characters
+        .filter(|character| !character.is_control())
+        .collect()
 }
 
 /// The reason phrase of the statuses used here (RFC 9110, 15).

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use super::cors::{self, Cors};
+use super::endpoint::Endpoint;
 use super::guard::Guard;
 use super::message::{Headers, Method, Request, Response};
 use super::problem::Problem;
-use super::server::{Endpoint, Responder};
+use super::responder::Responder;
 use crate::metrics;
 
 type Deferred = Box<dyn Fn(Request, Responder) + Send + Sync>;

@@ -10,100 +10,44 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle, Scope, scope, sleep};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use super::message::Request;
-use super::problem::Problem;
+use super::endpoint::{Dispatcher, Endpoint};
+use super::limits::{BACKLOG, STACK_SIZE, ServerLimits};
 use crate::metrics;
 use connection::{Connections, serve};
 
-pub use head::HEAD_LIMIT;
-pub use limits::ServerLimits;
-pub use responder::{Awaited, Responder};
-pub use wire::BODY_LIMIT;
-
 mod connection;
 mod head;
-mod limits;
-mod responder;
 mod wire;
-
-/// The connections that the kernel holds until they are accepted; more at once than a burst of clients, and than `std` asks for (128),
-/// because the kernel answers what is beyond only when the client tries again, a second later.
-const BACKLOG: i32 = 1024;
 
 /// The pause after `accept` failed: what it lacked (descriptors, memory) comes free when a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Of many requests that are not let in, one is answered each two milliseconds: that costs a few percent of two processors, and
-/// what was let in keeps the rest.
-const REFUSAL: Duration = Duration::from_millis(2);
-
-/// Address space of a connection's thread; handlers and JSON stay far below, and memory is taken only as it is touched.
-const STACK_SIZE: usize = 1024 * 1024;
-
 /// Too many open files: of this process, of the machine.
 const OUT_OF_DESCRIPTORS: [i32; 2] = [24, 23];
-
-/// What answers requests: [`Routes`](super::Routes), or any closure of this form.
-pub trait Endpoint: Send + Sync + 'static {
-    /// Answers `request` through `responder`, now or later. Called by many threads at once. A panic is answered with a 500 problem.
-    fn handle(&self, request: Request, responder: Responder);
-
-    /// Whether the request counts as one of those that run at the same time ([`ServerLimits::workers`]). What an operator asks
-    /// should not: it must be answered also while all others hang.
-    fn needs_permit(&self, _request: &Request) -> bool {
-        true
-    }
-
-    /// Why a request of this method for this target is not let in, if it is not: asked before its body is read, which is then
-    /// thrown away. The request is handled all the same, as one that was [refused](Request::refused).
-    fn refuses(&self, _method: &str, _target: &str) -> Option<Problem> {
-        None
-    }
-}
-
-impl<F: Fn(Request, Responder) + Send + Sync + 'static> Endpoint for F {
-    fn handle(&self, request: Request, responder: Responder) {
-        self(request, responder);
-    }
-}
 
 /// What all connections share.
 pub(super) struct Shared {
     name: String,
-    pub handler: Box<dyn Endpoint>,
-    pub permits: Semaphore,
-    pub limits: ServerLimits,
+    pub dispatcher: Dispatcher,
     connections: Connections,
-    /// Requests that wait for the answer that they are not let in.
-    refused: AtomicUsize,
     stopping: AtomicBool,
 }
 
 impl Shared {
-    pub fn new(name: &str, limits: ServerLimits, handler: impl Endpoint) -> Self {
+    pub fn new(name: &str, dispatcher: Dispatcher) -> Self {
         Shared {
             name: format!("{name}-http"),
-            handler: Box::new(handler),
-            permits: Semaphore::new(limits.workers.max(1)),
-            limits,
+            dispatcher,
             connections: Connections::default(),
-            refused: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
         }
-    }
-
-    /// Waits before a request is answered that is not let in: the longer, the more of them wait already.
-    pub fn pause_before_refusal(&self) {
-        let waiting = self.refused.fetch_add(1, Ordering::SeqCst) + 1;
-        sleep(self.limits.refusal.max(REFUSAL * waiting as u32));
-        self.refused.fetch_sub(1, Ordering::SeqCst);
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -129,12 +73,12 @@ impl Server {
         name: &str,
         listener: TcpListener,
         limits: ServerLimits,
-        handler: impl Endpoint,
+        endpoint: impl Endpoint,
     ) -> io::Result<Server> {
         listener.set_nonblocking(false)?;
         socket2::SockRef::from(&listener).listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new(name, limits, handler));
+        let shared = Arc::new(Shared::new(name, Dispatcher::new(limits, endpoint)));
         let listener = Arc::new(listener);
         let counted = Arc::downgrade(&shared);
         metrics::watch("HTTP connections", limits.connections, move || {
@@ -230,7 +174,7 @@ fn admit<'scope>(
 ) {
     if !shared
         .connections
-        .make_room(shared.limits.connections.max(1))
+        .make_room(shared.dispatcher.limits.connections.max(1))
     {
         return log::warn!(
             "{}: a connection was refused, all others are busy",
@@ -273,58 +217,4 @@ fn recover(shared: &Shared, error: &io::Error, failed_before: bool) {
         shared.connections.end_longest_waiting();
     }
     sleep(ACCEPT_PAUSE);
-}
-
-/// How many handlers may still begin.
-pub(super) struct Semaphore {
-    free: Mutex<usize>,
-    freed: Condvar,
-}
-
-impl Semaphore {
-    fn new(count: usize) -> Self {
-        Semaphore {
-            free: Mutex::new(count),
-            freed: Condvar::new(),
-        }
-    }
-
-    /// A permit, as soon as there is one; None if there is none within `limit`.
-    pub fn acquire(&self, limit: Duration) -> Option<Permit<'_>> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .freed
-            .wait_timeout_while(free, limit, |free| *free == 0);
-        let mut free = waited.unwrap_or_else(PoisonError::into_inner).0;
-        *free = free.checked_sub(1)?;
-        Some(Permit(self))
-    }
-}
-
-/// The right to run a handler, given back when it is dropped.
-pub(super) struct Permit<'a>(&'a Semaphore);
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.0.freed.notify_one();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn there_are_no_more_permits_than_workers_and_each_is_given_back() {
-        let permits = Semaphore::new(2);
-        let taken = (
-            permits.acquire(Duration::ZERO),
-            permits.acquire(Duration::ZERO),
-        );
-        assert!(taken.0.is_some() && taken.1.is_some());
-        assert!(permits.acquire(Duration::ZERO).is_none());
-        drop(taken.0);
-        assert!(permits.acquire(Duration::ZERO).is_some());
-    }
 }

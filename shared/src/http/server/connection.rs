@@ -2,13 +2,11 @@
 
 use super::Shared;
 use super::head::Head;
-use super::responder::Responder;
 use super::wire::{Incoming, RequestReader, Unreadable, read_until, write_head, write_response};
 use crate::http::message::{Method, Request, Response};
 use crate::http::problem::Problem;
 use std::collections::HashMap;
 use std::net::{IpAddr, Shutdown, TcpStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -98,10 +96,10 @@ impl ClientConnection {
 
 /// Serves a connection until one side closes it or the service stops.
 pub(super) fn serve(connection: &ClientConnection, shared: &Shared) {
-    let mut reader = RequestReader::new(&connection.stream, &shared.limits);
+    let mut reader = RequestReader::new(&connection.stream, &shared.dispatcher.limits);
     // Asked after the state is "waiting" and after the connection is listed: whoever stops the service sees either.
     while !shared.is_stopping() {
-        match reader.next(|method, target| shared.handler.refuses(method, target)) {
+        match reader.next(|method, target| shared.dispatcher.refuses(method, target)) {
             Err(Unreadable::Gone) => return,
             Err(Unreadable::Problem(problem)) => return refuse(connection, shared, problem),
             Ok(_) if !connection.begin() => return,
@@ -117,7 +115,7 @@ pub(super) fn serve(connection: &ClientConnection, shared: &Shared) {
 
 fn refuse(connection: &ClientConnection, shared: &Shared, problem: Problem) {
     log::debug!("refused a request: {problem:?}");
-    let limit = shared.limits.write;
+    let limit = shared.dispatcher.limits.write;
     if connection.begin()
         && write_response(&connection.stream, &problem.into(), false, limit).is_ok()
     {
@@ -142,7 +140,7 @@ fn answer(connection: &ClientConnection, shared: &Shared, incoming: Incoming) ->
     if refused.is_some() {
         // while it waits for that answer, the connection may be ended for one that has something to do
         connection.wait();
-        shared.pause_before_refusal();
+        shared.dispatcher.pause_before_refusal();
         if !connection.begin() {
             return false;
         }
@@ -150,14 +148,11 @@ fn answer(connection: &ClientConnection, shared: &Shared, incoming: Incoming) ->
     let request = Request::new(Method::parse(&method), &target, headers, body);
     let peer = connection.peer;
     let response = request.map_or_else(Response::from, |request| {
-        handle(
-            shared,
-            Request {
-                peer,
-                refused,
-                ..request
-            },
-        )
+        shared.dispatcher.answer(Request {
+            peer,
+            refused,
+            ..request
+        })
     });
     let keep_alive = keep_alive && !shared.is_stopping();
     let write = if method == "HEAD" {
@@ -169,30 +164,10 @@ fn answer(connection: &ClientConnection, shared: &Shared, incoming: Incoming) ->
         &connection.stream,
         &response,
         keep_alive,
-        shared.limits.write,
+        shared.dispatcher.limits.write,
     )
     .is_ok()
         && keep_alive
-}
-
-/// The handler's answer, or one in its place if it panics, can't begin, or takes too long.
-fn handle(shared: &Shared, request: Request) -> Response {
-    let needs_permit = shared.handler.needs_permit(&request);
-    let permit = needs_permit.then(|| shared.permits.acquire(shared.limits.permit));
-    if matches!(permit, Some(None)) {
-        return Problem::unavailable("too many requests are being handled", 1).into();
-    }
-    let (responder, awaited) = Responder::pair_within(shared.limits.answer);
-    if catch_unwind(AssertUnwindSafe(|| {
-        shared.handler.handle(request, responder)
-    }))
-    .is_err()
-    {
-        log::error!("a handler panicked; its request is answered with 500");
-    }
-    // A request that is answered later does not count as running.
-    drop(permit);
-    awaited.wait()
 }
 
 /// All open connections.
@@ -278,8 +253,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::limits::ServerLimits;
     use super::*;
+    use crate::http::endpoint::Dispatcher;
+    use crate::http::limits::ServerLimits;
     use crossbeam_channel::unbounded;
     use std::io::{ErrorKind, Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
@@ -295,9 +271,10 @@ mod tests {
     #[test]
     fn a_request_on_a_connection_just_ended_is_not_handled() {
         let (handled, requests) = unbounded();
-        let shared = Shared::new("test", ServerLimits::default(), move |request, _| {
+        let dispatcher = Dispatcher::new(ServerLimits::default(), move |request, _| {
             handled.send(request).unwrap()
         });
+        let shared = Shared::new("test", dispatcher);
         let connections = Connections::default();
         let (mut client, stream) = pair();
         client.write_all(GET).unwrap();

@@ -1,11 +1,8 @@
 //! A request's head: its line and header fields, and where its body ends.
 
-use super::wire::BODY_LIMIT;
+use crate::http::limits::{BODY_LIMIT, HEAD_LIMIT, body_too_large};
 use crate::http::message::Headers;
 use crate::http::problem::Problem;
-
-/// The largest head (request line and header fields) in bytes: what browsers and proxies send stays under 8 KiB.
-pub const HEAD_LIMIT: usize = 16 * 1024;
 
 /// The most header fields of a request: browsers and proxies send about 20.
 const MAX_HEADERS: usize = 64;
@@ -52,8 +49,7 @@ fn head_of(request: &httparse::Request) -> Result<Head, Problem> {
     Ok(Head {
         method: request.method.unwrap_or_default().into(),
         target: request.path.unwrap_or_default().into(),
-        keep_alive: !headers.lists("Connection", "close")
-            && (!old || headers.lists("Connection", "keep-alive")),
+        keep_alive: !asks_to(&headers, "close") && (!old || asks_to(&headers, "keep-alive")),
         framing: framing(&headers, old)?,
         awaits_continue: awaits_continue(&headers, old)?,
         headers,
@@ -121,8 +117,12 @@ fn content_length(text: &str) -> Result<usize, Problem> {
         .ok_or_else(body_too_large)
 }
 
-pub(super) fn body_too_large() -> Problem {
-    Problem::new(413, format!("the body is larger than {BODY_LIMIT} bytes"))
+/// Whether the client names `option` among those of the connection (RFC 9110, 7.6.1).
+fn asks_to(headers: &Headers, option: &str) -> bool {
+    headers
+        .all("Connection")
+        .flat_map(|value| value.split(','))
+        .any(|item| item.trim().eq_ignore_ascii_case(option))
 }
 
 fn awaits_continue(headers: &Headers, old: bool) -> Result<bool, Problem> {

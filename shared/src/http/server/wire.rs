@@ -1,15 +1,12 @@
 //! Bytes to requests, answers to bytes, within limits of size and time.
 
-use super::head::{Framing, HEAD_LIMIT, Head, body_too_large, head_too_long, parse_head};
-use super::limits::ServerLimits;
+use super::head::{Framing, Head, head_too_long, parse_head};
+use crate::http::limits::{BODY_LIMIT, HEAD_LIMIT, ServerLimits, body_too_large};
 use crate::http::message::{Response, reason};
 use crate::http::problem::Problem;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime};
-
-/// The largest body in bytes: an order takes a few hundred.
-pub const BODY_LIMIT: usize = 64 * 1024;
 
 /// The longest line between the chunks of a body, and of its trailers; extensions and trailers are in nobody's use.
 const CHUNK_LINE_LIMIT: usize = 1024;
@@ -243,28 +240,14 @@ fn encode(response: &Response, keep_alive: bool, with_body: bool) -> Vec<u8> {
         response.status,
         reason(response.status)
     );
-    let mut field = |name: &str, value: &str| {
-        // A line end in a value would be the end of the field, and whatever follows a field of its own.
-        let value: String = value
-            .chars()
-            .filter(|character| !character.is_control())
-            .collect();
-        head.extend([name, ": ", &value, "\r\n"]);
-    };
+    let mut field = |name: &str, value: &str| head.extend([name, ": ", value, "\r\n"]);
     field("Date", &httpdate::fmt_http_date(SystemTime::now()));
-    // Whatever a body looks like, a browser must take it for what it is said to be.
-    field("X-Content-Type-Options", "nosniff");
-    // Every answer says how things stand at that moment.
-    field("Cache-Control", "no-store");
-    // 204 means that there is no body (RFC 9110, 8.6: no length either).
+    for (name, value) in response.fields() {
+        field(name, &value);
+    }
     if response.status != 204 {
-        field("Content-Type", response.content_type);
         field("Content-Length", &response.body.len().to_string());
     }
-    response
-        .headers
-        .iter()
-        .for_each(|(name, value)| field(name, value));
     field(
         "Connection",
         if keep_alive { "keep-alive" } else { "close" },

@@ -4,8 +4,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::limits::ServerLimits;
-use crate::http::message::Response;
-use crate::http::problem::Problem;
+use super::message::Response;
+use super::problem::Problem;
 
 /// Answers one request, once, from any thread and at any later time within its limit ([`ServerLimits::answer`]).
 ///
@@ -83,7 +83,7 @@ impl Responder {
 
     /// Has `finish` called on the connection's thread with the answer, or with what stands in for it, before it is sent. To
     /// be called before the handler returns.
-    pub(in crate::http) fn before_sending(
+    pub(super) fn before_sending(
         &self,
         finish: impl FnOnce(Response) -> Response + Send + 'static,
     ) {
