@@ -42,7 +42,7 @@ usage() {
                                   PostgreSQL and Kafka for tests, in .run/test or FOLDER; after `. FOLDER/env` cargo test
                                   finds them, and the binaries that `cargo build` has made; down --wipe: removes their data too
 ./run.sh proof [--seed S]         what takes longer, at most 60 minutes: systemd checks the unit and promtool the alert rules; the
-                                  attacks on HTTP, the page in a browser (Chromium and chromedriver), the Kafka client beside
+                                  attacks on HTTP, on our server and on tiny_http, the page in a browser (Chromium and chromedriver), the Kafka client beside
                                   Java's, a PgBouncer, an upgrade under load from an earlier version, which is built for it;
                                   chaos with 10,000 orders and 50 faults on three brokers, with lost tails and overload; sabotage
 ./run.sh help                     this text
@@ -53,6 +53,7 @@ Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh
   KAFKA_BROKERS                                             your own Kafka in place of a private one
   ORDER_DATABASE_URL STOCK_DATABASE_URL PAYMENT_DATABASE_URL  your own PostgreSQL in place of a private one
   CARGO_TARGET_DIR                                          where cargo builds
+  FEATURES                                                  tiny_http: HTTP by that crate instead of our own server
 
 All that is started keeps its files in .run/: env (the settings in use; after `. .run/env` psql and Kafka's tools reach the
 same servers), log/, pid/, the servers' data. The data outlives `down`; `down --wipe` removes it.

@@ -32,6 +32,7 @@ static_checks() {
   stage "sabotage applies" git apply --check tests/sabotage.patch
   stage "lints" limited "$BUILD_LIMIT" cargo clippy --locked --workspace --all-targets
   stage "kafka without TLS" limited "$BUILD_LIMIT" cargo clippy --locked -p kafka --no-default-features --all-targets
+  stage "tiny_http" limited "$BUILD_LIMIT" cargo clippy --locked -p shared --features tiny_http --all-targets
   stage "documentation" limited "$BUILD_LIMIT" cargo doc --locked --workspace --no-deps
 }
 
@@ -246,6 +247,7 @@ proof() { # [--seed S]
   stage "alerts" check_monitoring
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
   stage "attacks" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga attack
+  on_tiny_http
   stage "page" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga page:: -- --include-ignored
   stage "build rates" limited "$BUILD_LIMIT" cargo build --locked --release -p kafka --example rates
   stage "beside Java's client" limited "$TEST_LIMIT" env RATES_BIN="$(target_dir)/release/examples/rates" \
@@ -261,6 +263,19 @@ proof() { # [--seed S]
   prove
   say ""
   say "Proven, in $((SECONDS - begin)) s:$STAGES"
+}
+
+# The crate that was asked for, in place of our own server: what is no attack passes on it, and what attacks do to both.
+on_tiny_http() {
+  local folder
+  folder=$(target_dir)/tiny_http
+  stage "requests, tiny_http" limited "$TEST_LIMIT" cargo test --locked -p shared --features tiny_http --test http
+  stage "build with tiny_http" limited "$BUILD_LIMIT" env CARGO_TARGET_DIR="$folder" \
+    cargo build --locked -p order -p payment -p stock --features tiny_http
+  stage "services, tiny_http" limited "$TEST_LIMIT" env TEST_BIN_DIR="$folder/debug" \
+    cargo test --locked -p saga-tests --test saga http:: -- --skip malformed
+  stage "attacks on both" limited "$TEST_LIMIT" env TINY_HTTP_BIN_DIR="$folder/debug" \
+    cargo test --locked -p saga-tests --test saga servers:: -- --ignored --nocapture
 }
 
 require_upgrade_from() {

@@ -93,7 +93,8 @@ bring_up() {
   [ $PRIVATE_KAFKA = 0 ] || things="$things java maven"
   # shellcheck disable=SC2086
   need $things
-  build -p order -p stock -p payment
+  # shellcheck disable=SC2086 # words on purpose
+  build -p order -p stock -p payment ${FEATURES:+--features "$FEATURES"}
   lock
   ON_EXIT=stop_started
   whose_servers # again, with what a call before this one may have started

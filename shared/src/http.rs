@@ -16,6 +16,7 @@
 //! | `server/wire` | bytes to requests, answers to bytes, within limits of size and time |
 //! | `server/connection` | a connection's life: waiting, busy, ended |
 //! | `server` | accepting, admitting, stopping |
+//! | `tiny_http` | the same by the crate of that name, in place of `server` with the feature `tiny_http` |
 //!
 //! `server` stands on `std::net` because `tiny_http` 0.12 can't be made to hold: ARCHITECTURE.md has the measurements.
 
@@ -29,7 +30,10 @@ mod params;
 mod problem;
 mod responder;
 mod routes;
+#[cfg(not(feature = "tiny_http"))]
 mod server;
+#[cfg(feature = "tiny_http")]
+mod tiny_http;
 
 pub use cors::Cors;
 pub use endpoint::Endpoint;
@@ -41,4 +45,7 @@ pub use params::{duration, idempotency_key};
 pub use problem::{FieldError, Problem, merge};
 pub use responder::{Awaited, Responder};
 pub use routes::Routes;
+#[cfg(not(feature = "tiny_http"))]
 pub use server::Server;
+#[cfg(feature = "tiny_http")]
+pub use tiny_http::Server;

@@ -324,13 +324,19 @@ fn several_bad_fields() -> Vec<Refused> {
     ]
 }
 
-fn bad_targets_and_headers() -> Vec<Refused> {
+fn with_key(value: &str) -> Refused {
     let key = "Idempotency-Key must be one value of 1 to 255 visible ASCII characters";
-    let with_key = |value: &str| {
-        refused("POST /orders", 400, key)
-            .json(GOOD)
-            .header("Idempotency-Key", value)
-    };
+    refused("POST /orders", 400, key)
+        .json(GOOD)
+        .header("Idempotency-Key", value)
+}
+
+fn by(actor: &str) -> Refused {
+    let why = "X-Actor must be one value of 1 to 100 characters, without control characters";
+    refused("POST /dead-letters/7/replay", 400, why).header("X-Actor", actor)
+}
+
+fn bad_targets_and_headers() -> Vec<Refused> {
     let time = "must be a time such as 500ms, 10s or 1m";
     vec![
         refused(
@@ -432,7 +438,6 @@ fn bad_targets_and_headers() -> Vec<Refused> {
         ),
         with_key(""),
         with_key("a b"),
-        with_key("ü"),
         with_key(&"k".repeat(256)),
         with_key("one").header("Idempotency-Key", "two"),
     ]
@@ -440,8 +445,6 @@ fn bad_targets_and_headers() -> Vec<Refused> {
 
 fn bad_calls_about_dead_letters() -> Vec<Refused> {
     let actor = "X-Actor must be one value of 1 to 100 characters, without control characters";
-    let by =
-        |value: &str| refused("POST /dead-letters/7/replay", 400, actor).header("X-Actor", value);
     let (states, causes) = (
         "must be one of OPEN, REPLAYED, DISCARDED",
         "must be one of UNDECODABLE, GIVEN_UP, UNKNOWN_ORDER, CONTRADICTION, LOG_GAP",
@@ -485,7 +488,6 @@ fn bad_calls_about_dead_letters() -> Vec<Refused> {
             &[("id", WHOLE), ("colour", "is unknown"), ("force", no_flag)],
         ),
         by(""),
-        by(&"ü".repeat(101)),
         by("ann").header("X-Actor", "bob"),
         refused("POST /dead-letters/7/discard", 415, MEDIA_TYPE),
         discard(&[("reason", "is missing"), ("why", "is unknown")]).json(r#"{"why":"so"}"#),
@@ -715,6 +717,10 @@ fn malformed_http_is_answered_with_a_problem_and_the_service_goes_on() {
                 .is_some_and(|detail| !detail.is_empty()),
             "{what:?}"
         );
+    }
+    // header fields are ASCII, but who sends other bytes gets the same answers as everybody else
+    for refused in [with_key("ü"), by(&"ü".repeat(101))] {
+        refused.check(order.api());
     }
     assert_eq!(
         order.api().found("/orders"),

@@ -20,6 +20,7 @@
 //! | `schema` | a database that is empty, newer, or of another make at the start |
 //! | `security` | TLS and SASL on the wires; what is wrong with them ends a service at its start |
 //! | `http` | each error of HTTP interface; one key, one order |
+//! | `servers` | what hostile clients do to our HTTP server, and to `tiny_http` in its place |
 //! | `page` | the order service's page, in a real browser |
 //! | `deploy` | `--help`, `--version`, `--check`: what a service says of itself and of the place it is to run in |
 //! | `upgrade` | an earlier version runs beside this one, by binaries that `./run.sh proof` builds of its commit |
@@ -50,6 +51,7 @@ mod replay;
 mod rows;
 mod schema;
 mod security;
+mod servers;
 mod standby;
 mod takeover;
 mod timeline;
