@@ -1,10 +1,10 @@
 //! All SQL of the tables `orders`, `idempotency_key` and `deadline`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use postgres::Row;
-use postgres::types::ToSql;
+use shared::columns;
 use shared::consumer::set_aside;
 use shared::db::cleanup::Cleanup;
 use shared::db::{Query, Session, Tx};
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::order::{NewOrder, Order, OrderStatus, Saga, SideStatus};
 use crate::repair::Rebuilt;
-use answers::{ANSWERS, Answers, COMPENSATIONS, time};
+use answers::{ANSWERS, COMPENSATIONS, answer_columns, time};
 use flow::{COUNT_SETTLED, by_second};
 
 pub mod answers;
@@ -50,34 +50,21 @@ pub fn place(
     orders: &[&NewOrder],
     messages: &[String],
 ) -> Result<Placement> {
-    let order_ids: Vec<Uuid> = orders.iter().map(|order| order.order_id).collect();
-    let user_names: Vec<&str> = orders
-        .iter()
-        .map(|order| order.user_name.as_str())
-        .collect();
-    let item_names: Vec<&str> = orders
-        .iter()
-        .map(|order| order.item_name.as_str())
-        .collect();
-    let prices: Vec<i64> = orders.iter().map(|order| order.price).collect();
-    let quantities: Vec<i64> = orders.iter().map(|order| order.quantity).collect();
-    let keys: Vec<Option<&str>> = orders.iter().map(|order| order.key.as_deref()).collect();
-    let traceparents: Vec<&str> = orders
-        .iter()
-        .map(|order| order.traceparent.as_str())
-        .collect();
     let rows = session.query(
         "select standing, placed, placed_at from place_new_orders($1, $2, $3, $4, $5, $6, $7, $8)",
-        &[
-            &order_ids,
-            &user_names,
-            &item_names,
-            &prices,
-            &quantities,
-            &keys,
-            &traceparents,
-            &messages,
-        ],
+        &columns!(
+            orders,
+            |order| [
+                order.order_id,
+                &*order.user_name,
+                &*order.item_name,
+                order.price,
+                order.quantity,
+                order.key.as_deref(),
+                &*order.traceparent,
+            ],
+            messages
+        ),
     )?;
     let placed: Vec<Uuid> = rows[0].get(1);
     Ok(Placement {
@@ -231,24 +218,6 @@ pub fn update(
     if changed.is_empty() && recorded.is_empty() {
         return Ok(());
     }
-    let order_ids: Vec<Uuid> = changed.iter().map(|(order_id, _)| *order_id).collect();
-    let statuses: Vec<&str> = changed
-        .iter()
-        .map(|(_, saga)| saga.status().name())
-        .collect();
-    let payments: Vec<&str> = changed
-        .iter()
-        .map(|(_, saga)| saga.payment.name())
-        .collect();
-    let stocks: Vec<&str> = changed.iter().map(|(_, saga)| saga.stock.name()).collect();
-    let codes: Vec<Option<&str>> = changed
-        .iter()
-        .map(|(_, saga)| saga.reason.as_ref().map(|(code, _)| &**code))
-        .collect();
-    let froms: Vec<Option<&str>> = changed
-        .iter()
-        .map(|(_, saga)| saga.reason.as_ref().map(|(_, from)| &**from))
-        .collect();
     let sql = format!(
         "with counted as ({COUNT_SETTLED}), recorded as ({ANSWERS})
          update orders o set order_status = c.status, payment_status = c.payment, stock_status = c.stock,
@@ -258,13 +227,21 @@ pub fn update(
           where o.order_id = c.order_id"
     );
     let (seconds, counts) = by_second(settled);
-    let answers = Answers::of(recorded);
-    let mut params: Vec<&(dyn ToSql + Sync)> = vec![
-        &order_ids, &statuses, &payments, &stocks, &codes, &froms, &seconds, &counts,
-    ];
-    params.extend(answers.params());
-    tx.execute(&sql, &params)?;
-    Ok(())
+    let sagas = columns!(
+        changed,
+        |(order_id, saga)| [
+            *order_id,
+            saga.status().name(),
+            saga.payment.name(),
+            saga.stock.name(),
+            saga.reason.as_ref().map(|(code, _)| &**code),
+            saga.reason.as_ref().map(|(_, from)| &**from),
+        ],
+        seconds,
+        counts
+    );
+    tx.execute(&sql, &[&sagas[..], &answer_columns!(recorded)].concat())
+        .map(drop)
 }
 
 /// Stores the idempotency keys of orders that are rebuilt; returns those whose key stands for another order by now. (After
@@ -282,17 +259,16 @@ pub fn claim_keys(
     if with_key.is_empty() {
         return Ok(HashSet::new());
     }
-    let keys: Vec<&str> = with_key.iter().map(|(key, _)| *key).collect();
-    let order_ids: Vec<Uuid> = with_key.iter().map(|(_, order)| order.order_id).collect();
-    let created: Vec<SystemTime> = with_key
-        .iter()
-        .map(|(_, order)| time(order.created))
-        .collect();
+    let keys = columns!(with_key, |(key, order)| [
+        *key,
+        order.order_id,
+        time(order.created)
+    ]);
     tx.execute(
         "insert into idempotency_key (idempotency_key, order_id, created_at)
          select key, order_id, created_at from unnest($1::text[], $2::uuid[], $3::timestamptz[]) as r (key, order_id, created_at)
           order by key, order_id on conflict (idempotency_key) do nothing",
-        &[&keys, &order_ids, &created],
+        &keys,
     )?;
     // a statement of its own: it sees the keys whose inserts were waited for
     let rows = tx.query(
@@ -301,7 +277,7 @@ pub fn claim_keys(
            join idempotency_key k on k.idempotency_key = r.key
           where k.order_id <> r.order_id
             and abs(extract(epoch from k.created_at - r.created_at)::float8) * 1000 < $4",
-        &[&keys, &order_ids, &created, &(retention.as_millis() as f64)],
+        &[&keys[..], &[&(retention.as_millis() as f64)]].concat(),
     )?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
@@ -309,50 +285,6 @@ pub fn claim_keys(
 /// Stores rebuilt orders, in id order; those that can be gone on with get a deadline, as if they had been published now. Answers
 /// which were stored: another instance may have rebuilt the others at the same moment.
 pub fn rebuild(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], deadline: Duration) -> Result<HashSet<Uuid>> {
-    let order_ids: Vec<Uuid> = rebuilt.iter().map(|order| order.order_id).collect();
-    let user_names: Vec<Option<&str>> = rebuilt
-        .iter()
-        .map(|order| order.user_name.as_deref())
-        .collect();
-    let item_names: Vec<Option<&str>> = rebuilt
-        .iter()
-        .map(|order| order.item_name.as_deref())
-        .collect();
-    let prices: Vec<Option<i64>> = rebuilt.iter().map(|order| order.price).collect();
-    let quantities: Vec<Option<i64>> = rebuilt.iter().map(|order| order.quantity).collect();
-    let statuses: Vec<&str> = rebuilt
-        .iter()
-        .map(|order| order.saga.status().name())
-        .collect();
-    let payments: Vec<&str> = rebuilt
-        .iter()
-        .map(|order| order.saga.payment.name())
-        .collect();
-    let stocks: Vec<&str> = rebuilt
-        .iter()
-        .map(|order| order.saga.stock.name())
-        .collect();
-    let codes: Vec<Option<&str>> = rebuilt
-        .iter()
-        .map(|order| order.saga.reason.as_ref().map(|(code, _)| &**code))
-        .collect();
-    let froms: Vec<Option<&str>> = rebuilt
-        .iter()
-        .map(|order| order.saga.reason.as_ref().map(|(_, from)| &**from))
-        .collect();
-    let traceparents: Vec<&str> = rebuilt
-        .iter()
-        .map(|order| order.traceparent.as_str())
-        .collect();
-    let created: Vec<SystemTime> = rebuilt.iter().map(|order| time(order.created)).collect();
-    let stored: Vec<Option<SystemTime>> =
-        rebuilt.iter().map(|order| order.stored.map(time)).collect();
-    let published: Vec<Option<SystemTime>> = rebuilt
-        .iter()
-        .map(|order| order.published.map(time))
-        .collect();
-    let of_payment: Vec<Option<Uuid>> = rebuilt.iter().map(|order| order.requests[0]).collect();
-    let of_stock: Vec<Option<Uuid>> = rebuilt.iter().map(|order| order.requests[1]).collect();
     let rows = tx.query(
         "with rebuilt as (
              insert into orders (order_id, user_name, item_name, price, quantity, order_status, payment_status, stock_status,
@@ -374,10 +306,28 @@ pub fn rebuild(tx: &mut Tx<'_>, rebuilt: &[Rebuilt], deadline: Duration) -> Resu
                from rebuilt where order_status = 'IN_PROGRESS' having count(*) > 0
          )
          select order_id from rebuilt",
-        &[
-            &order_ids, &user_names, &item_names, &prices, &quantities, &statuses, &payments, &stocks, &codes, &froms,
-            &traceparents, &created, &stored, &published, &of_payment, &of_stock, &(deadline.as_millis() as f64),
-        ],
+        &columns!(
+            rebuilt,
+            |order| [
+                order.order_id,
+                order.user_name.as_deref(),
+                order.item_name.as_deref(),
+                order.price,
+                order.quantity,
+                order.saga.status().name(),
+                order.saga.payment.name(),
+                order.saga.stock.name(),
+                order.saga.reason.as_ref().map(|(code, _)| &**code),
+                order.saga.reason.as_ref().map(|(_, from)| &**from),
+                &*order.traceparent,
+                time(order.created),
+                order.stored.map(time),
+                order.published.map(time),
+                order.requests[0],
+                order.requests[1],
+            ],
+            deadline.as_millis() as f64
+        ),
     )?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
@@ -398,25 +348,20 @@ pub fn look_again(tx: &mut Tx<'_>, asked: &[Event], round: i32, wait: Duration) 
     }
     let order_ids: BTreeSet<Uuid> = asked.iter().map(|event| event.order_id).collect();
     let order_ids: Vec<Uuid> = order_ids.into_iter().collect();
-    let of_whom: Vec<Uuid> = asked.iter().map(|event| event.order_id).collect();
-    let ids: Vec<Uuid> = asked.iter().map(|event| event.id).collect();
-    let types: Vec<String> = asked.iter().map(Event::type_name).collect();
     let sql = format!(
         "with asked as ({COMPENSATIONS})
          insert into deadline (due_at, round, order_ids)
-         values (clock_timestamp() + $1 * interval '1 millisecond', $2, $3)"
+         values (clock_timestamp() + $4 * interval '1 millisecond', $5, $6)"
     );
-    tx.execute(
-        &sql,
-        &[
-            &(wait.as_millis() as f64),
-            &round,
-            &order_ids,
-            &of_whom,
-            &ids,
-            &types,
-        ],
-    )?;
+    let wait = wait.as_millis() as f64;
+    let params = columns!(
+        asked,
+        |event| [event.order_id, event.id, event.type_name()],
+        wait,
+        round,
+        order_ids
+    );
+    tx.execute(&sql, &params)?;
     Ok(())
 }
 

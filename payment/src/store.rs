@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use postgres::Row;
+use shared::columns;
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::Reason;
@@ -72,34 +73,24 @@ pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
     if batch.changed_payments.is_empty() {
         return Ok(());
     }
-    let order_ids: Vec<Uuid> = batch.changed_payments.iter().copied().collect();
-    let changed: Vec<&Payment> = order_ids
+    let changed: Vec<(Uuid, &Payment)> = batch
+        .changed_payments
         .iter()
-        .map(|order_id| &batch.payments[order_id])
+        .map(|order_id| (*order_id, &batch.payments[order_id]))
         .collect();
-    let user_names: Vec<Option<&str>> = changed
-        .iter()
-        .map(|p| p.terms.as_ref().map(|(user, _)| user.as_str()))
-        .collect();
-    let amounts: Vec<Option<i64>> = changed
-        .iter()
-        .map(|p| p.terms.as_ref().map(|(_, amount)| *amount))
-        .collect();
-    let statuses: Vec<&str> = changed.iter().map(|p| p.status.name()).collect();
-    let codes: Vec<Option<&str>> = changed
-        .iter()
-        .map(|p| p.reason.as_ref().map(|reason| reason.code.as_str()))
-        .collect();
-    let froms: Vec<Option<&str>> = changed
-        .iter()
-        .map(|p| p.reason.as_ref().map(|reason| reason.from.as_str()))
-        .collect();
-    let confirmed: Vec<String> = changed.iter().map(|p| array_text(&p.confirmed)).collect();
-    let accounts: Vec<&str> = batch.changed_balances.iter().map(String::as_str).collect();
-    let balances: Vec<i64> = accounts
-        .iter()
-        .map(|user_name| batch.balances[*user_name])
-        .collect();
+    let payments = columns!(changed, |(order_id, payment)| [
+        *order_id,
+        payment.terms.as_ref().map(|(name, _)| name.as_str()),
+        payment.terms.as_ref().map(|(_, amount)| *amount),
+        payment.status.name(),
+        payment.reason.as_ref().map(|reason| reason.code.as_str()),
+        payment.reason.as_ref().map(|reason| reason.from.as_str()),
+        array_text(&payment.confirmed),
+    ]);
+    let balances = columns!(batch.changed_balances, |name| [
+        name.as_str(),
+        batch.balances[name],
+    ]);
     tx.execute(
         "with written as (
              update payment p set user_name = c.user_name, amount = c.amount, status = c.status, reason_code = c.code,
@@ -110,7 +101,7 @@ pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
          )
          update account a set balance = c.balance from unnest($8::text[], $9::bigint[]) as c (user_name, balance)
           where a.user_name = c.user_name",
-        &[&order_ids, &user_names, &amounts, &statuses, &codes, &froms, &confirmed, &accounts, &balances],
+        &[&payments[..], &balances].concat(),
     )?;
     Ok(())
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use postgres::types::ToSql;
+pub use postgres::types::ToSql;
 use postgres::{Client, Row, SimpleQueryMessage, Statement, Transaction};
 
 use crate::error::{Error, NEEDS_SESSIONS, Result};
@@ -214,6 +214,34 @@ fn require_usable(answer: &SimpleQueryMessage) -> Result<()> {
              `create database … encoding 'UTF8' template template0`"
         ))),
     }
+}
+
+/// The parameters of a statement that takes rows by `unnest`: of each row a value for each column, in the order of their `$n`;
+/// then whatever else the statement takes. They live as long as the call that they stand in.
+///
+/// ```
+/// # fn raise(session: &mut shared::db::Session) -> shared::error::Result<()> {
+/// # use shared::db::Query;
+/// let prices = [("lamp", 3_i64), ("book", 5)];
+/// session.execute(
+///     "update item i set price = p.price + $3 from unnest($1::text[], $2::bigint[]) as p (name, price) where i.name = p.name",
+///     &shared::columns!(prices, |price| [price.0, price.1], 1_i64),
+/// )?;
+/// # Ok(())
+/// # }
+/// ```
+#[macro_export]
+macro_rules! columns {
+    ($rows:expr, |$row:pat_param| [$($column:expr),+ $(,)?] $(, $other:expr)* $(,)?) => {
+        [
+            $(&$rows.iter().map(|row| {
+                #[allow(unused_variables)]
+                let $row = row;
+                $column
+            }).collect::<Vec<_>>() as &(dyn $crate::db::ToSql + Sync),)+
+            $(&$other as &(dyn $crate::db::ToSql + Sync),)*
+        ]
+    };
 }
 
 /// What both a session and a transaction can do.

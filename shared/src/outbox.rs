@@ -65,12 +65,13 @@ pub fn append(tx: &mut Tx<'_>, waker: &Waker, events: &[Event]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }
-    let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
-    let messages: Vec<String> = events
-        .iter()
-        .map(|event| envelope::to_stored(std::slice::from_ref(event)))
-        .collect();
-    tx.execute("select append_outbox($1, $2)", &[&order_ids, &messages])?;
+    tx.execute(
+        "select append_outbox($1, $2)",
+        &crate::columns!(events, |event| [
+            event.order_id,
+            envelope::to_stored(std::slice::from_ref(event)),
+        ]),
+    )?;
     let waker = waker.clone();
     tx.after_commit(move || waker.wake());
     Ok(())

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use postgres::Row;
+use shared::columns;
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::Reason;
@@ -75,38 +76,30 @@ pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
     if batch.changed_reservations.is_empty() {
         return Ok(());
     }
-    let order_ids: Vec<Uuid> = batch.changed_reservations.iter().copied().collect();
-    let changed: Vec<&Reservation> = order_ids
+    let changed: Vec<(Uuid, &Reservation)> = batch
+        .changed_reservations
         .iter()
-        .map(|order_id| &batch.reservations[order_id])
+        .map(|order_id| (*order_id, &batch.reservations[order_id]))
         .collect();
-    let item_names: Vec<Option<&str>> = changed
-        .iter()
-        .map(|r| r.terms.as_ref().map(|(item, _)| item.as_str()))
-        .collect();
-    let quantities: Vec<Option<i64>> = changed
-        .iter()
-        .map(|r| r.terms.as_ref().map(|(_, quantity)| *quantity))
-        .collect();
-    let statuses: Vec<&str> = changed.iter().map(|r| r.status.name()).collect();
-    let codes: Vec<Option<&str>> = changed
-        .iter()
-        .map(|r| r.reason.as_ref().map(|reason| reason.code.as_str()))
-        .collect();
-    let froms: Vec<Option<&str>> = changed
-        .iter()
-        .map(|r| r.reason.as_ref().map(|reason| reason.from.as_str()))
-        .collect();
-    let confirmed: Vec<String> = changed.iter().map(|r| array_text(&r.confirmed)).collect();
-    let items: Vec<&str> = batch
-        .changed_quantities
-        .iter()
-        .map(String::as_str)
-        .collect();
-    let left: Vec<i64> = items
-        .iter()
-        .map(|item_name| batch.quantities[*item_name])
-        .collect();
+    let reservations = columns!(changed, |(order_id, reservation)| [
+        *order_id,
+        reservation.terms.as_ref().map(|(name, _)| name.as_str()),
+        reservation.terms.as_ref().map(|(_, amount)| *amount),
+        reservation.status.name(),
+        reservation
+            .reason
+            .as_ref()
+            .map(|reason| reason.code.as_str()),
+        reservation
+            .reason
+            .as_ref()
+            .map(|reason| reason.from.as_str()),
+        array_text(&reservation.confirmed),
+    ]);
+    let quantities = columns!(batch.changed_quantities, |name| [
+        name.as_str(),
+        batch.quantities[name],
+    ]);
     tx.execute(
         "with written as (
              update reservation r set item_name = c.item_name, quantity = c.quantity, status = c.status,
@@ -118,7 +111,7 @@ pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
          )
          update item i set quantity = c.quantity from unnest($8::text[], $9::bigint[]) as c (item_name, quantity)
           where i.item_name = c.item_name",
-        &[&order_ids, &item_names, &quantities, &statuses, &codes, &froms, &confirmed, &items, &left],
+        &[&reservations[..], &quantities].concat(),
     )?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::Serialize;
+use shared::columns;
 use shared::db::cleanup::Cleanup;
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
@@ -17,18 +18,6 @@ pub fn insert(tx: &mut Tx<'_>, repairs: &[Repair]) -> Result<()> {
     if repairs.is_empty() {
         return Ok(());
     }
-    let order_ids: Vec<Uuid> = repairs.iter().map(|repair| repair.order_id).collect();
-    let kinds: Vec<&str> = repairs.iter().map(|repair| repair.kind.name()).collect();
-    let sides: Vec<Option<&str>> = repairs
-        .iter()
-        .map(|repair| repair.side.map(Side::name))
-        .collect();
-    let message_ids: Vec<Uuid> = repairs.iter().map(|repair| repair.message_id).collect();
-    let details: Vec<&str> = repairs
-        .iter()
-        .map(|repair| repair.detail.as_str())
-        .collect();
-    let done: Vec<bool> = repairs.iter().map(|repair| repair.is_done).collect();
     tx.execute(
         "with marked as (
              update orders o set repaired = true from unnest($1::uuid[]) as r (order_id)
@@ -39,7 +28,14 @@ pub fn insert(tx: &mut Tx<'_>, repairs: &[Repair]) -> Result<()> {
            from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::bool[]) with ordinality
                 as r (order_id, kind, side, message_id, detail, done, place)
           order by place",
-        &[&order_ids, &kinds, &sides, &message_ids, &details, &done],
+        &columns!(repairs, |repair| [
+            repair.order_id,
+            repair.kind.name(),
+            repair.side.map(Side::name),
+            repair.message_id,
+            &*repair.detail,
+            repair.is_done,
+        ]),
     )?;
     Ok(())
 }
@@ -49,28 +45,23 @@ pub fn finish(tx: &mut Tx<'_>, confirmed: &[(Uuid, Side, bool)]) -> Result<()> {
     if confirmed.is_empty() {
         return Ok(());
     }
-    let order_ids: Vec<Uuid> = confirmed.iter().map(|(order_id, ..)| *order_id).collect();
-    let sides: Vec<&str> = confirmed.iter().map(|(_, side, _)| side.name()).collect();
-    let settled: Vec<bool> = confirmed.iter().map(|(.., settled)| *settled).collect();
     tx.execute(
         "update repair r set done_at = clock_timestamp()
            from unnest($1::uuid[], $2::text[], $3::bool[]) as c (order_id, side, settled)
           where r.order_id = c.order_id and r.done_at is null and (r.side = c.side or r.side is null and c.settled)",
-        &[&order_ids, &sides, &settled],
+        &columns!(confirmed, |(order_id, side, settled)| [*order_id, side.name(), *settled]),
     )?;
     Ok(())
 }
 
 /// Which of these messages have been handled with a consequence before: those that a timeline or a repair names.
 pub fn find_known_messages(tx: &mut Tx<'_>, events: &[Event]) -> Result<HashSet<Uuid>> {
-    let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
-    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
     let rows = tx.query(
         "with asked as materialized (select * from unnest($1::uuid[], $2::uuid[]) as a (order_id, id))
          select t.message_id from asked a join timeline t on t.order_id = a.order_id and t.message_id = a.id
          union
          select r.message_id from asked a join repair r on r.order_id = a.order_id and r.message_id = a.id",
-        &[&order_ids, &ids],
+        &columns!(events, |event| [event.order_id, event.id]),
     )?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

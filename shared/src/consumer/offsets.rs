@@ -26,6 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kafka::TopicPartition;
 use uuid::Uuid;
 
+use crate::columns;
 use crate::db::{Query, Session, Tx};
 use crate::error::{Error, Result};
 
@@ -50,52 +51,49 @@ pub struct Start {
     pub leader_epoch: Option<i32>,
 }
 
-/// What this process's consumers have read or committed last.
-static KNOWN: Mutex<BTreeMap<TopicPartition, i64>> = Mutex::new(BTreeMap::new());
-/// What this process's consumers know besides.
-static HINTS: Mutex<BTreeMap<TopicPartition, Hint>> = Mutex::new(BTreeMap::new());
+/// What this process's consumers know of their partitions.
+static KNOWN: Mutex<BTreeMap<TopicPartition, Known>> = Mutex::new(BTreeMap::new());
 static SETBACKS: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Clone, Default)]
-struct Hint {
+struct Known {
+    /// The offset that was read or committed last.
+    next: Option<i64>,
     /// Under which leader the partition was read last.
     leader_epoch: Option<i32>,
     /// Where its row was seen last, its ctid. It need not be there any more: the row is then looked for by its key.
     seen_at: Option<String>,
 }
 
-fn hints() -> MutexGuard<'static, BTreeMap<TopicPartition, Hint>> {
-    HINTS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn of_process() -> MutexGuard<'static, BTreeMap<TopicPartition, i64>> {
+fn of_process() -> MutexGuard<'static, BTreeMap<TopicPartition, Known>> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A consumer of this process reads what this leader has written; what it commits from now on it has read under it, or under one
 /// before, which is as good: an election that has taken back the one has taken back the other.
 pub fn know_epoch(partition: &TopicPartition, leader_epoch: i32) {
-    hints().entry(partition.clone()).or_default().leader_epoch = Some(leader_epoch);
+    let mut known = of_process();
+    known.entry(partition.clone()).or_default().leader_epoch = Some(leader_epoch);
 }
 
 /// A consumer of this process has read or committed this offset.
 pub fn know(partition: &TopicPartition, next: i64) {
     let mut known = of_process();
-    match known.get_mut(partition) {
-        Some(offset) => *offset = next,
-        None => _ = known.insert(partition.clone(), next),
-    }
+    known.entry(partition.clone()).or_default().next = Some(next);
 }
 
 /// The partition may be somebody else's from now on.
 pub fn forget(partition: &TopicPartition) {
-    hints().remove(partition);
     of_process().remove(partition);
 }
 
 /// What this process's consumers know. Rows that are read afterwards can't be behind it, unless the database has gone back.
 pub fn known() -> BTreeMap<TopicPartition, i64> {
-    of_process().clone()
+    let known = of_process();
+    known
+        .iter()
+        .filter_map(|(partition, known)| Some((partition.clone(), known.next?)))
+        .collect()
 }
 
 /// Holds rows, as [`read_all`] answers them, against what was [`known`] before they were read. If one is behind, all consumers of
@@ -127,21 +125,13 @@ pub fn setbacks() -> u64 {
 
 /// The next offset of each partition; a partition never seen before starts at 0.
 pub fn read(session: &mut Session, partitions: &[TopicPartition]) -> Result<Vec<Start>> {
-    let (ids, numbers) = keys(partitions.iter());
-    let names: Vec<&str> = partitions
-        .iter()
-        .map(|partition| &*partition.topic)
-        .collect();
     session.execute(
         "insert into consumer_offset (topic_id, partition, topic, next_offset)
          select id, partition, topic, 0 from unnest($1::uuid[], $2::int[], $3::text[]) as p (id, partition, topic)
          order by id, partition on conflict (topic_id, partition) do nothing",
-        &[&ids, &numbers, &names],
+        &columns!(partitions, |it| [it.topic_id, it.partition, &*it.topic]),
     )?;
-    let places = partitions
-        .iter()
-        .cloned()
-        .zip(now(session, &ids, &numbers)?);
+    let places = partitions.iter().cloned().zip(now(session, partitions)?);
     Ok(places
         .map(|(partition, (next, leader_epoch))| Start {
             partition,
@@ -151,12 +141,12 @@ pub fn read(session: &mut Session, partitions: &[TopicPartition]) -> Result<Vec<
         .collect())
 }
 
-fn now(query: &mut impl Query, ids: &[Uuid], numbers: &[i32]) -> Result<Vec<(i64, Option<i32>)>> {
+fn now(query: &mut impl Query, partitions: &[TopicPartition]) -> Result<Vec<(i64, Option<i32>)>> {
     let rows = query.query(
         "select o.next_offset, case when o.epoch_offset = o.next_offset then o.leader_epoch end
            from unnest($1::uuid[], $2::int[]) with ordinality as p (id, partition, place)
            join consumer_offset o on o.topic_id = p.id and o.partition = p.partition order by p.place",
-        &[&ids, &numbers],
+        &columns!(partitions, |it| [it.topic_id, it.partition]),
     )?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
@@ -179,37 +169,37 @@ pub fn read_all(session: &mut Session) -> Result<Vec<(Uuid, i32, i64)>> {
 /// # Errors
 /// [`Error::LostRace`] when a row is not where the consumer believed: roll back and read again.
 pub fn advance(tx: &mut Tx<'_>, moves: &[Move]) -> Result<()> {
-    let (ids, numbers) = keys(moves.iter().map(|m| &m.partition));
-    let from: Vec<i64> = moves.iter().map(|m| m.from).collect();
-    let to: Vec<i64> = moves.iter().map(|m| m.to).collect();
-    let known: Vec<Hint> = {
-        let hints = hints();
+    let known: Vec<(&Move, Known)> = {
+        let known = of_process();
         moves
             .iter()
-            .map(|m| hints.get(&m.partition).cloned().unwrap_or_default())
+            .map(|step| {
+                (
+                    step,
+                    known.get(&step.partition).cloned().unwrap_or_default(),
+                )
+            })
             .collect()
     };
-    let epochs: Vec<Option<i32>> = known.iter().map(|hint| hint.leader_epoch).collect();
-    let seen_at: Vec<Option<&str>> = known.iter().map(|hint| hint.seen_at.as_deref()).collect();
     let rows = tx.query(
         "select move_offsets($1, $2, $3, $4, $5, $6)",
-        &[&ids, &numbers, &from, &to, &epochs, &seen_at],
+        &columns!(known, |(step, known)| [
+            step.partition.topic_id,
+            step.partition.partition,
+            step.from,
+            step.to,
+            known.leader_epoch,
+            known.seen_at.as_deref(),
+        ]),
     )?;
     let moved: Vec<Option<String>> = rows[0].get(0);
-    if moved.iter().all(Option::is_some) {
-        // also where the transaction is rolled back afterwards: what is not there is not found there
-        let mut hints = hints();
-        for (step, seen_at) in moves.iter().zip(moved) {
-            hints.entry(step.partition.clone()).or_default().seen_at = seen_at;
-        }
-        Ok(())
-    } else {
-        Err(Error::LostRace("another consumer moved the offsets".into()))
+    if !moved.iter().all(Option::is_some) {
+        return Err(Error::LostRace("another consumer moved the offsets".into()));
     }
-}
-
-fn keys<'a>(partitions: impl Iterator<Item = &'a TopicPartition>) -> (Vec<Uuid>, Vec<i32>) {
-    partitions
-        .map(|partition| (partition.topic_id, partition.partition))
-        .unzip()
+    // also where the transaction is rolled back afterwards: what is not there is not found there
+    let mut known = of_process();
+    for (step, seen_at) in moves.iter().zip(moved) {
+        known.entry(step.partition.clone()).or_default().seen_at = seen_at;
+    }
+    Ok(())
 }
