@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde::Serialize;
 use shared::config::Config;
 use shared::db::pool::Pool;
-use shared::dead_letter::http::problem;
 use shared::event::Reason;
 use shared::event::envelope;
 use shared::http::{
@@ -277,9 +276,7 @@ fn find(pool: &Pool, request: &Request) -> Result<(Order, Option<Duration>), Pro
         request.query.duration("wait", WAIT),
     );
     let (order_id, (_, wait)) = merge(request.uuid_param("orderId"), query)?;
-    let found = pool
-        .with(|session| store::find(session, &[order_id]))
-        .map_err(problem)?;
+    let found = pool.with(|session| store::find(session, &[order_id]))?;
     let order = found
         .into_values()
         .next()
@@ -298,8 +295,7 @@ fn list(pool: &Pool, deadline: Duration, request: &Request) -> Result<Response, 
         Some(Listing::Overdue) => store::list_overdue(session, deadline, limit, after),
         Some(Listing::Of(status)) => store::list(session, Some(status), limit, after),
         None => store::list(session, None, limit, after),
-    });
-    let page = page.map_err(problem)?;
+    })?;
     let orders = page.orders.iter().map(OrderView::from).collect();
     Ok(Response::json(
         200,
@@ -327,9 +323,7 @@ fn repairs(pool: &Pool, request: &Request) -> Result<Response, Problem> {
         is_done,
     };
     let limit = limit.unwrap_or(50);
-    let repairs = pool
-        .with(|session| repair::store::list(session, &filter, before, limit))
-        .map_err(problem)?;
+    let repairs = pool.with(|session| repair::store::list(session, &filter, before, limit))?;
     let next = repairs
         .last()
         .filter(|_| repairs.len() as i64 == limit)
@@ -346,9 +340,7 @@ fn is_done(state: &str) -> Option<bool> {
 
 fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Problem> {
     let (order_id, _) = merge(request.uuid_param("orderId"), request.query.allow_only(&[]))?;
-    let found = pool
-        .with(|session| timeline::store::find(session, order_id))
-        .map_err(problem)?;
+    let found = pool.with(|session| timeline::store::find(session, order_id))?;
     let timeline =
         found.ok_or_else(|| Problem::new(404, format!("there is no order {order_id}")))?;
     // whoever wants a table names it; what else a client can take does not matter

@@ -1,8 +1,9 @@
 //! The payment service's calls.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use shared::db::pool::Pool;
-use shared::dead_letter::http::problem;
 use shared::event::Reason;
 use shared::http::{Fields, Method, Problem, Request, Response, Routes, json_object, merge};
 use uuid::Uuid;
@@ -33,25 +34,17 @@ struct PaymentView {
 
 /// `PUT` and `GET /accounts/{userName}`, `GET /payments/{orderId}`.
 pub fn routes(routes: Routes, pool: Pool) -> Routes {
-    let (put, get) = (pool.clone(), pool.clone());
+    let pool = Arc::new(pool);
     routes
-        .route(Method::Put, "/accounts/{userName}", move |request| {
-            set_balance(&put, request)
-        })
-        .route(Method::Get, "/accounts/{userName}", move |request| {
-            balance(&get, request)
-        })
-        .route(Method::Get, "/payments/{orderId}", move |request| {
-            payment(&pool, request)
-        })
+        .route_on(&pool, Method::Put, "/accounts/{userName}", set_balance)
+        .route_on(&pool, Method::Get, "/accounts/{userName}", balance)
+        .route_on(&pool, Method::Get, "/payments/{orderId}", payment)
 }
 
 fn set_balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.allow_only(&[])?;
     let (user_name, balance) = merge(request.name_param("userName"), new_balance(request))?;
-    let created = pool
-        .once(|session| store::set_balance(session, &user_name, balance))
-        .map_err(problem)?;
+    let created = pool.once(|session| store::set_balance(session, &user_name, balance))?;
     Ok(Response::json(
         if created { 201 } else { 200 },
         &AccountView { user_name, balance },
@@ -67,9 +60,7 @@ fn new_balance(request: &Request) -> Result<i64, Problem> {
 fn balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.allow_only(&[])?;
     let user_name = request.name_param("userName")?;
-    let found = pool
-        .with(|session| store::find_balance(session, &user_name))
-        .map_err(problem)?;
+    let found = pool.with(|session| store::find_balance(session, &user_name))?;
     let balance =
         found.ok_or_else(|| Problem::new(404, format!("there is no account {user_name}")))?;
     Ok(Response::json(200, &AccountView { user_name, balance }))
@@ -78,9 +69,7 @@ fn balance(pool: &Pool, request: &Request) -> Result<Response, Problem> {
 fn payment(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.allow_only(&[])?;
     let order_id = request.uuid_param("orderId")?;
-    let found = pool
-        .with(|session| store::find(session, order_id))
-        .map_err(problem)?;
+    let found = pool.with(|session| store::find(session, order_id))?;
     let (payment, created_at, updated_at) = found
         .ok_or_else(|| Problem::new(404, format!("payment has not heard of order {order_id}")))?;
     let (user_name, amount) = payment.terms.unzip();

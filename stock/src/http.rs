@@ -1,8 +1,9 @@
 //! The stock service's calls.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use shared::db::pool::Pool;
-use shared::dead_letter::http::problem;
 use shared::event::Reason;
 use shared::http::{Fields, Method, Problem, Request, Response, Routes, json_object, merge};
 use uuid::Uuid;
@@ -33,25 +34,17 @@ struct ReservationView {
 
 /// `PUT` and `GET /items/{itemName}`, `GET /reservations/{orderId}`.
 pub fn routes(routes: Routes, pool: Pool) -> Routes {
-    let (put, get) = (pool.clone(), pool.clone());
+    let pool = Arc::new(pool);
     routes
-        .route(Method::Put, "/items/{itemName}", move |request| {
-            set_quantity(&put, request)
-        })
-        .route(Method::Get, "/items/{itemName}", move |request| {
-            quantity(&get, request)
-        })
-        .route(Method::Get, "/reservations/{orderId}", move |request| {
-            reservation(&pool, request)
-        })
+        .route_on(&pool, Method::Put, "/items/{itemName}", set_quantity)
+        .route_on(&pool, Method::Get, "/items/{itemName}", quantity)
+        .route_on(&pool, Method::Get, "/reservations/{orderId}", reservation)
 }
 
 fn set_quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.allow_only(&[])?;
     let (item_name, quantity) = merge(request.name_param("itemName"), new_quantity(request))?;
-    let created = pool
-        .once(|session| store::set_quantity(session, &item_name, quantity))
-        .map_err(problem)?;
+    let created = pool.once(|session| store::set_quantity(session, &item_name, quantity))?;
     Ok(Response::json(
         if created { 201 } else { 200 },
         &ItemView {
@@ -70,9 +63,7 @@ fn new_quantity(request: &Request) -> Result<i64, Problem> {
 fn quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.allow_only(&[])?;
     let item_name = request.name_param("itemName")?;
-    let found = pool
-        .with(|session| store::find_quantity(session, &item_name))
-        .map_err(problem)?;
+    let found = pool.with(|session| store::find_quantity(session, &item_name))?;
     let quantity =
         found.ok_or_else(|| Problem::new(404, format!("there is no item {item_name}")))?;
     Ok(Response::json(
@@ -87,9 +78,7 @@ fn quantity(pool: &Pool, request: &Request) -> Result<Response, Problem> {
 fn reservation(pool: &Pool, request: &Request) -> Result<Response, Problem> {
     request.query.allow_only(&[])?;
     let order_id = request.uuid_param("orderId")?;
-    let found = pool
-        .with(|session| store::find(session, order_id))
-        .map_err(problem)?;
+    let found = pool.with(|session| store::find(session, order_id))?;
     let (reservation, created_at, updated_at) = found
         .ok_or_else(|| Problem::new(404, format!("stock has not heard of order {order_id}")))?;
     let (item_name, quantity) = reservation.terms.unzip();

@@ -11,16 +11,12 @@ use crate::dead_letter::replay::{self, Ask, Replayer, Verdict};
 use crate::dead_letter::replay_many::{AskMany, Replays, replay_many};
 use crate::dead_letter::view::Detail;
 use crate::dead_letter::{self, Filter, LetterState, Summary};
-use crate::error::Cause;
-use crate::error::{Blame, Error};
+use crate::error::{Cause, Error};
 use crate::handler::Handler;
 use crate::http::{
     Fields, Method, Problem, QueryString, Request, Response, Routes, json_object, merge,
 };
 use crate::outbox::wake::Waker;
-
-/// Seconds after which a client may repeat what failed for want of the database.
-const RETRY_AFTER: u32 = 2;
 
 /// The numbers of parked records.
 const IDS: RangeInclusive<i64> = 1..=i64::MAX;
@@ -61,23 +57,27 @@ pub fn routes(
             waker,
         },
     });
-    let [list, show, replay, replay_many, discard] = std::array::from_fn(|_| calls.clone());
     routes
-        .route(Method::Get, "/dead-letters", move |request| {
-            list.list(request)
-        })
-        .route(Method::Get, "/dead-letters/{id}", move |request| {
-            show.show(request)
-        })
-        .route(Method::Post, "/dead-letters/replay", move |request| {
-            replay_many.replay_many(request)
-        })
-        .route(Method::Post, "/dead-letters/{id}/replay", move |request| {
-            replay.replay(request)
-        })
-        .route(Method::Post, "/dead-letters/{id}/discard", move |request| {
-            discard.discard(request)
-        })
+        .route_on(&calls, Method::Get, "/dead-letters", Calls::list)
+        .route_on(&calls, Method::Get, "/dead-letters/{id}", Calls::show)
+        .route_on(
+            &calls,
+            Method::Post,
+            "/dead-letters/replay",
+            Calls::replay_many,
+        )
+        .route_on(
+            &calls,
+            Method::Post,
+            "/dead-letters/{id}/replay",
+            Calls::replay,
+        )
+        .route_on(
+            &calls,
+            Method::Post,
+            "/dead-letters/{id}/discard",
+            Calls::discard,
+        )
 }
 
 impl Calls {
@@ -90,8 +90,7 @@ impl Calls {
         let filter = Filter { state, ..filter };
         let found = self
             .pool
-            .with(|session| dead_letter::list(session, &filter, before, limit))
-            .map_err(problem)?;
+            .with(|session| dead_letter::list(session, &filter, before, limit))?;
         let next = found
             .last()
             .filter(|_| found.len() as i64 == limit)
@@ -107,15 +106,12 @@ impl Calls {
 
     fn show(&self, request: &Request) -> Result<Response, Problem> {
         let (id, ()) = merge(id(request), request.query.allow_only(&[]))?;
-        let (kept, history) = self
-            .pool
-            .with(|session| {
-                Ok((
-                    dead_letter::find(session, id)?,
-                    action::read_history(session, id)?,
-                ))
-            })
-            .map_err(problem)?;
+        let (kept, history) = self.pool.with(|session| {
+            Ok((
+                dead_letter::find(session, id)?,
+                action::read_history(session, id)?,
+            ))
+        })?;
         Ok(Response::json(
             200,
             &Detail::new(kept.ok_or_else(|| unknown(id))?, history),
@@ -138,8 +134,7 @@ impl Calls {
         };
         let verdict = self
             .pool
-            .once(|session| self.replayer.replay(session, &ask))
-            .map_err(problem)?;
+            .once(|session| self.replayer.replay(session, &ask))?;
         Ok(Response::json(200, &done(id, verdict)?))
     }
 
@@ -171,14 +166,12 @@ impl Calls {
         let (reason, actor) = merge(reason(request), request.actor())?;
         let verdict = self
             .pool
-            .once(|session| replay::discard(session, id, &actor, &reason))
-            .map_err(problem)?;
+            .once(|session| replay::discard(session, id, &actor, &reason))?;
         done(id, verdict)?;
+        let result = LetterState::Discarded;
         Ok(Response::json(
             200,
-            &Discarded {
-                result: LetterState::Discarded,
-            },
+            &serde_json::json!({ "result": result }),
         ))
     }
 
@@ -212,11 +205,6 @@ impl Calls {
             format!("{}{name}", self.replayer.prefix),
         ]))
     }
-}
-
-#[derive(Serialize)]
-struct Discarded {
-    result: LetterState,
 }
 
 /// What stands in a body would be passed over: a `dryRun`, say.
@@ -274,24 +262,10 @@ fn interrupted(done: &Replays, error: &Error) -> Problem {
     );
     Problem::unavailable(
         format!("{}; {story}; repeat the request", error.for_clients()),
-        RETRY_AFTER,
+        Problem::RETRY_AFTER,
     )
 }
 
 fn unknown(id: i64) -> Problem {
     Problem::new(404, format!("there is no dead letter {id}"))
-}
-
-/// The answer when a request could not be served for the database's sake: the client may repeat it.
-pub fn problem(error: Error) -> Problem {
-    log::warn!("a request failed: {error}");
-    match &error {
-        error if error.blame() == Blame::Poison => {
-            Problem::new(500, "the request could not be stored; nothing was changed")
-        }
-        error => Problem::unavailable(
-            format!("{}; repeat the request", error.for_clients()),
-            RETRY_AFTER,
-        ),
-    }
 }

@@ -1,6 +1,7 @@
 //! Every error as `application/problem+json`.
 
 use super::message::{Response, reason};
+use crate::error::{Blame, Error};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -18,6 +19,18 @@ pub struct Problem {
     headers: Vec<(&'static str, String)>,
 }
 
+/// The answer when a request could not be served for the database's sake: the client may repeat it.
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        log::warn!("a request failed: {error}");
+        if error.blame() == Blame::Poison {
+            return Problem::new(500, "the request could not be stored; nothing was changed");
+        }
+        let detail = format!("{}; repeat the request", error.for_clients());
+        Problem::unavailable(detail, Problem::RETRY_AFTER)
+    }
+}
+
 /// One bad field of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
@@ -28,6 +41,9 @@ pub struct FieldError {
 }
 
 impl Problem {
+    /// Seconds after which a client may repeat what failed for want of the database.
+    pub const RETRY_AFTER: u32 = 2;
+
     /// A problem with an HTTP `status` and a sentence for the client's developer.
     pub fn new(status: u16, detail: impl Into<String>) -> Self {
         let (errors, headers) = (Vec::new(), Vec::new());

@@ -1,5 +1,6 @@
 //! Method and pattern to handler; 404 and 405; who may call.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::cors::{self, Cors};
@@ -59,6 +60,18 @@ impl Routes {
         self.route_deferred(method, pattern, move |request, responder| {
             responder.send(handler(&request).unwrap_or_else(Response::from));
         })
+    }
+
+    /// The same for a handler that takes what several calls share.
+    pub fn route_on<T: Send + Sync + 'static>(
+        self,
+        shared: &Arc<T>,
+        method: Method,
+        pattern: &'static str,
+        handler: fn(&T, &Request) -> Result<Response, Problem>,
+    ) -> Self {
+        let shared = shared.clone();
+        self.route(method, pattern, move |request| handler(&shared, request))
     }
 
     /// A call that may be answered later, through the [`Responder`].
