@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
-use refinery::{Migration, Report, Runner};
+use refinery::{Migration, Runner};
 use uuid::Uuid;
 
 use crate::db::{Query, Session};
@@ -434,39 +434,29 @@ fn run(session: &mut Session, history: &str, mut runner: Runner, until: Instant)
         .set_grouped(true)
         .set_abort_divergent(true)
         .set_abort_missing(false);
-    let report = patiently(history, until, || runner.run(session.client()));
-    let report = report.map_err(|error| not_applied(history, &error))?;
+    // a failed attempt leaves no trace, so another can be made
+    let report = loop {
+        match runner.run(session.client()) {
+            Err(error) if waits_for_a_table(&error) && Instant::now() < until => {
+                let why = describe(&error);
+                log::warn!(
+                    "schema ({history}): somebody uses a table that a migration changes: {why}"
+                );
+                std::thread::sleep(PAUSE);
+            }
+            ran => break ran,
+        }
+    };
+    let report = report.map_err(|error| {
+        let why = describe(&error);
+        Error::Fatal(format!(
+            "the schema ({history}) can't be brought up to date: {why}"
+        ))
+    })?;
     for migration in report.applied_migrations() {
         log::info!("schema ({history}): applied {migration}");
     }
     Ok(())
-}
-
-fn not_applied(history: &str, error: &refinery::Error) -> Error {
-    Error::Fatal(format!(
-        "the schema ({history}) can't be brought up to date: {}",
-        describe(error)
-    ))
-}
-
-/// A failed attempt leaves no trace, so another can be made.
-fn patiently(
-    history: &str,
-    until: Instant,
-    mut attempt: impl FnMut() -> std::result::Result<Report, refinery::Error>,
-) -> std::result::Result<Report, refinery::Error> {
-    loop {
-        match attempt() {
-            Err(error) if waits_for_a_table(&error) && Instant::now() < until => {
-                log::warn!(
-                    "schema ({history}): somebody uses a table that a migration changes: {}",
-                    describe(&error)
-                );
-                std::thread::sleep(PAUSE);
-            }
-            outcome => return outcome,
-        }
-    }
 }
 
 fn waits_for_a_table(error: &refinery::Error) -> bool {

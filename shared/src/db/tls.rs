@@ -30,14 +30,10 @@ enum Mode {
     VerifyFull,
 }
 
-const MODES: [(&str, Mode); 6] = [
-    ("disable", Mode::Disable),
-    ("allow", Mode::Allow),
-    ("prefer", Mode::Prefer),
-    ("require", Mode::Require),
-    ("verify-ca", Mode::VerifyCa),
-    ("verify-full", Mode::VerifyFull),
-];
+names! { Mode:
+    Disable = "disable", Allow = "allow", Prefer = "prefer", Require = "require",
+    VerifyCa = "verify-ca", VerifyFull = "verify-full",
+}
 
 /// A database, and how it is reached.
 #[derive(Clone)]
@@ -212,11 +208,12 @@ fn take_out(url: &str) -> Result<(String, Mode, Option<String>), String> {
 }
 
 fn mode_of(name: &str) -> Result<Mode, String> {
-    let found = MODES.iter().find(|(known, _)| *known == name);
-    let known = MODES.map(|(known, _)| known).join(", ");
-    found
-        .map(|(_, mode)| *mode)
-        .ok_or_else(|| format!("sslmode must be one of {known}"))
+    Mode::from_name(name).ok_or_else(|| {
+        format!(
+            "sslmode must be one of {}",
+            Mode::ALL.map(Mode::name).join(", ")
+        )
+    })
 }
 
 fn decoded(text: &str) -> Result<String, String> {

@@ -39,22 +39,11 @@ pub fn routes(routes: Routes, service: Service, board: StatusBoard) -> Routes {
 }
 
 fn health(reasons: Vec<String>) -> Response {
-    match reasons.is_empty() {
-        true => Response::json(
-            200,
-            &Health {
-                status: "ok",
-                reasons,
-            },
-        ),
-        false => Response::json(
-            503,
-            &Health {
-                status: "failing",
-                reasons,
-            },
-        ),
-    }
+    let (code, status) = match reasons.is_empty() {
+        true => (200, "ok"),
+        false => (503, "failing"),
+    };
+    Response::json(code, &Health { status, reasons })
 }
 
 fn metrics(board: &StatusBoard) -> Response {
