@@ -869,32 +869,41 @@ fn plain_owner(world: &World, service: Service) -> (String, String) {
     (role, url)
 }
 
+/// Neither `--check` nor a start passes, and both report these words.
+fn assert_refused(world: &World, service: Service, settings: &[(&str, &str)], words: &str) {
+    let (code, said) = world.ask(service, &["--check"], settings);
+    assert!(code == 1 && said.contains(words), "{words:?} in {said}");
+    let instance = world.launch(service, settings);
+    let (code, log) = (instance.process().exit().code(), instance.log());
+    assert!(code == Some(1) && log.contains(words), "{words:?} in {log}");
+}
+
+/// One after the other, each of these rights is `(revoked from, granted to, named as)`.
+fn assert_missing_rights_are_named(
+    world: &World,
+    service: Service,
+    role: &str,
+    settings: &[(&str, &str)],
+    rights: &[(&str, &str, &str)],
+) {
+    let mut db = world.db(service);
+    for (lost, given, words) in rights {
+        db.batch_execute(&format!("{lost} {role}")).unwrap();
+        let words = format!("the database's user {role} lacks what this service needs: {words}");
+        assert_refused(world, service, settings, &words);
+        db.batch_execute(&format!("{given} {role}")).unwrap();
+    }
+}
+
 #[test]
-fn rights_that_a_restore_has_lost_are_told_by_the_check_and_at_the_start() {
+fn rights_that_a_restore_has_lost_are_named_by_the_check_and_at_the_start() {
     let world = World::new("pg_rights");
     let (role, url) = plain_owner(&world, Service::Payment);
     let settings = [("PAYMENT_DATABASE_URL", url.as_str())];
     let payment = world.start_with(Service::Payment, &settings);
     payment.api().put_balance("ann", 1_000);
     assert!(payment.stop().success());
-    let mut db = world.db(Service::Payment);
-    let refused = |words: &str| {
-        let (code, said) = world.ask(Service::Payment, &["--check"], &settings);
-        assert!(code == 1 && said.contains(words), "{words:?} in {said}");
-        let payment = world.launch(Service::Payment, &settings);
-        assert_eq!(
-            payment.process().exit().code(),
-            Some(1),
-            "{}",
-            payment.log()
-        );
-        assert!(
-            payment.log().contains(words),
-            "{words:?} in {}",
-            payment.log()
-        );
-    };
-    for (lost, given, words) in [
+    let rights = [
         (
             "revoke update on account from",
             "grant update on account to",
@@ -910,16 +919,13 @@ fn rights_that_a_restore_has_lost_are_told_by_the_check_and_at_the_start() {
             "grant execute on function append_outbox(uuid[], text[]) to",
             "EXECUTE on function append_outbox",
         ),
-    ] {
-        db.batch_execute(&format!("{lost} {role}")).unwrap();
-        refused(&format!(
-            "the database's user {role} lacks what this service needs: {words}"
-        ));
-        db.batch_execute(&format!("{given} {role}")).unwrap();
-    }
+    ];
+    assert_missing_rights_are_named(&world, Service::Payment, &role, &settings, &rights);
+    let mut db = world.db(Service::Payment);
     db.batch_execute("alter table payment rename to paid")
         .unwrap();
-    refused("the table payment, which is missing");
+    let words = "the table payment, which is missing";
+    assert_refused(&world, Service::Payment, &settings, words);
     db.batch_execute("alter table paid rename to payment")
         .unwrap();
     let said = world.ask(Service::Payment, &["--check"], &settings).1;
@@ -931,6 +937,22 @@ fn rights_that_a_restore_has_lost_are_told_by_the_check_and_at_the_start() {
             .balance("ann"),
         1_000
     );
+}
+
+#[test]
+fn the_right_to_a_function_that_only_order_calls_is_checked_too() {
+    let world = World::new("pg_rights_order");
+    let (role, url) = plain_owner(&world, Service::Order);
+    let settings = [("ORDER_DATABASE_URL", url.as_str())];
+    assert!(world.start_with(Service::Order, &settings).stop().success());
+    let rights = [(
+        "revoke execute on function place_new_orders from public,",
+        "grant execute on function place_new_orders to",
+        "EXECUTE on function place_new_orders",
+    )];
+    assert_missing_rights_are_named(&world, Service::Order, &role, &settings, &rights);
+    let said = world.ask(Service::Order, &["--check"], &settings).1;
+    assert!(said.contains("schema: ok"), "{said}");
 }
 
 #[test]
