@@ -6,7 +6,7 @@
 //!
 //! | cause | what follows |
 //! | --- | --- |
-//! | the message | the batch is split until the record stands alone; [`ATTEMPTS`] attempts with backoff, then it is given up |
+//! | the message | the batch is split until the record stands alone; [`POISON_ATTEMPTS`] attempts with backoff, then it is given up |
 //! | bytes that can't be decoded | parked at once: decoding can't end otherwise a second time |
 //! | a server, a lock, a grant, a limit | retried without end (50 ms doubling to 5 s, with jitter) |
 //! | nobody: another consumer moved the offsets | the offsets are read again |
@@ -73,8 +73,8 @@ pub mod processor;
 pub mod recovery;
 pub mod set_aside;
 
-/// How often a message that fails by its own fault is tried.
-pub const ATTEMPTS: u32 = 5;
+/// How often a message that fails by its own fault is tried before it is parked.
+pub const POISON_ATTEMPTS: u32 = 5;
 /// A long poll's end.
 const MAX_WAIT: Duration = Duration::from_millis(500);
 /// How often our offsets are committed to Kafka, for lag tools, and offsets are moved past what holds no records.
@@ -428,8 +428,10 @@ impl Consumer {
     fn record_failure(&mut self, part: &PartitionBatch, error: &Error, consumed: &mut Consumed) {
         let (partition, offset) = (&part.partition, part.first_offset());
         let attempt = 1 + self.partitions.attempts(partition, Some(offset));
-        if attempt < ATTEMPTS {
-            log::warn!("{partition}@{offset} failed (attempt {attempt} of {ATTEMPTS}): {error}");
+        if attempt < POISON_ATTEMPTS {
+            log::warn!(
+                "{partition}@{offset} failed (attempt {attempt} of {POISON_ATTEMPTS}): {error}"
+            );
             metrics::retried(Blame::Poison);
             waits::back_off(partition, error.to_string());
             return self.postpone(partition, attempt, Some(offset), consumed);

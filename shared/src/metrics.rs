@@ -105,8 +105,8 @@ pub static RECORDS: LazyLock<IntCounter> = LazyLock::new(|| {
         "Records handled by this instance",
     ))
 });
-/// Batches tried.
-pub static ATTEMPTS: LazyLock<IntCounter> = LazyLock::new(|| {
+/// Batches tried, first attempts included.
+pub static BATCHES_TRIED: LazyLock<IntCounter> = LazyLock::new(|| {
     registered(IntCounter::new(
         "saga_consumer_attempts_total",
         "Batches of records tried, first attempts included",
@@ -230,7 +230,7 @@ pub fn start() {
     .iter()
     .for_each(|gauge| gauge.set(0.0));
     ["database", "kafka"].into_iter().for_each(polled);
-    [&*PUBLISHED, &LOST_TAILS, &RECORDS, &ATTEMPTS]
+    [&*PUBLISHED, &LOST_TAILS, &RECORDS, &BATCHES_TRIED]
         .iter()
         .for_each(|counter| counter.inc_by(0));
     for outcome in ["committed", "aborted", "fenced", "unknown"] {

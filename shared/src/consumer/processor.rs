@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kafka::{Record, TopicPartition};
 
-use crate::consumer::ATTEMPTS;
+use crate::consumer::POISON_ATTEMPTS;
 use crate::consumer::batch::{Input, PartitionBatch};
 use crate::consumer::offsets::{self, Move, Start};
 use crate::consumer::set_aside::{self, Around, Aside};
@@ -103,7 +103,7 @@ impl BatchProcessor {
 
     fn try_commit(&mut self, parts: &[PartitionBatch], set_aside: bool) -> Result<()> {
         heartbeat::beat();
-        metrics::ATTEMPTS.inc();
+        metrics::BATCHES_TRIED.inc();
         let steps: Vec<Move> = parts.iter().map(PartitionBatch::step).collect();
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &steps)?;
@@ -230,7 +230,8 @@ impl BatchProcessor {
         for aside in taken {
             match self.try_those_aside(Some(aside.id)) {
                 Err(error)
-                    if error.blame() == Blame::Poison && aside.attempts >= ATTEMPTS as i32 =>
+                    if error.blame() == Blame::Poison
+                        && aside.attempts >= POISON_ATTEMPTS as i32 =>
                 {
                     self.give_up_aside(&aside, &error.to_string())?;
                 }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::consumer::POISON_ATTEMPTS;
 use crate::db::{Session, Tx};
 use crate::dead_letter::action::{self, Action, ActionKind};
 use crate::dead_letter::{self, Kept, LetterState, Summary};
@@ -40,7 +41,7 @@ use crate::outbox::wake::Waker;
 
 /// After so many failed replays another one must be forced: as many as a record has attempts before it is parked. What failed
 /// so often will not come right by being asked again.
-const FAILED_REPLAYS: usize = 5;
+const FAILED_REPLAYS: usize = POISON_ATTEMPTS as usize;
 
 /// What a replay came to.
 #[derive(Debug, PartialEq, Eq, Serialize)]
