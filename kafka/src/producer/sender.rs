@@ -18,7 +18,9 @@ use crate::producer::partitioner::partition_for_key;
 use crate::record::ProducerRecord;
 use crate::wire::batch::{Entry, Writer, encode, estimated_size};
 
-/// What is sent at once before the answers are read. Brokers take requests of 100 MiB (`socket.request.max.bytes`).
+/// A round takes no further batch once it has so many bytes; then it is sent, and its answers are read. It bounds what is encoded at
+/// once, as `max.request.size` does in Kafka's own producer; unlike that it refuses no record, which is the topic's affair
+/// (`max.message.bytes`). Brokers take requests of 100 MiB (`socket.request.max.bytes`).
 const ROUND_BYTES: usize = 8 << 20;
 
 /// A partition by its topic's name.
