@@ -1,5 +1,8 @@
 //! The outbox: events stored in the transaction that causes them, deleted when they are known to be published.
 //!
+//! An event becomes JSON in [`append`] (order's writer stores the rows of new orders itself, by `place_new_orders`). The
+//! [`relay`] reads rows by [`read_batch`], its function `records` makes records of them, and [`remove_published`] deletes them.
+//!
 //! # The append lock
 //!
 //! Every append takes a transaction-scoped advisory lock (`stamp_outbox` in `sql/common`), by a statement of its own

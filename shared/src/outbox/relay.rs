@@ -5,27 +5,34 @@
 //! so beside a turn's writes, but before that turn's EndTxn ([`crate::outbox::overlap`]), or when there is nothing to
 //! publish. It deletes rows only after a plain success of EndTxn or on finding their position.
 //!
+//! `records` makes a turn's records of its rows, and the position beside them; `publish` sends both.
+//!
 //! # Recovery
 //!
 //! After any other end of a turn it is open what was published. Then the relay does what a new leader does:
 //!
 //! ```text
-//! Follower ── gets the lock, and a producer of its own ──► Recovering ── steps 1 to 4 ──► Publishing
+//! Follower ── gets the lock, and a producer of its own ──► Recovering ── steps 1 to 5 ──► Publishing
 //!    ▲                                                       │  ▲  │                        │  │
 //!    │                                                       │  └──┴─── Kafka's error ──────┘  │
 //!    └──── any other error, or fenced: gives up the lock ────┴─────────────────────────────────┘
 //! ```
 //!
-//! 1. InitProducerId. The broker answers it only when all markers of the transaction before are written.
-//! 2. Read the [positions](position), and judge by them [which copy wrote last](origin).
-//! 3. Delete the rows that they name.
-//! 4. Only then read rows.
+//! | step | `recover` calls | for this |
+//! | --- | --- | --- |
+//! | 1 | `Leadership::check`, `Producer::initialise`, `Leadership::check` | The broker answers InitProducerId only when all markers of the transaction before are written. The lock must be held before it, or it would fence a successor, and after it, or the epoch would be another's. |
+//! | 2 | `read` of one row, [`position::find`] | What was published. With an empty outbox no position can name a row, and open transactions are not waited for. |
+//! | 3 | [`origin::read`], [`position::judge`]; after a lost tail [`outbox::advance_clock`] | [Which copy](origin) wrote last: another one that has stops this one. |
+//! | 4 | [`origin::note_leader`] | The database knows of a leadership before it publishes. |
+//! | 5 | for each position, the latest first: [`outbox::find_last_message`], `Position::is_held`, `delete` | The rows that it names are published, and go. |
+//!
+//! Only then does `publish_next` read rows.
 //!
 //! Each leadership has a producer of its own. Its first InitProducerId takes the transactional id over. A later one
 //! shows the identity it had (KIP-360), so a relay in doubt can't take the id back from its successor.
 //!
 //! **Must not be changed**: the order of the steps, and that the relay forgets all that it knew when a turn fails. A
-//! row that is read before step 3 may be one that was published.
+//! row that is read before step 5 is done may be one that was published.
 //!
 //! # Timestamps
 //!
