@@ -182,9 +182,10 @@ impl<'p> Transaction<'p> {
     ///
     /// # Errors
     /// `TransactionFailed` when a part had failed; that the epoch is over (whether another producer took over, `initialise`
-    /// tells); those of the connection. After an error the producer is not initialised and it is unknown whether the
-    /// transaction was committed (also when the epoch is over): a position committed with
-    /// [`commit_offsets`](Transaction::commit_offsets) tells, read after `initialise`.
+    /// shows); those of the connection. After an error the producer is not initialised and it is unknown whether the
+    /// transaction was committed (also when the epoch is over). A position in the transaction shows it, read after
+    /// `initialise`: a header of its last records ([`send_marked`](Transaction::send_marked), read with
+    /// [`last_records`](crate::last_records)), or an offset ([`commit_offsets`](Transaction::commit_offsets)).
     pub fn commit(mut self) -> Result<()> {
         if self.failed {
             return Err(Error::TransactionFailed);
