@@ -33,6 +33,12 @@ pub struct Answer {
     pub text: String,
 }
 
+/// Whether the answer to a `POST /orders` with this status is no order: it was refused, or its outcome is unknown. In both cases it
+/// may be repeated with its key.
+pub fn is_refusal(status: u16) -> bool {
+    status == 503
+}
+
 impl Answer {
     /// The value of a header, by its name in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {

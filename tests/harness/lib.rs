@@ -42,7 +42,7 @@ pub mod wait;
 pub mod wire;
 pub mod world;
 
-pub use api::{Answer, Api};
+pub use api::{Answer, Api, is_refusal};
 pub use broker::Broker;
 pub use ports::free_port;
 pub use process::{Process, Signal};

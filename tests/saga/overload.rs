@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use harness::flood::{Answered, Flood, Flooded};
-use harness::{Answer, Instance, Service, World, contract, eventually, until, wire};
+use harness::{Answer, Instance, Service, World, contract, eventually, is_refusal, until, wire};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -196,14 +196,9 @@ fn above_capacity_what_is_accepted_settles_in_time_and_the_rest_is_refused_witho
 
     let flooded = flood(&order);
 
-    let answered = |status| {
-        flooded
-            .answered
-            .iter()
-            .filter(move |answered| answered.status == status)
-    };
-    let accepted: Vec<&Answered> = answered(202).collect();
-    let refused: Vec<&Answered> = answered(503).collect();
+    let answered = &flooded.answered;
+    let accepted: Vec<&Answered> = answered.iter().filter(|it| it.status == 202).collect();
+    let refused: Vec<&Answered> = answered.iter().filter(|it| is_refusal(it.status)).collect();
     assert_eq!(
         accepted.len() + refused.len(),
         flooded.answered.len(),

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use harness::flood::{Flood, Flooded};
-use harness::wire;
+use harness::{is_refusal, wire};
 
 use crate::figures::{Times, milliseconds, rate};
 use crate::level::{self, Sample};
@@ -199,7 +199,7 @@ fn add_offered(figures: &mut Run<'_>, load: &Open, flooded: &Flooded, tool: f64)
         flooded
             .answered
             .iter()
-            .filter(|answered| answered.status == 503)
+            .filter(|answered| is_refusal(answered.status))
     };
     figures.add("offered/s", "", offered);
     figures.add(
@@ -247,19 +247,20 @@ fn add_goodput(figures: &mut Run<'_>, samples: &[Sample], time: Duration) {
 
 /// Answers that are neither an order nor a refusal, and requests without any.
 fn add_oddities(name: &str, flooded: &Flooded, report: &mut Report) {
-    let odd = flooded
+    let odd: Vec<usize> = flooded
         .answered
         .iter()
-        .filter(|answered| !matches!(answered.status, 202 | 503))
-        .count();
-    if odd > 0 {
+        .filter(|answered| answered.status != 202 && !is_refusal(answered.status))
+        .map(|answered| answered.number)
+        .collect();
+    if !odd.is_empty() {
         let text = flooded
             .refusals
             .iter()
-            .map(|(_, text)| text)
-            .find(|text| !text.starts_with("HTTP/1.1 503 "));
+            .find_map(|(number, text)| Some(text).filter(|_| odd.contains(number)));
         report.problem(format!(
-            "{SECTION}, {name}: {odd} answers are neither 202 nor 503: {text:?}"
+            "{SECTION}, {name}: {} answers are neither orders nor refusals: {text:?}",
+            odd.len()
         ));
     }
     if !flooded.lost.is_empty() {
@@ -330,7 +331,7 @@ fn course(
     let refused = flooded
         .answered
         .iter()
-        .filter(|answered| answered.status == 503);
+        .filter(|answered| is_refusal(answered.status));
     let offered = load.flood.time.as_secs_f64();
     let good = samples.iter().filter(|sample| !sample.by_deadline);
     let rates = vec![

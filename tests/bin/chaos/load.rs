@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::Api;
+use harness::{Api, is_refusal};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -113,7 +113,7 @@ impl Heard {
         let order_id = body["orderId"].as_str().and_then(|id| id.parse().ok());
         match (status, order_id) {
             (202, Some(order_id)) => self.accepted.push(order_id),
-            (503, named) if may_repeat => {
+            (_, named) if is_refusal(status) && may_repeat => {
                 self.errors += 1;
                 self.refused += usize::from(named.is_none());
             }
