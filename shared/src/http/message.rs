@@ -316,6 +316,9 @@ pub(super) fn reason(status: u16) -> &'static str {
         501 => "Not Implemented",
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
-        _ => "Unknown",
+        _ => {
+            debug_assert!(false, "add the reason phrase of {status} here");
+            "Unknown"
+        }
     }
 }
