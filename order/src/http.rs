@@ -364,7 +364,7 @@ fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Pr
 #[derive(Clone, Copy)]
 enum Listing {
     Of(OrderStatus),
-    /// Beyond their deadline and not settled, whatever their status.
+    /// Not settled, whatever their status: [`store::list_overdue`].
     Overdue,
 }
 

@@ -44,7 +44,7 @@ static LATEST: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 static OVERDUE: LazyLock<IntGauge> = LazyLock::new(|| {
     gauge(
         "saga_orders_overdue",
-        "Orders beyond their deadline and not settled, counted up to 10,000",
+        "Orders not settled: their deadline has passed unhandled, or a compensation was requested again; counted up to 10,000",
     )
 });
 

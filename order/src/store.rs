@@ -466,8 +466,8 @@ fn forgotten() -> String {
     )
 }
 
-/// Orders that may be overdue: their compensation was asked for again, their deadline is long due and nobody looks, or they
-/// are [`forgotten`], with its parameters.
+/// Orders that may be overdue: their compensation was requested again (round 2 and above of `deadline`; a settled order may
+/// be among them), their deadline is long due and nobody looks, or they are [`forgotten`], with its parameters.
 fn overdue() -> String {
     format!(
         "(select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)
