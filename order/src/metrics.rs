@@ -1,4 +1,7 @@
 //! What the order service counts besides what all services do.
+//!
+//! Labels are closed sets: an enum's names, never an id or a text. [`start`] makes every series exist from the start, so that
+//! a rate can be computed of the first event. `docs/operations.md` lists all metrics; a test holds that table to `/metrics`.
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

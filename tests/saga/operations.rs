@@ -362,15 +362,60 @@ fn metrics_named(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The metrics of a text in Prometheus's format: name, kind, and labels as `docs/operations.md` writes them.
+fn metrics_shown(text: &str) -> BTreeSet<[String; 3]> {
+    let mut shown = BTreeSet::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some((name, kind)) = line
+            .strip_prefix("# TYPE ")
+            .and_then(|rest| rest.split_once(' '))
+        else {
+            continue;
+        };
+        let series = lines.next().expect("a series behind its type");
+        // what stands outside of the quotes: `saga_x{a=`, `,b=`, `} 1`
+        let mut labels: Vec<&str> = series
+            .split('"')
+            .step_by(2)
+            .filter_map(|part| part.rsplit(['{', ',']).next()?.strip_suffix('='))
+            .filter(|label| *label != "le")
+            .collect();
+        labels.sort_unstable();
+        shown.insert([name, kind, &labels.join(", ")].map(str::to_string));
+    }
+    shown
+}
+
+/// The same by the tables in docs/operations.md.
+fn metrics_documented() -> BTreeSet<[String; 3]> {
+    let page = include_str!("../../docs/operations.md");
+    let (_, section) = page
+        .split_once("\n### Metrics\n")
+        .expect("a section about metrics");
+    let (section, _) = section.split_once("\n## ").expect("a section after it");
+    let mut documented = BTreeSet::new();
+    for line in section.lines().filter(|line| line.starts_with("| `")) {
+        let columns: Vec<&str> = line.split('|').map(str::trim).collect();
+        let mut labels: Vec<&str> = columns[3].split(", ").collect();
+        labels.sort_unstable();
+        documented
+            .insert([columns[1], columns[2], &labels.join(", ")].map(|text| text.replace('`', "")));
+    }
+    documented
+}
+
 #[test]
-fn every_metric_that_an_alert_or_the_dashboard_asks_for_is_there_from_the_start() {
+fn the_metrics_of_a_start_are_those_of_operations_md_and_cover_alerts_and_dashboard() {
     let world = World::new("operations_names");
     let instances = world.start_all();
     instances.iter().for_each(wait_until_ready);
-    let there: BTreeSet<String> = instances
+    let texts = instances
         .iter()
-        .flat_map(|instance| metrics_named(&instance.api().get("/metrics").text))
-        .collect();
+        .map(|instance| instance.api().get("/metrics").text);
+    let shown: BTreeSet<[String; 3]> = texts.flat_map(|text| metrics_shown(&text)).collect();
+    assert_eq!(shown, metrics_documented());
+    let there: BTreeSet<String> = shown.into_iter().map(|[name, ..]| name).collect();
     for text in [
         include_str!("../../monitoring/alerts.yml"),
         include_str!("../../monitoring/dashboard.json"),
