@@ -63,7 +63,7 @@ pub struct Config {
     pub startup_limit: Duration,
     /// How long everything goes on after a signal, `/readyz` apart (`SHUTDOWN_DELAY`).
     pub shutdown_delay: Duration,
-    /// What whoever changes things must know (`ADMIN_TOKEN`).
+    /// The bearer token of calls that change something (`ADMIN_TOKEN`).
     pub admin_token: Option<AdminToken>,
     /// The origins whose pages may use the service (`CORS_ORIGINS`).
     pub cors_origins: Vec<String>,
@@ -75,7 +75,7 @@ pub struct Config {
     pub timeline_retention: Retention,
     /// How often what is too old is removed (`HOUSEKEEPING_INTERVAL`).
     pub housekeeping_interval: Duration,
-    /// Within which each thread must turn (`HEARTBEAT_LIMIT`).
+    /// Without progress of a thread for so long `/healthz` returns 503 (`HEARTBEAT_LIMIT`).
     pub heartbeat_limit: Duration,
     /// What is logged (`LOG_LEVEL`).
     pub log_level: log::LevelFilter,
@@ -114,7 +114,7 @@ impl Config {
         let config = Config::read(&mut read, service);
         if !config.bind.is_loopback() && config.admin_token.is_none() {
             read.errors.push(format!(
-                "BIND={}: others can reach this address, so ADMIN_TOKEN must be set: whoever changes things sends it",
+                "BIND={}: others can reach this address, so ADMIN_TOKEN must be set: it is required for calls that change something",
                 config.bind
             ));
         }
@@ -191,7 +191,7 @@ impl Config {
             heartbeat_limit: read.duration(
                 "HEARTBEAT_LIMIT",
                 "60s",
-                "a thread that has not turned for so long is told",
+                "/healthz returns 503 when a thread has made no progress for this long",
             ),
             log_level: read.parsed("LOG_LEVEL", "info", "off, error, warn, info, debug or trace", "what is logged"),
         }
@@ -202,7 +202,7 @@ impl Config {
         let longest_call = Limits::WORK.statement;
         let hasty = (self.heartbeat_limit <= longest_call).then(|| {
             let limit = self.heartbeat_limit;
-            format!("HEARTBEAT_LIMIT={limit:?}: a call may take {longest_call:?}; /healthz may tell of a thread that only waits")
+            format!("HEARTBEAT_LIMIT={limit:?}: a call may take {longest_call:?}; /healthz may report a thread that only waits")
         });
         let urls = [
             ("PAYMENT_URL", &self.payment_url),
@@ -276,7 +276,7 @@ impl Reader<'_> {
         let value = self.optional(
             "ADMIN_TOKEN",
             takes,
-            "what whoever changes things must send, orders apart",
+            "bearer token required for every call that changes something, except POST /orders",
         )?;
         let token = AdminToken::new(&value);
         if token.is_none() {

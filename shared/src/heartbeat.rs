@@ -147,7 +147,7 @@ impl Heartbeat {
     fn stall(&self) -> Option<String> {
         (!self.is_alive()).then(|| {
             format!(
-                "thread {} has not turned for {} s",
+                "thread {} has made no progress for {} s",
                 self.thread,
                 self.age().as_secs()
             )
@@ -206,7 +206,7 @@ mod tests {
         while stalled().is_empty() {
             std::hint::spin_loop();
         }
-        assert_eq!(stalled(), ["thread sleeper has not turned for 0 s"]);
+        assert_eq!(stalled(), ["thread sleeper has made no progress for 0 s"]);
         drop(watched);
         assert!(stalled().is_empty() && own_heartbeat().is_none() && ages().is_empty());
     }

@@ -166,7 +166,7 @@ static READY: LazyLock<IntGauge> = LazyLock::new(|| gauge("saga_ready", "1: /rea
 static HEARTBEATS: LazyLock<GaugeVec> = LazyLock::new(|| {
     let opts = Opts::new(
         "saga_thread_heartbeat_seconds",
-        "Since a thread's last turn",
+        "Since a thread last made progress",
     );
     registered(GaugeVec::new(opts, &["thread"]))
 });

@@ -166,12 +166,12 @@ fn a_relay_whose_thread_is_gone_is_told_by_both_and_another_instance_takes_its_p
     let (health, ready) = (payment.api().get("/healthz"), payment.api().get("/readyz"));
     assert_eq!((health.status, ready.status), (503, 503));
     assert!(
-        reasons(&health).contains("thread payment-relay has not turned for"),
+        reasons(&health).contains("thread payment-relay has made no progress for"),
         "{}",
         health.text
     );
     assert!(
-        reasons(&ready).contains("thread payment-relay has not turned for"),
+        reasons(&ready).contains("thread payment-relay has made no progress for"),
         "{}",
         ready.text
     );

@@ -246,7 +246,7 @@ fn allowed(session: &mut Session, sql: &str) -> Result<Option<i64>> {
         Ok(rows) => Ok(Some(rows[0].get(0))),
         Err(Error::Database(error)) if error.code().is_some_and(|code| DENIED.contains(code)) => {
             log::warn!(
-                "{}: a copy of this database in another place may not be told from it",
+                "{}: a copy of this database in another place may not be distinguished from it",
                 Error::Database(error)
             );
             Ok(None)
