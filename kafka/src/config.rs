@@ -174,8 +174,8 @@ mod tests {
     fn settings_that_can_not_work_are_refused_in_words() {
         let config = || Config::new(vec!["localhost:9092".into(), "[::1]:9093".into()], "test");
         config().check().unwrap();
-        let told = |config: Config| config.check().unwrap_err().to_string();
-        let empty = told(Config {
+        let refusal = |config: Config| config.check().unwrap_err().to_string();
+        let empty = refusal(Config {
             brokers: Vec::new(),
             ..config()
         });
@@ -183,7 +183,7 @@ mod tests {
             empty,
             "Config::brokers is empty: name at least one broker, host:port"
         );
-        let portless = told(Config {
+        let portless = refusal(Config {
             brokers: vec!["kafka".into()],
             ..config()
         });
@@ -191,7 +191,7 @@ mod tests {
             portless,
             "Config::brokers: \"kafka\" is not host:port, as in localhost:9092"
         );
-        let hasty = told(Config {
+        let hasty = refusal(Config {
             api_timeout: Duration::ZERO,
             ..config()
         });

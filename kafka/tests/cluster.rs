@@ -239,7 +239,7 @@ fn records_without_a_key_go_where_a_leader_is() {
 
 /// A leader without the last records is elected: what was read of them is told as taken back, not passed over.
 #[test]
-fn an_unclean_election_is_told() {
+fn an_unclean_election_is_reported() {
     let mut brokers = cluster();
     let partition = common::two_copies(&brokers[2]);
     let fetch = FetchConfig {
@@ -272,7 +272,7 @@ fn an_unclean_election_is_told() {
         });
         assert_eq!(values(&mut member(), 10), seen);
     });
-    assert_eq!(common::told_truncation(&mut reader), (10, 5));
+    assert_eq!(common::wait_for_truncation(&mut reader), (10, 5));
     reader.seek(&partition, 5);
     seen.clear();
     wait_until("what the second leader has", || {

@@ -29,7 +29,7 @@ on_both_lines! {
     members_with_different_topics_get_only_their_own
     a_topic_that_does_not_exist_is_left_out
     a_topic_that_appears_or_grows_is_divided_again
-    the_settings_of_a_topic_and_of_a_broker_are_told
+    the_settings_of_a_topic_and_of_a_broker_are_listed
 }
 
 /// So long that no member lapses while a tool starts beside it; a claim about a lapse takes as long.
@@ -75,12 +75,12 @@ fn counting(broker: &Broker, group: &str, topic: &str, calls: &Arc<AtomicUsize>)
 }
 
 fn wait_for_rebalance(group: &Group) {
-    wait_until("the heartbeat to tell of a rebalance", || {
+    wait_until("the heartbeat to report a rebalance", || {
         group.rejoin_needed()
     });
 }
 
-/// Has `second` join while `first`, a member already, is told of it and joins again.
+/// Has `second` join while `first`, a member already, hears of it and joins again.
 fn join_second(first: &mut Group, second: &mut Group) -> (Assignment, Assignment) {
     thread::scope(|scope| {
         let joining = scope.spawn(|| second.join().unwrap());
@@ -123,16 +123,16 @@ fn two_members_share_the_partitions_and_hand_over_when_one_leaves(broker: &Broke
     let partitions = broker.topic("shared", 3);
     let topic = &*partitions[0].topic;
     let group = unique("sharing");
-    let told = Arc::new(AtomicUsize::new(0));
-    let mut first = counting(broker, &group, topic, &told);
+    let rebalances = Arc::new(AtomicUsize::new(0));
+    let mut first = counting(broker, &group, topic, &rebalances);
     let mut second = member(broker, &group, &[topic]);
     assert!(first.rejoin_needed());
     assert_eq!(first.join().unwrap().partitions, partitions);
     assert!(!first.rejoin_needed());
-    assert_eq!(told.load(Ordering::SeqCst), 0);
+    assert_eq!(rebalances.load(Ordering::SeqCst), 0);
 
     let (one, two) = join_second(&mut first, &mut second);
-    assert_eq!(told.load(Ordering::SeqCst), 1);
+    assert_eq!(rebalances.load(Ordering::SeqCst), 1);
     assert_eq!(one.generation, two.generation);
     let mut shares = [numbers(&one), numbers(&two)];
     shares.sort();
@@ -562,7 +562,7 @@ fn a_topic_that_appears_or_grows_is_divided_again(broker: &Broker) {
     assert_eq!(numbers(&member.join().unwrap()), [0, 1, 2]);
 }
 
-fn the_settings_of_a_topic_and_of_a_broker_are_told(broker: &Broker) {
+fn the_settings_of_a_topic_and_of_a_broker_are_listed(broker: &Broker) {
     let compacted = broker.topic_with("settings", 1, &[("cleanup.policy", "compact")]);
     let names = [compacted[0].topic.to_string()];
     let mut admin = broker.admin();

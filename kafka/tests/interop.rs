@@ -18,7 +18,7 @@ on_both_lines! {
     what_is_written_as_lz4_is_smaller_and_read_by_the_java_consumer
     a_backlog_far_larger_than_a_fetch_is_read_whole_and_in_order
     a_paused_partition_yields_nothing_until_it_is_resumed
-    a_position_outside_the_log_is_told_and_never_reset
+    a_position_outside_the_log_is_reported_and_never_reset
     a_topic_made_anew_is_not_taken_for_the_old_one
     offsets_are_listed_by_time_and_at_both_ends
     nulls_and_repeated_headers_survive
@@ -410,25 +410,25 @@ fn a_paused_partition_yields_nothing_until_it_is_resumed(broker: &Broker) {
     assert_eq!(seen, ["one", "zero", "one"]);
 }
 
-fn a_position_outside_the_log_is_told_and_never_reset(broker: &Broker) {
+fn a_position_outside_the_log_is_reported_and_never_reset(broker: &Broker) {
     let partitions = broker.topic("range", 1);
     send(broker, vec![record(&partitions[0].topic, "k", "v")]);
     let mut reader = broker.reader(&partitions, Isolation::ReadCommitted);
     reader.seek(&partitions[0], 77);
     for _ in 0..2 {
-        let mut told = Vec::new();
+        let mut polled = Vec::new();
         wait_until("the range", || {
-            told = reader.poll().unwrap();
-            !told.is_empty()
+            polled = reader.poll().unwrap();
+            !polled.is_empty()
         });
         let Polled::OutOfRange {
             offset,
             log_start,
             high_watermark,
             ..
-        } = told[0]
+        } = polled[0]
         else {
-            panic!("{told:?}")
+            panic!("{polled:?}")
         };
         assert_eq!((offset, log_start, high_watermark), (77, 0, 1));
         assert_eq!(reader.position(&partitions[0]), Some(77));
@@ -465,12 +465,12 @@ fn a_topic_made_anew_is_not_taken_for_the_old_one(broker: &Broker) {
     let new = broker.partitions(&name);
     assert_ne!(new, old);
     send(broker, (0..5).map(|_| record(&name, "k", "new")).collect());
-    let mut told = Vec::new();
+    let mut polled = Vec::new();
     wait_until("word that the old one is gone", || {
-        told.extend(reader.poll().unwrap());
-        !told.is_empty()
+        polled.extend(reader.poll().unwrap());
+        !polled.is_empty()
     });
-    assert!(told.iter().all(
+    assert!(polled.iter().all(
         |polled| matches!(polled, Polled::UnknownTopic { partition } if *partition == old[0])
     ));
     reader.assign(&[(new[0].clone(), 0)]);

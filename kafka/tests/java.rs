@@ -75,10 +75,10 @@ fn brokers_frozen_in_turn_cost_no_more_than_java_s_own_client() {
         stop.store(true, Ordering::Relaxed);
         sending.join().unwrap()
     });
-    let told = java.stop();
+    let said = java.stop();
     let (java_sent, java_failed) = (
-        acknowledged(&told).count(),
-        told.matches("\"producer_send_error\"").count(),
+        acknowledged(&said).count(),
+        said.matches("\"producer_send_error\"").count(),
     );
     let (twice, never) = twice_and_never(
         &read_whole(&brokers[0], &ours, Isolation::ReadUncommitted),
@@ -178,7 +178,7 @@ fn a_quota_makes_neither_us_nor_java_s_own_client_lose_or_repeat() {
         &settings,
     ]
     .concat();
-    let told = finish(broker.start_tool(PRODUCER_PERFORMANCE, &arguments)).0;
+    let said = finish(broker.start_tool(PRODUCER_PERFORMANCE, &arguments)).0;
     let java_took = since.elapsed();
     for (whose, partitions, took) in [("ours", &ours, took), ("Java's", &theirs, java_took)] {
         let count = |isolation| read_whole(broker, partitions, isolation).len();
@@ -187,16 +187,16 @@ fn a_quota_makes_neither_us_nor_java_s_own_client_lose_or_repeat() {
             count(Isolation::ReadUncommitted),
         );
         println!("{whose}: {committed} committed, {written} written, in {took:.1?}");
-        assert_eq!((committed, written), (RECORDS, RECORDS), "{whose}\n{told}");
+        assert_eq!((committed, written), (RECORDS, RECORDS), "{whose}\n{said}");
     }
-    // the quota was there for both: without it ours would be written at once, and Java's would tell of no wait
-    let held_back = told
+    // the quota was there for both: without it ours would be written at once, and Java's would report no wait
+    let held_back = said
         .lines()
         .find(|line| line.contains("produce-throttle-time-max"));
     let held_back = held_back.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
     assert!(
         took > LIMIT && held_back > Some(0.0),
-        "the broker did not hold them back: {took:?}\n{told}"
+        "the broker did not hold them back: {took:?}\n{said}"
     );
 }
 
@@ -251,9 +251,9 @@ fn added_partitions_get_the_same_keys_as_from_java_s_own_client() {
         reached.len() == 4
     });
     wait_until("each partition to get records of Java's", || {
-        let told = java.said();
+        let said = java.said();
         (0..4).all(|number| {
-            acknowledged(&told).any(|line| line.contains(&format!("\"partition\":{number}")))
+            acknowledged(&said).any(|line| line.contains(&format!("\"partition\":{number}")))
         })
     });
     // each key at least once more, now that both know of all partitions
@@ -290,11 +290,11 @@ fn added_partitions_get_the_same_keys_as_from_java_s_own_client() {
     assert_eq!(ours, (0..KEYS).map(expected).collect());
 }
 
-/// What was read is taken back by an election. We are told whatever the settings are; Java's consumer tells only where it has no
+/// What was read is taken back by an election. Ours reports it whatever the settings are; Java's consumer only where it has no
 /// `auto.offset.reset`, and else goes back without a word.
 #[test]
 #[ignore = "minutes: ./run.sh proof"]
-fn an_unclean_election_is_told_as_by_java_s_own_client_without_a_reset() {
+fn an_unclean_election_is_reported_as_by_java_s_own_client_without_a_reset() {
     let _turn = turn();
     let mut brokers = Broker::start_three(Line::Kafka4);
     let partition = common::two_copies(&brokers[2]);
@@ -332,7 +332,7 @@ fn an_unclean_election_is_told_as_by_java_s_own_client_without_a_reset() {
             });
         }
     });
-    let (read_to, end) = common::told_truncation(&mut reader);
+    let (read_to, end) = common::wait_for_truncation(&mut reader);
     wait_until("the end of Java's without a reset", || {
         strict.ended().is_some()
     });
@@ -340,7 +340,7 @@ fn an_unclean_election_is_told_as_by_java_s_own_client_without_a_reset() {
         "what the second leader has, for Java's with a reset",
         || lenient.said().contains("second 24\n"),
     );
-    println!("ours: read to {read_to}, told that only {end} of it are there");
+    println!("ours: read to {read_to}, and only {end} of it are there");
     println!(
         "Java's without a reset, {}: {}",
         strict.ended().unwrap(),

@@ -124,7 +124,7 @@ fn polls_in_vain_pause(broker: &Broker) {
         .admin()
         .delete_topics(&[partitions[0].topic.to_string()])
         .unwrap();
-    wait_until("it to be told as gone", || {
+    wait_until("it to be reported as gone", || {
         !gone.poll().unwrap_or_default().is_empty()
     });
     for reader in [&mut away, &mut gone] {
@@ -435,37 +435,43 @@ fn asked(config: Config) -> Error {
 }
 
 #[test]
-fn an_http_server_is_told_by_its_absurd_frame() {
-    let told = asked(impostor(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())).to_string();
+fn an_http_server_is_known_by_its_absurd_frame() {
+    let error = asked(impostor(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())).to_string();
     assert!(
-        told.contains("frame of 1213486160 bytes") && told.contains("is it a Kafka broker?"),
-        "{told}"
+        error.contains("frame of 1213486160 bytes") && error.contains("is it a Kafka broker?"),
+        "{error}"
     );
 }
 
 #[test]
 fn negative_and_tiny_frames_are_refused() {
     for length in [-1i32, i32::MIN, 0, 3, i32::MAX] {
-        let told = asked(impostor(move |_| length.to_be_bytes().to_vec())).to_string();
-        assert!(told.contains(&format!("frame of {length} bytes")), "{told}");
+        let error = asked(impostor(move |_| length.to_be_bytes().to_vec())).to_string();
+        assert!(
+            error.contains(&format!("frame of {length} bytes")),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn the_answer_to_another_request_is_refused() {
-    let told = asked(impostor(|_| vec![0, 0, 0, 4, 0, 0, 0x30, 0x39])).to_string();
-    assert!(told.contains("correlation id 12345 instead of 0"), "{told}");
+    let error = asked(impostor(|_| vec![0, 0, 0, 4, 0, 0, 0x30, 0x39])).to_string();
+    assert!(
+        error.contains("correlation id 12345 instead of 0"),
+        "{error}"
+    );
 }
 
 #[test]
 fn an_answer_that_is_garbage_is_refused() {
-    let told = asked(impostor(|_| {
+    let error = asked(impostor(|_| {
         [&[0u8, 0, 0, 14, 0, 0, 0, 0][..], &[0xff; 10]].concat()
     }))
     .to_string();
     assert!(
-        told.contains("the answer of ApiVersions") && told.contains("can't be decoded"),
-        "{told}"
+        error.contains("the answer of ApiVersions") && error.contains("can't be decoded"),
+        "{error}"
     );
 }
 
@@ -473,8 +479,8 @@ fn an_answer_that_is_garbage_is_refused() {
 fn half_a_frame_and_silence_end_at_the_deadline() {
     for answer in [vec![0u8, 0], vec![0, 0, 0, 100, 0, 0], Vec::new()] {
         let since = Instant::now();
-        let told = asked(impostor(move |_| answer.clone())).to_string();
-        assert!(told.contains("no answer within"), "{told}");
+        let error = asked(impostor(move |_| answer.clone())).to_string();
+        assert!(error.contains("no answer within"), "{error}");
         assert!(
             since.elapsed() < Duration::from_secs(20),
             "{:?}",
@@ -484,22 +490,22 @@ fn half_a_frame_and_silence_end_at_the_deadline() {
 }
 
 #[test]
-fn a_broker_of_another_age_is_told_by_its_versions() {
+fn a_broker_of_another_age_is_known_by_its_versions() {
     // ApiVersions 2 with one API only: Metadata, versions 0 to 5.
     let body = [0u8, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3, 0, 0, 0, 5, 0, 0, 0, 0];
-    let told = asked(impostor(move |_| {
+    let error = asked(impostor(move |_| {
         [&(body.len() as u32).to_be_bytes()[..], &body].concat()
     }));
     assert!(
         matches!(
-            told,
+            error,
             Error::UnsupportedVersion {
                 api: "Metadata",
                 offered: Some((0, 5)),
                 ..
             }
         ),
-        "{told}"
+        "{error}"
     );
-    assert_eq!(told.kind(), ErrorKind::Fatal);
+    assert_eq!(error.kind(), ErrorKind::Fatal);
 }

@@ -16,14 +16,14 @@ use kafka::{
 on_both_lines! {
     a_transaction_gets_over_what_passes_and_asks_again_who_is_responsible
     what_ends_an_epoch_ends_the_transaction_and_only_a_new_epoch_goes_on
-    an_end_that_was_refused_although_it_was_executed_is_told_by_its_position
+    an_end_that_was_refused_although_it_was_executed_is_known_by_its_position
     a_refused_identity_is_asked_for_again
     a_reader_gets_over_what_passes_and_asks_again_who_leads
     an_offset_that_is_said_to_be_out_of_range_and_is_not_is_read_on
     offsets_are_found_although_the_answer_was_refused
     a_member_gets_over_what_passes_and_joins_again_when_its_place_is_lost
     a_heartbeat_that_is_refused_makes_the_member_join_again
-    a_commit_of_offsets_tells_that_the_place_is_lost
+    a_commit_of_offsets_reports_that_the_place_is_lost
 }
 
 // Kafka's codes; their names are in the comments of the tables below.
@@ -181,7 +181,7 @@ fn what_ends_an_epoch_ends_the_transaction_and_only_a_new_epoch_goes_on(broker: 
     assert_eq!(writer.position(broker).offset, ENDING.len() as i64);
 }
 
-fn an_end_that_was_refused_although_it_was_executed_is_told_by_its_position(broker: &Broker) {
+fn an_end_that_was_refused_although_it_was_executed_is_known_by_its_position(broker: &Broker) {
     let mut writer = Writer::new(broker, "ends");
     let mut expected = vec![];
     // INVALID_PRODUCER_EPOCH, INVALID_TXN_STATE, INVALID_PRODUCER_ID_MAPPING, PRODUCER_FENCED, UNKNOWN_SERVER_ERROR
@@ -429,7 +429,7 @@ fn a_heartbeat_that_is_refused_makes_the_member_join_again(broker: &Broker) {
     drop(member.leave());
 }
 
-fn a_commit_of_offsets_tells_that_the_place_is_lost(broker: &Broker) {
+fn a_commit_of_offsets_reports_that_the_place_is_lost(broker: &Broker) {
     let partitions = broker.topic("committing", 1);
     let (client, topic) = (unique("client"), &partitions[0].topic);
     let mut member = member(broker, &client, topic, LONG_SESSION);

@@ -1,4 +1,4 @@
-//! TLS and SASL on a real broker, with certificates made here: what is right works, what is wrong is told, and no password is.
+//! TLS and SASL on a real broker, with certificates made here: what is right works, what is wrong is reported, and no password is.
 
 mod common;
 
@@ -323,16 +323,16 @@ fn refusal(config: Config) -> Error {
     let error = Admin::new(config, Interrupt::new())
         .describe_topics(&["none".to_owned()])
         .unwrap_err();
-    let told = format!("{error} {error:?}");
+    let text = format!("{error} {error:?}");
     assert!(
-        !told.contains(PASSWORD) && !told.contains(WRONG),
-        "a password is told: {told}"
+        !text.contains(PASSWORD) && !text.contains(WRONG),
+        "a password is printed: {text}"
     );
     error
 }
 
 #[test]
-fn whom_we_do_not_trust_and_who_does_not_trust_us_is_told_and_not_tried_again() {
+fn a_broker_that_is_not_trusted_or_does_not_trust_us_is_reported_and_not_tried_again() {
     let guarded = Guarded::shared();
     let foreign = Security {
         tls: Some(guarded.foreign.clone()),
@@ -394,7 +394,8 @@ fn whom_we_do_not_trust_and_who_does_not_trust_us_is_told_and_not_tried_again() 
 }
 
 #[test]
-fn a_plain_client_at_a_guarded_port_and_a_guarded_one_at_a_plain_port_are_told_what_may_be_wrong() {
+fn the_error_of_a_plain_client_at_a_guarded_port_and_of_a_guarded_one_at_a_plain_port_says_what_may_be_wrong()
+ {
     let guarded = Guarded::shared();
     let plain = refusal(guarded.config("TLS", Security::default())).to_string();
     assert!(plain.contains("expect"), "{plain}");
@@ -403,12 +404,12 @@ fn a_plain_client_at_a_guarded_port_and_a_guarded_one_at_a_plain_port_are_told_w
         unknown.contains("does it expect TLS or a user (another security protocol)?"),
         "{unknown}"
     );
-    let told = refusal(Config {
+    let error = refusal(Config {
         security: guarded.tls(),
         ..guarded.broker.config()
     })
     .to_string();
-    assert!(told.contains("does it speak TLS there?"), "{told}");
+    assert!(error.contains("does it speak TLS there?"), "{error}");
 }
 
 #[test]
@@ -418,7 +419,10 @@ fn files_that_can_not_be_used_are_named() {
     let (missing, empty) = (folder.join("missing.pem"), folder.join("empty.pem"));
     std::fs::write(&empty, "no certificate\n").unwrap();
     for file in [&missing, &empty] {
-        let told = Tls::new(Some(file), None).unwrap_err();
-        assert!(told.starts_with(&format!("{}: ", file.display())), "{told}");
+        let error = Tls::new(Some(file), None).unwrap_err();
+        assert!(
+            error.starts_with(&format!("{}: ", file.display())),
+            "{error}"
+        );
     }
 }

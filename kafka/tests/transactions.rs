@@ -25,7 +25,7 @@ on_both_lines! {
     the_size_that_a_topic_takes_is_remembered
     a_dropped_transaction_is_never_seen
     a_position_is_read_back_exactly_with_its_transaction
-    a_committed_transaction_whose_answer_was_lost_is_told_by_its_position
+    a_committed_transaction_whose_answer_was_lost_is_known_by_its_position
     an_open_transaction_whose_position_answer_was_lost_is_never_seen
     after_a_batch_that_stays_lost_only_a_new_epoch_goes_on
     a_lost_produce_answer_is_cured_within_its_transaction
@@ -181,12 +181,12 @@ fn a_second_producer_with_the_same_id_fences_the_first(broker: &Broker) {
     let after = second.initialise().unwrap();
     assert_eq!(after.id, before.id);
     assert!(after.epoch > before.epoch);
-    let told = open.send(vec![record(topic, "k", "too late")]).unwrap_err();
-    assert_eq!(told.kind(), ErrorKind::Retriable, "{told}");
+    let error = open.send(vec![record(topic, "k", "too late")]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Retriable, "{error}");
     drop(open);
     assert!(matches!(first.begin().err(), Some(Error::NotInitialised)));
-    let told = first.initialise().unwrap_err();
-    assert_eq!(told.kind(), ErrorKind::Fenced, "{told}");
+    let error = first.initialise().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     commit(&mut second, topic, "of the second");
     assert_eq!(
         broker.committed_values(&partitions, "of the second"),
@@ -198,10 +198,10 @@ fn a_second_producer_with_the_same_id_fences_the_first(broker: &Broker) {
     open.send(vec![record(topic, "k", "never either")]).unwrap();
     let mut third = new();
     third.initialise().unwrap();
-    let told = open.commit().unwrap_err();
-    assert_eq!(told.kind(), ErrorKind::Retriable, "{told}");
-    let told = second.initialise().unwrap_err();
-    assert_eq!(told.kind(), ErrorKind::Fenced, "{told}");
+    let error = open.commit().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Retriable, "{error}");
+    let error = second.initialise().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     commit(&mut third, topic, "of the third");
     assert_eq!(
         broker.committed_values(&partitions, "of the third"),
@@ -209,7 +209,7 @@ fn a_second_producer_with_the_same_id_fences_the_first(broker: &Broker) {
     );
 }
 
-/// Whoever has lost an answer asks for its id again; meanwhile another one may have been told to take over.
+/// Whoever has lost an answer asks for its id again; meanwhile another one may have been asked to take over.
 fn a_doubt_does_not_take_the_id_back_from_its_successor(broker: &Broker) {
     let partitions = broker.topic("succeeded", 1);
     let topic = &partitions[0].topic;
@@ -226,7 +226,7 @@ fn a_doubt_does_not_take_the_id_back_from_its_successor(broker: &Broker) {
     doubting.initialise().unwrap();
     commit(&mut doubting, topic, "before");
     let mut lost = doubting.begin().unwrap();
-    lost.send(vec![record(topic, "k", "committed, but not told")])
+    lost.send(vec![record(topic, "k", "committed, but not acknowledged")])
         .unwrap();
     broker.proxy.lose_answer(&client, END_TXN, Loss::Cut);
     lost.commit().unwrap_err();
@@ -234,22 +234,26 @@ fn a_doubt_does_not_take_the_id_back_from_its_successor(broker: &Broker) {
     doubting.initialise().unwrap();
     commit(&mut doubting, topic, "again");
     let mut lost = doubting.begin().unwrap();
-    lost.send(vec![record(topic, "k", "committed, but not told either")])
-        .unwrap();
+    lost.send(vec![record(
+        topic,
+        "k",
+        "committed, but not acknowledged either",
+    )])
+    .unwrap();
     broker.proxy.lose_answer(&client, END_TXN, Loss::Cut);
     lost.commit().unwrap_err();
 
     successor.initialise().unwrap();
     for _ in 0..2 {
-        let told = doubting.initialise().unwrap_err();
-        assert_eq!(told.kind(), ErrorKind::Fenced, "{told}");
+        let error = doubting.initialise().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     }
     commit(&mut successor, topic, "of the successor");
     let all = [
         "before",
-        "committed, but not told",
+        "committed, but not acknowledged",
         "again",
-        "committed, but not told either",
+        "committed, but not acknowledged either",
         "of the successor",
     ];
     assert_eq!(
@@ -276,8 +280,8 @@ fn a_transaction_that_ran_out_of_time_is_no_fencing(broker: &Broker) {
         assert_eq!(records(reader.poll().unwrap()).len(), 0);
         reader.position(&partitions[0]) == Some(2)
     });
-    let told = late.commit().unwrap_err();
-    assert_eq!(told.kind(), ErrorKind::Retriable, "{told}");
+    let error = late.commit().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Retriable, "{error}");
     producer.initialise().unwrap();
     commit(&mut producer, topic, "in time");
     assert_eq!(broker.committed_values(&partitions, "in time"), ["in time"]);
@@ -438,7 +442,7 @@ fn a_position_is_read_back_exactly_with_its_transaction(broker: &Broker) {
     assert_eq!(found().metadata, "turn 100");
 }
 
-fn a_committed_transaction_whose_answer_was_lost_is_told_by_its_position(broker: &Broker) {
+fn a_committed_transaction_whose_answer_was_lost_is_known_by_its_position(broker: &Broker) {
     let partitions = broker.topic("lost-end", 1);
     let topic = &partitions[0].topic;
     let (group, client) = (unique("lost-end-group"), unique("client"));

@@ -127,9 +127,9 @@ impl Shared {
             return;
         }
         state.kept &= !lost;
-        let told = std::mem::replace(&mut state.rejoin_needed, true);
+        let needed = std::mem::replace(&mut state.rejoin_needed, true);
         drop(state);
-        if let (false, Some(hook)) = (told, &self.on_rebalance) {
+        if let (false, Some(hook)) = (needed, &self.on_rebalance) {
             hook();
         }
     }
@@ -233,8 +233,8 @@ impl Beat {
         }
     }
 
-    /// One heartbeat. A rebalance is told and the heartbeats go on, which keeps the membership until the rejoin; a lost
-    /// membership is told and given up. A session in which no heartbeat was answered counts as lost.
+    /// One heartbeat. A rebalance is reported and the heartbeats go on, which keeps the membership until the rejoin; a lost
+    /// membership is reported and given up. A session in which no heartbeat was answered counts as lost.
     fn beat(&mut self, membership: &Membership) {
         let request = HeartbeatRequest::default()
             .with_group_id(group_id(&self.group.group_id))

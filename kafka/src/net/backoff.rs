@@ -124,9 +124,9 @@ mod tests {
         interrupt
             .sleep(backoff.deadline.saturating_duration_since(Instant::now()))
             .unwrap();
-        let told = backoff.pause(error("no answer within 4 µs")).unwrap_err();
+        let ended = backoff.pause(error("no answer within 4 µs")).unwrap_err();
         assert_eq!(
-            told.to_string(),
+            ended.to_string(),
             "no broker usable: its address leads nowhere"
         );
     }

@@ -224,11 +224,11 @@ fn read_header(batch: &Bytes) -> Result<RawBatch, String> {
         return Err("its header ends too early".to_owned());
     }
     let mut reader = Reader::new(&batch[SUMMED_FROM - 4..]);
-    let told = reader.u32()?;
+    let stated = reader.u32()?;
     let found = crc32c::crc32c(&batch[SUMMED_FROM..]);
-    if told != found {
+    if stated != found {
         return Err(format!(
-            "its checksum is {found:08x}, its header says {told:08x}"
+            "its checksum is {found:08x}, its header says {stated:08x}"
         ));
     }
     let mut prefix = Reader::new(batch);

@@ -140,9 +140,9 @@ mod tests {
     #[test]
     fn a_snappy_block_that_claims_gigabytes_is_refused() {
         // The length is a varint: 4,294,967,295.
-        let told =
+        let refused =
             decompress(2, Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0])).unwrap_err();
-        assert!(told.contains("claim to hold 4294967295"), "{told}");
+        assert!(refused.contains("claim to hold 4294967295"), "{refused}");
     }
 
     #[test]
@@ -151,8 +151,8 @@ mod tests {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         let zeros = vec![0u8; 1 << 20];
         (0..=LIMIT >> 20).for_each(|_| packed.write_all(&zeros).unwrap());
-        let told = decompress(1, Bytes::from(packed.finish().unwrap())).unwrap_err();
-        assert!(told.contains("more than"), "{told}");
+        let refused = decompress(1, Bytes::from(packed.finish().unwrap())).unwrap_err();
+        assert!(refused.contains("more than"), "{refused}");
     }
 
     proptest! {

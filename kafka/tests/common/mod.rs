@@ -468,19 +468,19 @@ pub fn two_copies(broker: &Broker) -> TopicPartition {
     broker.partitions(&name).remove(0)
 }
 
-/// Waits until the reader is told that records were taken back, before it is given anything else: its position, and the end of what stands.
-pub fn told_truncation(reader: &mut Consumer) -> (i64, i64) {
-    let mut told = None;
+/// Waits until the reader reports that records were taken back, before it is given anything else: its position, and the end of what stands.
+pub fn wait_for_truncation(reader: &mut Consumer) -> (i64, i64) {
+    let mut truncation = None;
     wait_until("the truncation", || {
         for polled in reader.poll().unwrap_or_default() {
             match polled {
-                Polled::Truncated { offset, end, .. } => told = Some((offset, end)),
-                other => panic!("{other:?} before it was told"),
+                Polled::Truncated { offset, end, .. } => truncation = Some((offset, end)),
+                other => panic!("{other:?} before it was reported"),
             }
         }
-        told.is_some()
+        truncation.is_some()
     });
-    told.unwrap()
+    truncation.unwrap()
 }
 
 /// The second of two copies is elected, which has 5 records of the first one's 10. It gets 20 others. What reads the 10 does so in
