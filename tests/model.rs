@@ -287,7 +287,7 @@ enum Copy {
     Order {
         orders: BTreeMap<Uuid, Placed>,
         recorded: HashSet<Uuid>,
-        told: BTreeSet<Uuid>,
+        reported: BTreeSet<Uuid>,
         unmarked: VecDeque<Uuid>,
     },
     Payment(PaymentTables),
@@ -313,7 +313,7 @@ struct World {
     /// The answers that order's tables `timeline` and `repair` name.
     recorded: HashSet<Uuid>,
     /// COMPLETED orders about which a contradiction is parked.
-    told: BTreeSet<Uuid>,
+    reported: BTreeSet<Uuid>,
     payment: PaymentTables,
     stock: StockTables,
     /// What was put in, by side and name.
@@ -344,7 +344,7 @@ impl World {
             placed: BTreeMap::new(),
             orders: BTreeMap::new(),
             recorded: HashSet::new(),
-            told: BTreeSet::new(),
+            reported: BTreeSet::new(),
             payment: PaymentTables::default(),
             stock: StockTables::default(),
             deposited: HashMap::new(),
@@ -555,7 +555,7 @@ impl World {
         match saga.repair(saga_event) {
             Some(transition) => self.take_transition(event.order_id, transition, saga_event),
             None => {
-                self.told.insert(event.order_id);
+                self.reported.insert(event.order_id);
                 false
             }
         }
@@ -605,7 +605,7 @@ impl World {
             Service::Order => Copy::Order {
                 orders: self.orders.clone(),
                 recorded: self.recorded.clone(),
-                told: self.told.clone(),
+                reported: self.reported.clone(),
                 unmarked: self.unmarked.clone(),
             },
             Service::Payment => Copy::Payment(self.payment.clone()),
@@ -650,11 +650,11 @@ impl World {
             Copy::Order {
                 orders,
                 recorded,
-                told,
+                reported,
                 unmarked,
             } => {
-                (self.orders, self.recorded, self.told, self.unmarked) =
-                    (orders, recorded, told, unmarked);
+                (self.orders, self.recorded, self.reported, self.unmarked) =
+                    (orders, recorded, reported, unmarked);
                 return;
             }
             Copy::Payment(tables) => self.payment = tables,
@@ -776,9 +776,9 @@ impl World {
                     .get(order_id)
                     .is_some_and(|part| part.status == "COMPLETED");
                 let is_completed = order.saga.status() == OrderStatus::Completed;
-                let is_told = is_completed && self.told.contains(order_id);
+                let is_reported = is_completed && self.reported.contains(order_id);
                 assert!(
-                    is_kept == is_completed || !is_kept && is_told,
+                    is_kept == is_completed || !is_kept && is_reported,
                     "{side:?}, kept: {is_kept}, {:?}",
                     order.saga
                 );

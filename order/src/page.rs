@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_page_is_told_can_not_end_its_block() {
+    fn what_the_page_is_given_can_not_end_its_block() {
         let block = data_block(&serde_json::json!({ "stock": "</script><script>" }));
         assert_eq!(block, r#"{"stock":"\u003c/script>\u003cscript>"}"#);
     }

@@ -288,7 +288,7 @@ fn more_copies_than_brokers_fail_the_check_before_a_topic_is_created() {
 }
 
 #[test]
-fn a_lone_broker_with_kafkas_default_replication_is_told_by_its_settings() {
+fn a_lone_broker_with_kafkas_default_replication_is_reported_by_its_settings() {
     let broker = Broker::start_with(&[], "offsets.topic.replication.factor=3\n");
     let direct = broker.direct();
     let world = World::with(
@@ -319,7 +319,7 @@ fn a_lone_broker_with_kafkas_default_replication_is_told_by_its_settings() {
 // ---- addresses and limits
 
 #[test]
-fn a_broker_that_names_an_address_that_leads_nowhere_is_told_by_its_setting() {
+fn a_broker_that_names_an_address_that_leads_nowhere_is_reported_by_its_setting() {
     let broker = Broker::start_with(&[("ASTRAY", "PLAINTEXT")], "");
     let astray = broker.guarded("ASTRAY");
     let world = World::with(
@@ -354,7 +354,7 @@ fn a_broker_that_names_an_address_that_leads_nowhere_is_told_by_its_setting() {
 }
 
 #[test]
-fn limits_of_the_brokers_that_leave_too_little_room_are_told_by_their_settings() {
+fn limits_of_the_brokers_that_leave_too_little_room_are_reported_by_their_settings() {
     let limits = "group.max.session.timeout.ms=6000\ntransaction.max.timeout.ms=5000\n";
     let broker = Broker::start_with(&[], limits);
     let direct = broker.direct();

@@ -90,7 +90,7 @@ fn the_help_of_the_services_names_the_settings_of_operations_md_and_no_others() 
 }
 
 #[test]
-fn the_help_tells_a_setting_s_default_meaning_and_unit_even_while_settings_are_bad() {
+fn the_help_shows_a_setting_s_default_meaning_and_unit_even_while_settings_are_bad() {
     let world = World::new("help_bad");
     let (code, help) = world.ask(Service::Order, &["-h"], &[("ORDER_DEADLINE", "soon")]);
     assert_eq!(code, 0, "{help}");
@@ -334,7 +334,7 @@ fn a_server_that_is_away_silent_or_refuses_fails_the_check_without_being_waited_
 }
 
 #[test]
-fn a_wrong_password_fails_the_check_and_is_not_told() {
+fn a_wrong_password_fails_the_check_and_is_not_printed() {
     let world = World::new("check_password");
     let url = world.database_url(Service::Payment);
     let url = format!(

@@ -17,7 +17,7 @@ fn put(instance: &Instance, authorization: Option<&str>) -> Answer {
 }
 
 #[test]
-fn whoever_changes_things_needs_the_token_and_whoever_orders_or_looks_does_not() {
+fn a_change_needs_the_token_and_an_order_or_a_look_does_not() {
     let world = World::with("guard", &[("ADMIN_TOKEN", TOKEN)]);
     let [order, payment, stock] = world.start_all();
     let right = format!("Bearer {TOKEN}");

@@ -1216,7 +1216,7 @@ fn a_key_is_bound_to_its_body_and_survives_a_kill() {
     assert_ne!(
         accepted(&post(order.api(), GOOD, Some("Kept"))),
         id,
-        "keys are told apart by case"
+        "keys are distinguished by case"
     );
     assert_ne!(
         accepted(&post(order.api(), GOOD, None)),

@@ -6,7 +6,7 @@
 //! | `replay` | every topic replayed from its beginning changes nothing (I3) |
 //! | `relay` | stored order, both or neither, one leader, nothing twice (I4, I5, I6) |
 //! | `postgres` | PostgreSQL as it is in other places: read-only, shared, copied without its sequences, with people at work |
-//! | `waits` | what fails again and again is told: which part, for what, and who is to blame |
+//! | `waits` | what fails again and again is reported: which part, for what, and who is to blame |
 //! | `repair` | a database that comes back older: orders are rebuilt from Kafka, what contradicts is asked back or told (I9) |
 //! | `brokers` | Kafka as it is in other places: users with few rights, topics that operators make, strangers in the group |
 //! | `crash` | kill -9 and SIGTERM at any moment (I1, I2, I8) |
@@ -25,7 +25,7 @@
 //! | `deploy` | `--help`, `--version`, `--check`: what a service says of itself and of the place it is to run in |
 //! | `upgrade` | an earlier version runs beside this one, by binaries that `./run.sh proof` builds of its commit |
 //! | `guard` | who may change things, and which pages a browser lets in |
-//! | `operations` | what is told of a service's health, and what it counts |
+//! | `operations` | what is reported of a service's health, and what it counts |
 //! | `housekeeping` | what is old enough goes, what matters stays |
 //! | `standby` | the harness itself: a database that takes over without the last rows of the one before |
 //! | `attack` | clients that are many, slow, endless or senseless harm nobody else |

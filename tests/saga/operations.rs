@@ -1,4 +1,4 @@
-//! What is told of a service's health, and what it counts.
+//! What is reported of a service's health, and what it counts.
 
 use std::collections::BTreeSet;
 
@@ -150,7 +150,7 @@ fn a_running_service_is_healthy_ready_and_counts_what_it_does() {
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn a_relay_whose_thread_is_gone_is_told_by_both_and_another_instance_takes_its_place() {
+fn a_relay_whose_thread_is_gone_is_reported_by_both_and_another_instance_takes_its_place() {
     let world = World::with("operations_relay", &[HEARTBEAT]);
     let [order, payment, stock] = world.start_all();
     payment.api().put_balance("ann", 100);
@@ -160,7 +160,7 @@ fn a_relay_whose_thread_is_gone_is_told_by_both_and_another_instance_takes_its_p
 
     threads::end(payment.process(), "payment-relay");
 
-    until("/healthz to tell", || {
+    until("/healthz to answer 503", || {
         payment.api().get("/healthz").status == 503
     });
     let (health, ready) = (payment.api().get("/healthz"), payment.api().get("/readyz"));
@@ -307,7 +307,7 @@ fn a_service_that_is_not_in_its_group_yet_is_not_ready() {
 }
 
 #[test]
-fn what_a_stuck_partition_holds_is_told_in_records_and_seconds() {
+fn what_a_stuck_partition_holds_is_counted_in_records_and_seconds() {
     let world = World::with("operations_lag", &[("TOPIC_PARTITIONS", "1")]);
     let postgres = Proxy::to(&harness::env::postgres_address());
     let url = world.database_url_at(Service::Payment, &postgres.addr());

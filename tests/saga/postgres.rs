@@ -44,7 +44,7 @@ fn count(db: &mut Client, of: &str) -> i64 {
 // ---- a server that gives no sessions
 
 #[test]
-fn a_server_that_refuses_sessions_is_told_in_its_own_words_and_no_order_is_in_doubt() {
+fn a_server_that_refuses_sessions_is_reported_in_its_own_words_and_no_order_is_in_doubt() {
     let world = World::new("turned_away");
     let [order_service, payment] =
         [Service::Order, Service::Payment].map(|service| world.start(service));
@@ -150,7 +150,7 @@ fn a_check_says_what_is_wrong_with_a_server_that_is_there() {
 // ---- a server that can't be written to
 
 #[test]
-fn a_read_only_database_is_told_in_its_own_words_and_used_again_as_soon_as_it_can_be_written() {
+fn a_read_only_database_is_reported_in_its_own_words_and_used_again_as_soon_as_it_can_be_written() {
     let world = World::new("read_only");
     let order_service = world.start(Service::Order);
     wait_until_ready(&order_service);
@@ -304,13 +304,13 @@ fn a_dead_letter_is_not_lost_to_a_sequence_that_stands_behind_its_rows() {
 
     set_back(&mut world.db(Service::Payment), "dead_letter");
     let (code, said) = world.ask(Service::Payment, &["--check"], &[]);
-    let told = "the sequence of dead_letter.id stands at 1, behind its rows (up to ";
+    let line = "the sequence of dead_letter.id stands at 1, behind its rows (up to ";
     assert!(
-        code == 0 && said.contains(told) && said.contains("a start sets it on"),
+        code == 0 && said.contains(line) && said.contains("a start sets it on"),
         "{said}"
     );
     let payment = world.start(Service::Payment);
-    payment.wait_for_log(told);
+    payment.wait_for_log(line);
     world.produce(&spoilt(3));
     assert_eq!(wait_for_parked(&world, Service::Payment, 3).len(), 3);
     assert!(
@@ -426,7 +426,7 @@ fn an_outbox_that_ages_while_somebody_else_holds_the_lead_is_a_reason() {
 // ---- people and other programs
 
 #[test]
-fn an_open_snapshot_is_told() {
+fn an_open_snapshot_is_reported() {
     let world = World::new("snapshot");
     let payment = world.start(Service::Payment);
     let mut db = world.db(Service::Payment);
@@ -436,11 +436,11 @@ fn an_open_snapshot_is_told() {
         .start()
         .unwrap();
     open.query_one("select count(*) from account", &[]).unwrap();
-    until("the snapshot to be told", || {
+    until("the snapshot to be reported", || {
         metric(&payment, "saga_database_oldest_snapshot_seconds") >= 2.0
     });
     drop(open);
-    until("its end to be told", || {
+    until("its end to be reported", || {
         metric(&payment, "saga_database_oldest_snapshot_seconds") < 1.0
     });
 }
@@ -474,7 +474,7 @@ fn a_database_that_is_not_in_utf_8_is_refused() {
 }
 
 #[test]
-fn an_order_whose_outbox_row_is_deleted_is_told_as_overdue_and_ends() {
+fn an_order_whose_outbox_row_is_deleted_is_listed_as_overdue_and_ends() {
     let world = World::with("row_deleted", &[("ORDER_DEADLINE", "5s")]);
     let [order_service, payment, stock] = world.start_all();
     payment.api().put_balance("ann", 1_000);
@@ -527,7 +527,7 @@ fn an_order_whose_outbox_row_is_deleted_is_told_as_overdue_and_ends() {
 }
 
 #[test]
-fn an_order_whose_deadline_is_deleted_is_told_as_overdue_and_ends() {
+fn an_order_whose_deadline_is_deleted_is_listed_as_overdue_and_ends() {
     let world = World::with("deadline_deleted", &[("ORDER_DEADLINE", "5s")]);
     let [order_service, payment, stock] = world.start_all();
     payment.api().put_balance("ann", 1_000);
@@ -592,7 +592,7 @@ fn a_publication_of_all_tables_hinders_nothing() {
 }
 
 #[test]
-fn a_clock_that_ran_ahead_for_a_moment_is_told_and_later_times_are_right() {
+fn a_clock_that_ran_ahead_for_a_moment_is_reported_and_later_times_are_right() {
     let world = World::with("ran_ahead", &[("TOPIC_PARTITIONS", "1")]);
     let payment = world.start(Service::Payment);
     let mut db = world.db(Service::Payment);
@@ -1073,7 +1073,7 @@ fn a_table_that_is_locked_at_the_start_is_waited_for() {
 }
 
 #[test]
-fn the_snapshot_of_another_user_is_told_as_long_as_it_was_seen() {
+fn the_snapshot_of_another_user_is_reported_as_long_as_it_was_seen() {
     let world = World::new("pg_others_snapshot");
     let (_, url) = plain_owner(&world, Service::Payment);
     let payment = world.start_with(Service::Payment, &[("PAYMENT_DATABASE_URL", &url)]);

@@ -70,7 +70,7 @@ fn wait_for_a_turn(db: &mut Client) {
 }
 
 #[test]
-fn an_open_writer_holds_back_whoever_stores_after_it_and_both_leave_in_stored_order() {
+fn an_open_writer_holds_back_one_that_stores_after_it_and_both_leave_in_stored_order() {
     let world = World::with("openwriter", &[("TOPIC_PARTITIONS", "1")]);
     let _order = world.start(Service::Order);
     let (mut early, mut late, mut watch) = (

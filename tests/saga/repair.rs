@@ -345,7 +345,7 @@ fn an_order_that_the_client_placed_again_before_it_was_rebuilt_is_paid_once() {
     let second = place(order.api(), "k", "ann", "tea", 100, 3);
     assert_ne!(
         second["orderId"], first["orderId"],
-        "nothing tells of the first one yet"
+        "nothing shows the first one yet"
     );
     let (payment, stock) = (world.start(Service::Payment), world.start(Service::Stock));
     assert_eq!(
@@ -577,7 +577,7 @@ fn a_lost_order_whose_requests_are_gone_from_kafka_is_given_back() {
 }
 
 #[test]
-fn an_older_payment_database_is_told_of_orders_it_no_longer_pays_and_asked_back_what_it_pays_too_much()
+fn orders_that_an_older_payment_database_no_longer_pays_are_reported_and_what_it_pays_too_much_is_asked_back()
  {
     let (world, [order, payment, stock]) = open_shop("repair_payment");
     payment.api().put_balance("ann", 0);
@@ -603,7 +603,7 @@ fn an_older_payment_database_is_told_of_orders_it_no_longer_pays_and_asked_back_
     world.restore(Service::Payment);
     let payment = world.start(Service::Payment);
 
-    until("the contradiction to be told", || world.parked() == 1);
+    until("the contradiction to be parked", || world.parked() == 1);
     until("the payment to be given back", || {
         repairs_of(order.api(), unpaid) == [repair("ASKED_BACK", json!("payment"), "DONE")]
     });
@@ -734,7 +734,7 @@ fn a_success_that_comes_while_its_side_is_asked_back_is_known_when_it_is_read_ag
         .unwrap()
         .iter()
         .any(|step| step["type"] == "payment.completed");
-    assert!(reported, "what came late is told too");
+    assert!(reported, "what came late is listed too");
     assert_nothing_kept_for_nothing(&world, &[]);
     assert_rereading_adds_nothing(&world, vec![order, payment, stock]);
 }

@@ -146,7 +146,7 @@ fn assert_refused(instance: &Instance, wanted: &str, passwords: &[&str]) {
     );
     passwords
         .iter()
-        .for_each(|password| assert!(!log.contains(password), "a password is told: {log}"));
+        .for_each(|password| assert!(!log.contains(password), "a password is logged: {log}"));
 }
 
 /// How many sessions of a service there are, and how many of them are within TLS.

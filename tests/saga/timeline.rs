@@ -153,7 +153,7 @@ fn completed(side: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_completed_order_is_told_step_by_step_as_its_records_lie_on_the_topics() {
+fn a_completed_order_is_listed_step_by_step_as_its_records_lie_on_the_topics() {
     let (world, [order, ..]) = open_shop("timeline_completed");
     let id = place(order.api(), "ann", "lamp", 7);
     assert_eq!(order.api().settled(id)["orderStatus"], "COMPLETED");
@@ -181,7 +181,7 @@ fn a_completed_order_is_told_step_by_step_as_its_records_lie_on_the_topics() {
 }
 
 #[test]
-fn a_failed_order_tells_why_and_how_the_other_side_was_compensated() {
+fn a_failed_order_shows_why_and_how_the_other_side_was_compensated() {
     let (world, [order, ..]) = open_shop("timeline_failed");
     let id = place(order.api(), "ann", "lamp", 5_000);
     assert_eq!(order.api().settled(id)["stockStatus"], "COMPENSATED");
@@ -272,7 +272,7 @@ fn what_waits_for_a_participant_that_is_away_is_stored_and_published_and_not_ask
 }
 
 #[test]
-fn a_compensation_that_is_not_confirmed_yet_is_told_with_the_reason() {
+fn a_compensation_that_is_not_confirmed_yet_is_listed_with_the_reason() {
     let (world, [order, payment, stock]) = open_shop("timeline_unconfirmed");
     assert!(payment.stop().success() && stock.stop().success() && order.stop().success());
     let order = world.launch(Service::Order, &[("ORDER_DEADLINE", "1ms")]);
@@ -312,7 +312,7 @@ const TWO_FAILURES: &str = "create sequence tries;
     create trigger fail_twice before update on account for each row execute function fail_twice()";
 
 #[test]
-fn the_attempt_that_led_to_the_answer_is_told() {
+fn the_attempt_that_led_to_the_answer_is_listed() {
     let (world, [order, ..]) = open_shop("timeline_attempts");
     world
         .db(Service::Payment)
@@ -346,7 +346,7 @@ const POISON: &str = r#"create function spoil() returns trigger language plpgsql
     create trigger spoil before insert on order_outbox for each row execute function spoil()"#;
 
 #[test]
-fn a_request_that_was_given_up_is_told_with_its_attempts_and_keeps_its_trace() {
+fn a_request_that_was_given_up_is_listed_with_its_attempts_and_keeps_its_trace() {
     let (world, [order, ..]) = open_shop("timeline_given_up");
     world.db(Service::Order).batch_execute(POISON).unwrap();
     let undecodable = (place(order.api(), "ann", "lamp", 77), 1);
@@ -467,7 +467,7 @@ fn an_answer_that_does_not_say_what_it_answers_still_gives_a_story() {
 }
 
 #[test]
-fn a_story_is_told_as_an_aligned_table_too() {
+fn a_timeline_is_written_as_an_aligned_table_too() {
     let (world, [order, ..]) = open_shop("timeline_text");
     let id = place(order.api(), "ann", "lamp", 5_000);
     assert_eq!(order.api().settled(id)["orderStatus"], "FAILED");

@@ -1,4 +1,4 @@
-//! What fails again and again is told: which part, for what, and who is to blame. Each of it goes on by itself when that is mended.
+//! What fails again and again is reported: which part, for what, and who is to blame. Each of it goes on by itself when that is mended.
 
 use std::time::Duration;
 
@@ -22,13 +22,16 @@ fn waiting(api: &Api) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Waits until `what` is told to wait for something with these words, in `/overview` and as a metric.
-fn wait_until_told(instance: &Instance, what: &str, words: &str) {
-    until(&format!("{what} to be told to wait for {words:?}"), || {
-        waiting(instance.api())
-            .iter()
-            .any(|(name, why)| name == what && why.contains(words))
-    });
+/// Waits until `what` is reported to wait for something with these words, in `/overview` and as a metric.
+fn wait_until_reported(instance: &Instance, what: &str, words: &str) {
+    until(
+        &format!("{what} to be reported to wait for {words:?}"),
+        || {
+            waiting(instance.api())
+                .iter()
+                .any(|(name, why)| name == what && why.contains(words))
+        },
+    );
     until("its metric", || {
         metric(
             instance,
@@ -58,7 +61,7 @@ fn shop(name: &str) -> (World, [Instance; 3]) {
 }
 
 #[test]
-fn a_transaction_of_somebody_else_that_hides_records_is_told() {
+fn a_transaction_of_somebody_else_that_hides_records_is_reported() {
     let (world, [order, payment, _stock]) = shop("hidden_records");
     let config = Config::new(vec![world.brokers().to_owned()], "somebody");
     let mut other = Producer::transactional(
@@ -80,7 +83,7 @@ fn a_transaction_of_somebody_else_that_hides_records_is_told() {
     };
     open.send((0..3).map(hidden).collect::<Vec<_>>()).unwrap();
     let placed = order.api().place("ann", "tea", 300, 2);
-    until("it to be told", || {
+    until("it to be reported", || {
         let ready = payment.api().get("/readyz");
         ready.status == 503
             && ready
@@ -102,7 +105,7 @@ fn a_transaction_of_somebody_else_that_hides_records_is_told() {
 }
 
 #[test]
-fn rights_that_are_taken_away_are_told_by_what_waits_for_them() {
+fn rights_that_are_taken_away_are_reported_by_what_waits_for_them() {
     let broker = guarded();
     let direct = broker.direct();
     let world = World::with("rights_gone", &[("KAFKA_BROKERS", &direct)]);
@@ -144,7 +147,7 @@ fn rights_that_are_taken_away_are_told_by_what_waits_for_them() {
     };
 
     take_away("Read", "payment");
-    wait_until_told(
+    wait_until_reported(
         &payment,
         &format!("{prefix}payment-0"),
         "TOPIC_AUTHORIZATION_FAILED from Fetch",
@@ -169,7 +172,7 @@ fn rights_that_are_taken_away_are_told_by_what_waits_for_them() {
 
     take_away("Write", "payment.success");
     ask();
-    wait_until_told(&payment, "relay", "TOPIC_AUTHORIZATION_FAILED");
+    wait_until_reported(&payment, "relay", "TOPIC_AUTHORIZATION_FAILED");
     allow(&broker, &["Write"], &["--topic", &named("payment.success")]);
     wait_until_nothing_waits(&payment, "relay");
     until("the answers", || {
@@ -178,13 +181,13 @@ fn rights_that_are_taken_away_are_told_by_what_waits_for_them() {
 }
 
 #[test]
-fn a_row_of_the_outbox_that_nobody_can_read_is_told_and_ends_nothing() {
+fn a_row_of_the_outbox_that_nobody_can_read_is_reported_and_ends_nothing() {
     let (world, [order, ..]) = shop("unreadable_row");
     let mut db = world.db(Service::Order);
     let sql = "insert into order_outbox (stored_at, order_id, messages) values (clock_timestamp(), $1, '[]')";
     db.execute(sql, &[&Uuid::nil()]).unwrap();
     let placed = order.api().place("ann", "tea", 300, 2);
-    wait_until_told(
+    wait_until_reported(
         &order,
         "relay",
         "can't be read, was it written by hand? Nothing behind it is published",
@@ -203,7 +206,7 @@ fn a_row_of_the_outbox_that_nobody_can_read_is_told_and_ends_nothing() {
 }
 
 #[test]
-fn a_locked_table_is_told_with_who_holds_it() {
+fn a_locked_table_is_reported_with_the_session_that_holds_it() {
     let (world, [order, ..]) = shop("locked_table");
     let mut person = world.db(Service::Order);
     let mut held = person.transaction().unwrap();
@@ -214,15 +217,15 @@ fn a_locked_table_is_told_with_who_holds_it() {
             let body = json!({"userName": "ann", "itemName": "tea", "price": 10, "quantity": 1});
             order.api().json("POST", "/orders", &[], &body).status
         });
-        wait_until_told(&order, "order-writer", "a lock on orders, held by session");
-        let told = waiting(order.api());
+        wait_until_reported(&order, "order-writer", "a lock on orders, held by session");
+        let waiting = waiting(order.api());
         assert!(
-            told.iter().any(|(_, why)| why.contains("a person")),
-            "{told:?}"
+            waiting.iter().any(|(_, why)| why.contains("a person")),
+            "{waiting:?}"
         );
         assert_eq!(placing.join().unwrap(), 503);
     });
-    wait_until_told(&order, "orders to be stored", "lock timeout");
+    wait_until_reported(&order, "orders to be stored", "lock timeout");
     held.rollback().unwrap();
     let placed = order.api().place("ann", "tea", 300, 2);
     assert_eq!(order.api().settled(placed)["orderStatus"], "COMPLETED");

@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_tells_when_its_order_was_asked_for() {
+    fn an_id_shows_when_its_order_was_asked_for() {
         let id = Uuid::parse_str("01a207b0-6c61-7300-bac7-ad7255aed1b3").unwrap();
         assert_eq!(id_millis(id), Some(0x01a2_07b0_6c61));
         assert_eq!(id_millis(Uuid::from_u128(1)), None, "not one of ours");

@@ -23,7 +23,7 @@ fn extensions_of_chunks_and_trailers_are_read_over() {
 }
 
 #[test]
-fn a_client_that_asks_first_is_told_that_its_body_is_too_large() {
+fn a_client_that_asks_first_is_refused_a_body_that_is_too_large() {
     let service = start();
     let mut client = Client::of(&service);
     client.send("POST /orders HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 70000\r\n\r\n");

@@ -23,7 +23,7 @@ fn an_unknown_path_is_not_found() {
 }
 
 #[test]
-fn a_wrong_method_is_told_the_right_ones() {
+fn a_wrong_method_is_answered_with_the_right_ones() {
     let service = start();
     let mut client = Client::of(&service);
     for method in ["PUT", "DELETE", "PATCH", "OPTIONS"] {
@@ -133,7 +133,7 @@ fn a_chunked_body_is_read_like_any_other() {
 }
 
 #[test]
-fn a_client_that_asks_first_is_told_to_go_on() {
+fn a_client_that_asks_first_may_go_on() {
     let service = start();
     let mut client = Client::of(&service);
     let request = post(

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_unsettled_or_ended_otherwise_than_it_must_is_told() {
+    fn an_order_unsettled_or_ended_otherwise_than_it_must_is_reported() {
         let now = Instant::now();
         let placed = |must_fail| Placed {
             order_id: Uuid::now_v7(),

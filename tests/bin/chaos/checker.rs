@@ -77,7 +77,7 @@ pub fn check(asked: &[Asked], heard: &[Heard], put_in: &PutIn, found: &Evidence)
         only_stored(found, &excuses),
         stored_order(found),
         published_order(found, &excuses),
-        told(found, &excuses),
+        histories(found, &excuses),
         offsets(found),
     ]);
     checks
@@ -158,10 +158,10 @@ fn one_order_a_key(asked: &[Asked], heard: &[Heard], found: &Evidence, excuses: 
     };
     let strangers = found.orders.iter().filter(is_stranger);
     wrong.extend(
-        strangers.map(|order| format!("{}: nobody was told of this order", order.order_id)),
+        strangers.map(|order| format!("{}: nobody got a 202 for this order", order.order_id)),
     );
     Check::new(
-        "a key stands for one order, and no order is there that nobody was told of",
+        "a key stands for one order, and no order is there that nobody got a 202 for",
         by_key.len(),
         wrong,
     )
@@ -281,11 +281,11 @@ fn ends(
     excuses: &Excuses,
 ) -> Check {
     let mut wrong = vec![];
-    let told = asked
+    let accepted = asked
         .iter()
         .zip(heard)
         .flat_map(|(asked, heard)| heard.accepted.iter().map(move |id| (asked, id)));
-    for (asked, order_id) in told {
+    for (asked, order_id) in accepted {
         let Some(order) = orders.get(order_id) else {
             continue;
         };
@@ -390,7 +390,7 @@ fn lacking(found: &Evidence, excuses: &Excuses) -> Check {
         .map(|(id, lacks)| format!("{id}: no {}", lacks.join(", no ")));
     let wrong = wrong.collect();
     Check::new(
-        "no COMPLETED order is unpaid or unreserved without a person being told (I9)",
+        "no COMPLETED order is unpaid or unreserved without a dead letter about it (I9)",
         completed.len(),
         wrong,
     )
@@ -665,7 +665,7 @@ pub fn torn(seen: &[Seen]) -> Vec<String> {
 }
 
 /// The table of outcomes, on the topics.
-fn told(found: &Evidence, excuses: &Excuses) -> Check {
+fn histories(found: &Evidence, excuses: &Excuses) -> Check {
     let mut types: HashMap<&str, BTreeMap<(String, bool), usize>> = HashMap::new();
     for record in &found.records {
         let of_order = types

@@ -269,10 +269,10 @@ pub fn standing(db: &mut Client, key: &str) -> Result<Option<Uuid>, postgres::Er
 /// # Errors
 /// What PostgreSQL says.
 pub fn settled_after(db: &mut Client, moment: f64) -> Result<(i64, f64), postgres::Error> {
-    let sql = "with told as (select order_id, extract(epoch from min(at))::float8 as first,
+    let sql = "with history as (select order_id, extract(epoch from min(at))::float8 as first,
                                     extract(epoch from max(at))::float8 as last
                                from chaos_order_history group by order_id)
-               select count(*), coalesce(max(last) - $1, 0)::float8 from told where first <= $1 and last > $1";
+               select count(*), coalesce(max(last) - $1, 0)::float8 from history where first <= $1 and last > $1";
     let row = db.query_one(sql, &[&moment])?;
     Ok((row.get(0), row.get(1)))
 }

@@ -123,7 +123,7 @@ impl<'a> Excuses<'a> {
         self.affected.contains(order_id.to_string().as_str())
     }
 
-    /// I9 of one order: nothing is kept for it unless it is COMPLETED, and then nothing lacks without a person being told.
+    /// I9 of one order: nothing is kept for it unless it is COMPLETED, and then nothing lacks without a dead letter about it.
     pub fn is_right_in_the_end(&self, order: &OrderRow) -> bool {
         match order.statuses[0].as_str() {
             "COMPLETED" => self.lacking(order).is_empty(),

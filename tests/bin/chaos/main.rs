@@ -256,7 +256,7 @@ fn hurt(options: &Options, stage: &Stage, load: &Load, asked: &[Asked], put_in: 
         }
         load.release(asked.len());
         wait_until(options.limit.saturating_sub(began.elapsed()), || {
-            tell_of_revived(stage);
+            report_revived(stage);
             clients.is_finished()
         });
         load.stop();
@@ -304,7 +304,7 @@ fn one_fault(
     share: std::ops::Range<usize>,
     began: Instant,
 ) -> Done {
-    tell_of_revived(stage);
+    report_revived(stage);
     let target = fault.aim(stage);
     let half = share.len() / 2;
     let moment = share.start + (half as f64 * fault.moment) as usize;
@@ -314,7 +314,7 @@ fn one_fault(
     });
     let busy = Busy::now(stage, load);
     // nobody can be struck who has ended meanwhile, as one that was frozen may
-    tell_of_revived(stage);
+    report_revived(stage);
     let wound = fault.strike(stage, target, load);
     let what = wound.what.clone();
     report::fault(number, began.elapsed(), &what, &busy);
@@ -334,8 +334,8 @@ fn wait_until(limit: Duration, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// An instance that ends by itself is started again, as its keeper would, and told of.
-fn tell_of_revived(stage: &Stage) {
+/// An instance that ends by itself is started again, as its keeper would, and reported.
+fn report_revived(stage: &Stage) {
     stage
         .revive()
         .iter()
@@ -443,7 +443,7 @@ fn settle(stage: &Stage) -> Result<(), String> {
             );
             return Ok(());
         }
-        tell_of_revived(stage);
+        report_revived(stage);
         thread::sleep(Duration::from_millis(200));
     }
     println!("\nNOT settled within {SETTLE_LIMIT:?}");

@@ -121,7 +121,7 @@ fn written(output: &str) -> Result<f64, String> {
         .lines()
         .rev()
         .find_map(rate)
-        .ok_or(format!("ProducerPerformance told no rate: {output}"))
+        .ok_or(format!("ProducerPerformance reported no rate: {output}"))
 }
 
 /// The last column is the rate of fetching alone, without joining the group.
@@ -131,7 +131,7 @@ fn read(output: &str) -> Result<f64, String> {
         .lines()
         .rev()
         .find_map(rate)
-        .ok_or(format!("ConsumerPerformance told no rate: {output}"))
+        .ok_or(format!("ConsumerPerformance reported no rate: {output}"))
 }
 
 /// The records of so many outbox rows.

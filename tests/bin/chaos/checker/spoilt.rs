@@ -629,16 +629,16 @@ const OLDER_SPOILS: [Spoil; 24] = [
     ("nothing is kept", |case| {
         case.found.orders[3].statuses[0] = "FAILED".into()
     }),
-    ("without a person being told", |case| {
+    ("without a dead letter about it", |case| {
         case.found.parked[1].open = false
     }),
-    ("without a person being told", |case| {
+    ("without a dead letter about it", |case| {
         case.found.parked[1].cause = "UNKNOWN_ORDER".into()
     }),
-    ("without a person being told", |case| {
+    ("without a dead letter about it", |case| {
         case.found.parked[1].order_id = Some(AGAIN)
     }),
-    ("without a person being told", |case| {
+    ("without a dead letter about it", |case| {
         drop(case.found.parts[1].remove(&DONE))
     }),
     ("what their orders say", |case| {
