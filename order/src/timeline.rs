@@ -33,6 +33,7 @@ use shared::event::{Channel, Reason, Service, Side, Topic};
 use uuid::Uuid;
 
 use crate::order::Saga;
+use StepKind::*;
 
 pub mod store;
 pub mod text;
@@ -184,8 +185,7 @@ impl Timeline {
             .entries
             .iter()
             .filter(|entry| entry.is_confirmation() && self.asked_for(entry).is_none());
-        let unasked =
-            unasked.map(|confirmation| builder.of_answer(StepKind::Confirmed, confirmation));
+        let unasked = unasked.map(|confirmation| builder.of_answer(Confirmed, confirmation));
         let mut steps: Vec<(String, TimelineStep)> = sides
             .into_iter()
             .chain(compensations)
@@ -286,60 +286,27 @@ struct TimelineBuilder<'a> {
 
 impl TimelineBuilder<'_> {
     fn of_request(&self, side: Side) -> Vec<TimelineStep> {
-        let (topic, type_name) = (
-            Topic(side, Channel::Request),
-            format!("{}.requested", side.name()),
-        );
+        let type_name = format!("{}.requested", side.name());
         let message = self.timeline.request(side);
         let request = Subject {
-            topic,
+            topic: Topic(side, Channel::Request),
             type_name: &type_name,
             message: &message,
         };
-        let stored = self.step(
-            StepKind::Stored,
-            &message.stored_at,
-            Service::Order,
-            &request,
-        );
-        let published = self.step(
-            StepKind::Published,
-            &published(&message),
-            Service::Order,
-            &request,
-        );
-        let answered = self
-            .timeline
-            .outcome(side)
-            .map(|outcome| self.of_outcome(&request, outcome))
-            .unwrap_or_default();
-        stored
-            .into_iter()
-            .chain(published)
-            .chain(answered)
-            .collect()
-    }
-
-    fn of_outcome(&self, request: &Subject<'_>, outcome: &Entry) -> Vec<TimelineStep> {
-        let asked = self.step(
-            StepKind::Asked,
-            &outcome.taken_up_at,
-            request.topic.0.service(),
-            request,
-        );
-        let asked = asked.map(|step| TimelineStep {
-            attempt: outcome.answered_attempt,
-            ..step
-        });
-        let kind = if outcome.is(Channel::Dlt) {
-            StepKind::Failed
-        } else {
-            StepKind::Succeeded
-        };
-        asked
-            .into_iter()
-            .chain(self.of_answer(kind, outcome))
-            .collect()
+        let published = published(&message);
+        let mut steps = Vec::new();
+        steps.extend(self.step(Stored, &message.stored_at, Service::Order, &request));
+        steps.extend(self.step(Published, &published, Service::Order, &request));
+        if let Some(outcome) = self.timeline.outcome(side) {
+            let asked = self.step(Asked, &outcome.taken_up_at, side.service(), &request);
+            steps.extend(asked.map(|step| TimelineStep {
+                attempt: outcome.answered_attempt,
+                ..step
+            }));
+            let failed = outcome.is(Channel::Dlt);
+            steps.extend(self.of_answer(if failed { Failed } else { Succeeded }, outcome));
+        }
+        steps
     }
 
     fn of_compensation(&self, asked: &Entry) -> Vec<TimelineStep> {
@@ -347,72 +314,56 @@ impl TimelineBuilder<'_> {
         let known = confirmation
             .map(|entry| entry.answered.clone())
             .unwrap_or_default();
-        let stored_at = known.stored_at.or(Some(asked.noted_at.clone()));
         let message = Message {
             id: asked.message.id,
-            stored_at,
+            stored_at: known.stored_at.or(Some(asked.noted_at.clone())),
             ..known
         };
         let request = Subject {
             message: &message,
             ..asked.subject()
         };
-        let stored = self.step(
-            StepKind::CompensationAsked,
-            &message.stored_at,
-            Service::Order,
-            &request,
-        );
-        let stored = stored.map(|step| TimelineStep {
+        let (asked_at, published_at) = (&message.stored_at, published(&message));
+        let mut steps = Vec::new();
+        let asked = self.step(CompensationAsked, asked_at, Service::Order, &request);
+        steps.extend(asked.map(|step| TimelineStep {
             reason: self.reason(),
             ..step
-        });
-        let published = self.step(
-            StepKind::CompensationPublished,
-            &published(&message),
+        }));
+        steps.extend(self.step(
+            CompensationPublished,
+            &published_at,
             Service::Order,
             &request,
+        ));
+        steps.extend(
+            confirmation
+                .map(|entry| self.of_answer(Confirmed, entry))
+                .into_iter()
+                .flatten(),
         );
-        let confirmed = confirmation
-            .map(|entry| self.of_answer(StepKind::Confirmed, entry))
-            .unwrap_or_default();
-        stored
-            .into_iter()
-            .chain(published)
-            .chain(confirmed)
-            .collect()
+        steps
     }
 
     /// What a participant decided, and its answer's way to order.
     fn of_answer(&self, kind: StepKind, entry: &Entry) -> Vec<TimelineStep> {
         let (answer, service) = (entry.subject(), entry.topic.0.service());
-        let reason = entry
-            .reason_code
-            .as_deref()
-            .map(|code| Reason::new(code, service));
+        let code = entry.reason_code.as_deref();
+        let (published_at, noted_at) = (published(&entry.message), Some(entry.noted_at.clone()));
+        let mut steps = Vec::new();
         let decided = self.step(kind, &entry.message.stored_at, service, &answer);
-        let decided = decided.map(|step| TimelineStep {
+        steps.extend(decided.map(|step| TimelineStep {
             attempt: entry.answered_attempt,
-            reason,
+            reason: code.map(|code| Reason::new(code, service)),
             ..step
-        });
-        let answered = self.step(
-            StepKind::Answered,
-            &published(&entry.message),
-            service,
-            &answer,
-        );
-        let learned = self.step(
-            StepKind::Learned,
-            &Some(entry.noted_at.clone()),
-            Service::Order,
-            &answer,
-        );
-        let learned = learned.map(|step| TimelineStep {
+        }));
+        steps.extend(self.step(Answered, &published_at, service, &answer));
+        let learned = self.step(Learned, &noted_at, Service::Order, &answer);
+        steps.extend(learned.map(|step| TimelineStep {
             attempt: entry.attempt,
             ..step
-        });
-        [decided, answered, learned].into_iter().flatten().collect()
+        }));
+        steps
     }
 
     /// None if it is not known when.
@@ -484,8 +435,6 @@ fn in_causal_order(chain: Vec<TimelineStep>) -> Vec<(String, TimelineStep)> {
 
 #[cfg(test)]
 mod tests {
-    use StepKind::*;
-
     use super::*;
     use crate::order::SideStatus;
 
