@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shared::event::{Body, Event};
 
-/// Inserts the answers given by the parameters from $9 ([`Answers::params`]).
+/// Inserts the answers given by the parameters from $9 (`answer_columns!`).
 pub const ANSWERS: &str = "
     insert into timeline (order_id, message_id, type, reason_code, noted_at,
                           partition, record_offset, stored_at, published_at, attempt,
