@@ -34,17 +34,18 @@ usage() {
                                   shows that the checks of chaos can fail: builds the services once more with mechanisms
                                   that can be turned off, and plays for each the scenario in which it is missed
 ./run.sh check                    format, shellcheck, lints, documentation, unit and property tests: no servers, a few minutes
-./run.sh test [-- ARG...]         all of check, all tests, chaos for a minute or two, and sabotage, on servers of their own;
-                                  what follows -- goes to the tests, and then there is neither chaos nor sabotage
+./run.sh test [-- ARG...]         all of check, all tests but the longest, and chaos for a minute or two, on servers of their own;
+                                  what follows -- goes to the tests, which are all of them then, and there is no chaos
 ./run.sh test NAME [-- ARG...]    the tests whose names contain NAME (`deploy::` is a module), with fresh binaries, on servers
                                   that stay up in .run/test until `./run.sh servers down`
 ./run.sh servers up|down [--dir FOLDER] [--wipe]
                                   PostgreSQL and Kafka for tests, in .run/test or FOLDER; after `. FOLDER/env` cargo test
                                   finds them, and the binaries that `cargo build` has made; down --wipe: removes their data too
-./run.sh proof [--seed S]         what takes longer, at most 60 minutes: systemd checks the unit and promtool the alert rules; the
-                                  attacks on HTTP, on our server and on tiny_http, the page in a browser (Chromium and chromedriver), the Kafka client beside
-                                  Java's, a PgBouncer, an upgrade under load from an earlier version, which is built for it;
-                                  chaos with 10,000 orders and 50 faults on three brokers, with lost tails and overload; sabotage
+./run.sh proof [--seed S]         what takes longer, at most 60 minutes: the longest tests; the attacks on HTTP on our server and on
+                                  tiny_http; the page in a browser (Chromium and chromedriver); the Kafka client beside Java's; a
+                                  PgBouncer; an upgrade under load from an earlier version, which is built for it; chaos with 10,000
+                                  orders and 50 faults on three brokers, with lost tails and overload; sabotage; systemd checks the
+                                  unit, promtool the alert rules
 ./run.sh help                     this text
 
 Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh

@@ -14,6 +14,10 @@ CHAOS_LIMIT=90000 # its own limits are stricter; this one is above a day of --mi
 # Of 100, by systemd-analyze: what is left is the network itself.
 EXPOSURE_LIMIT=15
 
+# What is long and rare: modules of tests/saga, and Kafka's suites. `test` passes it over, `proof` runs it.
+LONG_TESTS="attack brokers security takeover"
+LONG_SUITES="cluster outage"
+
 # Where the servers of `test NAME` are; they stay up between calls.
 TEST_SERVERS=$ROOT/.run/test
 
@@ -96,20 +100,35 @@ whole_gate() { # [-- ARG...]
 }
 
 # Most tests wait most of the time, so there are more at once than processors, and Kafka's suites run beside the others; what
-# they print follows in the end.
+# they print follows in the end. With arguments nothing is passed over.
 all_tests() { # [-- ARG...]
-  local suites
-  suites=$(find kafka/tests -maxdepth 1 -name '*.rs' | sort | sed 's|.*/\(.*\)\.rs|--test \1|' | tr '\n' ' ')
+  local suites skips=''
+  suites=$(find kafka/tests -maxdepth 1 -name '*.rs' | sort | sed 's|.*/\(.*\)\.rs|\1|')
+  if [ $# = 0 ]; then
+    # shellcheck disable=SC2086 # words on purpose
+    suites=$(comm -23 <(say "$suites") <(printf '%s\n' $LONG_SUITES))
+    # shellcheck disable=SC2086
+    skips="-- $(printf -- '--skip %s:: ' $LONG_TESTS)"
+  fi
   # shellcheck disable=SC2016 # the inner shell's words
   RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} limited "$TEST_LIMIT" bash -c '
-    suites=$1 log=$2 status=0; shift 2
+    suites=$1 skips=$2 log=$3 status=0; shift 3
     cargo="cargo test --locked --workspace --no-fail-fast"
     $cargo $suites "$@" >"$log" 2>&1 &
-    $cargo --lib --bins --test http --test model --test saga "$@" || status=$?
+    $cargo --lib --bins --test http --test model "$@" || status=$?
+    $cargo --test saga $skips "$@" || status=$?
     $cargo --doc "$@" || status=$?
     wait $! || status=$?
     cat "$log"
-    exit $status' - "$suites" "$DIR/log/kafka-tests.log" "$@"
+    exit $status' - "$(say "$suites" | sed 's/^/--test /' | tr '\n' ' ')" "$skips" "$DIR/log/kafka-tests.log" "$@"
+}
+
+# The rest of them.
+long_tests() {
+  # shellcheck disable=SC2046,SC2086 # words on purpose
+  stage "long tests" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga $(printf '%s:: ' $LONG_TESTS)
+  # shellcheck disable=SC2046,SC2086
+  stage "Kafka's long tests" limited "$TEST_LIMIT" cargo test --locked -p kafka $(printf -- '--test %s ' $LONG_SUITES)
 }
 
 # The tests whose paths contain NAME, with services built from the files as they are now, on servers that stay.
@@ -260,7 +279,7 @@ proof() { # [--seed S]
   stage "unit" verify_unit
   stage "alerts" check_monitoring
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
-  stage "attacks" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga attack
+  long_tests
   on_tiny_http
   stage "page" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga page:: -- --include-ignored
   stage "build rates" limited "$BUILD_LIMIT" cargo build --locked --release -p kafka --example rates
