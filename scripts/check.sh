@@ -15,7 +15,7 @@ CHAOS_LIMIT=90000 # its own limits are stricter; this one is above a day of --mi
 EXPOSURE_LIMIT=15
 
 # What is long and rare: modules of tests/saga, and Kafka's suites. `test` passes it over, `proof` runs it.
-LONG_TESTS="attack brokers security takeover"
+LONG_TESTS="attack brokers repair security takeover"
 LONG_SUITES="cluster outage"
 
 # Where the servers of `test NAME` are; they stay up between calls.
