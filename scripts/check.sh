@@ -126,7 +126,7 @@ all_tests() { # [-- ARG...]
 # The rest of them.
 long_tests() {
   # shellcheck disable=SC2046,SC2086 # words on purpose
-  stage "long tests" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga $(printf '%s:: ' $LONG_TESTS)
+  stage "long tests" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga -- --test-threads 4 $(printf '%s:: ' $LONG_TESTS)
   # shellcheck disable=SC2046,SC2086
   stage "Kafka's long tests" limited "$TEST_LIMIT" cargo test --locked -p kafka $(printf -- '--test %s ' $LONG_SUITES)
 }
