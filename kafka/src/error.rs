@@ -130,14 +130,14 @@ pub enum Error {
     },
     /// No connection could be made to an address that is not this client's setting but what a broker told it.
     #[error(
-        "the broker at {told_by} tells its clients to go to {broker} (advertised.listeners), which can't be reached \
+        "the broker at {named_by} tells its clients to go to {broker} (advertised.listeners), which can't be reached \
          from here: {cause}"
     )]
     Unreachable {
         /// The address, `host:port`.
         broker: String,
         /// The broker that told it.
-        told_by: String,
+        named_by: String,
         /// Why not.
         cause: String,
     },

@@ -72,7 +72,7 @@ pub(crate) struct Cluster {
     topics: HashMap<Arc<str>, Topic>,
     coordinators: HashMap<CoordinatorKey, String>,
     /// Who told the last of these addresses.
-    told_by: Option<String>,
+    named_by: Option<String>,
     /// Which of a name's addresses is tried first, counted on from those that failed.
     turns: HashMap<String, usize>,
 }
@@ -87,7 +87,7 @@ impl Cluster {
             brokers: BTreeMap::new(),
             topics: HashMap::new(),
             coordinators: HashMap::new(),
-            told_by: None,
+            named_by: None,
             turns: HashMap::new(),
         }
     }
@@ -130,15 +130,15 @@ impl Cluster {
                 *turn = turn.wrapping_add(1);
             }
             let is_given = self.config.brokers.iter().any(|given| given == address);
-            let made = made.map_err(|error| match (&self.told_by, error) {
+            let made = made.map_err(|error| match (&self.named_by, error) {
                 // the given address may be right and lead to a broker that names a wrong one
-                (Some(told_by), error @ (Error::Io { .. } | Error::Timeout { .. }))
+                (Some(named_by), error @ (Error::Io { .. } | Error::Timeout { .. }))
                     if !is_given =>
                 {
-                    let (broker, told_by) = (address.to_owned(), told_by.clone());
+                    let (broker, named_by) = (address.to_owned(), named_by.clone());
                     Error::Unreachable {
                         broker,
-                        told_by,
+                        named_by,
                         cause: error.to_string(),
                     }
                 }
@@ -336,8 +336,8 @@ impl Cluster {
     ///
     /// Errors: `NoBroker`, `Timeout`, `Interrupted`; `Refused` when a topic may not be seen (authorization) or has an invalid name.
     pub(crate) fn refresh(&mut self, topics: &[Arc<str>], deadline: Instant) -> Result<()> {
-        let (told_by, answer) = self.call_any(&metadata_request(topics), deadline)?;
-        self.told_by = Some(told_by);
+        let (named_by, answer) = self.call_any(&metadata_request(topics), deadline)?;
+        self.named_by = Some(named_by);
         let addresses = answer
             .brokers
             .iter()
@@ -438,7 +438,7 @@ impl Cluster {
         };
         Error::check::<FindCoordinatorRequest>(found.error_code, &broker, coordinator)?;
         let address = host_port(&found.host, found.port);
-        self.told_by = Some(broker);
+        self.named_by = Some(broker);
         self.coordinators
             .insert(coordinator.clone(), address.clone());
         Ok(address)

@@ -89,13 +89,14 @@ fn emptied(table: &str) -> Error {
 }
 
 /// What [`require_rights`] looks at, apart from the tables of the service.
-const TABLES: [&str; 6] = [
+const TABLES: [&str; 7] = [
     "consumer_offset",
     "dead_letter",
     "dead_letter_action",
     "install",
     "leadership",
     "set_aside",
+    "takeover",
 ];
 /// Those that services call, and those that these call in turn: under the rights of the user, too.
 const FUNCTIONS: [&str; 6] = [
@@ -514,38 +515,42 @@ mod tests {
 
     use super::*;
 
-    /// The functions that the migrations of these folders of `sql/` define.
-    fn defined(folders: [&str; 2]) -> BTreeSet<String> {
-        let mut defined = BTreeSet::new();
+    /// What the migrations of these folders of `sql/` create of this kind.
+    fn created(kind: &str, folders: [&str; 2]) -> BTreeSet<String> {
+        let mut created = BTreeSet::new();
         for folder in folders {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("../sql")
                 .join(folder);
             for file in std::fs::read_dir(folder).unwrap() {
                 let sql = std::fs::read_to_string(file.unwrap().path()).unwrap();
-                for line in sql.lines() {
-                    let line = line.strip_prefix("create ").unwrap_or_default();
-                    let line = line.strip_prefix("or replace ").unwrap_or(line);
-                    if let Some((name, _)) = line
-                        .strip_prefix("function ")
-                        .and_then(|rest| rest.split_once('('))
-                    {
-                        defined.insert(name.to_string());
+                for line in sql.lines().filter(|line| line.starts_with("create ")) {
+                    if let Some((_, rest)) = line.split_once(kind) {
+                        let name = rest.split(['(', ' ']).next().unwrap();
+                        created.insert(name.to_string());
                     }
                 }
             }
         }
-        defined
+        created
+    }
+
+    fn names(common: &[&str], own: &[&str]) -> BTreeSet<String> {
+        common.iter().chain(own).map(ToString::to_string).collect()
     }
 
     #[test]
-    fn every_function_of_the_migrations_is_one_whose_right_is_checked() {
+    fn every_function_and_table_of_the_migrations_is_one_whose_rights_are_checked() {
         for service in Service::ALL {
-            let checked = FUNCTIONS.iter().chain(functions(service));
+            let folders = ["common", service.name()];
             assert_eq!(
-                checked.map(ToString::to_string).collect::<BTreeSet<_>>(),
-                defined(["common", service.name()])
+                names(&FUNCTIONS, functions(service)),
+                created(" function ", folders)
             );
+            let mut tables_created = created(" table ", folders);
+            // it is only read, at every start
+            assert!(tables_created.remove("schema_compat"));
+            assert_eq!(names(&TABLES, tables(service)), tables_created);
         }
     }
 }
