@@ -156,6 +156,8 @@ fn what_ends_an_epoch_ends_the_transaction_and_only_a_new_epoch_goes_on(broker: 
     let mut expected = vec![];
     for (number, (api, code)) in (1..).zip(ENDING) {
         let before = writer.producer.identity().unwrap();
+        // waits for the end of the transaction before: the refused request is executed, and begins another one
+        writer.position(broker);
         broker.proxy.refuse(&writer.client, api, code, 1);
         let refused = writer.write("never", -number).unwrap_err();
         assert_eq!(refused.code().map(|code| code.0), Some(code), "{refused}");
@@ -168,7 +170,8 @@ fn what_ends_an_epoch_ends_the_transaction_and_only_a_new_epoch_goes_on(broker: 
             ),
             "after {refused}"
         );
-        let after = writer.producer.initialise().unwrap();
+        let after = writer.producer.initialise();
+        let after = after.unwrap_or_else(|error| panic!("after {api} {code}: {error}"));
         assert!((after.id, after.epoch) > (before.id, before.epoch));
         let value = format!("{api} {code}");
         writer.write(&value, number).unwrap();

@@ -224,8 +224,8 @@ impl<'p> Transaction<'p> {
     }
 
     /// A plain refusal of the first request leaves the transaction not begun: the broker would answer its end with
-    /// INVALID_TXN_STATE. (An attempt before it whose answer was lost may have begun one, without a record: the next transaction
-    /// or the broker's time limit ends it.)
+    /// INVALID_TXN_STATE. An attempt before it whose answer was lost may have begun one all the same, without a record: the next
+    /// transaction ends it, or `initialise`, which therefore aborts before it shows the identity it had.
     fn call<R: CoordinatorRequest>(
         &mut self,
         coordinator: Option<CoordinatorKey>,
@@ -241,7 +241,7 @@ impl<'p> Transaction<'p> {
         self.repeated = backoff.has_paused();
         let refused = matches!(answered, Err(Error::Refused { .. }));
         self.begun |= !refused;
-        if answered.is_err() && !refused && self.producer.open == Open::No {
+        if answered.is_err() && self.producer.open == Open::No {
             self.producer.open = Open::Maybe;
         }
         answered
