@@ -157,6 +157,11 @@ impl World {
         value(&self.settings, "KAFKA_BROKERS")
     }
 
+    /// The same, an address each, for a client of the `kafka` package.
+    pub fn bootstrap(&self) -> Vec<String> {
+        self.brokers().split(',').map(str::to_string).collect()
+    }
+
     /// The name of a service's database.
     pub fn database(&self, service: Service) -> String {
         database(&self.id, service)

@@ -15,7 +15,7 @@ use crate::operations::metric;
 
 fn admin(world: &World) -> Admin {
     Admin::new(
-        Config::new(vec![world.brokers().to_owned()], "saga-tests"),
+        Config::new(world.bootstrap(), "saga-tests"),
         Interrupt::new(),
     )
 }

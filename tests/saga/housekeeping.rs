@@ -106,7 +106,7 @@ fn create_topics(world: &World, retention_ms: &str, of_success: &str) {
             .into(),
         )],
     });
-    let kafka = kafka::Config::new(vec![world.brokers().to_string()], "test");
+    let kafka = kafka::Config::new(world.bootstrap(), "test");
     Admin::new(kafka, Interrupt::new())
         .create_topics(&topics)
         .unwrap();

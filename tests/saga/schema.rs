@@ -122,7 +122,7 @@ fn a_topic_that_would_lose_records_by_compaction_is_refused() {
         replication: None,
         configs: vec![("cleanup.policy".into(), "compact".into())],
     };
-    let config = Config::new(vec![world.brokers().to_string()], "test");
+    let config = Config::new(world.bootstrap(), "test");
     Admin::new(config, Interrupt::new())
         .create_topics(&[topic])
         .unwrap();

@@ -63,7 +63,7 @@ fn shop(name: &str) -> (World, [Instance; 3]) {
 #[test]
 fn a_transaction_of_somebody_else_that_hides_records_is_reported() {
     let (world, [order, payment, _stock]) = shop("hidden_records");
-    let config = Config::new(vec![world.brokers().to_owned()], "somebody");
+    let config = Config::new(world.bootstrap(), "somebody");
     let mut other = Producer::transactional(
         config,
         Interrupt::new(),
