@@ -2,8 +2,9 @@
 //! written for a while, limits of a topic or of a client. By SQL and Kafka's own tools.
 
 use harness::broker::tool;
-use harness::{Service, World};
+use harness::{Service, World, until};
 use postgres::Client;
+use postgres::error::SqlState;
 
 use crate::stage::Stage;
 
@@ -30,9 +31,17 @@ pub fn hold_rows(stage: &Stage, service: Service, number: usize) -> Option<(Clie
         }
     };
     let mut person = stage.db(service).ok()?;
-    person
-        .batch_execute(&format!("begin isolation level repeatable read; {sql}"))
-        .expect("rows that may be locked");
+    until("rows that nobody writes at this moment", || {
+        match person.batch_execute(&format!("begin isolation level repeatable read; {sql}")) {
+            Ok(()) => true,
+            // one of them was written after the snapshot was taken
+            Err(error) if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) => {
+                person.batch_execute("rollback").expect("a superuser");
+                false
+            }
+            Err(error) => panic!("rows that may be locked: {error}"),
+        }
+    });
     Some((person, what))
 }
 
