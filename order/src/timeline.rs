@@ -336,12 +336,9 @@ impl TimelineBuilder<'_> {
             Service::Order,
             &request,
         ));
-        steps.extend(
-            confirmation
-                .map(|entry| self.of_answer(Confirmed, entry))
-                .into_iter()
-                .flatten(),
-        );
+        if let Some(confirmation) = confirmation {
+            steps.extend(self.of_answer(Confirmed, confirmation));
+        }
         steps
     }
 
