@@ -1,6 +1,8 @@
 //! How much a server takes on, and how long it waits.
 
 use super::problem::Problem;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 /// The largest head (request line and header fields) in bytes: what browsers and proxies send stays under 8 KiB.
@@ -11,10 +13,17 @@ pub const BODY_LIMIT: usize = 64 * 1024;
 
 /// The connections that the kernel holds until they are accepted; more at once than a burst of clients, and than `std` asks for (128),
 /// because the kernel answers what is beyond only when the client tries again, a second later.
-pub(super) const BACKLOG: i32 = 1024;
+const BACKLOG: i32 = 1024;
 
 /// Address space of a thread that runs handlers; they and JSON stay far below, and memory is taken only as it is touched.
 pub(super) const STACK_SIZE: usize = 1024 * 1024;
+
+/// Has the kernel hold so many connections, and `accept` wait for one; answers where clients connect to.
+pub(super) fn listen(listener: &TcpListener) -> io::Result<SocketAddr> {
+    listener.set_nonblocking(false)?;
+    socket2::SockRef::from(listener).listen(BACKLOG)?;
+    listener.local_addr()
+}
 
 pub(super) fn body_too_large() -> Problem {
     Problem::new(413, format!("the body is larger than {BODY_LIMIT} bytes"))

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::endpoint::{Dispatcher, Endpoint};
-use super::limits::{BACKLOG, STACK_SIZE, ServerLimits};
+use super::limits::{STACK_SIZE, ServerLimits, listen};
 use crate::metrics;
 use connection::{Connections, serve};
 
@@ -75,9 +75,7 @@ impl Server {
         limits: ServerLimits,
         endpoint: impl Endpoint,
     ) -> io::Result<Server> {
-        listener.set_nonblocking(false)?;
-        socket2::SockRef::from(&listener).listen(BACKLOG)?;
-        let address = listener.local_addr()?;
+        let address = listen(&listener)?;
         let shared = Arc::new(Shared::new(name, Dispatcher::new(limits, endpoint)));
         let listener = Arc::new(listener);
         let counted = Arc::downgrade(&shared);

@@ -15,7 +15,7 @@ use ::tiny_http as http;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::endpoint::{Dispatcher, Endpoint};
-use super::limits::{BACKLOG, BODY_LIMIT, STACK_SIZE, ServerLimits, body_too_large};
+use super::limits::{BODY_LIMIT, STACK_SIZE, ServerLimits, body_too_large, listen};
 use super::message::{Headers, Method, Request, Response};
 use super::problem::Problem;
 use crate::metrics;
@@ -49,9 +49,7 @@ impl Server {
         limits: ServerLimits,
         endpoint: impl Endpoint,
     ) -> io::Result<Server> {
-        listener.set_nonblocking(false)?;
-        socket2::SockRef::from(&listener).listen(BACKLOG)?;
-        let address = listener.local_addr()?;
+        let address = listen(&listener)?;
         let shared = Arc::new(Shared {
             name: format!("{name}-http"),
             dispatcher: Dispatcher::new(limits, endpoint),

@@ -8,18 +8,7 @@ use std::process::{Command, Stdio};
 
 #[test]
 fn extensions_of_chunks_and_trailers_are_read_over() {
-    let service = start();
-    let mut client = Client::of(&service);
-    let (start, end) = ORDER.split_at(10);
-    let chunks = format!(
-        "a;name=value\r\n{start}\r\n{:X}\r\n{end}\r\n0\r\nX-Trailer: 1\r\n\r\n",
-        end.len()
-    );
-    client
-        .send(chunked(&chunks))
-        .answer()
-        .is(202, json!(["alice", "book", 1000, 2, null]));
-    client.get("/accounts/alice").is(200, json!("alice"));
+    order_is_read_from_chunks(";name=value", "X-Trailer: 1\r\n");
 }
 
 #[test]

@@ -243,3 +243,20 @@ fn park(service: &Service, client: &mut Client) -> Responder {
     client.send(get("/parked"));
     service.parked.recv_timeout(LIMIT).unwrap().1
 }
+
+/// An order in two chunks, the first with this extension, and then these trailers; the connection goes on.
+#[track_caller]
+fn order_is_read_from_chunks(extension: &str, trailers: &str) {
+    let service = start();
+    let mut client = Client::of(&service);
+    let (start, end) = ORDER.split_at(10);
+    let chunks = format!(
+        "a{extension}\r\n{start}\r\n{:X}\r\n{end}\r\n0\r\n{trailers}\r\n",
+        end.len()
+    );
+    client
+        .send(chunked(&chunks))
+        .answer()
+        .is(202, json!(["alice", "book", 1000, 2, null]));
+    client.get("/accounts/alice").is(200, json!("alice"));
+}
