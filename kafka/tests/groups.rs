@@ -97,10 +97,16 @@ fn numbers(assignment: &Assignment) -> Vec<i32> {
         .collect()
 }
 
+/// By itself the tool gives up after 5 s, which are soon over on a busy machine: it ends with 0 then, and shows nothing.
+fn described_by_tool(broker: &Broker, group: &str, more: &[&str]) -> String {
+    let tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+    let arguments = ["--describe", "--group", group, "--timeout", "60000"];
+    broker.tool(tool, &[&arguments[..], more].concat(), "")
+}
+
 /// The lines of `--describe` about this topic, as (partition, offset, consumer id).
 fn described(broker: &Broker, group: &str, topic: &str) -> Vec<(i32, String, String)> {
-    let tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
-    let out = broker.tool(tool, &["--describe", "--group", group], "");
+    let out = described_by_tool(broker, group, &[]);
     let mut lines = Vec::new();
     // GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG CONSUMER-ID HOST CLIENT-ID
     for words in out
@@ -164,8 +170,7 @@ fn two_members_share_the_partitions_and_hand_over_when_one_leaves(broker: &Broke
             .all(|(_, _, holder)| *holder == one.member_id)
     );
     first.leave().unwrap();
-    let tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
-    let members = broker.tool(tool, &["--describe", "--group", &group, "--members"], "");
+    let members = described_by_tool(broker, &group, &["--members"]);
     assert!(
         members.contains("has no active members") || members.contains("does not exist"),
         "{members}"

@@ -32,10 +32,17 @@ impl Process {
     /// # Panics
     /// When it can't be started.
     pub fn start(name: &str, program: &Path, args: &[&str], env: &[(String, String)]) -> Process {
-        // the kernel kills it when the test process ends, by whatever
-        let mut command = Command::new("setpriv");
+        // The kernel kills it when the test process ends, by whatever. And where the tests were started by nohup, it does
+        // not inherit that SIGHUP is ignored.
+        let mut command = Command::new("env");
         command
-            .args(["--pdeathsig", "KILL", "--"])
+            .args([
+                "--default-signal=HUP",
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "--",
+            ])
             .arg(program)
             .args(args);
         command

@@ -32,6 +32,9 @@ fn members(world: &World, group: &str) -> BTreeMap<String, Vec<String>> {
         "--verbose",
         "--group",
         &group,
+        // by itself it gives up after 5 s and shows nothing
+        "--timeout",
+        "60000",
     ];
     let said = tool(
         "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
