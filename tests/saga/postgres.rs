@@ -940,16 +940,25 @@ fn rights_that_a_restore_has_lost_are_named_by_the_check_and_at_the_start() {
 }
 
 #[test]
-fn the_right_to_a_function_that_only_order_calls_is_checked_too() {
+fn the_right_to_each_overload_of_a_function_that_only_order_calls_is_checked_too() {
     let world = World::new("pg_rights_order");
     let (role, url) = plain_owner(&world, Service::Order);
     let settings = [("ORDER_DATABASE_URL", url.as_str())];
     assert!(world.start_with(Service::Order, &settings).stop().success());
-    let rights = [(
-        "revoke execute on function place_new_orders from public,",
-        "grant execute on function place_new_orders to",
-        "EXECUTE on function place_new_orders",
-    )];
+    let rights = [
+        (
+            "revoke execute on function place_new_orders from public,",
+            "grant execute on function place_new_orders to",
+            "EXECUTE on function place_new_orders",
+        ),
+        // as a later version's is: each version calls its own
+        (
+            "create function place_new_orders(text) returns text language sql return $1;
+             revoke execute on function place_new_orders(text) from public,",
+            "grant execute on function place_new_orders(text) to",
+            "EXECUTE on function place_new_orders",
+        ),
+    ];
     assert_missing_rights_are_named(&world, Service::Order, &role, &settings, &rights);
     let said = world.ask(Service::Order, &["--check"], &settings).1;
     assert!(said.contains("schema: ok"), "{said}");

@@ -98,7 +98,8 @@ const TABLES: [&str; 7] = [
     "set_aside",
     "takeover",
 ];
-/// Those that services call, and those that these call in turn: under the rights of the user, too.
+/// Those that services call, and those that these call in turn: under the rights of the user, too. All overloads of a name
+/// count, as each version of a service calls its own.
 const FUNCTIONS: [&str; 6] = [
     "append_outbox",
     "lock_class",
@@ -155,9 +156,8 @@ fn require_rights(session: &mut Session, service: Service) -> Result<()> {
             union all
             select 'EXECUTE on function ' || name
               from unnest($2::text[]) as name
-             where not exists (select from pg_proc p
-                                where p.proname = name and p.pronamespace = current_schema()::regnamespace
-                                  and has_function_privilege(p.oid, 'execute'))
+             where (select bool_and(has_function_privilege(p.oid, 'execute')) from pg_proc p
+                     where p.proname = name and p.pronamespace = current_schema()::regnamespace) is not true
         ) as missing";
     let names: Vec<&str> = TABLES.iter().chain(tables(service)).copied().collect();
     let functions: Vec<&str> = FUNCTIONS
