@@ -343,7 +343,7 @@ fn timeline(pool: &Pool, prefix: &str, request: &Request) -> Result<Response, Pr
     let found = pool.with(|session| timeline::store::find(session, order_id))?;
     let timeline =
         found.ok_or_else(|| Problem::new(404, format!("there is no order {order_id}")))?;
-    // whoever wants a table names it; what else a client can take does not matter
+    // a client that wants a table names it; what else it can take does not matter
     let response = if request
         .headers
         .all("Accept")

@@ -19,8 +19,10 @@ pub mod timeline;
 pub mod writer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shared::config::Config;
+use shared::db::cleanup::Cleanup;
 use shared::error::Result;
 use shared::outbox::Removal;
 use shared::service::Instance;
@@ -55,21 +57,20 @@ pub fn run(config: Config, stop: Stop, shutdown: Shutdown) -> Result<()> {
     service.spawn("order-long-polls", poller)?;
     service.spawn("order-writer", writer)?;
     service.spawn("order-deadline", scan)?;
-
-    metrics::start();
-    let deadline = config.order_deadline;
-    service.show(Box::new(move |session| {
-        metrics::poll(session, &admission, deadline)
-    }));
-    let kept = service.timeline_retention();
-    service.clean_up(vec![
-        store::clean_up_keys(config.idempotency_key_retention),
-        timeline::store::clean_up(kept),
-        repair::store::clean_up(kept),
-    ]);
+    service.show(metrics::start(admission, config.order_deadline));
+    service.clean_up(cleanups(&config, service.timeline_retention()));
     let routes = http::routes(service.routes(), pool, queue, long_polls, &config);
     let routes = page::routes(routes, &config);
     let recovery = service.recovery();
     let handler = move || Box::new(AnswerHandler::new(&config, &recovery, &watchers)) as _;
     service.run(Arc::new(handler), routes)
+}
+
+/// What is removed once it is too old; `kept` is how long the steps of settled orders stay, none: for ever.
+fn cleanups(config: &Config, kept: Option<Duration>) -> Vec<Cleanup> {
+    vec![
+        store::clean_up_keys(config.idempotency_key_retention),
+        timeline::store::clean_up(kept),
+        repair::store::clean_up(kept),
+    ]
 }

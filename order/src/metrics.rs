@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use shared::db::Session;
 use shared::error::Result;
 use shared::metrics::{counters, gauge, registered};
+use shared::service::monitor::Extra;
 use uuid::Uuid;
 
 use crate::admission::{self, Admission};
@@ -65,8 +66,8 @@ static REPAIRS_OPEN: LazyLock<IntGauge> = LazyLock::new(|| {
     )
 });
 
-/// Makes every value appear from the start on.
-pub fn start() {
+/// Makes every value appear from the start on. Returns what polls the orders, for the monitor.
+pub fn start(admission: Admission, deadline: Duration) -> Extra {
     for status in OrderStatus::ALL {
         ORDERS.with_label_values(&[status.name()]);
         LATEST.with_label_values(&[status.name()]);
@@ -78,6 +79,7 @@ pub fn start() {
         .for_each(|kind| drop(REPAIRS.with_label_values(&[kind.name()])));
     LazyLock::force(&SETTLED);
     admission::metrics::start();
+    Box::new(move |session| poll(session, &admission, deadline))
 }
 
 /// So many orders were stored.
@@ -176,8 +178,7 @@ fn drawn_at(order_id: Uuid) -> Duration {
     })
 }
 
-/// Polls the orders: for the monitor.
-pub fn poll(
+fn poll(
     session: &mut Session,
     admission: &Admission,
     deadline: Duration,

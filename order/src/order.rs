@@ -125,7 +125,7 @@ pub enum SagaEvent {
 /// How an answer stands to what an order has recorded, where it is not what the order waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bearing {
-    /// It says nothing new, whoever has sent it however often.
+    /// It says nothing new, from any sender and however often.
     Harmless,
     /// It changes nothing today, but later it would be a contradiction: it must be remembered, so that it is known when it
     /// comes again.

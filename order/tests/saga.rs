@@ -161,7 +161,7 @@ const TABLE: [(&str, &str, [&str; 9]); 28] = [
 ];
 
 /// What is made of an answer under a message id that was not handled before, where the table above says `.`: `.` nothing; `late`:
-/// nothing, and its id is kept; `park`: a person is told; else the repair. `-`: it is no answer that changes nothing.
+/// nothing, and its id is kept; `park`: it is left to a person; else the repair. `-`: it is no answer that changes nothing.
 #[rustfmt::skip]
 const REPAIRS: [(&str, [&str; 6]); 28] = [
     //      p ok     p no    undone   s ok     s no    undone
@@ -266,7 +266,7 @@ fn only_an_answer_can_contradict() {
     }
 }
 
-/// A side whose answers contradict each other is asked to give back, or a person is told; what is not changed stays, and a
+/// A side whose answers contradict each other is asked to give back, or the case is left to a person; what is not changed stays, and a
 /// settled order with it.
 #[test]
 fn a_repair_asks_the_side_back_or_is_a_person_s_and_settled_orders_stay_as_they_are() {
