@@ -18,7 +18,8 @@
 //!
 //! Refused with 409 and the reason are:
 //!
-//! * a request that was given up: its part is FAILED and order was informed, so only discarding is left;
+//! * a request that was given up, once it can be handled: its part is FAILED and order was informed, so only discarding
+//!   is left. Before that its replay fails as any other does;
 //! * a record that was replayed with success (`UNCHANGED` is one) or discarded, by whom and when;
 //! * until `?force=true`, a record whose replays failed five times, because each costs locks and an attempt.
 
