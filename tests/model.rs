@@ -826,8 +826,8 @@ impl World {
         assert!(right, "{:?} with {payment} and {reservation}", order.saga);
     }
 
-    /// I3: a request is answered once, unless it was cancelled; each compensation request is confirmed once, and whoever
-    /// was asked ends COMPENSATED in order's view.
+    /// I3: a request is answered once, unless it was cancelled; each compensation request is confirmed once, and a side
+    /// that was asked ends COMPENSATED in order's view.
     fn check_messages(&self) {
         for side in Side::ALL {
             for (order_id, part) in self.participant(side).parts() {

@@ -101,7 +101,7 @@ pub enum Polled {
     },
     /// The position lies behind the end that another history of the log had: records that were read, or their place, have been taken back
     /// by the election of a leader that did not have them (KIP-320; `unclean.leader.election.enable`, or all copies lost). The position stays, and
-    /// this is told again, until a [`Consumer::seek`]: to `end` to read what stands there now.
+    /// this is returned again, until a [`Consumer::seek`]: to `end` to read what stands there now.
     Truncated {
         /// Where.
         partition: TopicPartition,
@@ -437,7 +437,7 @@ impl Consumer {
 
     // ---- asking
 
-    /// Sends one request to each leader that owes no answer. A broker that can't be reached is told as the failure; the others are
+    /// Sends one request to each leader that owes no answer. A broker that can't be reached is returned as the failure; the others are
     /// asked all the same.
     fn ask(&mut self) -> Option<Error> {
         let now = Instant::now();

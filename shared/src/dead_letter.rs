@@ -350,7 +350,7 @@ pub fn find(session: &mut impl Query, id: i64) -> Result<Option<Kept>> {
     Ok(session.query(&sql, &[&id])?.first().map(kept))
 }
 
-/// The same, locked: whoever replays or discards it meanwhile is waited for if `wait`, and what became of it is seen.
+/// The same, locked: a replay or discard by somebody else meanwhile is waited for if `wait`, and its result is seen.
 ///
 /// # Errors
 /// What PostgreSQL says: that somebody holds it is one ([`is_lock_timeout`](crate::error::Error::is_lock_timeout)).

@@ -119,7 +119,7 @@ impl Error {
         }
     }
 
-    /// Why a request can't be served, in words for whoever asked.
+    /// Why a request can't be served, in words for the client.
     pub fn for_clients(&self) -> String {
         match self {
             Error::Kafka(_) => "Kafka is not there".into(),

@@ -1,8 +1,8 @@
 //! What a service counts and measures about itself, in Prometheus's terms; all that the services have in common is listed
 //! here. Values of the process, for as long as it runs.
 //!
-//! What the database and Kafka hold (outbox, lag, dead letters) is set by the [`crate::service::monitor`], whoever leads and
-//! whatever the relay does.
+//! What the database and Kafka hold (outbox, lag, dead letters) is set by the [`crate::service::monitor`] of every
+//! instance, also where another one leads or the relay fails.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -38,7 +38,7 @@ log_timezone = 'UTC'
 
 /// The primary and its standby. Dropped, both are gone with their data.
 pub struct Replicated {
-    /// The one address that clients may use, whoever is the primary.
+    /// The one address that clients may use, whichever server is the primary.
     proxy: Proxy,
     folder: PathBuf,
     password: String,

@@ -189,7 +189,7 @@ impl World {
     /// How tests reach the installation's Kafka.
     pub fn kafka(&self) -> Config {
         let config = Config::new(self.bootstrap(), "saga-tests");
-        // whoever hurts brokers meanwhile does not wait for them
+        // faults of brokers meanwhile do not wait for them
         let limit = Duration::from_secs(15);
         Config {
             api_timeout: limit,

@@ -139,7 +139,7 @@ fn settle(apis: &[Api], order_id: Uuid, turn: &mut usize) -> Value {
     settled
 }
 
-/// One client: an order after the other, each to its end, until it is told to stop.
+/// One client: an order after the other, each to its end, until it is stopped.
 pub(crate) fn trade(ports: &[u16], client: usize, stop: &AtomicBool, done: &AtomicUsize) -> usize {
     let apis: Vec<Api> = ports.iter().map(|port| Api::new(*port)).collect();
     let (mut turn, mut number) = (client, 0);

@@ -332,7 +332,7 @@ fn two_replays_of_one_record_at_once_have_one_effect() {
     let [first, second] = thread::scope(|scope| {
         let first = scope.spawn(|| post(payment.api(), &path, &[("X-Actor", "eve")]));
         world.wait_for_stopped(Service::Payment, 1);
-        // it does not wait for long: whoever is told so repeats it
+        // it does not wait for long: the answer asks to repeat it
         let repeated = || {
             Some(post(payment.api(), &path, &[("X-Actor", "bob")]))
                 .filter(|answer| answer.status != 503)

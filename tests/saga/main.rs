@@ -7,7 +7,7 @@
 //! | `relay` | stored order, both or neither, one leader, nothing twice (I4, I5, I6) |
 //! | `postgres` | PostgreSQL as it is in other places: read-only, shared, copied without its sequences, with people at work |
 //! | `waits` | what fails again and again is reported: which part, for what, and who is to blame |
-//! | `repair` | a database that comes back older: orders are rebuilt from Kafka, what contradicts is asked back or told (I9) |
+//! | `repair` | a database that comes back older: orders are rebuilt from Kafka, what contradicts is asked back or parked (I9) |
 //! | `brokers` | Kafka as it is in other places: users with few rights, topics that operators make, strangers in the group |
 //! | `crash` | kill -9 and SIGTERM at any moment (I1, I2, I8) |
 //! | `instances` | several of every service: shared partitions, rolling restarts, a dead leader replaced (I6) |

@@ -1,5 +1,5 @@
 //! A database that comes back older (I9): what it has lost is rebuilt from Kafka, what contradicts it is asked back, and what
-//! nobody can mend is told to a person. Databases are copied and put back, as a restored backup is.
+//! nobody can mend is parked for a person. Databases are copied and put back, as a restored backup is.
 
 use std::collections::BTreeMap;
 
@@ -83,7 +83,7 @@ fn metric(instances: &[&Instance], series: &str) -> f64 {
 }
 
 /// I9, by the three databases: nothing is kept for an order that is not COMPLETED, and no COMPLETED order lacks its payment or its
-/// reservation, but those that are told.
+/// reservation, but those that are named.
 fn assert_nothing_kept_for_nothing(world: &World, reported: &[Uuid]) {
     let by_order = |service: Service, sql: &str| -> BTreeMap<Uuid, String> {
         world

@@ -1,4 +1,4 @@
-//! What a service finds at its start: a schema brought up to date by whoever comes first, a newer one used or refused, a
+//! What a service finds at its start: a schema brought up to date by the first instance, a newer one used or refused, a
 //! topic that does not fit.
 
 use harness::{Service, World};

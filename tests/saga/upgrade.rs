@@ -91,7 +91,7 @@ fn instances_of_an_earlier_version_run_beside_new_ones_and_are_rolled_away_witho
     payment.api().put_balance("ann", 1_000_000);
     stock.api().put_quantity("tea", 1_000_000);
     let new = Service::ALL.map(|service| world.start(service));
-    // on the schema that the new ones have migrated, whoever is asked
+    // on the schema that the new ones have migrated, asked of either
     for instance in [order, &new[0]] {
         let order_id = instance.api().place("ann", "tea", 3, 2);
         assert_eq!(instance.api().settled(order_id)["orderStatus"], "COMPLETED");

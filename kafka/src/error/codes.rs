@@ -43,7 +43,7 @@ impl ErrorCode {
 
     /// Who has to act on this code. INVALID_PRODUCER_EPOCH (47) and PRODUCER_FENCED (90) are the same news from
     /// different APIs; which one a fenced producer gets depends on the request it sends next. Both also follow a transaction that took longer
-    /// than its time: [`Error::kind`](crate::Error::kind) is `Fenced` only where `initialise` was told so.
+    /// than its time: [`Error::kind`](crate::Error::kind) is `Fenced` only where `initialise` was answered so.
     pub fn kind(self) -> ErrorKind {
         use ResponseError::*;
         match ResponseError::try_from_code(self.0) {

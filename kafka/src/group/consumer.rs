@@ -91,11 +91,11 @@ impl GroupConsumer {
     }
 
     /// Joins the group where that is needed and then gives [`Polled::Assigned`] alone: what was given before and is not
-    /// committed will be read again, by whoever has it now. Else waits for records, `timeout` at most, and ends early
+    /// committed will be read again, by the member that has it now. Else waits for records, `timeout` at most, and ends early
     /// when the group changes.
     ///
     /// Where a position lies outside of the log, or behind what an election took back, reading goes on as [`Positions`]
-    /// say, and a line is logged; with [`Positions::Own`] it is told instead.
+    /// say, and a line is logged; with [`Positions::Own`] it is returned instead.
     ///
     /// # Errors
     /// Those of [`Group::join`], of [`Admin::committed_offsets`](crate::Admin::committed_offsets) and of

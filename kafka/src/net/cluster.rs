@@ -71,7 +71,7 @@ pub(crate) struct Cluster {
     pub(crate) brokers: BTreeMap<i32, String>,
     topics: HashMap<Arc<str>, Topic>,
     coordinators: HashMap<CoordinatorKey, String>,
-    /// Who told the last of these addresses.
+    /// The broker that returned the last of these addresses.
     named_by: Option<String>,
     /// Which of a name's addresses is tried first, counted on from those that failed.
     turns: HashMap<String, usize>,

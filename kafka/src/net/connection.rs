@@ -20,10 +20,10 @@ use crate::net::stream::{Distrust, Stream};
 use crate::wire::layout;
 use crate::wire::protocol::Request;
 
-/// A throttle of so long is told as a warning.
+/// A throttle of so long is logged as a warning.
 const TOLD_THROTTLE: Duration = Duration::from_secs(1);
 
-/// An open connection whose broker has told the versions it speaks. After an error it must be dropped: the next
+/// An open connection whose broker has returned the versions it speaks. After an error it must be dropped: the next
 /// bytes on it may belong to an answer that nobody waits for.
 #[derive(Debug)]
 pub(crate) struct Connection {

@@ -19,7 +19,7 @@ impl AdminToken {
         fits.then(|| AdminToken(text.to_string()))
     }
 
-    /// What whoever knows it sends as `Authorization`.
+    /// The `Authorization` that a client sends who knows it.
     pub fn authorization(&self) -> String {
         format!("Bearer {}", self.0)
     }
@@ -62,8 +62,8 @@ impl Guard {
     /// Whether the request may change things.
     ///
     /// # Errors
-    /// 401 without the token or with a wrong one. However many wrong ones there were: one of 16 characters can't be guessed, and whoever
-    /// counted them would lock out all who share a proxy.
+    /// 401 without the token or with a wrong one. However many wrong ones there were: one of 16 characters can't be guessed, and a count
+    /// of them would lock out all who share a proxy.
     pub fn check(&self, request: &Request) -> Result<(), Problem> {
         let Some(lock) = &self.lock else {
             return Ok(());

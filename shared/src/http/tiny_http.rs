@@ -56,7 +56,7 @@ impl Server {
             server: Mutex::new(serve(&listener)?),
             stopping: AtomicBool::new(false),
         });
-        // Every request that is being answered holds the sender: the receiver is told when the last one lets it go.
+        // Every request that is being answered holds the sender: the receiver hears when the last one lets it go.
         let (sender, answered) = bounded(0);
         let sender = Arc::new(sender);
         let running = Arc::downgrade(&sender);

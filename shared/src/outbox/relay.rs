@@ -165,7 +165,7 @@ impl Worker for Relay {
             Turn::Published(_) => Duration::ZERO,
             // commits during the first turn of a leadership have woken nobody here
             Turn::Empty | Turn::Drained(_) if !led => Duration::ZERO,
-            // whoever commits afterwards wakes us
+            // a later commit wakes us
             Turn::Empty | Turn::Drained(_) => self.undeleted().map_or(SLOW_POLL, Undeleted::rest),
             Turn::Standby => ACQUIRE_AGAIN / 2 + backoff::jitter(ACQUIRE_AGAIN / 2),
         };
@@ -274,7 +274,7 @@ impl Relay {
     /// database has written last.
     pub fn relay_once(&mut self) -> Result<Turn> {
         let turn = self.try_turn();
-        // a fenced or broken leader closes its connection: the lock is free for whoever is alive
+        // a fenced or broken leader closes its connection: the lock is free for one that is alive
         if let Err(error) = &turn
             && !matches!(error, Error::Kafka(cause) if cause.kind() != ErrorKind::Fenced)
         {

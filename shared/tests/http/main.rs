@@ -93,7 +93,7 @@ fn show(request: &Request) -> Result<Response, Problem> {
     ))
 }
 
-// ---- a client that sends exactly what it is told ----------------------------------------------------------------------------------
+// ---- a client that sends exactly what it is given ----------------------------------------------------------------------------------
 
 struct Client {
     reader: BufReader<TcpStream>,

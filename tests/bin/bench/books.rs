@@ -1,5 +1,5 @@
 //! What the three databases say: who is settled since when, whether money and stock are conserved. Statements of the bench
-//! carry a mark by which they are told from those of the services.
+//! carry a mark by which they are distinguished from those of the services.
 
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What is told of a distribution.
+/// What is shown of a distribution.
 pub const PERCENTILES: [(&str, f64); 5] = [
     ("p50", 50.0),
     ("p95", 95.0),

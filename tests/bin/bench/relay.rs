@@ -94,7 +94,7 @@ fn key(record: &Record) -> Result<Uuid, String> {
     key.ok_or(format!("a record without an order's id: {record:?}"))
 }
 
-/// From the return of a row's commit to its record at a read-committed reader. The relay is told by NOTIFY, as it is of
+/// From the return of a row's commit to its record at a read-committed reader. The relay is woken by NOTIFY, as it is of
 /// commits on other instances.
 fn cold_row(stage: &mut Stage, time: Duration, report: &mut Report) -> Result<(), String> {
     let rows = (time.as_millis() / APART.as_millis()) as usize;

@@ -132,7 +132,7 @@ fn accepted(
     )
 }
 
-/// What a client was told of is the order that its key stands for. Of one that is gone or superseded it was told, too.
+/// What a client was answered is the order that its key stands for. One that is gone or superseded was answered, too.
 fn one_order_a_key(asked: &[Asked], heard: &[Heard], found: &Evidence, excuses: &Excuses) -> Check {
     let mut by_key: BTreeMap<&str, HashSet<Uuid>> = BTreeMap::new();
     for (asked, heard) in asked.iter().zip(heard) {

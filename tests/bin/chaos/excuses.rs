@@ -8,7 +8,7 @@
 //! | a stored message is on its topic once | once more, as it was, for each tail lost after it was stored |
 //! | a record was stored | one stored in the tail: our history of it went with it |
 //! | stored order on each partition | a message that is published again, later |
-//! | the table of outcomes | an order with such records, if no side keeps what order does not have, or a person is told |
+//! | the table of outcomes | an order with such records, if no side keeps what order does not have, or it is parked for a person |
 
 use std::collections::{HashMap, HashSet};
 
@@ -131,7 +131,7 @@ impl<'a> Excuses<'a> {
         }
     }
 
-    /// What a COMPLETED order lacks, of which no person is told.
+    /// What a COMPLETED order lacks, and no dead letter or repair says so.
     pub fn lacking(&self, order: &OrderRow) -> Vec<&'static str> {
         let sides = [(0, "payment"), (1, "reservation")];
         let lacks = |side: usize| {

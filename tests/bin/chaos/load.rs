@@ -297,7 +297,7 @@ impl Load {
         heard.into_inner().expect("no client panicked")
     }
 
-    /// The client of this request asks once more for what it has been told is accepted.
+    /// The client of this request asks once more for what was answered as accepted.
     pub fn ask_again(&self, asked: &[Asked], number: usize) {
         let mut heard = Heard::default();
         ask_until_accepted(

@@ -26,7 +26,7 @@ pub(super) struct ClientConnection {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
-    /// For a request's last byte; whoever needs the place may end the connection.
+    /// For a request's last byte; the connection may be ended by a client that needs the place.
     Waiting(Instant),
     /// A request is being answered: not to be disturbed.
     Busy,
@@ -97,7 +97,7 @@ impl ClientConnection {
 /// Serves a connection until one side closes it or the service stops.
 pub(super) fn serve(connection: &ClientConnection, shared: &Shared) {
     let mut reader = RequestReader::new(&connection.stream, &shared.dispatcher.limits);
-    // Asked after the state is "waiting" and after the connection is listed: whoever stops the service sees either.
+    // Asked after the state is "waiting" and after the connection is listed: a stop sees one of the two.
     while !shared.is_stopping() {
         match reader.next(|method, target| shared.dispatcher.refuses(method, target)) {
             Err(Unreadable::Gone) => return,
