@@ -168,13 +168,15 @@ pub fn count_waiting(session: &mut Session, service: Service) -> Result<OutboxSt
     })
 }
 
-/// The snapshots that are open in the database: under a name that stays as long as one does, for how many seconds, as far as it may be
-/// seen (of other users' sessions it may not). Whatever was changed or deleted since is walked over by each statement that comes by.
-pub fn find_snapshots(session: &mut Session) -> Result<Vec<(String, f64)>> {
-    let sql =
-        "select pid || '/' || backend_xmin, coalesce(extract(epoch from clock_timestamp() - xact_start), 0)::float8
+/// What is open in the database and keeps its old rows, a snapshot or a transaction that has written: under a name that stays as long
+/// as one does, for how many seconds; none, where that may not be seen, as of other users' sessions. Whatever was changed or deleted
+/// since is walked over by each statement that comes by. (Of other users' sessions even their kind may not be seen. Autovacuum's have
+/// no user.)
+pub fn find_snapshots(session: &mut Session) -> Result<Vec<(String, Option<f64>)>> {
+    let sql = "select pid || '/' || coalesce(backend_xid, backend_xmin), extract(epoch from clock_timestamp() - xact_start)::float8
                  from pg_stat_activity
-                where datname = current_database() and backend_xmin is not null and backend_type <> 'autovacuum worker'
+                where datname = current_database() and coalesce(backend_xid, backend_xmin) is not null and usename is not null
+                  and pid <> pg_backend_pid()
                 union all select gid, extract(epoch from clock_timestamp() - prepared)::float8
                             from pg_prepared_xacts where database = current_database()";
     Ok(session

@@ -372,13 +372,15 @@ fn stored(
     })
 }
 
-/// In seconds: as the database says, or as long as it was seen.
-fn oldest_snapshot(open: &[(String, f64)], seen: &mut HashMap<String, Instant>) -> f64 {
+/// In seconds: as the database says, else as long as it was seen.
+fn oldest_snapshot(open: &[(String, Option<f64>)], seen: &mut HashMap<String, Instant>) -> f64 {
     seen.retain(|name, _| open.iter().any(|(open, _)| open == name));
     open.iter()
         .map(|(name, seconds)| {
-            let since = seen.entry(name.clone()).or_insert_with(Instant::now);
-            seconds.max(since.elapsed().as_secs_f64())
+            seconds.unwrap_or_else(|| {
+                let since = seen.entry(name.clone()).or_insert_with(Instant::now);
+                since.elapsed().as_secs_f64()
+            })
         })
         .fold(0.0, f64::max)
 }
@@ -548,6 +550,21 @@ mod tests {
             "those before 9 are read"
         );
         assert_eq!(history.waiting_for(12, 12), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_snapshot_is_as_old_as_the_database_says_else_as_long_as_it_was_seen() {
+        let mut seen = HashMap::new();
+        let (said, hidden) = (("7/1".to_string(), Some(0.1)), ("8/1".to_string(), None));
+        for _ in 0..2 {
+            assert_eq!(oldest_snapshot(std::slice::from_ref(&said), &mut seen), 0.1);
+        }
+        oldest_snapshot(std::slice::from_ref(&hidden), &mut seen);
+        let since = Instant::now();
+        let at_least = since.elapsed().as_secs_f64();
+        assert!(oldest_snapshot(std::slice::from_ref(&hidden), &mut seen) >= at_least);
+        assert_eq!(oldest_snapshot(&[], &mut seen), 0.0);
+        assert!(seen.is_empty());
     }
 
     #[test]
