@@ -5,7 +5,7 @@ mod common;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use common::{Broker, CONSOLE_CONSUMER, Line, record, records, unique, value_of, wait_until};
+use common::{Broker, CONSOLE_CONSUMER, Line, now, record, records, unique, value_of, wait_until};
 use kafka::{
     Bytes, Compression, Consumer, ErrorCode, FetchConfig, Interrupt, Isolation, OffsetSpec, Polled,
     Producer, ProducerRecord, Record, StrBytes, TopicPartition, partition_for_key,
@@ -73,12 +73,6 @@ fn partitions_that_are_added_are_written_to(broker: &Broker) {
 
 fn a_record_without_a_time_gets_that_of_its_sending(broker: &Broker) {
     let partitions = broker.topic("untimed", 1);
-    let now = || {
-        std::time::SystemTime::UNIX_EPOCH
-            .elapsed()
-            .unwrap()
-            .as_millis() as i64
-    };
     let before = now();
     let untimed = ProducerRecord {
         timestamp: None,
@@ -206,6 +200,7 @@ fn our_records_are_read_by_the_java_consumer(broker: &Broker) {
         Duration::from_secs(60),
     );
     producer.initialise().unwrap();
+    let sent = now() - 60_000;
     for (value, kept) in [("aborted", false), ("kept", true)] {
         let mut transaction = producer.begin().unwrap();
         let headers = vec![
@@ -214,6 +209,7 @@ fn our_records_are_read_by_the_java_consumer(broker: &Broker) {
         ];
         let one = |n| ProducerRecord {
             headers: headers.clone(),
+            timestamp: Some(sent),
             ..record(topic, &format!("key-{n}"), &format!("{value} {n}"))
         };
         transaction
@@ -255,7 +251,7 @@ fn our_records_are_read_by_the_java_consumer(broker: &Broker) {
     let mut expected: Vec<String> = (0..20)
         .map(|n| {
             let partition = partition_for_key(format!("key-{n}").as_bytes(), 3);
-            format!("CreateTime:1700000000000\tPartition:{partition}\th1:eins,h2:null\tkey-{n}\tkept {n}")
+            format!("CreateTime:{sent}\tPartition:{partition}\th1:eins,h2:null\tkey-{n}\tkept {n}")
         })
         .collect();
     expected.sort();
@@ -489,7 +485,11 @@ fn offsets_are_listed_by_time_and_at_both_ends(broker: &Broker) {
         timestamp: Some(timestamp),
         ..record(topic, "k", "v")
     };
-    send(broker, vec![at(1000), at(2000), at(3000)]);
+    let first = now() - 60_000;
+    send(
+        broker,
+        vec![at(first), at(first + 1_000), at(first + 2_000)],
+    );
     let place = [(topic.to_owned(), 0)];
     let mut admin = broker.admin();
     let mut list = |spec| {
@@ -500,9 +500,9 @@ fn offsets_are_listed_by_time_and_at_both_ends(broker: &Broker) {
     };
     assert_eq!(list(OffsetSpec::Earliest).offset, 0);
     assert_eq!(list(OffsetSpec::Latest).offset, 3);
-    let found = list(OffsetSpec::Timestamp(1500));
-    assert_eq!((found.offset, found.timestamp), (1, 2000));
-    assert_eq!(list(OffsetSpec::Timestamp(9000)).offset, -1);
+    let found = list(OffsetSpec::Timestamp(first + 500));
+    assert_eq!((found.offset, found.timestamp), (1, first + 1_000));
+    assert_eq!(list(OffsetSpec::Timestamp(first + 8_000)).offset, -1);
 }
 
 fn nulls_and_repeated_headers_survive(broker: &Broker) {
@@ -512,16 +512,18 @@ fn nulls_and_repeated_headers_survive(broker: &Broker) {
         ("h".into(), None),
         ("".into(), Some(Bytes::new())),
     ];
+    let a_while_ago = now() - 60_000;
     let sent = ProducerRecord {
         key: None,
         value: None,
         headers: twice.clone(),
+        timestamp: Some(a_while_ago),
         ..record(&partitions[0].topic, "", "")
     };
     send(broker, vec![sent]);
     let (_, found) = read(broker, &partitions, 1).remove(0);
     assert_eq!((found.key, found.value, found.headers), (None, None, twice));
-    assert_eq!(found.timestamp, 1_700_000_000_000);
+    assert_eq!(found.timestamp, a_while_ago);
 }
 
 fn creating_a_topic_twice_says_so(broker: &Broker) {

@@ -93,7 +93,8 @@ impl Message {
             key: self.key.clone().map(Bytes::from),
             value: self.value.clone().map(Bytes::from),
             headers: self.headers.iter().map(header).collect(),
-            timestamp: Some(1_767_323_045_678),
+            // a past one would have the broker remove the record, whenever it looks for old ones
+            timestamp: None,
             partition: None,
         }
     }

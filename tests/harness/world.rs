@@ -506,5 +506,5 @@ fn value<'a>(settings: &'a [(String, String)], name: &str) -> &'a str {
 
 fn connect(url: &str) -> Client {
     Client::connect(url, NoTls)
-        .unwrap_or_else(|error| panic!("the test PostgreSQL does not answer: {error}"))
+        .unwrap_or_else(|error| panic!("the test PostgreSQL does not answer: {error:?}"))
 }

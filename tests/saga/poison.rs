@@ -962,7 +962,7 @@ fn write_and_abort(world: &World) {
         key: None,
         value: Some(Bytes::from_static(b"never committed")),
         headers: vec![],
-        timestamp: Some(0),
+        timestamp: None,
         partition: Some(0),
     };
     transaction.send(vec![record]).unwrap();

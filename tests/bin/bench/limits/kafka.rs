@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use harness::env;
 use kafka::{Admin, Interrupt, NewTopic, Producer, ProducerRecord};
 use shared::event::Service;
+use shared::event::delivery;
 use shared::event::envelope::{self, StoredMessage};
 
 use crate::backlog::Batch;
@@ -142,8 +143,17 @@ fn records(stage: &Stage) -> Result<Vec<ProducerRecord>, String> {
         let stored: Vec<StoredMessage<'_>> =
             serde_json::from_str(messages).map_err(|error| error.to_string())?;
         let (prefix, stored_at) = (stage.world.prefix(), "2026-01-02T03:04:05.678901Z");
+        // of now: the broker removes what is older than its topic keeps
+        let timestamp = delivery::now() / 1_000;
         let record = |stored| {
-            envelope::to_record(stored, order.order_id, Service::Order, prefix, stored_at, 0)
+            envelope::to_record(
+                stored,
+                order.order_id,
+                Service::Order,
+                prefix,
+                stored_at,
+                timestamp,
+            )
         };
         records.extend(stored.iter().map(record));
     }
