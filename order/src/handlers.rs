@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shared::config::Config;
+use shared::consumer::at_once::AtOnce;
 use shared::consumer::recovery::{FoundRequests, Recovery};
 use shared::db::Tx;
 use shared::error::Cause;
@@ -18,7 +19,7 @@ use crate::long_poll::LongPolls;
 use crate::metrics::{Counts, Repaired};
 use crate::order::{Bearing, OrderStatus, Saga, SagaEvent, Transition};
 use crate::repair::{self, Kind, Rebuilt, Repair};
-use crate::store::{self, Locked};
+use crate::store::{self, Current, Written};
 
 /// How long things last.
 #[derive(Clone, Copy)]
@@ -102,7 +103,7 @@ impl AnswerHandler {
         tx: &mut Tx<'_>,
         order_ids: &[Uuid],
         events: &[Event],
-    ) -> Result<HashMap<Uuid, Locked>> {
+    ) -> Result<HashMap<Uuid, Current>> {
         let orders = store::lock(tx, order_ids)?;
         if orders.len() == order_ids.len() {
             return Ok(orders);
@@ -166,6 +167,28 @@ impl Handler for AnswerHandler {
         Ok(Handled { outcomes, events })
     }
 
+    /// Answers that change orders and ask no side to compensate; all else is handled under locks.
+    fn handle_at_once(&mut self, at_once: &mut AtOnce<'_>, events: &[Event]) -> Result<bool> {
+        let order_ids: BTreeSet<Uuid> = events.iter().map(|event| event.order_id).collect();
+        let order_ids: Vec<Uuid> = order_ids.into_iter().collect();
+        let orders = store::read(at_once.session(), &order_ids)?;
+        if orders.len() < order_ids.len() || orders.values().any(|order| order.repaired) {
+            return Ok(false);
+        }
+        let mut batch = Batch::new(orders);
+        for event in events {
+            if batch.decide(event) != Some(Outcome::Changed) {
+                return Ok(false);
+            }
+        }
+        if !batch.outgoing.is_empty() || !store::update_at_once(at_once, &batch.written())? {
+            return Ok(false);
+        }
+        batch.counts.report(&self.admission);
+        self.long_polls.check();
+        Ok(true)
+    }
+
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {
         let order_ids: Vec<Uuid> = events.iter().map(|event| event.order_id).collect();
         let held = store::find_held(tx, &order_ids)?;
@@ -197,10 +220,10 @@ impl Handler for AnswerHandler {
 
 const TOO_LATE: &str = "a duplicate, or too late";
 
-/// Locked orders, and what a batch makes of them.
+/// Orders, and what a batch makes of them.
 pub struct Batch<'a> {
     /// The orders that exist.
-    pub orders: HashMap<Uuid, Locked>,
+    pub orders: HashMap<Uuid, Current>,
     /// Those whose saga is no longer what the table holds.
     pub changed: BTreeSet<Uuid>,
     /// The answers to be kept in the timeline: those that have changed an order, and those that must be known when they come
@@ -220,7 +243,7 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// Nothing has happened yet.
-    pub fn new(orders: HashMap<Uuid, Locked>) -> Batch<'a> {
+    pub fn new(orders: HashMap<Uuid, Current>) -> Batch<'a> {
         Batch {
             orders,
             changed: BTreeSet::new(),
@@ -407,12 +430,7 @@ impl<'a> Batch<'a> {
         admission: &Admission,
         long_polls: &LongPolls,
     ) -> Result<Vec<Event>> {
-        let changed: Vec<(Uuid, &Saga)> = self
-            .changed
-            .iter()
-            .map(|id| (*id, &self.orders[id].saga))
-            .collect();
-        store::update(tx, &changed, self.counts.settled(), &self.recorded)?;
+        store::update(tx, &self.written())?;
         store::look_again(tx, &self.outgoing, round, wait)?;
         // those of this batch know their confirmations already
         repair::store::finish(tx, &self.confirmed)?;
@@ -425,6 +443,18 @@ impl<'a> Batch<'a> {
             long_polls.check();
         });
         Ok(self.outgoing)
+    }
+
+    fn written(&self) -> Written<'_> {
+        let changed = self.changed.iter().map(|order_id| {
+            let order = &self.orders[order_id];
+            (*order_id, &order.was, &order.saga)
+        });
+        Written {
+            changed: changed.collect(),
+            settled: self.counts.settled(),
+            recorded: &self.recorded,
+        }
     }
 }
 

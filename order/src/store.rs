@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use postgres::Row;
 use shared::columns;
+use shared::consumer::at_once::{AtOnce, Effect};
 use shared::consumer::set_aside;
 use shared::db::cleanup::Cleanup;
-use shared::db::{Query, Session, Tx};
+use shared::db::{Params, Query, Session, Tx};
 use shared::error::Result;
 use shared::event::{Event, Reason};
 use uuid::Uuid;
@@ -20,10 +21,12 @@ use flow::{COUNT_SETTLED, by_second};
 pub mod answers;
 pub mod flow;
 
-/// An order locked for a decision.
-pub struct Locked {
+/// An order as it is when it is decided on.
+pub struct Current {
     /// Its two sides.
     pub saga: Saga,
+    /// What they were when it was read.
+    pub was: Saga,
     /// W3C trace context of the request that made it.
     pub traceparent: String,
     /// Whether it has repairs.
@@ -173,32 +176,50 @@ fn end_of_scan(session: &mut Session, after: Uuid, scan: i64) -> Result<Option<U
 }
 
 /// Locks the orders of `order_ids` that exist, in id order.
-pub fn lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Locked>> {
+pub fn lock(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Current>> {
     lock_where(tx, order_ids, "true")
 }
 
 /// The same for those that are not settled, or have repairs. Once settled, always settled: who is passed over has nothing left
 /// to happen, and a lock would cost a write.
-pub fn lock_unsettled(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Locked>> {
+pub fn lock_unsettled(tx: &mut Tx<'_>, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Current>> {
     lock_where(tx, order_ids, &format!("({UNSETTLED} or o.repaired)"))
+}
+
+/// The orders of `order_ids` that exist, as they are now: without locks.
+pub fn read(session: &mut Session, order_ids: &[Uuid]) -> Result<HashMap<Uuid, Current>> {
+    read_where(session, order_ids, "true")
 }
 
 fn lock_where(
     tx: &mut Tx<'_>,
     order_ids: &[Uuid],
     condition: &str,
-) -> Result<HashMap<Uuid, Locked>> {
+) -> Result<HashMap<Uuid, Current>> {
+    read_where(
+        tx,
+        order_ids,
+        &format!("{condition} order by o.order_id for update of o"),
+    )
+}
+
+fn read_where(
+    query: &mut impl Query,
+    order_ids: &[Uuid],
+    condition: &str,
+) -> Result<HashMap<Uuid, Current>> {
     let sql = format!(
         "select o.order_id, o.payment_status, o.stock_status, o.reason_code, o.reason_from, o.traceparent,
                 o.repaired
            from unnest($1::uuid[]) as wanted (order_id) join orders o using (order_id)
-          where {condition} order by o.order_id for update of o"
+          where {condition}"
     );
-    let rows = tx.query(&sql, &[&order_ids])?;
+    let rows = query.query(&sql, &[&order_ids])?;
     let mut locked = HashMap::with_capacity(rows.len());
     for row in &rows {
-        let order = Locked {
+        let order = Current {
             saga: saga(row, 1),
+            was: saga(row, 1),
             traceparent: row.get(5),
             repaired: row.get(6),
         };
@@ -207,29 +228,63 @@ fn lock_where(
     Ok(locked)
 }
 
-/// Writes the sagas of locked orders, into their timeline the answers that are `recorded`, and counts those that are `settled`
-/// now, by one statement.
-pub fn update(
-    tx: &mut Tx<'_>,
-    changed: &[(Uuid, &Saga)],
-    settled: &[Uuid],
-    recorded: &[&Event],
-) -> Result<()> {
-    if changed.is_empty() && recorded.is_empty() {
+/// What a batch of answers writes: the sagas of orders, into their timeline the answers that are `recorded`, and the count of those
+/// that are `settled` now.
+pub struct Written<'a> {
+    /// Each order with what its saga was and is.
+    pub changed: Vec<(Uuid, &'a Saga, &'a Saga)>,
+    /// Those that are settled by it.
+    pub settled: &'a [Uuid],
+    /// The answers that the timeline keeps.
+    pub recorded: &'a [&'a Event],
+}
+
+/// An order is touched only where its statuses are what they were; $27: also one that has repairs.
+const CHANGED: &str = "
+    update orders o set order_status = c.status, payment_status = c.payment, stock_status = c.stock,
+           reason_code = c.code, reason_from = c.reason_from, updated_at = clock_timestamp()
+      from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $25::text[], $26::text[])
+           as c (order_id, status, payment, stock, code, reason_from, payment_was, stock_was)
+     where o.order_id = c.order_id and o.payment_status = c.payment_was and o.stock_status = c.stock_was
+           and (not o.repaired or $27)
+ returning o.order_id";
+
+/// Writes what changed of locked orders, by one statement.
+pub fn update(tx: &mut Tx<'_>, written: &Written<'_>) -> Result<()> {
+    if written.changed.is_empty() && written.recorded.is_empty() {
         return Ok(());
     }
     let sql = format!(
-        "with counted as ({COUNT_SETTLED}), recorded as ({ANSWERS})
-         update orders o set order_status = c.status, payment_status = c.payment, stock_status = c.stock,
-                reason_code = c.code, reason_from = c.reason_from, updated_at = clock_timestamp()
-           from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
-                as c (order_id, status, payment, stock, code, reason_from)
-          where o.order_id = c.order_id"
+        "with counted as ({COUNT_SETTLED}), recorded as ({ANSWERS}), changed as ({CHANGED}) select count(*) from changed"
     );
-    let (seconds, counts) = by_second(settled);
+    let rows = with_columns(written, true, |params| tx.query(&sql, params))?;
+    debug_assert_eq!(rows[0].get::<_, i64>(0), written.changed.len() as i64);
+    Ok(())
+}
+
+/// The same of orders that were read without locks and have no repairs. Returns false where that no longer holds of one.
+pub fn update_at_once(at_once: &mut AtOnce<'_>, written: &Written<'_>) -> Result<bool> {
+    let effect = |name, sql, rows| Effect { name, sql, rows };
+    let effects = [
+        effect("changed", CHANGED, Some(written.changed.len())),
+        effect("counted", COUNT_SETTLED, None),
+        effect("recorded", ANSWERS, None),
+    ];
+    with_columns(written, false, |params| {
+        at_once.commit(&effects, params, &[])
+    })
+}
+
+/// Calls `run` with the parameters of [`CHANGED`], [`COUNT_SETTLED`] and [`ANSWERS`].
+fn with_columns<T>(
+    written: &Written<'_>,
+    also_repaired: bool,
+    run: impl FnOnce(Params<'_>) -> T,
+) -> T {
+    let (seconds, counts) = by_second(written.settled);
     let sagas = columns!(
-        changed,
-        |(order_id, saga)| [
+        written.changed,
+        |(order_id, _, saga)| [
             *order_id,
             saga.status().name(),
             saga.payment.name(),
@@ -240,10 +295,14 @@ pub fn update(
         seconds,
         counts
     );
-    tx.execute(&sql, &[&sagas[..], &answer_columns!(recorded)].concat())
-        .map(drop)
+    let were = columns!(
+        written.changed,
+        |(_, was, _)| [was.payment.name(), was.stock.name()],
+        also_repaired
+    );
+    let recorded = written.recorded;
+    run(&[&sagas[..], &answer_columns!(recorded), &were].concat())
 }
-
 /// Stores the idempotency keys of orders that are rebuilt; returns those whose key stands for another order by now. (After
 /// `retention` a key may be used again: the orders of then and now have nothing to do with each other.) A call of the writer
 /// with one of the keys is waited for.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use postgres::Row;
 use shared::columns;
+use shared::consumer::at_once::{AtOnce, Effect};
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::Reason;
@@ -68,16 +69,21 @@ pub fn lock_balances(tx: &mut Tx<'_>, user_names: &[&str]) -> Result<HashMap<Str
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// The balances of `user_names` (sorted) that exist, without locks.
+pub fn find_balances(session: &mut Session, user_names: &[&str]) -> Result<HashMap<String, i64>> {
+    let rows = session.query(
+        "select o.user_name, o.balance from unnest($1::text[]) as wanted (user_name) join account o using (user_name)",
+        &[&user_names],
+    )?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// Writes what changed in the batch: payments and balances by one statement, all of them locked before.
 pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
     if batch.changed_payments.is_empty() {
         return Ok(());
     }
-    let changed: Vec<(Uuid, &Payment)> = batch
-        .changed_payments
-        .iter()
-        .map(|order_id| (*order_id, &batch.payments[order_id]))
-        .collect();
+    let changed = changed(batch);
     let payments = columns!(changed, |(order_id, payment)| [
         *order_id,
         payment.terms.as_ref().map(|(name, _)| name.as_str()),
@@ -104,6 +110,59 @@ pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
         &[&payments[..], &balances].concat(),
     )?;
     Ok(())
+}
+
+/// Writes a batch of payments that were not known, decided on the balances `read` without locks. Returns false where one is
+/// known by now, or one of the balances is another.
+pub fn write_at_once(
+    at_once: &mut AtOnce<'_>,
+    batch: &Batch,
+    read: &HashMap<String, i64>,
+) -> Result<bool> {
+    let changed = changed(batch);
+    let payments = columns!(changed, |(order_id, payment)| [
+        *order_id,
+        payment.terms.as_ref().map(|(name, _)| name.as_str()),
+        payment.terms.as_ref().map(|(_, amount)| *amount),
+        payment.status.name(),
+        payment.reason.as_ref().map(|reason| reason.code.as_str()),
+        payment.reason.as_ref().map(|reason| reason.from.as_str()),
+    ]);
+    let balances = columns!(batch.changed_balances, |name| [
+        name.as_str(),
+        read[name],
+        batch.balances[name],
+    ]);
+    let placed = "insert into payment (order_id, user_name, amount, status, reason_code, reason_from)
+        select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[]) as p (order_id)
+         order by order_id
+            on conflict (order_id) do nothing returning order_id";
+    let taken = "update account o set balance = c.becomes
+          from unnest($7::text[], $8::bigint[], $9::bigint[]) as c (user_name, was, becomes)
+         where o.user_name = c.user_name and o.balance = c.was returning o.user_name";
+    at_once.commit(
+        &[
+            Effect {
+                name: "placed",
+                sql: placed,
+                rows: Some(batch.changed_payments.len()),
+            },
+            Effect {
+                name: "taken",
+                sql: taken,
+                rows: Some(batch.changed_balances.len()),
+            },
+        ],
+        &[&payments[..], &balances].concat(),
+        &batch.outgoing,
+    )
+}
+
+fn changed(batch: &Batch) -> Vec<(Uuid, &Payment)> {
+    let changed = batch.changed_payments.iter();
+    changed
+        .map(|order_id| (*order_id, &batch.payments[order_id]))
+        .collect()
 }
 
 /// PostgreSQL's text form of an array: `unnest` would flatten an array of arrays.

@@ -66,6 +66,7 @@ use offsets::{Move, Start};
 use partitions::Partitions;
 use processor::BatchProcessor;
 
+pub mod at_once;
 pub mod batch;
 pub mod offsets;
 pub mod partitions;

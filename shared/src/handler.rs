@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use uuid::Uuid;
 
+use crate::consumer::at_once::AtOnce;
 use crate::db::Tx;
 use crate::error::{Cause, Error, Result};
 use crate::event::delivery::Delivery;
@@ -62,6 +63,15 @@ pub trait Handler: Send {
     /// returned.
     fn handle(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Handled>;
 
+    /// Tries to handle a batch by two statements: reads without locks, decides, and has `at_once` commit. Returns false where the
+    /// batch is none that can be, or what was read has changed meanwhile: then [`Handler::handle`] gets it.
+    ///
+    /// # Errors
+    /// What PostgreSQL says: nothing was changed, or (connection lost) it is unknown.
+    fn handle_at_once(&mut self, _at_once: &mut AtOnce<'_>, _events: &[Event]) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Which of the events can't be handled because somebody else holds a row that they need: for each what it waits for, in words.
     /// The rows of all others are locked then, so that handling them waits for nobody.
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>>;
@@ -84,6 +94,19 @@ pub trait Handler: Send {
 /// The handler's; [`Error::Panic`].
 pub fn handle(handler: &mut dyn Handler, tx: &mut Tx<'_>, events: &[Event]) -> Result<Handled> {
     catch_unwind(AssertUnwindSafe(|| handler.handle(tx, events))).map_err(panic_text)?
+}
+
+/// Calls [`Handler::handle_at_once`] and turns a panic into an error; nothing was changed then.
+///
+/// # Errors
+/// The handler's; [`Error::Panic`].
+pub fn handle_at_once(
+    handler: &mut dyn Handler,
+    at_once: &mut AtOnce<'_>,
+    events: &[Event],
+) -> Result<bool> {
+    catch_unwind(AssertUnwindSafe(|| handler.handle_at_once(at_once, events)))
+        .map_err(panic_text)?
 }
 
 /// What a caught panic said.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use postgres::Row;
 use shared::columns;
+use shared::consumer::at_once::{AtOnce, Effect};
 use shared::db::{Query, Session, Tx};
 use shared::error::Result;
 use shared::event::Reason;
@@ -71,16 +72,21 @@ pub fn lock_quantities(tx: &mut Tx<'_>, item_names: &[&str]) -> Result<HashMap<S
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// The quantities of `item_names` (sorted) that exist, without locks.
+pub fn find_quantities(session: &mut Session, item_names: &[&str]) -> Result<HashMap<String, i64>> {
+    let rows = session.query(
+        "select o.item_name, o.quantity from unnest($1::text[]) as wanted (item_name) join item o using (item_name)",
+        &[&item_names],
+    )?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// Writes what changed in the batch: reservations and quantities by one statement, all of them locked before.
 pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
     if batch.changed_reservations.is_empty() {
         return Ok(());
     }
-    let changed: Vec<(Uuid, &Reservation)> = batch
-        .changed_reservations
-        .iter()
-        .map(|order_id| (*order_id, &batch.reservations[order_id]))
-        .collect();
+    let changed = changed(batch);
     let reservations = columns!(changed, |(order_id, reservation)| [
         *order_id,
         reservation.terms.as_ref().map(|(name, _)| name.as_str()),
@@ -114,6 +120,65 @@ pub fn write(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
         &[&reservations[..], &quantities].concat(),
     )?;
     Ok(())
+}
+
+/// Writes a batch of reservations that were not known, decided on the quantities `read` without locks. Returns false where one is
+/// known by now, or one of the quantities is another.
+pub fn write_at_once(
+    at_once: &mut AtOnce<'_>,
+    batch: &Batch,
+    read: &HashMap<String, i64>,
+) -> Result<bool> {
+    let changed = changed(batch);
+    let reservations = columns!(changed, |(order_id, reservation)| [
+        *order_id,
+        reservation.terms.as_ref().map(|(name, _)| name.as_str()),
+        reservation.terms.as_ref().map(|(_, amount)| *amount),
+        reservation.status.name(),
+        reservation
+            .reason
+            .as_ref()
+            .map(|reason| reason.code.as_str()),
+        reservation
+            .reason
+            .as_ref()
+            .map(|reason| reason.from.as_str()),
+    ]);
+    let quantities = columns!(batch.changed_quantities, |name| [
+        name.as_str(),
+        read[name],
+        batch.quantities[name],
+    ]);
+    let placed = "insert into reservation (order_id, item_name, quantity, status, reason_code, reason_from)
+        select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[]) as p (order_id)
+         order by order_id
+            on conflict (order_id) do nothing returning order_id";
+    let taken = "update item o set quantity = c.becomes
+          from unnest($7::text[], $8::bigint[], $9::bigint[]) as c (item_name, was, becomes)
+         where o.item_name = c.item_name and o.quantity = c.was returning o.item_name";
+    at_once.commit(
+        &[
+            Effect {
+                name: "placed",
+                sql: placed,
+                rows: Some(batch.changed_reservations.len()),
+            },
+            Effect {
+                name: "taken",
+                sql: taken,
+                rows: Some(batch.changed_quantities.len()),
+            },
+        ],
+        &[&reservations[..], &quantities].concat(),
+        &batch.outgoing,
+    )
+}
+
+fn changed(batch: &Batch) -> Vec<(Uuid, &Reservation)> {
+    let changed = batch.changed_reservations.iter();
+    changed
+        .map(|order_id| (*order_id, &batch.reservations[order_id]))
+        .collect()
 }
 
 /// PostgreSQL's text form of an array: `unnest` would flatten an array of arrays.

@@ -9,6 +9,7 @@
 //! | `waits` | what fails again and again is reported: which part, for what, and who is to blame |
 //! | `repair` | a database that comes back older: orders are rebuilt from Kafka, what contradicts is asked back or parked (I9) |
 //! | `brokers` | Kafka as it is in other places: users with few rights, topics that operators make, strangers in the group |
+//! | `at_once` | a batch decided on what was read without locks overwrites and passes over nothing (I2, I3) |
 //! | `crash` | kill -9 and SIGTERM at any moment (I1, I2, I8) |
 //! | `instances` | several of every service: shared partitions, rolling restarts, a dead leader replaced (I6) |
 //! | `outage` | database or broker away for a while delays and loses nothing (I1) |
@@ -30,6 +31,7 @@
 //! | `standby` | the harness itself: a database that takes over without the last rows of the one before |
 //! | `attack` | clients that are many, slow, endless or senseless harm nobody else |
 
+mod at_once;
 mod attack;
 mod brokers;
 mod crash;

@@ -27,7 +27,7 @@ use kafka::TopicPartition;
 use uuid::Uuid;
 
 use crate::columns;
-use crate::db::{Query, Session, Tx};
+use crate::db::{Params, Query, Session, Tx};
 use crate::error::{Error, Result};
 
 /// A partition's step from the offset that was read to the one after the batch.
@@ -169,6 +169,19 @@ pub fn read_all(session: &mut Session) -> Result<Vec<(Uuid, i32, i64)>> {
 /// # Errors
 /// [`Error::LostRace`] when a row is not where the consumer believed: roll back and read again.
 pub fn advance(tx: &mut Tx<'_>, moves: &[Move]) -> Result<()> {
+    let rows = with_columns(moves, |params| {
+        tx.query("select move_offsets($1, $2, $3, $4, $5, $6)", params)
+    })?;
+    let moved: Vec<Option<String>> = rows[0].get(0);
+    if !moved.iter().all(Option::is_some) {
+        return Err(Error::LostRace("another consumer moved the offsets".into()));
+    }
+    note_places(moves, moved);
+    Ok(())
+}
+
+/// Calls `run` with what `move_offsets` takes for these moves.
+pub(super) fn with_columns<T>(moves: &[Move], run: impl FnOnce(Params<'_>) -> T) -> T {
     let known: Vec<(&Move, Known)> = {
         let known = of_process();
         moves
@@ -181,25 +194,21 @@ pub fn advance(tx: &mut Tx<'_>, moves: &[Move]) -> Result<()> {
             })
             .collect()
     };
-    let rows = tx.query(
-        "select move_offsets($1, $2, $3, $4, $5, $6)",
-        &columns!(known, |(step, known)| [
-            step.partition.topic_id,
-            step.partition.partition,
-            step.from,
-            step.to,
-            known.leader_epoch,
-            known.seen_at.as_deref(),
-        ]),
-    )?;
-    let moved: Vec<Option<String>> = rows[0].get(0);
-    if !moved.iter().all(Option::is_some) {
-        return Err(Error::LostRace("another consumer moved the offsets".into()));
-    }
-    // also where the transaction is rolled back afterwards: what is not there is not found there
+    run(&columns!(known, |(step, known)| [
+        step.partition.topic_id,
+        step.partition.partition,
+        step.from,
+        step.to,
+        known.leader_epoch,
+        known.seen_at.as_deref(),
+    ]))
+}
+
+/// Keeps where `move_offsets` has left the rows of these moves; also where the transaction is rolled back afterwards: what is not
+/// there is not found there.
+pub(super) fn note_places(moves: &[Move], places: Vec<Option<String>>) {
     let mut known = of_process();
-    for (step, seen_at) in moves.iter().zip(moved) {
+    for (step, seen_at) in moves.iter().zip(places) {
         known.entry(step.partition.clone()).or_default().seen_at = seen_at;
     }
-    Ok(())
 }

@@ -1,5 +1,5 @@
 //! One batch's transaction: offsets, effects, what is parked, what is outgoing, in this order, for correctness and against
-//! deadlocks.
+//! deadlocks. A few records that are simple are handled by two statements instead ([`at_once`](crate::consumer::at_once)).
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kafka::{Record, TopicPartition};
 
 use crate::consumer::POISON_ATTEMPTS;
+use crate::consumer::at_once::{AtOnce, Contention};
 use crate::consumer::batch::{Input, PartitionBatch};
 use crate::consumer::offsets::{self, Move, Start};
 use crate::consumer::set_aside::{self, Around, Aside};
@@ -31,6 +32,8 @@ pub struct BatchProcessor {
     connection: Connection,
     handler: Box<dyn Handler>,
     waker: Waker,
+    /// Then batches are handled under locks.
+    contention: Contention,
     /// Then records that need a row which is held are set aside, and the others do not wait with them.
     around: Around,
     /// When those set aside are tried again.
@@ -39,6 +42,9 @@ pub struct BatchProcessor {
     logged_at: Option<Instant>,
 }
 
+/// Batches of so many records are handled at once at most. In larger ones there is nearly always an order that fails, which must
+/// be handled under locks, and the round trips cost each record next to nothing.
+const FEW: usize = 32;
 /// It is logged so often at most.
 const LOG_AGAIN: Duration = Duration::from_secs(10);
 /// Records set aside are tried again so often ...
@@ -63,6 +69,7 @@ impl BatchProcessor {
             connection,
             handler,
             waker,
+            contention: Contention::default(),
             around,
             try_aside_at: Instant::now(),
             logged_at,
@@ -105,6 +112,9 @@ impl BatchProcessor {
         heartbeat::beat();
         metrics::BATCHES_TRIED.inc();
         let steps: Vec<Move> = parts.iter().map(PartitionBatch::step).collect();
+        if !set_aside && self.contention.is_over() && self.commit_at_once(parts, &steps)? {
+            return Ok(());
+        }
         let mut tx = self.connection.session()?.transaction()?;
         offsets::advance(&mut tx, &steps)?;
         let inputs: Vec<(&TopicPartition, &Input)> = parts
@@ -147,6 +157,25 @@ impl BatchProcessor {
             );
         }
         Ok(())
+    }
+
+    /// Whether the batch was handled and committed by two statements.
+    fn commit_at_once(&mut self, parts: &[PartitionBatch], moves: &[Move]) -> Result<bool> {
+        let inputs: Vec<&Input> = parts.iter().flat_map(|part| &part.inputs).collect();
+        let events: Vec<Event> = inputs
+            .iter()
+            .take(FEW)
+            .filter_map(|input| input.event.as_ref().ok().cloned())
+            .collect();
+        if events.is_empty() || events.len() < inputs.len() {
+            return Ok(false);
+        }
+        let mut at_once = AtOnce::new(self.connection.session()?, moves, &self.waker);
+        let done = handler::handle_at_once(&mut *self.handler, &mut at_once, &events)?;
+        if at_once.has_conflict() {
+            self.contention.met();
+        }
+        Ok(done)
     }
 
     /// Tries those again that were set aside, if it is time to. Some may wait on; those that fail by their own fault too often are

@@ -271,7 +271,7 @@ fn thawed_consumer(play: &mut Play) {
     // until its own share gets one, and no longer: it must be frozen before PostgreSQL ends its idle sessions, or else it
     // would wait for new ones behind the proxy, and end itself when it is thawed; where another of its calls is caught, once more
     let mut held: Option<Instant> = None;
-    until("its transaction to begin", || {
+    until("it to take up a request", || {
         match held {
             Some(since) if since.elapsed() > HELD => {
                 proxy.resume();
@@ -284,7 +284,7 @@ fn thawed_consumer(play: &mut Play) {
             }
         }
         play.place(order.api(), "fast");
-        proxy.keeps(b"START TRANSACTION")
+        proxy.keeps(b"fast") // the user's name, as a batch begins with the balances that its requests need
     });
     frozen.signal(Signal::STOP);
     until("the other consumer to handle them", || {
