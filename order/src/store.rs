@@ -217,9 +217,10 @@ fn read_where(
     let rows = query.query(&sql, &[&order_ids])?;
     let mut locked = HashMap::with_capacity(rows.len());
     for row in &rows {
+        let was = saga(row, 1);
         let order = Current {
-            saga: saga(row, 1),
-            was: saga(row, 1),
+            saga: was.clone(),
+            was,
             traceparent: row.get(5),
             repaired: row.get(6),
         };

@@ -53,10 +53,7 @@ impl Handler for Requests {
             events,
             "payment",
             ("account", "user_name"),
-            |event| match &event.body {
-                Body::PaymentRequested { user_name, .. } => Some(user_name),
-                _ => None,
-            },
+            user_of,
         )
     }
 

@@ -72,7 +72,7 @@ pub fn lock_balances(tx: &mut Tx<'_>, user_names: &[&str]) -> Result<HashMap<Str
 /// The balances of `user_names` (sorted) that exist, without locks.
 pub fn find_balances(session: &mut Session, user_names: &[&str]) -> Result<HashMap<String, i64>> {
     let rows = session.query(
-        "select o.user_name, o.balance from unnest($1::text[]) as wanted (user_name) join account o using (user_name)",
+        "select a.user_name, a.balance from unnest($1::text[]) as wanted (user_name) join account a using (user_name)",
         &[&user_names],
     )?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -137,9 +137,9 @@ pub fn write_at_once(
         select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[]) as p (order_id)
          order by order_id
             on conflict (order_id) do nothing returning order_id";
-    let taken = "update account o set balance = c.becomes
+    let taken = "update account a set balance = c.becomes
           from unnest($7::text[], $8::bigint[], $9::bigint[]) as c (user_name, was, becomes)
-         where o.user_name = c.user_name and o.balance = c.was returning o.user_name";
+         where a.user_name = c.user_name and a.balance = c.was returning a.user_name";
     at_once.commit(
         &[
             Effect {

@@ -54,10 +54,7 @@ impl Handler for Requests {
             events,
             "reservation",
             ("item", "item_name"),
-            |event| match &event.body {
-                Body::StockRequested { item_name, .. } => Some(item_name),
-                _ => None,
-            },
+            item_of,
         )
     }
 

@@ -75,7 +75,7 @@ pub fn lock_quantities(tx: &mut Tx<'_>, item_names: &[&str]) -> Result<HashMap<S
 /// The quantities of `item_names` (sorted) that exist, without locks.
 pub fn find_quantities(session: &mut Session, item_names: &[&str]) -> Result<HashMap<String, i64>> {
     let rows = session.query(
-        "select o.item_name, o.quantity from unnest($1::text[]) as wanted (item_name) join item o using (item_name)",
+        "select i.item_name, i.quantity from unnest($1::text[]) as wanted (item_name) join item i using (item_name)",
         &[&item_names],
     )?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -153,9 +153,9 @@ pub fn write_at_once(
         select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[]) as p (order_id)
          order by order_id
             on conflict (order_id) do nothing returning order_id";
-    let taken = "update item o set quantity = c.becomes
+    let taken = "update item i set quantity = c.becomes
           from unnest($7::text[], $8::bigint[], $9::bigint[]) as c (item_name, was, becomes)
-         where o.item_name = c.item_name and o.quantity = c.was returning o.item_name";
+         where i.item_name = c.item_name and i.quantity = c.was returning i.item_name";
     at_once.commit(
         &[
             Effect {

@@ -68,23 +68,24 @@ pub struct AtOnce<'a> {
     session: &'a mut Session,
     moves: &'a [Move],
     waker: &'a Waker,
-    conflict: bool,
+    contention: &'a mut Contention,
 }
 
 impl AtOnce<'_> {
-    /// `moves`: the offsets of the batch; `waker` is called after a commit that appended.
-    pub fn new<'a>(session: &'a mut Session, moves: &'a [Move], waker: &'a Waker) -> AtOnce<'a> {
+    /// `moves`: the offsets of the batch; `waker` is called after a commit that appended; `contention` keeps that a row was no
+    /// longer as it was read.
+    pub fn new<'a>(
+        session: &'a mut Session,
+        moves: &'a [Move],
+        waker: &'a Waker,
+        contention: &'a mut Contention,
+    ) -> AtOnce<'a> {
         AtOnce {
             session,
             moves,
             waker,
-            conflict: false,
+            contention,
         }
-    }
-
-    /// Whether something was no longer as it was read.
-    pub fn has_conflict(&self) -> bool {
-        self.conflict
     }
 
     /// For what is read.
@@ -124,7 +125,7 @@ impl AtOnce<'_> {
             Err(Error::Database(error))
                 if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) =>
             {
-                self.conflict = true;
+                self.contention.met();
                 return Ok(false);
             }
             done => done?,

@@ -170,12 +170,9 @@ impl BatchProcessor {
         if events.is_empty() || events.len() < inputs.len() {
             return Ok(false);
         }
-        let mut at_once = AtOnce::new(self.connection.session()?, moves, &self.waker);
-        let done = handler::handle_at_once(&mut *self.handler, &mut at_once, &events)?;
-        if at_once.has_conflict() {
-            self.contention.met();
-        }
-        Ok(done)
+        let session = self.connection.session()?;
+        let mut at_once = AtOnce::new(session, moves, &self.waker, &mut self.contention);
+        handler::handle_at_once(&mut *self.handler, &mut at_once, &events)
     }
 
     /// Tries those again that were set aside, if it is time to. Some may wait on; those that fail by their own fault too often are
