@@ -296,12 +296,13 @@ fn a_service_that_is_not_in_its_group_yet_is_not_ready() {
     let kafka = Proxy::to_kafka(&harness::env::brokers());
     kafka.hold_after(kafka_request(JOIN_GROUP, "payment-consumer-1"));
     let payment = world.start_with(Service::Payment, &[("KAFKA_BROKERS", &kafka.addr())]);
+    // before that it is not in its group either: it has not asked to be
+    until("its join to be answered", || kafka.holds_the_answer());
     until("the group to be missed", || {
         let ready = payment.api().get("/readyz");
         ready.status == 503
             && reasons(&ready).contains("thread payment-consumer-1 is not in its consumer group")
     });
-    assert!(kafka.holds_the_answer());
     kafka.resume();
     wait_until_ready(&payment);
 }
