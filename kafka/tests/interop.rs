@@ -41,8 +41,11 @@ fn partitions_that_are_added_are_written_to(broker: &Broker) {
     }
     let place = ["--alter", "--topic", &topic, "--partitions", "4"];
     broker.tool("org.apache.kafka.tools.TopicCommand", &place, "");
-    let partitions = broker.partitions(&topic);
-    assert_eq!(partitions.len(), 4);
+    let mut partitions = Vec::new();
+    wait_until("the broker to know of them", || {
+        partitions = broker.partitions(&topic);
+        partitions.len() == 4
+    });
     // asked for by its number: at once
     let third = ProducerRecord {
         partition: Some(3),

@@ -70,7 +70,7 @@ fn a_client_that_a_quota_holds_back_waits_and_commits(broker: &Broker) {
         "producer_byte_rate=60000",
     ];
     broker.tool("kafka.admin.ConfigCommand", &quota, "");
-    let limit = Duration::from_secs(5);
+    let limit = Duration::from_secs(8);
     let config = Config {
         request_timeout: limit,
         ..broker.proxied(&client)
@@ -154,7 +154,7 @@ fn after_a_broker_restart_the_same_objects_go_on(line: Line) {
     let mut admin = broker.admin();
     let mut idempotent = Producer::idempotent(broker.config(), Interrupt::new());
     let id = unique("restart");
-    let limit = Duration::from_secs(5);
+    let limit = Duration::from_secs(20);
     let hasty = Config {
         api_timeout: limit,
         delivery_timeout: limit,
@@ -227,14 +227,15 @@ fn an_end_that_the_broker_never_got_leaves_the_id_usable(line: Line) {
     let partitions = broker.topic("unended", 1);
     let topic = &*partitions[0].topic;
     let hasty = Config {
-        api_timeout: Duration::from_secs(5),
+        api_timeout: Duration::from_secs(20),
         ..broker.config()
     };
+    // longer than any start: a broker that ends the transaction itself draws another epoch
     let mut producer = Producer::transactional(
         hasty,
         Interrupt::new(),
         unique("unended"),
-        Duration::from_secs(60),
+        Duration::from_secs(600),
     );
     producer.initialise().unwrap();
     let mut transaction = producer.begin().unwrap();

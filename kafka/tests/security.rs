@@ -317,7 +317,7 @@ fn a_session_that_the_broker_ends_is_a_non_event() {
 fn refusal(config: Config) -> Error {
     // what may pass is tried again for so long
     let config = Config {
-        api_timeout: Duration::from_secs(5),
+        api_timeout: Duration::from_secs(20),
         ..config
     };
     let error = Admin::new(config, Interrupt::new())

@@ -269,7 +269,7 @@ fn a_transaction_that_ran_out_of_time_is_no_fencing(broker: &Broker) {
         broker.config(),
         Interrupt::new(),
         unique("late"),
-        Duration::from_secs(5),
+        Duration::from_secs(10),
     );
     producer.initialise().unwrap();
     let mut late = producer.begin().unwrap();
@@ -761,7 +761,7 @@ fn an_open_transaction_at_the_end_is_waited_for_or_left_out(broker: &Broker) {
     let decided = || marked(&broker.config(), topic, Isolation::ReadCommitted).unwrap();
     wait_until("the markers of the first", || decided() == found("before"));
     let hasty = Config {
-        api_timeout: Duration::from_secs(3),
+        api_timeout: Duration::from_secs(10),
         ..broker.config()
     };
     let undecided = marked(&hasty, topic, Isolation::ReadUncommitted).unwrap_err();

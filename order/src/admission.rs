@@ -404,6 +404,8 @@ mod tests {
         let shown = |what: &str| admission.overview()[what].clone();
         assert_eq!((shown("open"), shown("reason")), (json!(true), Value::Null));
         assert_eq!(admission.check(100), Err(Refusal::Queue));
+        // for as long as this test may take
+        admission.view().last_refusal = Some((Refusal::Queue, Instant::now() + 60 * SHOWN));
         assert_eq!(
             (shown("open"), shown("reason")),
             (json!(false), json!("queue"))

@@ -206,7 +206,7 @@ mod tests {
         while stalled().is_empty() {
             std::hint::spin_loop();
         }
-        assert_eq!(stalled(), ["thread sleeper has made no progress for 0 s"]);
+        assert!(stalled()[0].starts_with("thread sleeper has made no progress for "));
         drop(watched);
         assert!(stalled().is_empty() && own_heartbeat().is_none() && ages().is_empty());
     }

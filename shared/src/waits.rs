@@ -111,9 +111,13 @@ mod tests {
         back_off(&partition, "the first".into());
         waits().get_mut(partition).unwrap().since = Instant::now() - LIMIT;
         back_off(&partition, "the second".into());
-        assert_eq!(
-            reasons(),
-            ["waits-test-3 has been waiting for 60 s: the second"]
+        let [reason] = &reasons()[..] else {
+            panic!("it alone waits")
+        };
+        assert!(
+            reason.starts_with("waits-test-3 has been waiting for 6")
+                && reason.ends_with(" s: the second"),
+            "{reason}"
         );
         goes_on(&partition);
         assert_eq!(reasons(), Vec::<String>::new());

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use kafka::{
-    Admin, Bytes, Config, Consumer, FetchConfig, Interrupt, Isolation, NewTopic, Polled, Producer,
-    ProducerRecord, Record, TopicPartition,
+    Admin, Bytes, Config, Consumer, FetchConfig, Interrupt, Isolation, NewTopic, OffsetSpec,
+    Polled, Producer, ProducerRecord, Record, TopicPartition,
 };
 
 pub use ports::free_port;
@@ -298,16 +298,27 @@ impl Broker {
                 configs,
             }])
             .unwrap();
-        self.partitions(&name)
+        let partitions = self.partitions(&name);
+        // a broker tells who leads a moment before the leader itself knows: it answers this once it does
+        let all: Vec<_> = partitions
+            .iter()
+            .map(|partition| (name.clone(), partition.partition))
+            .collect();
+        self.admin()
+            .list_offsets(&all, OffsetSpec::Latest, Isolation::ReadUncommitted)
+            .unwrap();
+        partitions
     }
 
     /// The partitions of a topic that is there.
     pub fn partitions(&self, name: &str) -> Vec<TopicPartition> {
-        let described = self
-            .admin()
-            .describe_topics(&[name.to_owned()])
-            .unwrap()
-            .remove(0);
+        // a tool has asked the controller, and this broker may hear of it later
+        let mut described = Vec::new();
+        wait_until("the broker to know the topic", || {
+            described = self.admin().describe_topics(&[name.to_owned()]).unwrap();
+            !described.is_empty()
+        });
+        let described = described.remove(0);
         let partition = |partition| TopicPartition {
             topic: name.into(),
             topic_id: described.id,
