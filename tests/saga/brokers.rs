@@ -459,12 +459,13 @@ fn a_topic_made_anew_with_fewer_partitions_is_written_to_without_a_restart() {
         .to_vec();
     let mut admin = admin(&world);
     admin.delete_topics(&names).unwrap();
-    let stored = append(&mut world.db(Service::Payment), 40);
     until("the topics to be gone", || {
         admin
             .describe_topics(&names)
             .is_ok_and(|topics| topics.is_empty())
     });
+    // not before: what is published into a topic that is being deleted goes with it
+    let stored = append(&mut world.db(Service::Payment), 40);
     let topic = |name: &String| NewTopic {
         name: name.clone(),
         partitions: 1,

@@ -330,7 +330,15 @@ fn an_order_whose_commit_was_not_heard_of_stands_for_its_key() {
     let (sender, posted) = mpsc::channel();
     let api = order.api().clone();
     thread::spawn(move || sender.send(place(&api, "unheard")));
-    world.wait_for_waiting(Service::Order, 1);
+    // others wait for the table too
+    let (sql, database) = (
+        "select from pg_stat_activity where datname = $1 and application_name = 'order-writer' and wait_event_type = 'Lock'",
+        world.database(Service::Order),
+    );
+    until("the order's statement to wait", || {
+        let rows = world.db(Service::Payment).query(sql, &[&database]).unwrap();
+        rows.len() == 1
+    });
     // the server goes on with the call whose client is gone
     proxy.cut();
     lock.rollback().unwrap();
@@ -375,7 +383,7 @@ fn a_put_whose_connection_broke_is_not_sent_again_behind_the_clients_back() {
     // the server goes on with the call; a second one would stand still beside it, and so would the answer
     proxy.drop_connections();
     let answer = answered
-        .recv_timeout(Duration::from_secs(5))
+        .recv_timeout(Duration::from_secs(25))
         .expect("an answer while the call stands still");
     assert_eq!(answer.status, 503, "{}", answer.text);
     world.let_go(Service::Payment);

@@ -165,6 +165,8 @@ fn a_read_only_database_is_reported_in_its_own_words_and_used_again_as_soon_as_i
         .unwrap();
     end_sessions(&world, Service::Order);
     wait_for_reason(&order_service, "is read-only");
+    // the writer's own session notices it by itself
+    order_service.wait_for_log("what admission goes by can't be read");
     let refused = api.post("/orders", &order());
     assert_eq!(refused.status, 503, "{}", refused.text);
     let why = refused.json["detail"].as_str().unwrap();
@@ -176,12 +178,12 @@ fn a_read_only_database_is_reported_in_its_own_words_and_used_again_as_soon_as_i
         why.ends_with("; nothing was changed, repeat the request later"),
         "{why}"
     );
-    assert!(
+    until("the refusal to be counted", || {
         metric(
             &order_service,
-            "saga_orders_refused_total{reason=\"database\"}"
+            "saga_orders_refused_total{reason=\"database\"}",
         ) >= 1.0
-    );
+    });
     let (code, said) = world.ask(Service::Order, &["--check"], &[]);
     assert!(
         code == 1 && said.contains("database: failed: database") && said.contains("is read-only"),
@@ -475,7 +477,7 @@ fn a_database_that_is_not_in_utf_8_is_refused() {
 
 #[test]
 fn an_order_whose_outbox_row_is_deleted_is_listed_as_overdue_and_ends() {
-    let world = World::with("row_deleted", &[("ORDER_DEADLINE", "5s")]);
+    let world = World::with("row_deleted", &[("ORDER_DEADLINE", "20s")]);
     let [order_service, payment, stock] = world.start_all();
     payment.api().put_balance("ann", 1_000);
     stock.api().put_quantity("tea", 10);
@@ -607,7 +609,9 @@ fn a_clock_that_ran_ahead_for_a_moment_is_reported_and_later_times_are_right() {
     assert_eq!(open.query_one(sql, &[]).unwrap().get::<_, i64>(0), 2);
     open.rollback().unwrap();
     payment.wait_for_log("the database's clock has run ahead");
-    assert!(metric(&payment, "saga_outbox_clock_ahead_seconds") > 300_000_000.0);
+    until("it to be measured", || {
+        metric(&payment, "saga_outbox_clock_ahead_seconds") > 300_000_000.0
+    });
 }
 
 // ---- a row that a person has locked
@@ -652,12 +656,11 @@ fn a_locked_account_delays_its_own_orders_only() {
     until("all of ann's to be set aside", || {
         metric(&payment, "saga_set_aside_records") == 6.0
     });
-    let overview = payment.api().found("/overview");
-    let waits_for = overview["setAside"]["for"].as_str().unwrap();
-    assert!(
-        waits_for.starts_with("the row of account ann, held by session "),
-        "{waits_for}"
-    );
+    until("the session that holds it to be named", || {
+        payment.api().found("/overview")["setAside"]["for"]
+            .as_str()
+            .is_some_and(|what| what.starts_with("the row of account ann, held by session "))
+    });
     payment.wait_for_log("records are set aside and tried again");
     assert_eq!(payment.api().get("/readyz").status, 200);
     held.rollback().unwrap();
@@ -741,6 +744,8 @@ fn answers_about_a_locked_order_are_set_aside_and_others_are_not() {
     until("stock's answer", || {
         api.order(first)["stockStatus"] == "COMPLETED"
     });
+    // its requests are marked as published somewhat later
+    world.wait_until_published(Service::Order);
     let mut person = world.db(Service::Order);
     let held = hold(&mut person, &format!("orders where order_id = '{first}'"));
     let _payment = world.start(Service::Payment);
@@ -832,13 +837,7 @@ fn locked_keys_delay_their_own_requests_only() {
             assert!(again.text.contains(why), "{}", again.text);
         }
     });
-    assert!(
-        order_service
-            .log()
-            .contains("waits for the row of idempotency_key held-"),
-        "{}",
-        order_service.log()
-    );
+    order_service.wait_for_log("waits for the row of idempotency_key held-");
     held.rollback().unwrap();
     for (key, first) in keys.iter().zip(first) {
         assert_eq!(
