@@ -59,6 +59,8 @@ impl ErrorCode {
     pub const TOPIC_ALREADY_EXISTS: ErrorCode = ErrorCode(36);
     /// There are fewer brokers than copies are asked for.
     pub const INVALID_REPLICATION_FACTOR: ErrorCode = ErrorCode(38);
+    /// The batch does not follow the last one that the partition holds of its producer.
+    pub const OUT_OF_ORDER_SEQUENCE_NUMBER: ErrorCode = ErrorCode(45);
     /// The batch was written before, more than five batches ago.
     pub const DUPLICATE_SEQUENCE_NUMBER: ErrorCode = ErrorCode(46);
     /// The coordinator has no transaction open, or is ending it otherwise.
@@ -69,6 +71,8 @@ impl ErrorCode {
     pub const CONCURRENT_TRANSACTIONS: ErrorCode = ErrorCode(51);
     /// Another part of the same request was refused.
     pub const OPERATION_NOT_ATTEMPTED: ErrorCode = ErrorCode(55);
+    /// The partition holds nothing of the batch's producer, which has written to it before.
+    pub const UNKNOWN_PRODUCER_ID: ErrorCode = ErrorCode(59);
     /// There is no such group.
     pub const GROUP_ID_NOT_FOUND: ErrorCode = ErrorCode(69);
     /// A new member comes again with the id that it is given here (KIP-394).
@@ -84,6 +88,14 @@ impl ErrorCode {
     /// Whether the producer can go on only with a new epoch, that is after InitProducerId.
     pub(crate) fn ends_epoch(self) -> bool {
         self.refresh() == Refresh::Epoch
+    }
+
+    /// Whether the partition has lost what this producer wrote before, as by an unclean election.
+    pub(crate) fn loses_sequence(self) -> bool {
+        matches!(
+            self,
+            ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER | ErrorCode::UNKNOWN_PRODUCER_ID
+        )
     }
 
     /// Whether the member has to join its group again.

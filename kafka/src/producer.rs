@@ -4,6 +4,7 @@ pub(crate) mod partitioner;
 pub(crate) mod sender;
 pub(crate) mod transaction;
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use kafka_protocol::messages::{
@@ -254,6 +255,10 @@ impl Producer {
     /// sending the same batch again, which the broker knows by its sequence number. Returns where each of them is, in
     /// their order.
     ///
+    /// Where a partition has lost what an earlier call wrote, as by an unclean election, it refuses what follows. The
+    /// producer then goes on under its next epoch (KIP-360). What was lost is not written again, and a warning in the log
+    /// is all that says so. Where a part of this call was lost, the call fails.
+    ///
     /// After an error some of the records may be written; sending them again may write those twice.
     ///
     /// # Errors
@@ -312,12 +317,17 @@ impl Producer {
             now: SystemTime::UNIX_EPOCH
                 .elapsed()
                 .map_or(0, |since| since.as_millis() as i64),
+            acknowledged: HashSet::new(),
             is_astray: false,
         };
         let done = delivery.run(limit);
         let Delivery {
-            written, is_astray, ..
+            written,
+            is_astray,
+            writer,
+            ..
         } = delivery;
+        state.identity.epoch = writer.epoch;
         if is_astray {
             (self.state, self.is_astray) = (None, true);
         }

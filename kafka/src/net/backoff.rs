@@ -69,6 +69,11 @@ impl Backoff {
         }
     }
 
+    /// What comes now has nothing to do with the errors before it.
+    pub(crate) fn goes_on(&mut self) {
+        self.last = None;
+    }
+
     /// Whether there was more than one attempt.
     pub(crate) fn has_paused(&self) -> bool {
         self.pauses > 0
@@ -87,10 +92,10 @@ impl Backoff {
     pub(crate) fn pause_for(&mut self, error: Error) -> Result<()> {
         let (pause, now) = (self.next_pause(), Instant::now());
         if now + pause >= self.deadline {
-            // a last attempt that the deadline cut short says less than the one before it, also when it ended late: nothing
-            // limits what the system takes to look up a name
+            // a last attempt that the deadline cut short says less than the one before it, unless a broker has answered; also when it
+            // ended late: nothing limits what the system takes to look up a name
             let had = self.deadline.saturating_duration_since(self.begun);
-            let cut_short = now >= self.deadline && had < SHORT_ATTEMPT;
+            let cut_short = now >= self.deadline && had < SHORT_ATTEMPT && error.code().is_none();
             return Err(self.last.take().filter(|_| cut_short).unwrap_or(error));
         }
         log::trace!("again in {pause:?}: {error}");

@@ -1,7 +1,7 @@
 //! Getting batches to the leaders of their partitions: one Produce request a broker, all sent before the answers are read.
 
 use std::collections::btree_map::Entry::{Occupied, Vacant};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,6 +133,8 @@ pub(crate) struct Delivery<'a, 'r> {
     pub(crate) written: Vec<Written>,
     /// The time of records that have none, in milliseconds since 1970.
     pub(crate) now: i64,
+    /// Partitions that have acknowledged some of it.
+    pub(crate) acknowledged: HashSet<PartitionKey>,
     /// A batch that was not acknowledged may be written, now or later; else the sequence numbers still hold after an error.
     pub(crate) is_astray: bool,
 }
@@ -154,6 +156,8 @@ struct Left<'r> {
     passing: Option<Error>,
     /// The first error that will not.
     lasting: Option<Error>,
+    /// Batches whose partition no longer holds what this producer has written before them.
+    out_of_sequence: Vec<Outgoing<'r>>,
     /// Some leader was not there, or was none.
     leaders_lost: bool,
 }
@@ -165,6 +169,7 @@ impl<'r> Delivery<'_, 'r> {
         let mut backoff = self.cluster.backoff_for(limit);
         while !self.queues.is_empty() {
             let round = self.next_round();
+            backoff.goes_on();
             self.deliver(round, &mut backoff)?;
         }
         Ok(())
@@ -204,17 +209,24 @@ impl<'r> Delivery<'_, 'r> {
 
     /// A broker that is silent ends an attempt, not the delivery: by then another one may lead its partitions.
     fn deliver(&mut self, mut round: Vec<Outgoing<'r>>, backoff: &mut Backoff) -> Result<()> {
+        let mut out_of_sequence = Vec::new();
         loop {
-            let left = self.attempt(round, backoff);
-            self.is_astray = left.batches.iter().any(|batch| batch.doubtful);
+            let mut left = self.attempt(round, backoff);
+            out_of_sequence.append(&mut left.out_of_sequence);
+            let mut unwritten = left.batches.iter().chain(&out_of_sequence);
+            self.is_astray = unwritten.any(|batch| batch.doubtful);
             if let Some(error) = left.lasting {
                 return Err(error);
             }
             match left.passing {
-                Some(error) => backoff.pause(error)?,
-                None if left.batches.is_empty() => return Ok(()),
+                Some(error) => backoff.pause_for(error)?,
                 // what was halved goes at once
-                None => {}
+                None if !left.batches.is_empty() => {}
+                None if out_of_sequence.is_empty() => return Ok(()),
+                None => {
+                    backoff.goes_on();
+                    left.batches = self.begin_epoch(std::mem::take(&mut out_of_sequence));
+                }
             }
             round = left.batches;
             if left.leaders_lost {
@@ -226,6 +238,32 @@ impl<'r> Delivery<'_, 'r> {
                 round.retain_mut(|batch| !self.moved(batch));
             }
         }
+    }
+
+    /// Numbers these batches from 0, under the next epoch, as Kafka's own client does (KIP-360): in the place that they had, their
+    /// partitions would refuse them for ever. Unlike there they wait until nothing else is under way, so that no batch of another
+    /// partition that may have been written is numbered anew.
+    fn begin_epoch(&mut self, batches: Vec<Outgoing<'r>>) -> Vec<Outgoing<'r>> {
+        self.writer.epoch += 1;
+        *self.sequences = Sequences::default();
+        log::info!(
+            "producer {} goes on under epoch {}",
+            self.writer.producer_id,
+            self.writer.epoch
+        );
+        let batches = batches.into_iter().map(|batch| Outgoing {
+            doubtful: batch.doubtful,
+            ..self.outgoing(batch.place, batch.entries)
+        });
+        batches.collect()
+    }
+
+    /// Not where the partition has acknowledged a part of this very call: that is lost, and the call must not succeed. The epochs
+    /// of transactions are given by their coordinator.
+    fn may_begin_epoch(&self, place: &PartitionKey) -> bool {
+        self.transactional_id.is_none()
+            && self.writer.epoch < i16::MAX
+            && !self.acknowledged.contains(place)
     }
 
     /// Records without a key are not bound to a partition that has no leader; those of a transaction stay, for it knows its partitions.
@@ -323,6 +361,7 @@ impl<'r> Delivery<'_, 'r> {
             if code == ErrorCode::NONE || known {
                 self.sequences
                     .advance(&batch.place, batch.entries.len() as i32);
+                self.acknowledged.insert(batch.place.clone());
                 for (delta, entry) in (0..).zip(&batch.entries) {
                     let offset = (answer.base_offset >= 0).then_some(answer.base_offset + delta);
                     self.written[entry.index] = Written { partition, offset };
@@ -333,13 +372,19 @@ impl<'r> Delivery<'_, 'r> {
             {
                 left.batches.push(self.halved(batch));
             } else {
-                batch.doubtful |= may_be_written(code, answer.base_offset);
                 let words = answer.error_message.map(|words| format!(": {words}"));
                 let detail = format!("{topic}-{partition}{}", words.unwrap_or_default());
-                left.keep(
-                    [batch],
-                    Error::refused::<ProduceRequest>(code, leader, detail),
-                );
+                let error = Error::refused::<ProduceRequest>(code, leader, detail);
+                if code.loses_sequence() && self.may_begin_epoch(&batch.place) {
+                    log::warn!(
+                        "{topic}-{partition} no longer holds what this producer wrote last, which was acknowledged: {error}"
+                    );
+                    left.passing = Some(error);
+                    left.out_of_sequence.push(batch);
+                } else {
+                    batch.doubtful |= may_be_written(code, answer.base_offset);
+                    left.keep([batch], error);
+                }
             }
         }
     }

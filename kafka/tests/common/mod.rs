@@ -518,6 +518,8 @@ pub fn elect_uncleanly(
     brokers[0].kill();
     brokers[1].resume();
     send(5..25, "second");
+    // the second one has refused it first: it holds 5 records of this producer, not 10
+    assert_eq!(producer.identity().unwrap().epoch, 1);
 }
 
 fn settings(
