@@ -1,9 +1,9 @@
 //! The watchdog over every database call: one that has not returned for a minute ends the process. The `postgres` crate
-//! has no read limit, and the restart is safe (I8).
+//! has no read limit, and the restart is safe (I8). Time in which the process was frozen does not count.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::shutdown::Shutdown;
 
@@ -11,6 +11,7 @@ use crate::shutdown::Shutdown;
 /// when a stop takes longer than `stop_limit`.
 pub fn watch(shutdown: &Shutdown, stop_limit: Duration) {
     while !shutdown.wait(Duration::from_secs(1)) {
+        SECONDS.fetch_add(1, Ordering::Relaxed);
         if has_overdue_call() {
             log::error!(
                 "the database does not answer a call: ending the process, the restart is safe"
@@ -23,15 +24,13 @@ pub fn watch(shutdown: &Shutdown, stop_limit: Duration) {
     std::process::exit(0);
 }
 
-/// For each session, when its current call is overdue, in milliseconds of [`clock`]; 0: there is none.
+/// The seconds that the watchdog has seen. A process that is frozen sees none, and the calls that were under way get
+/// their answers once it goes on.
+static SECONDS: AtomicU64 = AtomicU64::new(0);
+/// For each session, after which second its current call is overdue; 0: there is none.
 static SESSIONS: Mutex<Vec<Weak<AtomicU64>>> = Mutex::new(Vec::new());
 
-fn clock() -> u64 {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64
-}
-
-/// A new session's: when its current call is overdue.
+/// A new session's: after which second its current call is overdue.
 pub(super) fn register() -> Arc<AtomicU64> {
     let overdue = Arc::default();
     SESSIONS
@@ -52,8 +51,8 @@ impl Busy {
     }
 
     pub(super) fn renew(&self, limit: Duration) {
-        self.0
-            .store(clock() + limit.as_millis() as u64, Ordering::Relaxed);
+        let now = SECONDS.load(Ordering::Relaxed);
+        self.0.store(now + limit.as_secs(), Ordering::Relaxed);
     }
 }
 
@@ -73,5 +72,26 @@ fn has_overdue_call() -> bool {
         .iter()
         .filter_map(Weak::upgrade)
         .map(|overdue| overdue.load(Ordering::Relaxed));
-    overdue.any(|overdue| overdue > 0 && overdue < clock())
+    let now = SECONDS.load(Ordering::Relaxed);
+    overdue.any(|overdue| overdue > 0 && overdue < now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_overdue_after_so_many_seconds_in_which_the_process_has_run() {
+        let session = register();
+        let call = Busy::new(&session, Duration::from_secs(2));
+        SECONDS.fetch_add(2, Ordering::Relaxed);
+        assert!(!has_overdue_call());
+        SECONDS.fetch_add(1, Ordering::Relaxed);
+        assert!(has_overdue_call());
+        call.renew(Duration::from_secs(2));
+        assert!(!has_overdue_call());
+        SECONDS.fetch_add(3, Ordering::Relaxed);
+        drop(call);
+        assert!(!has_overdue_call());
+    }
 }
