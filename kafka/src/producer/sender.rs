@@ -133,7 +133,7 @@ pub(crate) struct Delivery<'a, 'r> {
     pub(crate) written: Vec<Written>,
     /// The time of records that have none, in milliseconds since 1970.
     pub(crate) now: i64,
-    /// Partitions that have acknowledged some of it.
+    /// Partitions that have acknowledged some of it; kept outside of transactions only, for [`Delivery::may_begin_epoch`].
     pub(crate) acknowledged: HashSet<PartitionKey>,
     /// A batch that was not acknowledged may be written, now or later; else the sequence numbers still hold after an error.
     pub(crate) is_astray: bool,
@@ -211,8 +211,8 @@ impl<'r> Delivery<'_, 'r> {
     fn deliver(&mut self, mut round: Vec<Outgoing<'r>>, backoff: &mut Backoff) -> Result<()> {
         let mut out_of_sequence = Vec::new();
         loop {
-            let mut left = self.attempt(round, backoff);
-            out_of_sequence.append(&mut left.out_of_sequence);
+            let left = self.attempt(round, backoff);
+            out_of_sequence.extend(left.out_of_sequence);
             let mut unwritten = left.batches.iter().chain(&out_of_sequence);
             self.is_astray = unwritten.any(|batch| batch.doubtful);
             if let Some(error) = left.lasting {
@@ -225,7 +225,8 @@ impl<'r> Delivery<'_, 'r> {
                 None if out_of_sequence.is_empty() => return Ok(()),
                 None => {
                     backoff.goes_on();
-                    left.batches = self.begin_epoch(std::mem::take(&mut out_of_sequence));
+                    round = self.begin_epoch(std::mem::take(&mut out_of_sequence));
+                    continue;
                 }
             }
             round = left.batches;
@@ -361,7 +362,9 @@ impl<'r> Delivery<'_, 'r> {
             if code == ErrorCode::NONE || known {
                 self.sequences
                     .advance(&batch.place, batch.entries.len() as i32);
-                self.acknowledged.insert(batch.place.clone());
+                if self.transactional_id.is_none() {
+                    self.acknowledged.insert(batch.place.clone());
+                }
                 for (delta, entry) in (0..).zip(&batch.entries) {
                     let offset = (answer.base_offset >= 0).then_some(answer.base_offset + delta);
                     self.written[entry.index] = Written { partition, offset };
