@@ -228,7 +228,7 @@ fn settings(folder: &Path, port: u16, behind_proxy: u16, proxy: u16, more: [&str
          listener.security.protocol.map=DIRECT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
          log.dirs={}/data\n\
          auto.create.topics.enable=false\n\
-         broker.session.timeout.ms=2000\n\
+         broker.session.timeout.ms=6000\n\
          broker.heartbeat.interval.ms=500\n\
          offsets.topic.num.partitions=2\n\
          offsets.topic.replication.factor=1\n\
