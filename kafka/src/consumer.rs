@@ -313,17 +313,30 @@ impl Consumer {
     /// topics, `Frame` and `Decode` for what isn't Kafka, `Interrupted`. An error loses no records: it is returned only
     /// when no broker has given any.
     pub fn poll(&mut self) -> Result<Vec<Polled>> {
+        self.poll_until(None)
+    }
+
+    /// As [`poll`](Consumer::poll), for what comes within `limit`: what was asked for by then is left to the next poll, and so is a look
+    /// at what a partition has where its offset is out of range. A broker that must be connected to first may take longer.
+    pub(crate) fn poll_within(&mut self, limit: Duration) -> Result<Vec<Polled>> {
+        if self.stale {
+            return Ok(Vec::new());
+        }
+        self.poll_until(Some(after(limit)))
+    }
+
+    fn poll_until(&mut self, end: Option<Instant>) -> Result<Vec<Polled>> {
         // while nobody waited, no answer was late
         let away = self.left_at.elapsed();
         self.asked
             .values_mut()
             .for_each(|asked| asked.sent.deadline += away);
-        let polled = self.poll_once();
+        let polled = self.poll_once(end);
         self.left_at = Instant::now();
         polled
     }
 
-    fn poll_once(&mut self) -> Result<Vec<Polled>> {
+    fn poll_once(&mut self, end: Option<Instant>) -> Result<Vec<Polled>> {
         self.interrupt.check()?;
         self.refused = false;
         self.budget = EXPANSION * usize::try_from(self.config.max_bytes).unwrap_or(0).max(1);
@@ -334,7 +347,7 @@ impl Consumer {
         let mut polled = looked_up?;
         let mut failure = self.ask();
         let idle = self.asked.is_empty() && failure.is_none();
-        let answered = self.answered()?;
+        let answered = self.answered(end)?;
         let mut others = !self.asked.is_empty();
         for (leader, Asked { sent, from }) in answered {
             let answer = self.fetches.receive(&leader, sent);
@@ -342,13 +355,15 @@ impl Consumer {
             others |= read.is_ok();
             failure = read.err().or(failure);
         }
-        failure = self.find_ranges(&mut polled).err().or(failure);
+        if end.is_none() {
+            failure = self.find_ranges(&mut polled).err().or(failure);
+        }
         // to ask again at once would bring the same
         let found = polled
             .iter()
             .any(|polled| matches!(polled, Polled::Records { .. }));
         let in_vain = idle || self.refused || failure.is_some() || !polled.is_empty();
-        if in_vain && !found && !(failure.is_some() && others) {
+        if end.is_none() && in_vain && !found && !(failure.is_some() && others) {
             self.pause_in_vain()?;
         }
         let Some(error) = failure else {
@@ -375,8 +390,8 @@ impl Consumer {
     }
 
     /// Waits until a fetch is answered or at its end, and gives all that are; none when it is woken. A lone one is not waited for,
-    /// unless somebody may wake: reading it will.
-    fn answered(&mut self) -> Result<Vec<(String, Asked)>> {
+    /// unless somebody may wake: reading it will. None after `end`, too.
+    fn answered(&mut self, end: Option<Instant>) -> Result<Vec<(String, Asked)>> {
         while self.asked.len() > usize::from(self.wake.is_none()) {
             let (fetches, now) = (&mut self.fetches, Instant::now());
             let answered = self.asked.extract_if(|leader, asked| {
@@ -386,12 +401,11 @@ impl Consumer {
             if !answered.is_empty() {
                 return Ok(answered);
             }
-            let first_end = self
-                .asked
-                .values()
-                .map(|asked| asked.sent.deadline)
-                .min()
-                .unwrap_or(now);
+            if end.is_some_and(|end| end <= now) {
+                return Ok(Vec::new());
+            }
+            let ends = self.asked.values().map(|asked| asked.sent.deadline);
+            let first_end = ends.chain(end).min().unwrap_or(now);
             let wake = self.wake.as_ref().map(|wake| wake.socket());
             self.fetches
                 .wait_for_input(self.asked.keys(), wake, first_end)?;

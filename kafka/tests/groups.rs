@@ -20,6 +20,7 @@ on_both_lines! {
     a_member_that_hangs_leaves_its_partitions_to_the_others
     a_group_consumer_goes_on_where_its_group_has_committed
     a_group_consumer_goes_on_behind_what_is_gone
+    a_poll_with_a_limit_gives_what_is_there_and_loses_nothing_that_comes_later
     a_group_consumer_that_waits_for_records_hears_of_a_rebalance_at_once
     committed_offsets_are_shown_by_kafkas_tool
     a_commit_of_a_former_generation_is_refused_and_asks_for_a_rejoin
@@ -306,6 +307,44 @@ fn a_group_consumer_goes_on_where_its_group_has_committed(broker: &Broker) {
     send("d");
     assert_eq!(values(&mut latest, 1), ["d"]);
     drop(latest.leave());
+}
+
+/// Its limit is short, while the broker would wait for a minute.
+fn a_poll_with_a_limit_gives_what_is_there_and_loses_nothing_that_comes_later(broker: &Broker) {
+    let partitions = broker.topic("limit", 1);
+    let topic = &*partitions[0].topic;
+    let mut producer = Producer::idempotent(broker.config(), Interrupt::new());
+    let mut send = |value: &str| producer.send(vec![record(topic, "k", value)]).unwrap();
+    let group = unique("limit");
+    let mut consumer = group_consumer(broker, &group, topic, Positions::CommittedOrEarliest);
+    let short = Duration::from_millis(20);
+    assert!(consumer.poll_within(short).unwrap().is_empty());
+    assert!(consumer.assignment().is_none(), "it does not join");
+    send("a");
+    let minute = Duration::from_secs(60);
+    let next = |consumer: &mut GroupConsumer| {
+        let mut seen = Vec::new();
+        wait_until("a value", || {
+            let polled = consumer.poll(minute).unwrap();
+            seen.extend(polled.iter().flat_map(Polled::records).map(value_of));
+            !seen.is_empty()
+        });
+        seen
+    };
+    assert_eq!(next(&mut consumer), ["a"]);
+    // it asks the broker for a minute, and leaves that to the next one
+    assert!(consumer.poll_within(short).unwrap().is_empty());
+    send("b");
+    assert_eq!(next(&mut consumer), ["b"]);
+    send("c");
+    let mut seen = Vec::new();
+    wait_until("a value within a limit", || {
+        let polled = consumer.poll_within(short).unwrap();
+        seen.extend(polled.iter().flat_map(Polled::records).map(value_of));
+        !seen.is_empty()
+    });
+    assert_eq!(seen, ["c"]);
+    drop(consumer.leave());
 }
 
 /// What is deleted before it was read: on from what is left, by the policy.

@@ -108,6 +108,26 @@ impl GroupConsumer {
         }
         self.consumer.config.max_wait = timeout;
         let polled = self.group.shared.in_call(|| self.consumer.poll())?;
+        Ok(self.look_through(polled))
+    }
+
+    /// As [`poll`](GroupConsumer::poll), for what comes within `limit`, beside what a poll has just given. It never joins. A fetch
+    /// that is not answered by then stays open, and the next poll gets its answer.
+    ///
+    /// # Errors
+    /// Those of [`Consumer::poll`].
+    pub fn poll_within(&mut self, limit: Duration) -> Result<Vec<Polled>> {
+        if self.rejoin_needed() {
+            return Ok(Vec::new());
+        }
+        let polled = self
+            .group
+            .shared
+            .in_call(|| self.consumer.poll_within(limit))?;
+        Ok(self.look_through(polled))
+    }
+
+    fn look_through(&mut self, polled: Vec<Polled>) -> Vec<Polled> {
         if polled
             .iter()
             .any(|polled| matches!(polled, Polled::UnknownTopic { .. }))
@@ -115,12 +135,12 @@ impl GroupConsumer {
             self.assignment = None;
         }
         if self.positions == Positions::Own {
-            return Ok(polled);
+            return polled;
         }
-        Ok(polled
+        polled
             .into_iter()
             .filter_map(|polled| self.go_on(polled))
-            .collect())
+            .collect()
     }
 
     fn go_on(&mut self, polled: Polled) -> Option<Polled> {
