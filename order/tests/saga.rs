@@ -403,8 +403,7 @@ fn an_order_is_failed_if_and_only_if_a_side_is_failed_compensating_or_compensate
     assert_eq!(failed, typed.into_iter().chain(repaired).collect());
 }
 
-/// The conditions of the table `orders` in sql/order/V1__order.sql, said again: orders_completed_by_both,
-/// orders_failed_by_a_side, orders_reason. (The names that a status may have are in the types.)
+/// The conditions of `order_is_possible` in sql/order/V2, said again. (The names that a status may have are in the types.)
 #[test]
 fn every_reachable_state_may_stand_in_the_table_orders() {
     let bad = ["FAILED", "COMPENSATING", "COMPENSATED"];

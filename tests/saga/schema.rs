@@ -3,6 +3,7 @@
 
 use harness::{Service, World};
 use kafka::{Admin, Config, Interrupt, NewTopic};
+use postgres::error::SqlState;
 
 const NEWER: &str = "insert into schema_history_common (version, name, applied_on, checksum)
     values (99, 'from_the_future', '2030-01-01T00:00:00Z', '1')";
@@ -25,8 +26,8 @@ fn instances_started_at_once_migrate_an_empty_database_once() {
     let applied = world.db(Service::Stock).query(sql, &[]).unwrap();
     assert_eq!(
         applied.iter().map(|row| row.get(0)).collect::<Vec<i32>>(),
-        [1],
-        "once"
+        [1, 2],
+        "each once"
     );
 }
 
@@ -133,4 +134,60 @@ fn a_topic_that_would_lose_records_by_compaction_is_refused() {
         "{}",
         order.log()
     );
+}
+
+#[test]
+fn rows_that_can_not_be_are_refused_by_the_schema() {
+    let world = World::new("schema_impossible");
+    let [order, payment, stock] = Service::ALL.map(|service| world.start(service));
+    payment.api().put_balance("ann", 100);
+    stock.api().put_quantity("pen", 10);
+    let placed = order.api().place("ann", "pen", 1, 1);
+    assert_eq!(order.api().settled(placed)["orderStatus"], "COMPLETED");
+    let refused = |service, table: &str, changes: &[&str]| {
+        let mut db = world.db(service);
+        for change in changes {
+            let error = db
+                .batch_execute(&format!("update {table} set {change}"))
+                .expect_err(change);
+            let error = error.as_db_error().unwrap();
+            assert_eq!(error.code(), &SqlState::CHECK_VIOLATION, "{change}");
+            assert_eq!(error.table(), Some(table), "{change}");
+        }
+    };
+    refused(
+        Service::Order,
+        "orders",
+        &[
+            "order_status = 'SETTLED'",
+            "payment_status = 'PAID'",
+            "stock_status = 'SOLD'",
+            "order_status = 'IN_PROGRESS'",
+            "stock_status = 'IN_PROGRESS'",
+            "payment_status = 'FAILED'",
+            "order_status = 'FAILED', payment_status = 'FAILED'",
+            "order_status = 'FAILED', payment_status = 'FAILED', reason_code = 'NO_ACCOUNT'",
+            "order_status = 'FAILED', reason_code = 'NO_ACCOUNT', reason_from = 'payment'",
+            "reason_code = 'NO_ACCOUNT', reason_from = 'payment'",
+            "price = null",
+        ],
+    );
+    let participants = [
+        (Service::Payment, "payment", "user_name", "amount"),
+        (Service::Stock, "reservation", "item_name", "quantity"),
+    ];
+    for (service, table, name, number) in participants {
+        refused(
+            service,
+            table,
+            &[
+                "status = 'PAID'",
+                &format!("{name} = null"),
+                &format!("{number} = 0"),
+                "status = 'FAILED'",
+                "status = 'FAILED', reason_code = 'NO_ACCOUNT'",
+                "reason_code = 'NO_ACCOUNT', reason_from = 'payment'",
+            ],
+        );
+    }
 }

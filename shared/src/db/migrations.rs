@@ -128,8 +128,13 @@ fn tables(service: Service) -> &'static [&'static str] {
 
 fn functions(service: Service) -> &'static [&'static str] {
     match service {
-        Service::Order => &["place_new_orders", "remove_published_around"],
-        Service::Payment | Service::Stock => &[],
+        Service::Order => &[
+            "order_is_possible",
+            "place_new_orders",
+            "remove_published_around",
+        ],
+        Service::Payment => &["payment_is_possible"],
+        Service::Stock => &["reservation_is_possible"],
     }
 }
 
