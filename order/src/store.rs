@@ -11,6 +11,7 @@ use shared::db::cleanup::Cleanup;
 use shared::db::{Params, Query, Session, Tx};
 use shared::error::Result;
 use shared::event::{Event, Reason};
+use shared::outbox::{APPENDED, Appended};
 use uuid::Uuid;
 
 use crate::order::{NewOrder, Order, OrderStatus, Saga, SideStatus};
@@ -41,6 +42,8 @@ pub struct Placement {
     pub placed: HashSet<Uuid>,
     /// When; RFC 3339, UTC, six digits.
     pub placed_at: String,
+    /// Their outbox rows.
+    pub appended: Option<Appended>,
 }
 
 /// Stores orders with their outbox rows in one call. `messages`: each order's outbox row. A call repeated with the
@@ -53,8 +56,11 @@ pub fn place(
     orders: &[&NewOrder],
     messages: &[String],
 ) -> Result<Placement> {
+    let sql = format!(
+        "select standing, placed, placed_at, {APPENDED} from place_new_orders($1, $2, $3, $4, $5, $6, $7, $8)"
+    );
     let rows = session.query(
-        "select standing, placed, placed_at from place_new_orders($1, $2, $3, $4, $5, $6, $7, $8)",
+        &sql,
         &columns!(
             orders,
             |order| [
@@ -74,6 +80,7 @@ pub fn place(
         standing: rows[0].get(0),
         placed: placed.into_iter().collect(),
         placed_at: rows[0].get(2),
+        appended: Appended::read(&rows[0], 3),
     })
 }
 

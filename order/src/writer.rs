@@ -347,7 +347,11 @@ fn place(
 ) -> Result<Vec<Order>> {
     let placement = store::place(session, asked, messages)?;
     // before anything else: the relay is on its way while the requests are answered
-    waker.wake();
+    let rows: Vec<(Uuid, String)> = (asked.iter().zip(messages))
+        .filter(|(order, _)| placement.placed.contains(&order.order_id))
+        .map(|(order, messages)| (order.order_id, messages.clone()))
+        .collect();
+    waker.wake(placement.appended.as_ref(), rows);
     metrics::placed(placement.placed.len());
     admission.placed(placement.placed.len());
     orders(session, asked, &placement)
@@ -359,6 +363,7 @@ fn orders(session: &mut Session, asked: &[&NewOrder], placement: &Placement) -> 
         standing,
         placed,
         placed_at,
+        appended: _,
     } = placement;
     let earlier: Vec<Uuid> = standing
         .iter()

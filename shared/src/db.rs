@@ -273,6 +273,7 @@ impl Session {
             statements: &mut self.statements,
             busy,
             after_commit: Vec::new(),
+            failed: false,
         })
     }
 
@@ -315,6 +316,8 @@ pub struct Tx<'a> {
     statements: &'a mut HashMap<String, Statement>,
     busy: Busy,
     after_commit: Vec<Box<dyn FnOnce()>>,
+    /// Whether a statement has failed that was not gone back behind.
+    failed: bool,
 }
 
 /// A place in a transaction that can be gone back to.
@@ -345,16 +348,34 @@ impl Tx<'_> {
     /// What PostgreSQL or the connection says.
     pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
         self.execute("rollback to savepoint here", &[])?;
+        self.failed = false;
         self.after_commit.truncate(savepoint.actions);
         Ok(())
     }
 
-    /// Commits, then runs what is to be done after it. Call it only when every statement before said Ok: after a failed one the `postgres` crate's commit
-    /// says Ok although the server rolled back.
+    fn run<T>(
+        &mut self,
+        sql: &str,
+        call: impl FnOnce(&mut Transaction<'_>, &Statement) -> std::result::Result<T, postgres::Error>,
+    ) -> Result<T> {
+        self.busy.renew(CALL_LIMIT);
+        let prepared = cached(self.statements, sql, |sql| self.inner.prepare(sql));
+        let done = prepared.and_then(|statement| Ok(call(&mut self.inner, &statement)?));
+        self.failed |= done.is_err();
+        done
+    }
+
+    /// Commits, then runs what is to be done after it.
     ///
     /// # Errors
-    /// What PostgreSQL or the connection says; after a lost connection the outcome is unknown.
+    /// What PostgreSQL or the connection says; after a lost connection the outcome is unknown. [`Error::Fatal`] after a statement that
+    /// has failed: the server would roll back, and the `postgres` crate return Ok.
     pub fn commit(self) -> Result<()> {
+        if self.failed {
+            return Err(Error::Fatal(
+                "a transaction was to be committed in which a statement had failed".into(),
+            ));
+        }
         self.inner.commit()?;
         for action in self.after_commit {
             action();
@@ -365,15 +386,11 @@ impl Tx<'_> {
 
 impl Query for Tx<'_> {
     fn query(&mut self, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
-        self.busy.renew(CALL_LIMIT);
-        let statement = cached(self.statements, sql, |sql| self.inner.prepare(sql))?;
-        Ok(self.inner.query(&statement, params)?)
+        self.run(sql, |inner, statement| inner.query(statement, params))
     }
 
     fn execute(&mut self, sql: &str, params: Params<'_>) -> Result<u64> {
-        self.busy.renew(CALL_LIMIT);
-        let statement = cached(self.statements, sql, |sql| self.inner.prepare(sql))?;
-        Ok(self.inner.execute(&statement, params)?)
+        self.run(sql, |inner, statement| inner.execute(statement, params))
     }
 }
 

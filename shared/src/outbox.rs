@@ -1,7 +1,8 @@
 //! The outbox: events stored in the transaction that causes them, deleted when they are known to be published.
 //!
 //! An event becomes JSON in [`append`] (order's writer stores the rows of new orders itself, by `place_new_orders`). The
-//! [`relay`] reads rows by [`read_batch`], its function `records` makes records of them, and [`remove_published`] deletes them.
+//! [`relay`] takes the rows of its own process from [`memory`] and reads others by [`read_batch`], its function `records`
+//! makes records of them, and [`remove_published`] deletes them.
 //!
 //! # The append lock
 //!
@@ -41,6 +42,7 @@ use crate::event::{Event, Service};
 use crate::outbox::wake::Waker;
 
 pub mod leader;
+pub mod memory;
 pub mod origin;
 pub mod overlap;
 pub mod position;
@@ -68,16 +70,48 @@ pub fn append(tx: &mut Tx<'_>, waker: &Waker, events: &[Event]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }
-    tx.execute(
-        "select append_outbox($1, $2)",
-        &crate::columns!(events, |event| [
-            event.order_id,
-            envelope::to_stored(std::slice::from_ref(event)),
-        ]),
-    )?;
+    let (order_ids, messages): (Vec<Uuid>, Vec<String>) = events.iter().map(stored).unzip();
+    let sql = format!("select {APPENDED} from append_outbox($1, $2)");
+    let appended = Appended::read(&tx.query(&sql, &[&order_ids, &messages])?[0], 0);
     let waker = waker.clone();
-    tx.after_commit(move || waker.wake());
+    tx.after_commit(move || {
+        waker.wake(
+            appended.as_ref(),
+            order_ids.into_iter().zip(messages).collect(),
+        );
+    });
     Ok(())
+}
+
+/// A row of its own: its order, and its messages as they are stored.
+pub fn stored(event: &Event) -> (Uuid, String) {
+    let messages = envelope::to_stored(std::slice::from_ref(event));
+    (event.order_id, messages)
+}
+
+/// What `append_outbox` says, behind its call in the same statement.
+pub const APPENDED: &str = "current_setting('saga.appended', true)";
+
+/// What an append has stored.
+pub struct Appended {
+    /// The first row's id; the others follow it.
+    first: i64,
+    stored_at: String,
+    /// As [`read_server`] returns it; never empty.
+    server: String,
+}
+
+impl Appended {
+    /// Reads the column [`APPENDED`] of a row; none where nothing was said.
+    pub fn read(row: &postgres::Row, column: usize) -> Option<Appended> {
+        let text: String = row.get::<_, Option<String>>(column)?;
+        let mut words = text.splitn(3, ' ');
+        Some(Appended {
+            first: words.next()?.parse().ok()?,
+            stored_at: words.next()?.into(),
+            server: words.next().filter(|server| !server.is_empty())?.into(),
+        })
+    }
 }
 
 /// The oldest rows behind the id `after`, `limit` at most, by id.
@@ -103,6 +137,11 @@ fn row(row: &postgres::Row) -> Row {
         stored_at: row.get(2),
         messages: row.get(3),
     }
+}
+
+/// Which server this is, as `append_outbox` says it; empty where it may not be known.
+pub fn read_server(session: &mut Session) -> Result<String> {
+    Ok(session.query("select outbox_server()", &[])?[0].get(0))
 }
 
 /// The id of a row's last message; none if there is no such row.

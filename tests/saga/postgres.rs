@@ -938,6 +938,35 @@ fn rights_that_a_restore_has_lost_are_named_by_the_check_and_at_the_start() {
     );
 }
 
+/// Where it may not know since when the server runs, it can't tell its rows from another server's, and the relay reads them.
+#[test]
+fn a_user_who_may_not_know_the_server_s_start_is_served_all_the_same() {
+    let world = World::new("pg_server_start");
+    let (role, url) = plain_owner(&world, Service::Payment);
+    let settings = [("PAYMENT_DATABASE_URL", url.as_str())];
+    let [order, stock] = [Service::Order, Service::Stock].map(|service| world.start(service));
+    let payment = world.start_with(Service::Payment, &settings);
+    payment.api().put_balance("ann", 1_000);
+    stock.api().put_quantity("tea", 10);
+    let settle = || {
+        let placed = order.api().place("ann", "tea", 300, 2);
+        assert_eq!(order.api().settled(placed)["orderStatus"], "COMPLETED");
+    };
+    settle();
+    world
+        .db(Service::Payment)
+        .batch_execute("revoke execute on function pg_postmaster_start_time() from public")
+        .unwrap();
+    let mut as_role = Client::connect(&url, postgres::NoTls).unwrap();
+    let refused = as_role.batch_execute("select pg_postmaster_start_time()");
+    assert!(refused.is_err(), "{role} may still ask");
+    settle();
+    assert!(payment.stop().success());
+    let _payment = world.start_with(Service::Payment, &settings);
+    settle();
+    assert_eq!(world.parked(), 0);
+}
+
 #[test]
 fn the_right_to_each_overload_of_a_function_that_only_order_calls_is_checked_too() {
     let world = World::new("pg_rights_order");

@@ -23,16 +23,29 @@ fn append(db: &mut Client) -> Uuid {
 
 /// The same to another topic, about another name.
 fn append_to(db: &mut Client, topic: &str, name: &str) -> Uuid {
-    let (order_id, id) = (Uuid::now_v7(), Uuid::now_v7());
+    store(
+        db,
+        "select append_outbox(array[$1::uuid], array[$2::text])",
+        topic,
+        name,
+    )
+}
+
+/// Stores a request by `sql`, whose parameters are its order and its messages.
+fn store(db: &mut Client, sql: &str, topic: &str, name: &str) -> Uuid {
+    let id = Uuid::now_v7();
+    let (order_id, messages) = request(id, topic, name);
+    db.execute(sql, &[&order_id, &messages]).expect("stored");
+    id
+}
+
+/// A request under this message id: its order, and its messages as they are stored.
+fn request(id: Uuid, topic: &str, name: &str) -> (Uuid, String) {
+    let order_id = Uuid::now_v7();
     let data = json!({"orderId": order_id, "userName": name, "price": 1});
     let ce_type = format!("{topic}.requested");
-    let messages = json!([{"id": id, "topic": topic, "type": ce_type, "data": data}]).to_string();
-    db.execute(
-        "select append_outbox($1, $2)",
-        &[&vec![order_id], &vec![messages]],
-    )
-    .expect("appended");
-    id
+    let messages = json!([{"id": id, "topic": topic, "type": ce_type, "data": data}]);
+    (order_id, messages.to_string())
 }
 
 fn ids(records: &[Seen]) -> Vec<String> {
@@ -98,6 +111,111 @@ fn an_open_writer_holds_back_one_that_stores_after_it_and_both_leave_in_stored_o
     });
     assert_eq!(ids(&published), [first.to_string(), second.to_string()]);
     assert!(published[0].ce_time <= published[1].ce_time);
+}
+
+/// The service hands its own rows to its relay, which has not read those of others.
+#[test]
+fn a_row_of_another_writer_between_two_of_the_service_leaves_in_its_place() {
+    let world = World::with("between", &[("TOPIC_PARTITIONS", "1")]);
+    let order = world.start(Service::Order);
+    order.api().place("ann", "tea", 1, 1);
+    world.wait_until_published(Service::Order);
+    let (mut other, mut watch) = (world.db(Service::Order), world.db(Service::Order));
+    let mut published = 1;
+    for end in ["rollback", "commit"] {
+        other.batch_execute("begin").expect("begun");
+        let between = append(&mut other);
+        thread::scope(|scope| {
+            let placing = scope.spawn(|| order.api().place("ann", "tea", 1, 1));
+            until("the service to wait for the other writer", || {
+                someone_waits_for_the_append_lock(&mut watch)
+            });
+            other.batch_execute(end).expect("ended");
+            placing.join().expect("placed");
+        });
+        published += if end == "commit" { 2 } else { 1 };
+        let seen = eventually("all of them", || {
+            Some(world.records("payment")).filter(|seen| seen.len() == published)
+        });
+        let place = ids(&seen).iter().position(|id| *id == between.to_string());
+        assert_eq!(
+            place,
+            (end == "commit").then_some(2),
+            "after the two before it"
+        );
+    }
+}
+
+#[test]
+fn a_row_put_in_by_hand_among_published_ones_is_found_and_nothing_is_published_again() {
+    let world = World::with("by_hand", &[("TOPIC_PARTITIONS", "1")]);
+    let order = world.start(Service::Order);
+    order.api().place("ann", "tea", 1, 1);
+    world.wait_until_published(Service::Order);
+    // it draws the next id without the append lock
+    let mut person = world.db(Service::Order);
+    person.batch_execute("begin").expect("begun");
+    let sql = "insert into order_outbox (stored_at, order_id, messages) values (now(), $1, $2::text::json)";
+    let by_hand = store(&mut person, sql, "payment", "ann");
+    order.api().place("ann", "tea", 1, 1);
+    world.wait_until_published(Service::Order);
+    person.batch_execute("commit").expect("committed");
+    until("the relay to have read all rows", || {
+        ids(&world.records("payment")).contains(&by_hand.to_string())
+    });
+    order.api().place("ann", "tea", 1, 1);
+    let published = eventually("all of them", || {
+        Some(world.records("payment")).filter(|seen| seen.len() >= 4)
+    });
+    world.wait_until_published(Service::Order);
+    assert_eq!(published.len(), 4);
+    assert_no_id_twice(&world);
+}
+
+/// Rows are published from memory only if their commit was heard of: those of one request, which is handled without locks, and those of
+/// more than are.
+#[test]
+fn what_a_commit_refuses_is_not_published_and_what_is_stored_instead_is_published_once() {
+    for (requests, name) in [(1, "refused_commit"), (40, "refused_commits")] {
+        let world = World::with(name, &[("TOPIC_PARTITIONS", "1")]);
+        let order = world.start(Service::Order);
+        let payment = world.start(Service::Payment);
+        payment.api().put_balance("ann", 1_000);
+        order.api().place("ann", "tea", 1, 1);
+        until("the first answer", || {
+            world.records("payment.success").len() == 1
+        });
+        world.wait_until_published(Service::Payment);
+        let mut db = world.db(Service::Payment);
+        db.batch_execute(
+            "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'not now'; end $$;
+             create constraint trigger refuse after insert on payment_outbox deferrable initially deferred
+                 for each row execute function refuse()",
+        )
+        .expect("made");
+        let request = |_| request(Uuid::now_v7(), "payment", "ann");
+        let (ids, messages): (Vec<Uuid>, Vec<String>) = (0..requests).map(request).unzip();
+        world
+            .db(Service::Order)
+            .execute("select append_outbox($1, $2)", &[&ids, &messages])
+            .expect("stored");
+        world.wait_until_published(Service::Order);
+        // it would ask for all of them back: it knows no such orders
+        order.stop();
+        payment.wait_for_log("waits (attempt 2 failed)");
+        assert_eq!(world.uncommitted_records("payment.success").len(), 1);
+        db.batch_execute("drop trigger refuse on payment_outbox")
+            .expect("dropped");
+        until("the answers", || {
+            world.records("payment.success").len() > requests
+        });
+        world.wait_until_published(Service::Payment);
+        assert_eq!(
+            world.uncommitted_records("payment.success").len(),
+            1 + requests
+        );
+        assert_no_id_twice(&world);
+    }
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! What a service finds at its start: a schema brought up to date by the first instance, a newer one used or refused, a
 //! topic that does not fit.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use harness::{Service, World};
 use kafka::{Admin, Config, Interrupt, NewTopic};
 use postgres::error::SqlState;
+use shared::db::{Connector, Limits, Query, Tx};
 
 const NEWER: &str = "insert into schema_history_common (version, name, applied_on, checksum)
     values (99, 'from_the_future', '2030-01-01T00:00:00Z', '1')";
@@ -26,7 +30,7 @@ fn instances_started_at_once_migrate_an_empty_database_once() {
     let applied = world.db(Service::Stock).query(sql, &[]).unwrap();
     assert_eq!(
         applied.iter().map(|row| row.get(0)).collect::<Vec<i32>>(),
-        [1, 2],
+        [1, 2, 3],
         "each once"
     );
 }
@@ -190,4 +194,33 @@ fn rows_that_can_not_be_are_refused_by_the_schema() {
             ],
         );
     }
+}
+
+#[test]
+fn a_transaction_in_which_a_statement_has_failed_is_not_committed() {
+    let world = World::new("schema_failed");
+    let url = world.database_url(Service::Stock);
+    let mut session = Connector::new(&url, "test", Limits::WORK)
+        .and_then(|connector| connector.connect())
+        .unwrap();
+    let ran = Rc::new(Cell::new(false));
+    let note = |tx: &mut Tx<'_>| {
+        let ran = ran.clone();
+        tx.after_commit(move || ran.set(true));
+    };
+
+    let mut tx = session.transaction().unwrap();
+    note(&mut tx);
+    assert!(tx.execute("select 1 / 0", &[]).is_err());
+    assert!(tx.commit().is_err());
+    assert!(!ran.get());
+
+    // it was gone back behind
+    let mut tx = session.transaction().unwrap();
+    let here = tx.savepoint().unwrap();
+    assert!(tx.query("select 1 / 0", &[]).is_err());
+    tx.rollback_to(&here).unwrap();
+    note(&mut tx);
+    tx.commit().unwrap();
+    assert!(ran.get());
 }

@@ -23,14 +23,14 @@
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
+use uuid::Uuid;
 
-use crate::columns;
 use crate::consumer::offsets::{self, Move};
 use crate::db::{Params, Query, Session};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::event::envelope;
 use crate::outbox::wake::Waker;
+use crate::outbox::{self, APPENDED, Appended};
 
 /// After a conflict batches are handled under locks for so long: what others write just now, they write again.
 const REST: Duration = Duration::from_millis(100);
@@ -108,15 +108,14 @@ impl AtOnce<'_> {
             .iter()
             .filter_map(|effect| Some(effect.rows? as i64))
             .collect();
+        let (order_ids, messages): (Vec<Uuid>, Vec<String>) =
+            outgoing.iter().map(outbox::stored).unzip();
         let rows = offsets::with_columns(self.moves, |moves| {
-            let appended = columns!(outgoing, |event| [
-                event.order_id,
-                envelope::to_stored(std::slice::from_ref(event)),
-            ]);
             let mut all = [params, moves].concat();
             counts.iter().for_each(|count| all.push(count));
             if !outgoing.is_empty() {
-                all.extend(appended);
+                all.push(&order_ids);
+                all.push(&messages);
             }
             let sql = statement(effects, params.len(), !outgoing.is_empty());
             self.session.query(&sql, &all)
@@ -132,7 +131,11 @@ impl AtOnce<'_> {
         };
         offsets::note_places(self.moves, rows[0].get(0));
         if !outgoing.is_empty() {
-            self.waker.wake();
+            let appended = Appended::read(&rows[0], rows[0].len() - 1);
+            self.waker.wake(
+                appended.as_ref(),
+                order_ids.into_iter().zip(messages).collect(),
+            );
         }
         Ok(true)
     }
@@ -166,7 +169,7 @@ fn statement(effects: &[Effect<'_>], params: usize, appends: bool) -> String {
         );
     }
     if appends {
-        sql += &format!(", append_outbox({}, {})", place(), place());
+        sql += &format!(", append_outbox({}, {}), {APPENDED}", place(), place());
     }
     sql + " from moved"
 }
@@ -196,7 +199,8 @@ mod tests {
             "with noted as (insert into a select $1), taken as (update b set c = $2 returning c), \
              moved as materialized (select move_offsets($3, $4, $5, $6, $7, $8) as places) \
              select places, require_unchanged(cardinality(array_remove(places, null)), cardinality(places)), \
-             require_unchanged((select count(*) from taken), $9), append_outbox($10, $11) from moved"
+             require_unchanged((select count(*) from taken), $9), append_outbox($10, $11), \
+             current_setting('saga.appended', true) from moved"
         );
     }
 }

@@ -100,10 +100,11 @@ const TABLES: [&str; 7] = [
 ];
 /// Those that services call, and those that these call in turn: under the rights of the user, too. All overloads of a name
 /// count, as each version of a service calls its own.
-const FUNCTIONS: [&str; 7] = [
+const FUNCTIONS: [&str; 8] = [
     "append_outbox",
     "lock_class",
     "move_offsets",
+    "outbox_server",
     "remove_published",
     "require_all_or_none",
     "require_unchanged",

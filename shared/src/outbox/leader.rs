@@ -10,7 +10,8 @@
 //! The leader's connection pings every second. `tests/saga/instances.rs` prints the times.
 //!
 //! **Must not be changed**: the relay reads and deletes on the connection that holds the lock, so a relay that lost the
-//! lock can't touch the outbox. The broker refuses what it still sends, because its successor has a newer epoch.
+//! lock can't touch the outbox. What it still publishes, of rows that were read or [handed over](super::memory) before, the broker
+//! refuses, because its successor has a newer epoch; until there is a successor it is as good as before.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;

@@ -26,7 +26,7 @@
 //! | 4 | [`origin::note_leader`] | The database knows of a leadership before it publishes. |
 //! | 5 | for each position, the latest first: [`outbox::find_last_message`], `Position::is_held`, `delete` | The rows that it names are published, and go. |
 //!
-//! Only then does `publish_next` read rows.
+//! Only then does `publish_next` read rows, or take what was [handed over](crate::outbox::memory) by this process.
 //!
 //! Each leadership has a producer of its own. Its first InitProducerId takes the transactional id over. A later one
 //! shows the identity it had (KIP-360), so a relay in doubt can't take the id back from its successor.
@@ -57,6 +57,7 @@ use crate::event::{Service, full_names};
 use crate::heartbeat;
 use crate::metrics;
 use crate::outbox::leader::{LeaderElection, Leadership};
+use crate::outbox::memory::Memory;
 use crate::outbox::origin::{self, Leader, Origin};
 use crate::outbox::overlap::Overlap;
 use crate::outbox::position::{self, Position};
@@ -90,7 +91,7 @@ pub enum Turn {
     Empty,
     /// So many rows were published; more may wait.
     Published(usize),
-    /// So many rows were published, and there were no more when they were read.
+    /// So many rows were published, and there were no more when they were read, or taken from memory.
     Drained(usize),
 }
 
@@ -145,6 +146,8 @@ struct Known {
     /// All rows up to this id were published in this leadership, and none comes later: ids are drawn in the order of commits.
     /// Dead rows before it, which an old snapshot keeps, need not be walked over.
     floor: i64,
+    /// The last row that was published. Above the floor after a row that somebody has put in among older ones: then the relay reads.
+    last: i64,
     /// When rows were read from the beginning the last time.
     read_all: Instant,
 }
@@ -174,7 +177,8 @@ impl Worker for Relay {
             select! {
                 recv(self.wakeups.relay) -> _ => {}
                 recv(shutdown.receiver()) -> _ => {}
-                default(rest) => {}
+                // the safety net reads
+                default(rest) => self.wakeups.memory.must_read(),
             }
         }
         Ok(Duration::ZERO)
@@ -306,11 +310,12 @@ impl Relay {
             return Ok(Turn::Standby);
         };
         // what was known is put back where nothing fails
+        let memory = &self.wakeups.memory;
         let mut known = match leading.known.take() {
             Some(known) => known,
-            None => leading.recover(settings)?,
+            None => leading.recover(settings, memory)?,
         };
-        let turn = leading.publish_next(settings, &mut known, &mut self.batch)?;
+        let turn = leading.publish_next(settings, &mut known, memory, &mut self.batch)?;
         leading.known = Some(known);
         Ok(turn)
     }
@@ -321,14 +326,23 @@ impl Leading {
         &mut self,
         settings: &Settings,
         known: &mut Known,
+        memory: &Memory,
         batch: &mut usize,
     ) -> Result<Turn> {
         let mut rows = std::mem::take(&mut known.prefetched);
+        // whether rows were in memory, and there are no more
+        let mut drained = None;
         if rows.is_empty() {
             if known.undeleted.is_none() && known.read_all.elapsed() >= READ_ALL {
-                (known.floor, known.read_all) = (0, Instant::now());
+                known.read_all = Instant::now();
+                rows = read(&self.leadership, settings.service, 0, *batch)?;
+            } else if known.floor == known.last
+                && let Some((handed_over, all)) = memory.take(known.last, *batch)
+            {
+                (rows, drained) = (handed_over, Some(all));
+            } else {
+                rows = read(&self.leadership, settings.service, known.floor, *batch)?;
             }
-            rows = read(&self.leadership, settings.service, known.floor, *batch)?;
         }
         if rows.is_empty() {
             if let Some(due) = known.take_due(settings.batch_limit) {
@@ -339,23 +353,23 @@ impl Leading {
         // fewer at the next attempt: the rows before a refused one get out, and a slow broker ends in time
         let wanted = std::mem::replace(batch, (rows.len() / 2).max(1));
         let (count, next_batch) = (rows.len(), (wanted * 2).min(settings.batch_limit));
-        self.publish(
-            settings,
-            known,
-            &rows,
-            (count == wanted).then_some(next_batch),
-        )?;
+        let more = (drained.is_none() && count == wanted).then_some(next_batch);
+        let begun = Instant::now();
+        self.publish(settings, known, &rows, more)?;
+        if begun.elapsed() >= SLOW_POLL {
+            memory.forget();
+        }
         *batch = next_batch;
-        Ok(if count == wanted {
-            Turn::Published(count)
-        } else {
+        Ok(if drained.unwrap_or(count < wanted) {
             Turn::Drained(count)
+        } else {
+            Turn::Published(count)
         })
     }
 
     /// The door of a new leader: under the lock, end whatever any predecessor left open, then learn from the position
     /// what it had committed but not deleted, and whether it was this database that wrote it.
-    fn recover(&mut self, settings: &Settings) -> Result<Known> {
+    fn recover(&mut self, settings: &Settings, memory: &Memory) -> Result<Known> {
         // before: an ex-leader must not fence its successor; after: the epoch drawn must be the lock holder's
         self.leadership.check()?;
         let identity = self.producer.initialise()?;
@@ -388,7 +402,9 @@ impl Leading {
         let leader = (identity.id, identity.epoch.into());
         self.leadership
             .with(|session| origin::note_leader(session, leader))?;
+        let mut published = 0;
         for position in position::latest_first(found) {
+            published = published.max(position.last);
             let last = self.leadership.with(|session| {
                 outbox::find_last_message(session, settings.service, position.last)
             })?;
@@ -396,6 +412,9 @@ impl Leading {
                 self.delete(settings, &position)?;
             }
         }
+        // before rows are read: what is handed over from now on is behind them, among them, or was published before
+        let server = self.leadership.with(outbox::read_server)?;
+        memory.begin(server, published);
         metrics::EPOCH.set(i64::from(identity.epoch));
         log::info!("leading: producer {} epoch {}", identity.id, identity.epoch);
         Ok(Known {
@@ -404,6 +423,7 @@ impl Leading {
             undeleted: None,
             prefetched: Vec::new(),
             floor: 0,
+            last: 0,
             read_all: Instant::now(),
         })
     }
@@ -449,7 +469,7 @@ impl Leading {
             Ok(transaction.commit()?)
         });
         known.prefetched = ended.inspect_err(metrics::transaction_failed)?;
-        known.floor = next.position.last;
+        (known.floor, known.last) = (last, known.last.max(last));
         known.undeleted = Some(next);
         metrics::published(rows.len());
         Ok(())

@@ -1,6 +1,8 @@
 //! Waking the relay: at once from the committing thread where this instance leads, else by NOTIFY, sent after the
 //! commit in a transaction of its own (inside one it would serialise the commits of the whole server). A leader that stops wakes
 //! the followers.
+//!
+//! Where this instance leads, the committing thread hands over what it has appended, and the relay need not read it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +10,16 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use postgres::fallible_iterator::FallibleIterator;
+use uuid::Uuid;
 
 use crate::db::pool::Connection;
 use crate::db::{Connector, Session};
 use crate::error::{Error, Result};
 use crate::event::Service;
 use crate::heartbeat;
+use crate::outbox::Appended;
 use crate::outbox::leader::UNLED;
+use crate::outbox::memory::Memory;
 use crate::shutdown::Shutdown;
 use crate::worker::Worker;
 
@@ -27,6 +32,7 @@ pub struct Waker {
     relay: Sender<()>,
     notify: Sender<()>,
     leads: Arc<AtomicBool>,
+    memory: Arc<Memory>,
 }
 
 /// The ends that the relay and the two threads of this module hold.
@@ -35,6 +41,8 @@ pub struct Wakeups {
     pub relay: Receiver<()>,
     /// Set by the relay while it leads.
     pub leads: Arc<AtomicBool>,
+    /// What was handed over.
+    pub memory: Arc<Memory>,
     notify: Receiver<()>,
     feed: Sender<()>,
 }
@@ -44,16 +52,19 @@ pub fn channel() -> (Waker, Wakeups) {
     let (relay_sender, relay) = bounded(1);
     let (notify_sender, notify) = bounded(1);
     let leads = Arc::new(AtomicBool::new(false));
+    let memory = Arc::new(Memory::default());
     let waker = Waker {
         relay: relay_sender.clone(),
         notify: notify_sender,
         leads: leads.clone(),
+        memory: memory.clone(),
     };
     (
         waker,
         Wakeups {
             relay,
             leads,
+            memory,
             notify,
             feed: relay_sender,
         },
@@ -61,9 +72,11 @@ pub fn channel() -> (Waker, Wakeups) {
 }
 
 impl Waker {
-    /// Wakes the leader's relay, wherever it runs. Never blocks; a lost wake-up is made good by the relay's slow poll.
-    pub fn wake(&self) {
+    /// After the commit of an append: hands over its rows, each with its order and messages, and wakes the leader's relay, wherever it
+    /// runs. `appended`: what the append has said. Never blocks for long; a lost wake-up is made good by the relay's slow poll.
+    pub fn wake(&self, appended: Option<&Appended>, rows: Vec<(Uuid, String)>) {
         let target = if self.leads.load(Ordering::Relaxed) {
+            self.memory.hand_over(appended, rows);
             &self.relay
         } else {
             &self.notify
@@ -138,6 +151,7 @@ impl Listener {
         // a follower has nothing to do for a commit
         let leads = self.wakeups.leads.load(Ordering::Relaxed);
         if heard.is_some_and(|heard| leads || heard.payload() == UNLED) {
+            self.wakeups.memory.must_read();
             let _ = self.wakeups.feed.try_send(());
         }
         Ok(())
