@@ -18,6 +18,7 @@ use crate::admission::Admission;
 use crate::long_poll::LongPolls;
 use crate::metrics::{Counts, Repaired};
 use crate::order::{Bearing, OrderStatus, Saga, SagaEvent, Transition};
+use crate::pairs::Pairs;
 use crate::repair::{self, Kind, Rebuilt, Repair};
 use crate::store::{self, Current, Written};
 
@@ -41,6 +42,7 @@ pub struct AnswerHandler {
     prepared: Arc<Mutex<Prepared>>,
     long_polls: LongPolls,
     admission: Admission,
+    pairs: Pairs,
 }
 
 /// What is known of orders that are missing, until the batch that needs it is committed.
@@ -71,6 +73,7 @@ impl AnswerHandler {
             prepared: Arc::default(),
             long_polls: long_polls.clone(),
             admission: admission.clone(),
+            pairs: Pairs::default(),
         }
     }
 
@@ -187,6 +190,10 @@ impl Handler for AnswerHandler {
         batch.counts.report(&self.admission);
         self.long_polls.check();
         Ok(true)
+    }
+
+    fn expects_more(&mut self, events: &[&Event]) -> bool {
+        self.pairs.are_all_first(events.iter().copied())
     }
 
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>> {

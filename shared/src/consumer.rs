@@ -78,6 +78,8 @@ pub mod set_aside;
 pub const POISON_ATTEMPTS: u32 = 5;
 /// A long poll's end.
 const MAX_WAIT: Duration = Duration::from_millis(500);
+/// How long a batch waits for what its handler expects: the two answers of a lone order come 1 to 2 ms apart.
+const COMPANY: Duration = Duration::from_millis(3);
 /// How often our offsets are committed to Kafka, for lag tools, and offsets are moved past what holds no records.
 const COMMIT_OFFSETS: Duration = Duration::from_secs(1);
 /// Without a heartbeat for so long a member's partitions go to others: longer than a collection pause of the broker.
@@ -212,6 +214,18 @@ impl Consumer {
                 Polled::Assigned { .. } => return self.begin().map(|()| consumed),
                 polled => parts.extend(self.sort(polled, &mut consumed)),
             }
+        }
+        if self.processor.expects_more(&parts) {
+            // an error has lost no records, and the next poll meets it again
+            let polled = self.reader.poll_within(COMPANY).unwrap_or_default();
+            // what else there is to say of a partition, the next poll says again, when what was polled of it is handled
+            let records = |polled: &Polled| matches!(polled, Polled::Records { .. });
+            let mut company = Vec::new();
+            for polled in polled.into_iter().filter(records) {
+                company.extend(self.sort(polled, &mut consumed));
+            }
+            self.processor.expects_more(&company);
+            company.into_iter().for_each(|more| add(&mut parts, more));
         }
         for batch in batches(parts) {
             // it also says that this thread lives, however many they are
@@ -558,6 +572,20 @@ impl Consumer {
             }
         }
         self.offsets_committed_at = Instant::now();
+    }
+}
+
+/// What was polled next: behind its partition's part, where there is one.
+fn add(parts: &mut Vec<PartitionBatch>, more: PartitionBatch) {
+    match parts
+        .iter_mut()
+        .find(|part| part.partition == more.partition)
+    {
+        Some(part) => {
+            part.inputs.extend(more.inputs);
+            part.to = more.to;
+        }
+        None => parts.push(more),
     }
 }
 

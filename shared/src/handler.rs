@@ -72,6 +72,13 @@ pub trait Handler: Send {
         Ok(false)
     }
 
+    /// Whether events that belong to these, which were just polled, are expected within milliseconds, and all of them had better be
+    /// handled together: the batch waits a moment for them. What comes in that moment is shown too, and nothing waits for more. About
+    /// time alone: they may come later, or never.
+    fn expects_more(&mut self, _events: &[&Event]) -> bool {
+        false
+    }
+
     /// Which of the events can't be handled because somebody else holds a row that they need: for each what it waits for, in words.
     /// The rows of all others are locked then, so that handling them waits for nobody.
     fn waits_for(&mut self, tx: &mut Tx<'_>, events: &[Event]) -> Result<Vec<Option<String>>>;
@@ -107,6 +114,11 @@ pub fn handle_at_once(
 ) -> Result<bool> {
     catch_unwind(AssertUnwindSafe(|| handler.handle_at_once(at_once, events)))
         .map_err(panic_text)?
+}
+
+/// Calls [`Handler::expects_more`]; a panic is no reason to wait.
+pub fn expects_more(handler: &mut dyn Handler, events: &[&Event]) -> bool {
+    catch_unwind(AssertUnwindSafe(|| handler.expects_more(events))).unwrap_or(false)
 }
 
 /// What a caught panic said.

@@ -159,6 +159,18 @@ impl BatchProcessor {
         Ok(())
     }
 
+    /// [`Handler::expects_more`], of what these hold, where it is little.
+    pub fn expects_more(&mut self, parts: &[PartitionBatch]) -> bool {
+        let inputs: Vec<&Input> = parts.iter().flat_map(|part| &part.inputs).collect();
+        let events: Vec<&Event> = inputs
+            .iter()
+            .filter_map(|input| input.event.as_ref().ok())
+            .collect();
+        (1..FEW).contains(&inputs.len())
+            && events.len() == inputs.len()
+            && handler::expects_more(&mut *self.handler, &events)
+    }
+
     /// Whether the batch was handled and committed by two statements.
     fn commit_at_once(&mut self, parts: &[PartitionBatch], moves: &[Move]) -> Result<bool> {
         let inputs: Vec<&Input> = parts.iter().flat_map(|part| &part.inputs).collect();
