@@ -18,7 +18,7 @@ usage() {
 ./run.sh topics [OPTION...]       describes the topics with Kafka's own tool; options go to the tool
 ./run.sh psql SERVICE [ARG...]    psql on the database of order, stock or payment
 ./run.sh demo                     plays every outcome of an order against the running system, which is started if need be
-./run.sh bench [SECTION...] [--seconds S] [--connections C] [--rows N]
+./run.sh bench [SECTION...] [--seconds S] [--connections C] [--rows N] [--brokers 3]
                                   measures release binaries on servers of its own, and the machine's limits beside them:
                                   levels, limits, relay, consumers, recovery, restarts, overload, growth, or all, about
                                   20 minutes;

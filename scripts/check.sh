@@ -264,8 +264,16 @@ chaos() { # ARG...
 # Nobody else's servers: what is measured has them to itself.
 bench() { # ARG...
   case " $* " in *" --help "* | *" -h "*) usage | sed -n '/ bench /,/target folder/p'; return ;; esac
+  local arguments=()
+  while [ $# -gt 0 ]; do
+    case $1/${2:-} in
+      --brokers/1 | --brokers/3) WANTED_BROKERS=$2; shift 2 ;;
+      --brokers/*) misuse "--brokers must be 1 or 3" ;;
+      *) arguments+=("$1"); shift ;;
+    esac
+  done
   own_stage bench release -p order -p payment -p stock -p saga-tests --bin order --bin payment --bin stock --bin bench
-  stage "bench" limited "$BENCH_LIMIT" "$TEST_BIN_DIR/bench" "$@"
+  stage "bench" limited "$BENCH_LIMIT" "$TEST_BIN_DIR/bench" ${arguments[@]+"${arguments[@]}"}
 }
 
 # What takes too long for each change.

@@ -26,6 +26,8 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
     let load = stage.load(options.connections);
     level::warm_up(&mut stage, &load)?;
     level::warm_up_at(&mut stage, &load, SMALL_TRANSACTIONS)?;
+    report
+        .note("warmed up by 200 orders/s for a minute, settled before anything is measured".into());
     let mut measured = vec![];
     let mut measure = |name: String, pace| {
         let samples = level::run(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harness::{Instance, Service, World};
+use harness::{Instance, Service, World, env};
 
 use crate::books::Books;
 use crate::load::{Load, Names};
@@ -45,7 +45,9 @@ impl Stage {
         names: Names,
         settings: &[(&str, &str)],
     ) -> Result<Stage, String> {
-        let settings = [settings, &[("TOPIC_REPLICATION", "1")]].concat();
+        // every topic on all brokers, as `run.sh up` has it
+        let brokers = env::setting("KAFKA_BROKERS").split(',').count().to_string();
+        let settings = [settings, &[("TOPIC_REPLICATION", brokers.as_str())]].concat();
         let world = World::with(&format!("bench_{name}"), &settings);
         let started: Vec<Instance> = Service::ALL
             .iter()

@@ -13,9 +13,10 @@ use crate::stage::Stage;
 pub struct Meter {
     admin: Client,
     postmaster: u32,
-    kafka: u32,
-    /// The broker's data.
-    broker: PathBuf,
+    /// The brokers, one or three.
+    kafka: Vec<u32>,
+    /// Where their data is.
+    brokers: PathBuf,
     /// Whether PostgreSQL counts statements.
     counts: bool,
 }
@@ -49,13 +50,15 @@ impl Meter {
         let counts = admin
             .batch_execute("create extension if not exists pg_stat_statements")
             .is_ok();
-        let kafka = std::fs::read_to_string(Path::new(&folder).join("pid/kafka"))
-            .map_err(|error| error.to_string())?;
+        let kafka = files(&Path::new(&folder).join("pid"))
+            .filter(|(name, _)| name.starts_with("kafka"))
+            .map(|(_, file)| id(&std::fs::read_to_string(file).map_err(|error| error.to_string())?))
+            .collect::<Result<Vec<u32>, String>>()?;
         Ok(Meter {
             admin,
             postmaster,
-            kafka: id(&kafka)?,
-            broker: Path::new(&folder).join("broker/data"),
+            kafka,
+            brokers: Path::new(&folder).join("broker"),
             counts,
         })
     }
@@ -71,8 +74,9 @@ impl Meter {
             .for_each(|instance| procfs::forget_peak(instance.pid()));
         let mut cpu = by_service(stage, procfs::cpu, |all| all.iter().sum());
         cpu.push(("PostgreSQL", procfs::cpu_of_family(self.postmaster)));
-        cpu.push(("Kafka", procfs::cpu(self.kafka)));
+        cpu.push(("Kafka", self.kafka.iter().copied().map(procfs::cpu).sum()));
         cpu.push(("load tool", procfs::cpu(std::process::id())));
+        cpu.push(("all", cpu.iter().map(|(_, seconds)| seconds).sum()));
         let wal = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8";
         let wal = self.admin.query_one(wal, &[]).map_err(said)?.get(0);
         Ok(Usage {
@@ -85,8 +89,12 @@ impl Meter {
 
     /// The logs of the installation's topics and of Kafka's own; those of earlier installations go when Kafka likes.
     fn log_bytes(&self, prefix: &str) -> f64 {
-        let partitions = files(&self.broker)
-            .filter(|(name, _)| name.starts_with(prefix) || name.starts_with("__"));
+        // one has its data in the folder itself, three have one each below it
+        let mut data = vec![self.brokers.join("data")];
+        data.extend(files(&self.brokers).map(|(_, folder)| folder.join("data")));
+        let partitions = data.iter().flat_map(|folder| files(folder));
+        let partitions =
+            partitions.filter(|(name, _)| name.starts_with(prefix) || name.starts_with("__"));
         let segments = partitions
             .flat_map(|(_, folder)| files(&folder))
             .filter(|(name, _)| name.ends_with(".log"));
@@ -150,7 +158,8 @@ impl Meter {
             all.iter().copied().fold(f64::NAN, f64::max)
         });
         memory.push(("PostgreSQL", procfs::memory_of_family(self.postmaster)));
-        memory.push(("Kafka", procfs::memory_of_family(self.kafka)));
+        let kafka = self.kafka.iter().copied();
+        memory.push(("Kafka", kafka.map(procfs::memory_of_family).sum()));
         memory
             .into_iter()
             .map(|(name, mib)| (format!("memory of {name}"), "MiB", mib))
