@@ -13,7 +13,7 @@ const SHORT_PAUSES: u32 = 8;
 /// The longest pause: a broker that restarts is found again soon after it is back.
 const LONG_PAUSE: Duration = Duration::from_millis(100);
 
-/// An attempt that the deadline ends sooner was in vain from the start.
+/// An attempt that has less time until the deadline was in vain from the start.
 const SHORT_ATTEMPT: Duration = Duration::from_millis(500);
 
 /// The patience of one call: a deadline, the limit of each attempt, and the pauses between them.
@@ -92,10 +92,11 @@ impl Backoff {
     pub(crate) fn pause_for(&mut self, error: Error) -> Result<()> {
         let (pause, now) = (self.next_pause(), Instant::now());
         if now + pause >= self.deadline {
-            // a last attempt that the deadline cut short says less than the one before it, unless a broker has answered; also when it
-            // ended late: nothing limits what the system takes to look up a name
+            // a last attempt that had little time says less than the one before it, unless a broker has answered. It may have ended
+            // late (nothing limits what the system takes to look up a name), or a moment before the deadline: of several brokers each
+            // has a share of the time.
             let had = self.deadline.saturating_duration_since(self.begun);
-            let cut_short = now >= self.deadline && had < SHORT_ATTEMPT && error.code().is_none();
+            let cut_short = had < SHORT_ATTEMPT && error.code().is_none();
             return Err(self.last.take().filter(|_| cut_short).unwrap_or(error));
         }
         log::trace!("again in {pause:?}: {error}");
@@ -131,6 +132,16 @@ mod tests {
         backoff.begun -= Duration::from_secs(3);
         backoff.deadline = backoff.begun + Duration::from_millis(31);
         let ended = backoff.pause(error("no answer within 4 µs")).unwrap_err();
+        assert_eq!(
+            ended.to_string(),
+            "no broker usable: its address leads nowhere"
+        );
+        // or a moment before, when there is no time left for another one
+        backoff.last = Some(error("its address leads nowhere"));
+        backoff.pauses = 20;
+        backoff.begun = Instant::now();
+        backoff.deadline = backoff.begun + LONG_PAUSE / 2;
+        let ended = backoff.pause(error("no answer within 14 ms")).unwrap_err();
         assert_eq!(
             ended.to_string(),
             "no broker usable: its address leads nowhere"
