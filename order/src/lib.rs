@@ -1,9 +1,9 @@
 //! The order service: takes orders, asks payment and stock for their parts, decides what their answers make of an order.
 //!
 //! One order's path here: [`http`] → [`admission`] → [`writer`] → [`store`] and the outbox → the relay; then the participants' answers →
-//! [`handlers`] → [`order`] (the decision) → [`store`]. [`pairs`] has the two answers of an order handled together. [`deadline`] ends what is not heard of; [`long_poll`] answers
-//! requests that wait for the end. [`repair`] says what is made of an order that the database lost, and lists it. [`timeline`] shows an
-//! order's steps; [`page`] shows all of it.
+//! [`handlers`] → [`order`] (the decision) → [`store`]. [`pairs`] has the two answers of an order handled together. [`deadline`]
+//! ends what is not heard of; [`long_poll`] answers requests that wait for the end. [`repair`] says what is made of an order that
+//! the database lost, and lists it. [`timeline`] shows an order's steps; [`page`] shows all of it.
 
 pub mod admission;
 pub mod deadline;

@@ -347,10 +347,9 @@ fn place(
 ) -> Result<Vec<Order>> {
     let placement = store::place(session, asked, messages)?;
     // before anything else: the relay is on its way while the requests are answered
-    let rows: Vec<(Uuid, String)> = (asked.iter().zip(messages))
+    let rows = (asked.iter().zip(messages))
         .filter(|(order, _)| placement.placed.contains(&order.order_id))
-        .map(|(order, messages)| (order.order_id, messages.clone()))
-        .collect();
+        .map(|(order, messages)| (order.order_id, messages.clone()));
     waker.wake(placement.appended.as_ref(), rows);
     metrics::placed(placement.placed.len());
     admission.placed(placement.placed.len());

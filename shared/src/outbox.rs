@@ -74,12 +74,7 @@ pub fn append(tx: &mut Tx<'_>, waker: &Waker, events: &[Event]) -> Result<()> {
     let sql = format!("select {APPENDED} from append_outbox($1, $2)");
     let appended = Appended::read(&tx.query(&sql, &[&order_ids, &messages])?[0], 0);
     let waker = waker.clone();
-    tx.after_commit(move || {
-        waker.wake(
-            appended.as_ref(),
-            order_ids.into_iter().zip(messages).collect(),
-        );
-    });
+    tx.after_commit(move || waker.wake(appended.as_ref(), order_ids.into_iter().zip(messages)));
     Ok(())
 }
 

@@ -132,10 +132,8 @@ impl AtOnce<'_> {
         offsets::note_places(self.moves, rows[0].get(0));
         if !outgoing.is_empty() {
             let appended = Appended::read(&rows[0], rows[0].len() - 1);
-            self.waker.wake(
-                appended.as_ref(),
-                order_ids.into_iter().zip(messages).collect(),
-            );
+            self.waker
+                .wake(appended.as_ref(), order_ids.into_iter().zip(messages));
         }
         Ok(true)
     }

@@ -161,14 +161,15 @@ impl BatchProcessor {
 
     /// [`Handler::expects_more`], of what these hold, where it is little.
     pub fn expects_more(&mut self, parts: &[PartitionBatch]) -> bool {
-        let inputs: Vec<&Input> = parts.iter().flat_map(|part| &part.inputs).collect();
+        let count = parts.iter().map(|part| part.inputs.len()).sum();
+        if !(1..FEW).contains(&count) {
+            return false;
+        }
+        let inputs = parts.iter().flat_map(|part| &part.inputs);
         let events: Vec<&Event> = inputs
-            .iter()
             .filter_map(|input| input.event.as_ref().ok())
             .collect();
-        (1..FEW).contains(&inputs.len())
-            && events.len() == inputs.len()
-            && handler::expects_more(&mut *self.handler, &events)
+        events.len() == count && handler::expects_more(&mut *self.handler, &events)
     }
 
     /// Whether the batch was handled and committed by two statements.

@@ -40,6 +40,13 @@ struct Held {
     others: bool,
 }
 
+impl Held {
+    fn forget(&mut self) {
+        self.rows.clear();
+        self.others = true;
+    }
+}
+
 impl Memory {
     /// Forgets everything. From now on rows of this `server` behind the id `published` are taken in.
     pub fn begin(&self, server: String, published: i64) {
@@ -69,10 +76,7 @@ impl Memory {
                     held.rows.insert(id, row);
                 }
             }
-            _ => {
-                held.rows.clear();
-                held.others = true;
-            }
+            _ => held.forget(),
         }
     }
 
@@ -83,9 +87,7 @@ impl Memory {
 
     /// Forgets the rows; they are read.
     pub fn forget(&self) {
-        let mut held = self.held();
-        held.rows.clear();
-        held.others = true;
+        self.held().forget();
     }
 
     /// The rows behind the id `floor`, `limit` at most, and whether they are all that is known of; none, where the relay has to read.

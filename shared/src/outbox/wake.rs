@@ -74,9 +74,13 @@ pub fn channel() -> (Waker, Wakeups) {
 impl Waker {
     /// After the commit of an append: hands over its rows, each with its order and messages, and wakes the leader's relay, wherever it
     /// runs. `appended`: what the append has said. Never blocks for long; a lost wake-up is made good by the relay's slow poll.
-    pub fn wake(&self, appended: Option<&Appended>, rows: Vec<(Uuid, String)>) {
+    pub fn wake(
+        &self,
+        appended: Option<&Appended>,
+        rows: impl IntoIterator<Item = (Uuid, String)>,
+    ) {
         let target = if self.leads.load(Ordering::Relaxed) {
-            self.memory.hand_over(appended, rows);
+            self.memory.hand_over(appended, rows.into_iter().collect());
             &self.relay
         } else {
             &self.notify
