@@ -6,6 +6,10 @@
 # instances can't run beside newer ones then.
 UPGRADE_FROM=c0c5074e030bf569951d2a710644bdabdd701b34
 
+# What asyncapi.yaml is held against by `proof`, and the collector and viewer of traces that it builds.
+ASYNCAPI_SPECS_VERSION=6.11.1
+JAEGER_VERSION=v1.76.0
+
 # Limits, in seconds.
 TEST_LIMIT=2400
 BENCH_LIMIT=14400 # all sections with the longest --seconds
@@ -294,6 +298,7 @@ proof() { # [--seed S]
   stage "beside Java's client" limited "$TEST_LIMIT" env RATES_BIN="$(target_dir)/release/examples/rates" \
     cargo test --locked -p kafka --test java -- --ignored --nocapture
   stage "pooler" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga pgbouncer -- --include-ignored
+  message_schema
   say "Pictures of the page: $(target_dir)/page"
   upgrade
   stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 10000 --faults 50 --brokers 3 --minutes 20 "${seed[@]}"
@@ -317,6 +322,18 @@ on_tiny_http() {
     cargo test --locked -p saga-tests --test saga -- http:: guard:: --skip malformed --skip waiting_requests_beyond
   stage "attacks on both" limited "$TEST_LIMIT" env TINY_HTTP_BIN_DIR="$folder/debug" \
     cargo test --locked -p saga-tests --test saga servers:: -- --ignored --nocapture
+}
+
+# asyncapi.yaml by AsyncAPI's own schema, which comes by npm.
+message_schema() {
+  local folder
+  folder=$(target_dir)/asyncapi
+  has npm || { say "left out: no npm to get AsyncAPI's schema with"; return 0; }
+  mkdir -p "$folder"
+  (cd "$folder" && limited "$TOOL_LIMIT" npm pack --silent "@asyncapi/specs@$ASYNCAPI_SPECS_VERSION" >packed && tar -xzf "$(cat packed)")
+  # shellcheck disable=SC2016 # the file's name
+  stage "messages" limited "$TEST_LIMIT" env ASYNCAPI_SCHEMA="$folder/package/schemas/3.0.0-without-\$id.json" \
+    cargo test --locked -p saga-tests --lib asyncapi -- --include-ignored
 }
 
 require_upgrade_from() {

@@ -8,6 +8,7 @@
 //! | [`flood`], [`wire`] | requests at their moments, whatever becomes of those before; HTTP as bytes, for loads |
 //! | [`browser`] | a real browser, for the page |
 //! | [`contract`] | every answer held against `openapi.yaml` |
+//! | [`messages`] | every record that a service wrote held against `asyncapi.yaml` |
 //! | [`topics`] | what a read-committed reader sees, and records written by hand |
 //! | [`books`] | what the tables hold: money, stock, offsets, parked records |
 //! | [`proxy`], [`broker`] | connections cut or held; a private Kafka that can be killed |
@@ -29,6 +30,7 @@ pub mod contract;
 pub mod env;
 pub mod flood;
 pub mod locks;
+pub mod messages;
 pub mod pooler;
 #[path = "../../kafka/tests/common/ports.rs"]
 mod ports;

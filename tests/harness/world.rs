@@ -1,9 +1,10 @@
 //! An isolated installation on the shared test servers: three databases and a topic prefix of its own.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kafka::{Admin, Interrupt};
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use crate::api::Api;
 use crate::process::{Process, Signal};
 use crate::standby::Replicated;
+use crate::topics::Message;
 use crate::{env, ports, wait};
 
 /// The eight topics.
@@ -68,6 +70,9 @@ pub struct World {
     binaries: Option<PathBuf>,
     processes: Mutex<Vec<Arc<Process>>>,
     started: AtomicUsize,
+    /// Records that no service has written.
+    by_hand: Mutex<HashSet<Message>>,
+    spoils_messages: AtomicBool,
 }
 
 impl World {
@@ -112,6 +117,8 @@ impl World {
             binaries: None,
             processes: Mutex::default(),
             started: AtomicUsize::new(0),
+            by_hand: Mutex::default(),
+            spoils_messages: AtomicBool::new(false),
         };
         let mut admin = connect(&env::database_url("postgres"));
         for service in Service::ALL {
@@ -352,6 +359,21 @@ impl World {
         }
     }
 
+    /// The test spoils what services write, or writes to their outboxes, what `asyncapi.yaml` does not have: nothing is held
+    /// against that document.
+    pub fn spoils_messages(&self) {
+        self.spoils_messages.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a record was written by a service, as it is.
+    pub(crate) fn is_a_service_s(&self, message: &Message) -> bool {
+        !self.spoils_messages.load(Ordering::Relaxed) && !self.by_hand().contains(message)
+    }
+
+    pub(crate) fn by_hand(&self) -> MutexGuard<'_, HashSet<Message>> {
+        self.by_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remove(&self) {
         self.processes
             .lock()
@@ -379,6 +401,9 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        if !std::thread::panicking() && !self.spoils_messages.load(Ordering::Relaxed) {
+            self.hold_all_records();
+        }
         self.remove();
     }
 }

@@ -107,6 +107,7 @@ fn a_kill_while_rows_are_deleted_beside_the_next_turn_publishes_no_duplicate() {
         "killbeside",
         &[("RELAY_BATCH", "1"), ("TOPIC_PARTITIONS", "1")],
     );
+    world.spoils_messages();
     let order = world.start(Service::Order);
     order.wait_for_log("leading: producer");
     let (mut blocker, mut watch) = (world.db(Service::Order), world.db(Service::Order));

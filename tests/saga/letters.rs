@@ -189,6 +189,7 @@ fn an_answer_for_an_unknown_order_is_parked_and_completes_the_order_once_it_is_t
 #[test]
 fn an_undecodable_answer_completes_its_order_once_its_bytes_are_mended_and_replayed() {
     let world = World::with("letters_mended", &ONE_PARTITION);
+    world.spoils_messages();
     let [order, ..] = open_shop(&world);
     spoil_outbox(
         &mut world.db(Service::Payment),

@@ -301,6 +301,7 @@ fn an_undecodable_request_is_parked_and_answered_and_its_partition_moves_on() {
 #[test]
 fn an_order_whose_request_is_undecodable_fails_and_its_other_side_is_compensated() {
     let world = World::with("poison_order", &ONE_PARTITION);
+    world.spoils_messages();
     let [order, payment, stock] = open_shop(&world);
     spoil_outbox(
         &mut world.db(Service::Order),

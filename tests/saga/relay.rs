@@ -393,6 +393,7 @@ fn a_stock_message_that_kafka_refuses_keeps_the_payment_message_back_until_both_
 #[test]
 fn rows_before_a_refused_one_of_the_same_batch_get_out_and_those_behind_it_wait() {
     let world = World::with("halved", &[("TOPIC_PARTITIONS", "1")]);
+    world.spoils_messages();
     let topic = make_narrow_stock_topic(&world);
     let order = world.start(Service::Order);
     order.wait_for_log("leading: producer");

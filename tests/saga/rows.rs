@@ -337,6 +337,95 @@ fn row_8_both_complete_and_the_order_completes() {
     });
 }
 
+/// Writes a message as a later version might: with a field more, here and in what is nested, and a header more.
+fn produce_as_later(world: &World, topic: &str, order_id: Uuid, ce_type: &str, mut data: Value) {
+    data["orderId"] = json!(order_id);
+    data["addedLater"] = json!({"since": "0.2.0"});
+    if data["reason"].is_object() {
+        data["reason"]["addedLater"] = json!("why exactly");
+    }
+    let mut message = Message::event(topic, order_id, ce_type, &data);
+    let header = ("added_later".to_string(), b"\xff".to_vec());
+    message.headers.push(header);
+    world.produce(&message);
+}
+
+#[test]
+fn what_a_later_version_adds_to_requests_is_passed_over() {
+    let world = World::new("later_requests");
+    let (payment, stock) = (world.start(Service::Payment), world.start(Service::Stock));
+    payment.api().put_balance("ann", 1_000);
+    stock.api().put_quantity("tea", 10);
+    let order_id = Uuid::now_v7();
+    let later = |topic: &str, ce_type: &str, data| {
+        produce_as_later(&world, topic, order_id, ce_type, data);
+    };
+    later(
+        "payment",
+        "payment.requested",
+        json!({"userName": "ann", "price": 300}),
+    );
+    later(
+        "stock",
+        "stock.requested",
+        json!({"itemName": "tea", "quantity": 2}),
+    );
+    until("price and quantity to be taken", || {
+        (payment.api().balance("ann"), stock.api().quantity("tea")) == (700, 8)
+    });
+    later(
+        "payment.compensation",
+        "payment.compensation-requested",
+        json!({}),
+    );
+    later(
+        "stock.compensation",
+        "stock.compensation-requested",
+        json!({}),
+    );
+    until("both to be given back", || {
+        (payment.api().balance("ann"), stock.api().quantity("tea")) == (1_000, 10)
+    });
+    for (topic, types) in [
+        (
+            "payment.success",
+            ["payment.completed", "payment.compensated"],
+        ),
+        ("stock.success", ["stock.completed", "stock.compensated"]),
+    ] {
+        until("both answers", || world.records(topic).len() == 2);
+        let seen = world.records(topic);
+        let seen: Vec<&str> = seen.iter().map(|seen| &*seen.ce_type).collect();
+        assert_eq!(seen, types);
+    }
+}
+
+#[test]
+fn what_a_later_version_adds_to_answers_is_passed_over() {
+    let world = World::new("later_answers");
+    let order = world.start(Service::Order);
+    let order_id = order.api().place("ann", "tea", 300, 2);
+    let later = |topic: &str, ce_type: &str, data| {
+        produce_as_later(&world, topic, order_id, ce_type, data);
+    };
+    let failed = json!({"reason": too_little_balance(), "attempts": 1});
+    later("payment.dlt", "payment.failed", failed);
+    later("stock.success", "stock.completed", json!({}));
+    until("stock to be asked back", || {
+        !world.records("stock.compensation").is_empty()
+    });
+    later(
+        "stock.success",
+        "stock.compensated",
+        json!({"undone": true}),
+    );
+    let settled = order.api().settled(order_id);
+    assert_eq!(settled["orderStatus"], "FAILED", "{settled}");
+    assert_eq!(settled["paymentStatus"], "FAILED", "{settled}");
+    assert_eq!(settled["stockStatus"], "COMPENSATED", "{settled}");
+    assert_eq!(settled["reason"], too_little_balance(), "{settled}");
+}
+
 #[test]
 fn an_unknown_user_and_an_unknown_item_fail_at_once() {
     let world = World::new("unknown");

@@ -194,6 +194,7 @@ fn positions_of_the_version_before_are_read_and_accepted_from_whatever_copy() {
         world.start(Service::Stock),
     ]);
     let clone = cloned(&world, "oldclone");
+    clone.spoils_messages();
     let sql = "select install_id::text from install";
     let install: String = clone
         .db(Service::Order)

@@ -348,6 +348,7 @@ const POISON: &str = r#"create function spoil() returns trigger language plpgsql
 #[test]
 fn a_request_that_was_given_up_is_listed_with_its_attempts_and_keeps_its_trace() {
     let (world, [order, ..]) = open_shop("timeline_given_up");
+    world.spoils_messages();
     world.db(Service::Order).batch_execute(POISON).unwrap();
     let undecodable = (place(order.api(), "ann", "lamp", 77), 1);
     let given_up = (place(order.api(), "nul", "lamp", 7), 5);

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use order::order::NewOrder;
 use order::{store, writer};
 use shared::db::{Connector, Limits, Session};
-use shared::event::envelope;
+use shared::event::{envelope, trace};
 use uuid::Uuid;
 
 use crate::books::said;
@@ -124,6 +124,6 @@ fn new_order(names: Names, number: usize) -> NewOrder {
         price,
         quantity,
         key: None,
-        traceparent: envelope::new_traceparent(),
+        traceparent: trace::new_traceparent(),
     }
 }

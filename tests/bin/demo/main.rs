@@ -149,11 +149,14 @@ fn play(stage: &mut Stage) -> Result<usize, String> {
     for row in &ROWS {
         stage.put_in(row.number, row.balance, row.in_stock)?;
     }
+    let mut notices = Notices::from_now_on(stage)?;
     let mut reports = one_is_down(stage, "stock", [2, 3, 4])?;
     reports.extend(one_is_down(stage, "payment", [1, 5, 6])?);
-    reports.push(both_notices_on_the_topics(stage, row(7))?);
+    reports.push(both_notices_on_the_topics(stage, row(7), &mut notices)?);
     reports.push(all_run(stage, row(8))?);
+    let records = notices.read_on()?;
     reports.sort_by_key(|report| report.number);
+    println!("\nAll {records} records on the topics are as asyncapi.yaml says.");
     println!("\n{:-<118}\n", "");
     for (report, row) in reports.iter().zip(&ROWS) {
         println!("{}", summary(row, report.differences));
@@ -225,11 +228,14 @@ fn one_is_down(
 }
 
 /// Row 7: order is stopped while payment and stock refuse, so that it finds both notices when it comes back.
-fn both_notices_on_the_topics(stage: &mut Stage, row: &Row) -> Result<Report, String> {
+fn both_notices_on_the_topics(
+    stage: &mut Stage,
+    row: &Row,
+    notices: &mut Notices,
+) -> Result<Report, String> {
     println!(
         "\n== payment and stock are stopped, then order, then payment and stock run again (row 7)"
     );
-    let mut notices = Notices::from_now_on(stage)?;
     stage.stop("payment")?;
     stage.stop("stock")?;
     let order = stage.place(row.number, PRICE, QUANTITY)?;

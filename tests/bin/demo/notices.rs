@@ -1,23 +1,27 @@
-//! The notices "this part has failed for good" on the topics, as a read-committed reader sees them.
+//! The topics, as a read-committed reader sees them: the notices "this part has failed for good", and every record held against
+//! `asyncapi.yaml`.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use harness::{TOPICS, messages, topics};
 use kafka::{
-    Admin, Consumer, FetchConfig, Interrupt, Isolation, OffsetSpec, Polled, Record, TopicPartition,
+    Admin, Consumer, FetchConfig, Interrupt, Isolation, OffsetSpec, Polled, TopicPartition,
 };
 
 use crate::stage::Stage;
 
 /// Payment's topic of failures, and stock's.
-const TOPICS: [&str; 2] = ["payment.dlt", "stock.dlt"];
+const NOTICES: [&str; 2] = ["payment.dlt", "stock.dlt"];
 
-/// A reader of both topics.
+/// A reader of all topics.
 pub struct Notices {
     consumer: Consumer,
-    names: [String; 2],
+    prefix: String,
+    /// How many records were read.
+    records: usize,
     /// The reason's code, by topic and order.
-    seen: HashMap<(String, String), String>,
+    seen: HashMap<(&'static str, String), String>,
 }
 
 impl Notices {
@@ -27,7 +31,8 @@ impl Notices {
     /// Kafka's.
     pub fn from_now_on(stage: &Stage) -> Result<Notices, String> {
         let config = stage.config.kafka("demo");
-        let names = TOPICS.map(|topic| format!("{}{topic}", stage.config.topic_prefix));
+        let prefix = stage.config.topic_prefix.clone();
+        let names = TOPICS.map(|topic| format!("{prefix}{topic}"));
         let interrupt = Interrupt::new();
         let mut admin = Admin::new(config.clone(), interrupt.clone());
         let fetch = FetchConfig {
@@ -38,7 +43,8 @@ impl Notices {
         consumer.assign(&ends(&mut admin, &names).map_err(|error| format!("topics: {error}"))?);
         Ok(Notices {
             consumer,
-            names,
+            prefix,
+            records: 0,
             seen: HashMap::new(),
         })
     }
@@ -50,13 +56,24 @@ impl Notices {
     pub fn wait_for(&mut self, stage: &Stage, order_id: &str) -> Result<[String; 2], String> {
         let look = || {
             self.poll()?;
-            Ok(self
-                .names
-                .clone()
-                .map(|name| self.seen.get(&(name, order_id.to_string())).cloned()))
+            Ok(NOTICES.map(|topic| self.seen.get(&(topic, order_id.to_string())).cloned()))
         };
         let codes = stage.look_until(look, |codes| codes.iter().all(Option::is_some))?;
         Ok(codes.map(|code| code.unwrap_or("-".into())))
+    }
+
+    /// Reads on until there is nothing more; returns how many records were read in all.
+    ///
+    /// # Errors
+    /// Kafka's; a record that is not as `asyncapi.yaml` says.
+    pub fn read_on(&mut self) -> Result<usize, String> {
+        loop {
+            let before = self.records;
+            self.poll()?;
+            if self.records == before {
+                return Ok(before);
+            }
+        }
     }
 
     fn poll(&mut self) -> Result<(), String> {
@@ -69,9 +86,17 @@ impl Notices {
                 partition, records, ..
             } = polled
             {
-                for record in records {
-                    self.seen
-                        .insert((partition.topic.to_string(), key(&record)), code(&record));
+                let topic = partition.topic.strip_prefix(&self.prefix);
+                let topic = topic.unwrap_or(&partition.topic);
+                for record in &records {
+                    let seen = topics::seen(topic, partition.partition, record);
+                    messages::check(&seen)?;
+                    self.records += 1;
+                    let notice = NOTICES.into_iter().find(|notice| *notice == topic);
+                    if let (Some(notice), Some(key)) = (notice, seen.key) {
+                        let code = seen.data["reason"]["code"].as_str().unwrap_or("?");
+                        self.seen.insert((notice, key), code.to_string());
+                    }
                 }
             }
         }
@@ -99,18 +124,4 @@ fn ends(admin: &mut Admin, names: &[String]) -> kafka::Result<Vec<(TopicPartitio
         }
     }
     Ok(ends)
-}
-
-fn key(record: &Record) -> String {
-    record
-        .key
-        .as_deref()
-        .map(|key| String::from_utf8_lossy(key).into_owned())
-        .unwrap_or_default()
-}
-
-fn code(record: &Record) -> String {
-    let data: serde_json::Value =
-        serde_json::from_slice(record.value.as_deref().unwrap_or_default()).unwrap_or_default();
-    data["reason"]["code"].as_str().unwrap_or("?").to_string()
 }
