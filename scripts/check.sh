@@ -299,6 +299,7 @@ proof() { # [--seed S]
     cargo test --locked -p kafka --test java -- --ignored --nocapture
   stage "pooler" limited "$TEST_LIMIT" cargo test --locked -p saga-tests --test saga pgbouncer -- --include-ignored
   message_schema
+  traces
   say "Pictures of the page: $(target_dir)/page"
   upgrade
   stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 10000 --faults 50 --brokers 3 --minutes 20 "${seed[@]}"
@@ -334,6 +335,25 @@ message_schema() {
   # shellcheck disable=SC2016 # the file's name
   stage "messages" limited "$TEST_LIMIT" env ASYNCAPI_SCHEMA="$folder/package/schemas/3.0.0-without-\$id.json" \
     cargo test --locked -p saga-tests --lib asyncapi -- --include-ignored
+}
+
+# Spans in a real Jaeger, which is built where there is a Go that can: it comes as source from Go's module proxy.
+traces() {
+  local folder
+  folder=$(target_dir)/jaeger
+  if ! has go && [ -x /usr/local/go/bin/go ]; then PATH=$PATH:/usr/local/go/bin; fi
+  has go || { say "left out: no go to build Jaeger with"; return 0; }
+  [ -x "$folder/jaeger" ] || stage "build Jaeger" build_jaeger "$folder"
+  stage "traces" limited "$TEST_LIMIT" env JAEGER_BIN="$folder/jaeger" \
+    cargo test --locked -p saga-tests --test saga jaeger -- --include-ignored
+}
+
+# FOLDER. `go install` refuses a module that replaces another one, so it is built where it has been unpacked.
+build_jaeger() {
+  local module=github.com/jaegertracing/jaeger@$JAEGER_VERSION
+  limited "$BUILD_LIMIT" go mod download "$module"
+  mkdir -p "$1"
+  limited "$BUILD_LIMIT" env GOFLAGS=-p=2 go -C "$(go env GOMODCACHE)/$module" build -o "$1/jaeger" ./cmd/jaeger
 }
 
 require_upgrade_from() {

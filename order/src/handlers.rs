@@ -10,6 +10,7 @@ use shared::consumer::recovery::{FoundRequests, Recovery};
 use shared::db::Tx;
 use shared::error::Cause;
 use shared::error::{Error, Result};
+use shared::event::trace::{self, Span};
 use shared::event::{Body, Event, Side};
 use shared::handler::{GivenUp, Handled, Handler, Outcome};
 use uuid::Uuid;
@@ -283,8 +284,15 @@ impl<'a> Batch<'a> {
             let why = format!("order takes no {}", event.type_name());
             return Some(Outcome::Refused(Cause::Contradiction, why));
         };
+        let before = self.outgoing.len();
         match self.apply(event.order_id, &saga_event) {
             Some(true) => {
+                let caused = self.outgoing[before..].iter_mut();
+                if let Some(cause) = trace::recorded_cause(event) {
+                    caused.for_each(|request| request.traceparent = Some(cause.clone()));
+                }
+                let status = self.orders[&event.order_id].saga.status().name();
+                self.counts.decided(Span::deciding(event, status));
                 self.recorded.push(event);
                 self.note_confirmation(event);
                 Some(Outcome::Changed)

@@ -6,7 +6,7 @@ use serde::Serialize;
 use shared::config::Config;
 use shared::db::pool::Pool;
 use shared::event::Reason;
-use shared::event::envelope;
+use shared::event::trace::{self, Received};
 use shared::http::{
     Fields, Method, Problem, Request, Responder, Response, Routes, idempotency_key, json_object,
     merge,
@@ -135,14 +135,19 @@ pub fn routes(
 }
 
 fn place(queue: &Queue, request: &Request, responder: Responder) {
-    let order = match new_order(request) {
+    let (order, span) = match new_order(request) {
         Ok(order) => order,
         Err(problem) => return responder.send(problem),
     };
     let asked = order.clone();
     // the writer may hang in a call to a silent database; its own patience ends before
     responder.or_after(PATIENCE + Duration::from_secs(2), outcome_unknown(&asked));
-    queue.place(order, move |placed| responder.send(answer(&asked, placed)));
+    queue.place(order, move |placed| {
+        let answer = answer(&asked, placed);
+        let status = answer.status;
+        responder.send(answer);
+        span.into_iter().for_each(|span| span.answered(status));
+    });
 }
 
 /// Nothing of the request was looked at: its key stands for nothing.
@@ -166,7 +171,8 @@ fn unchanged(why: &str, seconds: u32) -> Problem {
     )
 }
 
-fn new_order(request: &Request) -> Result<NewOrder, Problem> {
+/// The order, and the span of its request.
+fn new_order(request: &Request) -> Result<(NewOrder, Option<Received>), Problem> {
     request.query.allow_only(&[])?;
     let key = idempotency_key(request)?.map(str::to_string);
     let mut fields = Fields::new(json_object(request)?);
@@ -175,14 +181,11 @@ fn new_order(request: &Request) -> Result<NewOrder, Problem> {
         fields.integer("price", 1..=PRICE),
         fields.integer("quantity", 1..=QUANTITY),
     );
-    let traceparent = request
-        .headers
-        .get("traceparent")
-        .filter(|text| envelope::is_traceparent(text));
-    let traceparent = traceparent.map_or_else(envelope::new_traceparent, str::to_string);
-    fields.finish(|| {
+    let order_id = Uuid::now_v7();
+    let (traceparent, span) = trace::receive(request.headers.get("traceparent"), order_id);
+    let order = fields.finish(|| {
         Some(NewOrder {
-            order_id: Uuid::now_v7(),
+            order_id,
             user_name: user_name?,
             item_name: item_name?,
             price: price?,
@@ -190,7 +193,8 @@ fn new_order(request: &Request) -> Result<NewOrder, Problem> {
             key,
             traceparent,
         })
-    })
+    })?;
+    Ok((order, span))
 }
 
 fn answer(asked: &NewOrder, placed: Placed) -> Response {

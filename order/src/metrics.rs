@@ -10,6 +10,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec,
 use serde_json::{Map, Value, json};
 use shared::db::Session;
 use shared::error::Result;
+use shared::event::trace::{self, Span};
 use shared::metrics::{counters, gauge, registered};
 use shared::service::monitor::Extra;
 use uuid::Uuid;
@@ -94,9 +95,15 @@ pub fn placed(count: usize) {
 pub struct Counts {
     ended: Vec<OrderStatus>,
     settled: Vec<Uuid>,
+    decisions: Vec<Span>,
 }
 
 impl Counts {
+    /// An answer has changed an order; a span where that is recorded.
+    pub fn decided(&mut self, decision: Option<Span>) {
+        self.decisions.extend(decision);
+    }
+
     /// An order went from one state to another. How long one took that was lost meanwhile says nothing.
     pub fn note(&mut self, order_id: Uuid, before: &Saga, after: &Saga, repaired: bool) {
         if before.status() != after.status() {
@@ -112,8 +119,9 @@ impl Counts {
         &self.settled
     }
 
-    /// Counts all of it.
+    /// Counts all of it, and ends its spans.
     pub fn report(self, admission: &Admission) {
+        trace::end("decide batch", self.decisions);
         admission.settled(self.settled.len());
         for status in self.ended {
             ORDERS.with_label_values(&[status.name()]).inc();

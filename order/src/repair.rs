@@ -38,7 +38,7 @@
 //! confirmed; the deadline scan asks again meanwhile. One log line reports all repairs of a batch.
 
 use shared::consumer::recovery::{FoundRequests, id_millis};
-use shared::event::envelope;
+use shared::event::trace;
 use shared::event::{Body, Event, Reason, Service, Side};
 use uuid::Uuid;
 
@@ -172,7 +172,7 @@ impl Rebuilt {
             key: requests[0]
                 .and_then(|request| request.idempotency_key.clone())
                 .filter(|_| is_whole),
-            traceparent: traceparent.unwrap_or_else(envelope::new_traceparent),
+            traceparent: traceparent.unwrap_or_else(trace::new_traceparent),
             saga,
             requests: requests.map(|request| request.map(|request| request.id)),
             created: stored

@@ -2,7 +2,7 @@
 //! once; while a call is under way the next batch gathers.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use shared::backoff;
@@ -12,6 +12,7 @@ use shared::db::pool::Connection;
 use shared::db::{Connector, Limits, Session};
 use shared::error::{Blame, Error, Result};
 use shared::event::envelope;
+use shared::event::trace::{self, Span};
 use shared::event::{Body, Event, Side};
 use shared::heartbeat;
 use shared::outbox;
@@ -219,11 +220,16 @@ impl Writer {
                 return;
             }
         }
+        let begun = SystemTime::now();
         match self.store(&batch) {
             Ok(orders) => {
                 if std::mem::take(&mut self.fails) {
                     waits::goes_on(&WAITS_AS);
                 }
+                let stored = batch.iter().filter_map(|Request { order, .. }| {
+                    Span::storing(&order.traceparent, order.order_id, begun)
+                });
+                trace::end("store batch", stored.collect());
                 for (request, order) in batch.into_iter().zip(orders) {
                     (request.reply)(Placed::Stored(Box::new(order)));
                 }

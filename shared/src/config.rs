@@ -12,10 +12,12 @@ mod addresses;
 mod kafka_security;
 mod reader;
 mod times;
+pub mod traces;
 
 pub use reader::Setting;
 pub use times::Retention;
 use times::parse_duration;
+use traces::Traces;
 
 use addresses::leads_to_loopback;
 use reader::Reader;
@@ -79,6 +81,8 @@ pub struct Config {
     pub heartbeat_limit: Duration,
     /// What is logged (`LOG_LEVEL`).
     pub log_level: log::LevelFilter,
+    /// Whether and how spans are exported (`OTEL_…`).
+    pub traces: Option<Traces>,
 }
 
 /// A problem with the settings: one line for every bad variable.
@@ -194,6 +198,7 @@ impl Config {
                 "/healthz returns 503 when a thread has made no progress for this long",
             ),
             log_level: read.parsed("LOG_LEVEL", "info", "off, error, warn, info, debug or trace", "what is logged"),
+            traces: read.traces(),
         }
     }
 
@@ -391,6 +396,11 @@ mod tests {
             ("PAYMENT_URL", "http://127.0.0.1:8082/accounts"),
             ("STOCK_URL", "127.0.0.1:8081"),
             ("SHUTDOWN_DELAY", "5"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+            ("OTEL_TRACES_SAMPLER", "xray"),
+            ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+            ("OTEL_SDK_DISABLED", "yes"),
         ];
         let message = config(&bad).unwrap_err().to_string();
         for (name, _) in bad {

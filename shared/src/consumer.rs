@@ -428,6 +428,9 @@ impl Consumer {
             match self.processor.commit(std::slice::from_ref(&part)) {
                 Ok(()) => return self.advance(&part, consumed),
                 Err(error) if error.blame() != Blame::Poison => {
+                    if error.blame() == Blame::Transient {
+                        part.failed(&error);
+                    }
                     return self.back_off(&part.partition, &error, consumed);
                 }
                 Err(error) if count == 1 => return self.record_failure(&part, &error, consumed),
@@ -441,6 +444,7 @@ impl Consumer {
 
     /// The lone record's own fault, once more.
     fn record_failure(&mut self, part: &PartitionBatch, error: &Error, consumed: &mut Consumed) {
+        part.failed(error);
         let (partition, offset) = (&part.partition, part.first_offset());
         let attempt = 1 + self.partitions.attempts(partition, Some(offset));
         if attempt < POISON_ATTEMPTS {

@@ -7,6 +7,7 @@ use delivery::Delivery;
 
 pub mod delivery;
 pub mod envelope;
+pub mod trace;
 
 /// One of the three services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,7 +295,7 @@ impl Event {
     pub fn answer(&self, body: Body) -> Event {
         Event {
             answers: self.delivery,
-            ..Event::new(self.side, self.order_id, body, self.traceparent.clone())
+            ..Event::new(self.side, self.order_id, body, trace::caused_by(self))
         }
     }
 

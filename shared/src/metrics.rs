@@ -134,6 +134,13 @@ pub static WAITING: LazyLock<GaugeVec> = LazyLock::new(|| {
     );
     registered(GaugeVec::new(opts, &["what"]))
 });
+static SPANS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters(
+        "saga_trace_spans_total",
+        "Spans of this instance, by what became of them",
+        "outcome",
+    )
+});
 static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counters(
         "saga_consumer_retries_total",
@@ -236,6 +243,9 @@ pub fn start() {
     for outcome in ["committed", "aborted", "fenced", "unknown"] {
         TRANSACTIONS.with_label_values(&[outcome]);
     }
+    for outcome in ["exported", "dropped"] {
+        SPANS.with_label_values(&[outcome]);
+    }
     Blame::ALL
         .iter()
         .for_each(|blame| drop(RETRIES.with_label_values(&[blame.name()])));
@@ -248,6 +258,16 @@ pub fn start() {
 pub fn answered(method: &str, route: &str, status: u16, after: Duration) {
     HTTP.with_label_values(&[method, route, &status.to_string()])
         .observe(after.as_secs_f64());
+}
+
+/// The collector has taken so many spans.
+pub fn spans_exported(count: usize) {
+    SPANS.with_label_values(&["exported"]).inc_by(count as u64);
+}
+
+/// So many spans were dropped: their queue was full, or the collector has not taken them.
+pub fn spans_dropped(count: usize) {
+    SPANS.with_label_values(&["dropped"]).inc_by(count as u64);
 }
 
 /// The relay published so many rows in a transaction.

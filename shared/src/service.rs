@@ -7,6 +7,7 @@
 //! | [`instance`] | a service put together: relay, consumers, monitor, housekeeping, HTTP |
 //! | [`threads`] | the named threads: started, watched, stopped and joined |
 //! | [`monitor`], [`status_http`], [`logging`] | what is seen from outside, shown over HTTP; log lines |
+//! | [`exporter`] | spans, sent to a collector |
 //! | [`file_limit`] | descriptors: what the service itself needs comes first, clients get the rest |
 
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ pub use instance::{Instance, MakeHandler};
 pub mod brokers;
 pub mod check;
 pub mod cli;
+pub mod exporter;
 pub mod file_limit;
 pub mod instance;
 pub mod logging;

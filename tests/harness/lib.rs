@@ -18,6 +18,7 @@
 //! | [`private`] | a private PostgreSQL and Kafka of `./run.sh servers`, killed and started again |
 //! | [`standby`] | a PostgreSQL of our own with a standby that lags, and takes over without the primary's last commits |
 //! | [`pooler`] | a PgBouncer before the test PostgreSQL |
+//! | [`jaeger`] | a Jaeger, for spans |
 //! | [`wait`], [`env`](mod@env) | conditions with a limit; where the test servers are |
 
 pub mod api;
@@ -29,6 +30,7 @@ pub mod browser;
 pub mod contract;
 pub mod env;
 pub mod flood;
+pub mod jaeger;
 pub mod locks;
 pub mod messages;
 pub mod pooler;

@@ -18,6 +18,7 @@
 //! | `letters` | what is parked is found, replayed with one effect, discarded; who did what when is kept (I3, I7) |
 //! | `takeover` | of several copies of the databases one may use the topics: the one that wrote last, or takes over |
 //! | `timeline` | an order's story, from what its messages carry: each step, found again on the topics |
+//! | `traces` | spans in a real Jaeger; collectors that are no good |
 //! | `schema` | a database that is empty, newer, or of another make at the start |
 //! | `security` | TLS and SASL on the wires; what is wrong with them ends a service at its start |
 //! | `http` | each error of HTTP interface; one key, one order |
@@ -57,5 +58,6 @@ mod servers;
 mod standby;
 mod takeover;
 mod timeline;
+mod traces;
 mod upgrade;
 mod waits;

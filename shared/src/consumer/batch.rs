@@ -3,8 +3,10 @@
 use kafka::{Record, TopicPartition};
 
 use crate::consumer::offsets::Move;
+use crate::error::Error;
 use crate::event::delivery::{self, Delivery};
 use crate::event::envelope::{self, Undecodable};
+use crate::event::trace::{self, Span};
 use crate::event::{Event, Topic};
 
 /// Records in one transaction: a participant's batch of this size takes 20 to 30 ms, short enough for those who wait
@@ -34,6 +36,11 @@ impl Input {
             delivery,
             event,
         }
+    }
+
+    /// The span of this attempt at it, where it is recorded.
+    pub fn span(&self) -> Option<Span> {
+        Span::processing(self.event.as_ref().ok()?)
     }
 }
 
@@ -91,6 +98,13 @@ impl PartitionBatch {
     /// Offset of the first record.
     pub fn first_offset(&self) -> i64 {
         self.inputs[0].record.offset
+    }
+
+    /// This attempt has failed: the first record's span says why.
+    pub fn failed(&self, error: &Error) {
+        let span = self.inputs[0].span();
+        let failed = span.map(|span| span.failed(error.to_string()));
+        trace::end("process batch", failed.into_iter().collect());
     }
 
     /// The step of the partition's offset.

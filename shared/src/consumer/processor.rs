@@ -18,6 +18,7 @@ use crate::error::Cause;
 use crate::error::{Blame, Error, Result};
 use crate::event::delivery::{self, Delivery};
 use crate::event::envelope::Undecodable;
+use crate::event::trace;
 use crate::event::{Channel, Event, Topic};
 use crate::handler::{self, GivenUp, Handler, Outcome};
 use crate::heartbeat;
@@ -113,6 +114,7 @@ impl BatchProcessor {
         metrics::BATCHES_TRIED.inc();
         let steps: Vec<Move> = parts.iter().map(PartitionBatch::step).collect();
         if !set_aside && self.contention.is_over() && self.commit_at_once(parts, &steps)? {
+            handled(parts.iter().flat_map(|part| &part.inputs), &[]);
             return Ok(());
         }
         let mut tx = self.connection.session()?.transaction()?;
@@ -134,6 +136,7 @@ impl BatchProcessor {
         set_aside::set(&mut tx, &aside)?;
         outbox::append(&mut tx, &self.waker, &outgoing)?;
         tx.commit()?;
+        handled(inputs.iter().map(|(_, input)| *input), &waiting);
         if let Some((partition, record, why)) = aside.first() {
             self.around.held();
             self.try_aside_at = Instant::now() + TRY_AGAIN;
@@ -253,6 +256,7 @@ impl BatchProcessor {
         set_aside::wait_on(&mut tx, &still_waiting)?;
         outbox::append(&mut tx, &self.waker, &outgoing)?;
         tx.commit()?;
+        handled(inputs.iter().map(|(_, input)| input), &waiting);
         if !done.is_empty() {
             log::info!(
                 "{} records that were set aside have had their effect",
@@ -370,6 +374,15 @@ impl BatchProcessor {
     }
 }
 
+/// Ends the spans of what was committed now; what waits is not handled yet.
+fn handled<'a>(inputs: impl Iterator<Item = &'a Input>, waiting: &[Option<String>]) {
+    let done = inputs
+        .enumerate()
+        .filter(|(place, _)| waiting.get(*place).is_none_or(Option::is_none));
+    let spans = done.filter_map(|(_, input)| input.span());
+    trace::end("process batch", spans.collect());
+}
+
 fn given_up(
     tx: &mut Tx<'_>,
     handler: &mut dyn Handler,
@@ -388,7 +401,11 @@ fn given_up(
                 attempt: attempts as i32,
                 ..*delivery
             };
-            let traceparent = event.traceparent.clone();
+            let attempt = Event {
+                delivery: Some(delivery),
+                ..event.clone()
+            };
+            let traceparent = trace::caused_by(&attempt);
             handler.give_up(
                 tx,
                 &GivenUp {

@@ -7,6 +7,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
 
 use crate::event::delivery::{self, Delivery};
+use crate::event::trace::{self, is_traceparent};
 use crate::event::{Body, Event, Reason, Service, Side, Topic};
 
 /// The header of a payment request that holds the idempotency key under which its order was placed.
@@ -277,7 +278,7 @@ pub fn to_record(
     header("ce_time", stored_at);
     header("content-type", "application/json");
     if let Some(traceparent) = &stored.traceparent {
-        header("traceparent", traceparent);
+        header("traceparent", &trace::as_sent(traceparent, stored.id));
     }
     if let Some(key) = &stored.key {
         header(KEY_HEADER, key);
@@ -298,33 +299,6 @@ pub fn to_record(
 /// Whether `text` can be an idempotency key: 1 to 255 visible ASCII characters, for it becomes part of an index row.
 pub fn is_key(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// A W3C trace context of our own (<https://www.w3.org/TR/trace-context/>), for a request that brought none.
-pub fn new_traceparent() -> String {
-    format!(
-        "00-{}-{:016x}-01",
-        Uuid::now_v7().simple(),
-        Uuid::now_v7().as_u128() as u64
-    )
-}
-
-/// Whether `text` is a version 00 trace context: lowercase hex, trace and parent ids not all zero.
-pub fn is_traceparent(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    matches!(parts[..], ["00", trace, parent, flags]
-        if is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2) && !is_zero(trace) && !is_zero(parent))
-}
-
-fn is_hex(part: &str, length: usize) -> bool {
-    part.len() == length
-        && part
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-}
-
-fn is_zero(part: &str) -> bool {
-    part.bytes().all(|b| b == b'0')
 }
 
 #[cfg(test)]

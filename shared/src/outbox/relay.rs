@@ -53,6 +53,7 @@ use crate::config::Config;
 use crate::db::{Connector, Limits};
 use crate::error::{Error, Result};
 use crate::event::envelope::{self, StoredMessage};
+use crate::event::trace::{self, Span};
 use crate::event::{Service, full_names};
 use crate::heartbeat;
 use crate::metrics;
@@ -440,7 +441,7 @@ impl Leading {
         more: Option<usize>,
     ) -> Result<()> {
         heartbeat::beat();
-        let (records, position) = records(settings, known, rows)?;
+        let (records, spans, position) = records(settings, known, rows)?;
         let due = known.take_due(settings.batch_limit);
         let next = Undeleted::joined(known.undeleted.take(), position);
         let (service, last, removal) = (settings.service, next.position.last, settings.removal);
@@ -472,6 +473,7 @@ impl Leading {
         (known.floor, known.last) = (last, known.last.max(last));
         known.undeleted = Some(next);
         metrics::published(rows.len());
+        trace::end("send batch", spans);
         Ok(())
     }
 
@@ -515,8 +517,9 @@ fn records(
     settings: &Settings,
     known: &Known,
     rows: &[Row],
-) -> Result<(Vec<ProducerRecord>, Position)> {
+) -> Result<(Vec<ProducerRecord>, Vec<Span>, Position)> {
     let mut records = Vec::with_capacity(rows.len() * 2);
+    let mut spans = Vec::new();
     let (mut message, now) = (Uuid::nil(), unix_millis());
     for row in rows {
         let unreadable = |why: &dyn Display| {
@@ -529,6 +532,8 @@ fn records(
         let stored: Vec<StoredMessage<'_>> =
             serde_json::from_str(&row.messages).map_err(|error| unreadable(&error))?;
         message = stored.last().ok_or_else(|| unreadable(&"no message"))?.id;
+        let sent = stored.iter();
+        spans.extend(sent.filter_map(|it| Span::sending(it, row.order_id, &row.stored_at)));
         records.extend(stored.iter().map(|stored| {
             envelope::to_record(
                 stored,
@@ -544,6 +549,7 @@ fn records(
     let count = rows.len();
     Ok((
         records,
+        spans,
         Position {
             install: settings.install_id,
             first,

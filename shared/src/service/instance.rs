@@ -9,7 +9,7 @@ use refinery::Runner;
 use super::monitor::{Extra, Monitor};
 use super::startup::{self, Ready};
 use super::threads::Threads;
-use super::{file_limit, status_http};
+use super::{exporter, file_limit, status_http};
 use crate::config::Config;
 use crate::consumer::Consumer;
 use crate::consumer::recovery::Recovery;
@@ -60,6 +60,9 @@ impl Instance {
         let ready = startup::prepare(&config, migrations, &shutdown)?;
         metrics::start();
         let mut threads = Threads::new(&config, stop, shutdown);
+        if let Some(exporter) = exporter::start(&config)? {
+            threads.spawn(format!("{}-exporter", config.service.name()), exporter)?;
+        }
         let (waker, wakeups) = wake::channel();
         let (wakeups, service) = (Arc::new(wakeups), config.service);
         let interrupt = threads.turn_interrupt();
