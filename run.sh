@@ -43,9 +43,10 @@ usage() {
                                   finds them, and the binaries that `cargo build` has made; down --wipe: removes their data too
 ./run.sh proof [--seed S]         what takes longer, at most 60 minutes: the longest tests; the attacks on HTTP on our server and on
                                   tiny_http; the page in a browser (Chromium and chromedriver); the Kafka client beside Java's; a
-                                  PgBouncer; an upgrade under load from an earlier version, which is built for it; chaos with 10,000
-                                  orders and 50 faults on three brokers, with lost tails and overload; sabotage; systemd checks the
-                                  unit, promtool the alert rules
+                                  PgBouncer; the images, compose.yaml and the systemd unit in containers (podman, as root); PostgreSQL 14,
+                                  16, 17 and 18; an upgrade under load from an earlier version, which is built for it; chaos with
+                                  10,000 orders and 50 faults on three brokers, with lost tails and overload, with failovers; sabotage;
+                                  systemd checks the unit, promtool the alert rules, Kubernetes' schemas the manifests
 ./run.sh help                     this text
 
 Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh
@@ -77,6 +78,8 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 . "$ROOT/scripts/kafka.sh"
 # shellcheck source=scripts/services.sh
 . "$ROOT/scripts/services.sh"
+# shellcheck source=scripts/containers.sh
+. "$ROOT/scripts/containers.sh"
 # shellcheck source=scripts/check.sh
 . "$ROOT/scripts/check.sh"
 

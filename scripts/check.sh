@@ -286,10 +286,12 @@ proof() { # [--seed S]
   case "${1:-}" in '') ;; --seed) [ $# = 2 ] || misuse "proof: --seed needs a number"; seed=("$@") ;; *) misuse "proof: unknown option $1" ;; esac
   require_upgrade_from
   WANTED_BROKERS=3
-  need chromium promtool pgbouncer
+  # shellcheck disable=SC2046 # words on purpose
+  need chromium promtool pgbouncer unpackers python $(container_tools)
   own_stage proof
   stage "unit" verify_unit
   stage "alerts" check_monitoring
+  stage "manifests" check_manifests
   stage "build tests" limited "$BUILD_LIMIT" cargo test --locked -p saga-tests --no-run
   long_tests
   on_tiny_http
@@ -301,6 +303,7 @@ proof() { # [--seed S]
   message_schema
   traces
   say "Pictures of the page: $(target_dir)/page"
+  containers
   upgrade
   stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 10000 --faults 50 --brokers 3 --minutes 20 "${seed[@]}"
   # Apart from it, because a lost tail relaxes what the checks of that one claim, and a flood slows all others down.
@@ -399,6 +402,37 @@ check_monitoring() {
   (cd "$ROOT/monitoring" && promtool check config prometheus.yml && promtool test rules alerts_test.yml)
 }
 
+# Kubernetes' own schemas, of the oldest and of the newest version that the manifests are for; and what they set is a setting,
+# which no schema knows.
+MANIFESTS_FOR="1.27 1.37"
+check_manifests() {
+  local built=$DIR/manifests.yaml version name known status=0
+  fetch_python_tools
+  build_manifests >"$built" || return 1
+  [ -s "$built" ] || { say "not validated: there is no kustomize, no kubectl that has one, and no Go to build it"; return 0; }
+  for version in $MANIFESTS_FOR; do
+    limited "$TOOL_LIMIT" "$PYTHON_BIN/kubernetes-validate" --quiet --strict --kubernetes-version "$version" "$built" || status=1
+  done
+  known=$(BIN_DIR=$TEST_BIN_DIR setting_names)
+  while read -r name; do
+    grep -qx "$name" <<<"$known" || { warn "deploy/kubernetes: no service has the setting $name"; status=1; }
+  done < <(sed -nE 's/^ *- name: ([A-Z_]+)$/\1/p; s/^  ([A-Z_]+): .*/\1/p' "$built" | sort -u)
+  [ $status != 0 ] || say "$(grep -c '^kind:' "$built") objects, valid in Kubernetes ${MANIFESTS_FOR/ / and }"
+  return $status
+}
+
+# What `kubectl apply --kustomize` would send. Debian's kubectl is too old for these manifests.
+KUSTOMIZE_VERSION=v5.5.0
+build_manifests() {
+  if has kustomize; then
+    limited "$TOOL_LIMIT" kustomize build "$ROOT/deploy/kubernetes"
+  elif kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v5'; then
+    limited "$TOOL_LIMIT" kubectl kustomize "$ROOT/deploy/kubernetes"
+  elif has go; then
+    limited "$BUILD_LIMIT" go run "sigs.k8s.io/kustomize/kustomize/v5@$KUSTOMIZE_VERSION" build "$ROOT/deploy/kubernetes"
+  fi
+}
+
 # Whether the checks notice when a mechanism is missing.
 sabotage() { # ARG...
   own_stage sabotage
@@ -430,6 +464,7 @@ stage() { # TITLE COMMAND...
 }
 
 end_tests() { # STATUS
+  close_box "$1"
   stop_all >/dev/null
   if [ "$1" != 0 ] && [ -r "$PG_HOME/postgres.log" ]; then rm -f "$DIR/log/postgres.log"; cp "$PG_HOME/postgres.log" "$DIR/log/"; fi
   rm -rf "$PG_HOME" "$DIR/broker" "$DIR/pid" "$DIR/env" "$DIR/servers"

@@ -28,6 +28,12 @@ find_promtool() { has promtool; }
 
 find_pgbouncer() { has pgbouncer; }
 
+find_podman() { has podman && has runc && has mmdebstrap; }
+
+find_python() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
+
+find_unpackers() { has unzip && has xz; }
+
 find_chromium() { has chromedriver && { has chromium || has google-chrome; }; }
 
 # JAVA: a Java that is new enough, from JAVA_HOME, PATH or where Linux systems put it.
@@ -61,8 +67,8 @@ find_postgres() {
 
 find_psql() { find_postgres || { has psql && PG_BIN=$(dirname "$(command -v psql)"); }; }
 
-# `need THING...` finds each of cargo, linker, postgres, psql, java, maven, shellcheck, chromium, promtool, pgbouncer;
-# it installs what is missing, or says what to install.
+# `need THING...` finds each of cargo, linker, postgres, psql, java, maven, shellcheck, chromium, promtool, pgbouncer,
+# podman, python, unpackers; it installs what is missing, or says what to install.
 need() {
   local thing missing=''
   for thing in "$@"; do "find_$thing" || missing="$missing $thing"; done
@@ -86,6 +92,9 @@ title() {
     shellcheck) echo "shellcheck, which checks the shell scripts" ;;
     promtool) echo "promtool, which comes with Prometheus" ;;
     pgbouncer) echo "PgBouncer" ;;
+    podman) echo "podman with runc, and mmdebstrap" ;;
+    python) echo "Python 3 with venv" ;;
+    unpackers) echo "unzip and xz, which unpack PostgreSQL's other versions" ;;
   esac
 }
 
@@ -108,6 +117,9 @@ install_packages() {
       shellcheck) apt+=(shellcheck) brew+=(shellcheck) ;;
       promtool) apt+=(prometheus) brew+=(prometheus) ;;
       pgbouncer) apt+=(pgbouncer) brew+=(pgbouncer) ;;
+      podman) apt+=(podman runc mmdebstrap) brew+=(podman) ;;
+      python) apt+=(python3-venv) brew+=(python) ;;
+      unpackers) apt+=(unzip xz-utils) brew+=(unzip xz) ;;
     esac
   done
   if [ $install = 0 ]; then
@@ -131,4 +143,17 @@ newest_enough_jre() {
     if apt-cache show "openjdk-$version-jre-headless" >/dev/null 2>&1; then echo "openjdk-$version-jre-headless"; return; fi
   done
   echo default-jre-headless
+}
+
+# Programs of PyPI, in a folder of their own: PYTHON_BIN. Debian has no schemas of Kubernetes, and its podman-compose hands
+# health checks to a shell, which our images lack.
+PODMAN_COMPOSE_VERSION=1.6.0
+KUBERNETES_VALIDATE_VERSION=1.37.0
+fetch_python_tools() {
+  local folder
+  folder=$(target_dir)/python
+  PYTHON_BIN=$folder/bin
+  [ -x "$PYTHON_BIN/pip" ] || limited "$DOWNLOAD_LIMIT" python3 -m venv --clear "$folder"
+  limited "$DOWNLOAD_LIMIT" "$PYTHON_BIN/pip" install --quiet --disable-pip-version-check \
+    "podman-compose==$PODMAN_COMPOSE_VERSION" "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
 }
