@@ -19,6 +19,7 @@
 //! | [`standby`] | a PostgreSQL of our own with a standby that lags, and takes over without the primary's last commits |
 //! | [`pooler`] | a PgBouncer before the test PostgreSQL |
 //! | [`jaeger`] | a Jaeger, for spans |
+//! | [`figures`], [`plot`] | percentiles; pictures as SVG |
 //! | [`wait`], [`env`](mod@env) | conditions with a limit; where the test servers are |
 
 pub mod api;
@@ -29,10 +30,12 @@ pub mod broker;
 pub mod browser;
 pub mod contract;
 pub mod env;
+pub mod figures;
 pub mod flood;
 pub mod jaeger;
 pub mod locks;
 pub mod messages;
+pub mod plot;
 pub mod pooler;
 #[path = "../../kafka/tests/common/ports.rs"]
 mod ports;

@@ -19,8 +19,8 @@
 //! | `topic` | a topic as its readers see it |
 //! | `books` | what the databases say: settled when, conserved or not |
 //! | `usage`, `procfs` | processor time, memory, statements, bytes of each process |
-//! | `figures` | percentiles |
-//! | `report`, `plot`, `machine` | tables, JSON, CSV, SVG; what was measured on |
+//! | `report`, `machine` | tables, JSON, CSV; what was measured on |
+//! | `figures`, `plot` of the harness | percentiles; pictures as SVG |
 //! | `targets` | what the figures are compared with |
 //!
 //! When is an order settled? Asking during the run (`GET ?wait`, or SQL every few milliseconds over thousands of rows)
@@ -31,7 +31,6 @@
 mod backlog;
 mod books;
 mod consumers;
-mod figures;
 mod growth;
 mod history;
 mod http;
@@ -42,7 +41,6 @@ mod load;
 mod machine;
 mod options;
 mod overload;
-mod plot;
 mod procfs;
 mod recovery;
 mod relay;
@@ -56,6 +54,8 @@ mod usage;
 use std::path::Path;
 use std::process::ExitCode;
 
+// as the other sections' modules: `crate::figures`, `crate::plot`
+use harness::{figures, plot};
 use options::Options;
 use report::Report;
 

@@ -129,14 +129,29 @@ fn percent(nines: f64) -> f64 {
     100.0 * (1.0 - 0.1f64.powf(nines))
 }
 
-fn powers_of_ten(title: &'static str, lines: &[Line]) -> Axis {
-    let values = || {
-        lines
-            .iter()
-            .flat_map(|(_, line)| line)
-            .map(|(_, y)| *y)
-            .filter(|y| y.is_finite())
+/// Lines on two axes of powers of ten.
+pub fn by_powers(title: &str, x: &'static str, y: &'static str, lines: Vec<Line>) -> Chart {
+    let logarithms = |(name, points): Line| {
+        let points = points.into_iter().map(|(x, y)| (x.log10(), y.log10()));
+        (name, points.collect())
     };
+    let lines: Vec<Line> = lines.into_iter().map(logarithms).collect();
+    let points = lines.iter().flat_map(|(_, points)| points);
+    Chart {
+        title: title.into(),
+        x: axis_of_powers(x, points.map(|(x, _)| *x).collect()),
+        y: powers_of_ten(y, &lines),
+        lines,
+    }
+}
+
+fn powers_of_ten(title: &'static str, lines: &[Line]) -> Axis {
+    let points = lines.iter().flat_map(|(_, points)| points);
+    axis_of_powers(title, points.map(|(_, y)| *y).collect())
+}
+
+fn axis_of_powers(title: &'static str, values: Vec<f64>) -> Axis {
+    let values = || values.iter().copied().filter(|value| value.is_finite());
     let (least, most) = (values().fold(3.0, f64::min), values().fold(1.0, f64::max));
     Axis {
         title,
@@ -145,7 +160,11 @@ fn powers_of_ten(title: &'static str, lines: &[Line]) -> Axis {
     }
 }
 
-fn save(file: &Path, charts: &[Chart]) -> Result<(), String> {
+/// Charts, one below the other.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn save(file: &Path, charts: &[Chart]) -> Result<(), String> {
     let draw = || {
         let area = SVGBackend::new(file, (900, 420 * charts.len() as u32)).into_drawing_area();
         area.fill(&WHITE)?;
@@ -165,6 +184,7 @@ fn draw(area: &Area<'_>, chart: &Chart) -> Result<(), DrawingAreaErrorKind<std::
     builder
         .caption(title, FONT)
         .margin(12)
+        .margin_right(30)
         .x_label_area_size(40)
         .y_label_area_size(60);
     let mut context = builder.build_cartesian_2d(x.range.clone(), y.range.clone())?;
