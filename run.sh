@@ -24,10 +24,11 @@ usage() {
                                   20 minutes;
                                   results, raw samples and plots go to bench/ in cargo's target folder
 ./run.sh chaos [--orders N] [--faults M] [--seed S] [--instances K] [--brokers 3] [--minutes T] [--spare-broker]
-               [--lost-tail[=SERVICE]] [--overload] [--nothing-else]
+               [--lost-tail[=SERVICE]] [--failover] [--overload] [--nothing-else]
                                   places orders on servers and instances of its own while they are killed, frozen and cut
-                                  off; checks that nothing was lost and nothing happened twice. Two more kinds of faults make
+                                  off; checks that nothing was lost and nothing happened twice. Three more kinds of faults make
                                   the run longer: --lost-tail: a service's database is lost, and a standby that has lagged takes
+                                  over; --failover: the primary of all databases is killed, and its synchronous standby takes
                                   over; --overload: more orders come than can be settled; --nothing-else: no other faults.
                                   `--overload --nothing-else` also claims that no order fails by its deadline
 ./run.sh sabotage [--only MECHANISM] [--times N]
@@ -54,6 +55,7 @@ Settings are environment variables, given in front: ORDER_PORT=9080 ./run.sh
   TOPIC_PARTITIONS 3, TOPIC_REPLICATION (the private Kafka's brokers); every further setting of the services is handed on.
   KAFKA_BROKERS                                             your own Kafka in place of a private one
   ORDER_DATABASE_URL STOCK_DATABASE_URL PAYMENT_DATABASE_URL  your own PostgreSQL in place of a private one
+  POSTGRES_BIN                                              the folder of another PostgreSQL server's programs, for the private one
   CARGO_TARGET_DIR                                          where cargo builds
   FEATURES                                                  tiny_http: HTTP by that crate instead of our own server
 

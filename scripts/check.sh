@@ -22,6 +22,10 @@ EXPOSURE_LIMIT=15
 LONG_TESTS="attack brokers repair security takeover"
 LONG_SUITES="cluster outage"
 
+# What is played on each of POSTGRES_VERSIONS: the eight rows, the points at which a service is killed, and a server that is
+# killed and started again.
+VERSION_TESTS="rows:: crash:: outage::servers_that_are_killed"
+
 # Where the servers of `test NAME` are; they stay up between calls.
 TEST_SERVERS=$ROOT/.run/test
 
@@ -240,6 +244,9 @@ own_stage() { # NAME [release CARGO_OPTION...]
 
 # Before anything is started: what the program itself would refuse only afterwards.
 check_chaos() { # ARG...
+  case " $* " in *" --failover "*"--lost-tail"* | *" --lost-tail"*"--failover "*)
+    misuse "chaos: --failover claims what --lost-tail excuses: one of them" ;;
+  esac
   while [ $# -gt 0 ]; do
     case $1 in
       --orders | --faults | --seed | --instances | --brokers | --minutes)
@@ -251,7 +258,8 @@ check_chaos() { # ARG...
           */0) misuse "chaos: $1 must be at least 1" ;;
         esac
         shift 2 ;;
-      --spare-broker | --lost-tail | --lost-tail=order | --lost-tail=payment | --lost-tail=stock | --overload | --nothing-else) shift ;;
+      --spare-broker | --lost-tail | --lost-tail=order | --lost-tail=payment | --lost-tail=stock) shift ;;
+      --failover | --overload | --nothing-else) shift ;;
       *) misuse "chaos: unknown option $1" ;;
     esac
   done
@@ -304,11 +312,15 @@ proof() { # [--seed S]
   traces
   say "Pictures of the page: $(target_dir)/page"
   containers
+  on_other_versions
   upgrade
   stage "chaos" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 10000 --faults 50 --brokers 3 --minutes 20 "${seed[@]}"
   # Apart from it, because a lost tail relaxes what the checks of that one claim, and a flood slows all others down.
   stage "chaos, older databases" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 3000 --faults 18 --brokers 3 --minutes 15 \
     --lost-tail --overload "${seed[@]}"
+  # With all three databases on a pair of servers, so that nothing is excused.
+  stage "chaos, failovers" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 3000 --faults 8 --brokers 3 --minutes 15 \
+    --failover --nothing-else "${seed[@]}"
   stage "chaos, load alone" limited "$TEST_LIMIT" "$TEST_BIN_DIR/chaos" --orders 1000 --faults 2 --brokers 3 --overload --nothing-else "${seed[@]}"
   prove
   say ""
@@ -357,6 +369,41 @@ build_jaeger() {
   limited "$BUILD_LIMIT" go mod download "$module"
   mkdir -p "$1"
   limited "$BUILD_LIMIT" env GOFLAGS=-p=2 go -C "$(go env GOMODCACHE)/$module" build -o "$1/jaeger" ./cmd/jaeger
+}
+
+# The PostgreSQL versions that people run, one after the other, each with a Kafka of its own.
+on_other_versions() {
+  local version
+  case $(uname -s)/$(uname -m) in
+    Linux/x86_64) ;;
+    *) say "not played: the PostgreSQL versions are pinned for Linux on x86-64"; return 0 ;;
+  esac
+  for version in $POSTGRES_VERSIONS; do stage "PostgreSQL ${version%.*}" on_version "${version%:*}" "${version#*:}"; done
+}
+
+on_version() { # VERSION SHA256
+  local folder=$DIR/other bin found
+  fetch_postgres "$1" "$2"
+  bin=$(postgres_folder "$1")/bin
+  POSTGRES_BIN=$bin "$ROOT/run.sh" servers up --dir "$folder"
+  # shellcheck disable=SC1091
+  found=$(. "$folder/env" && sql "$TEST_POSTGRES_URL" "show server_version")
+  [ "$found" = "${1%.0}" ] || die "PostgreSQL $found was started in place of ${1%.0}"
+  # shellcheck disable=SC2016,SC2086 # the inner shell's words; words on purpose
+  limited "$TEST_LIMIT" bash -c '. "$1/env" && shift && exec "$@"' - "$folder" env POSTGRES_BIN="$bin" \
+    cargo test --locked -p saga-tests --test saga -- --test-threads 4 $VERSION_TESTS
+  end_other_servers
+}
+
+# Stops the servers of a version and removes their data; their logs are kept with ours.
+end_other_servers() {
+  local folder=$DIR/other
+  [ -d "$folder" ] || return 0
+  "$ROOT/run.sh" servers down --dir "$folder" >/dev/null
+  rm -rf "$DIR/log/other"
+  cp -RL "$folder/log" "$DIR/log/other"
+  "$ROOT/run.sh" servers down --wipe --dir "$folder" >/dev/null
+  rm -rf "$folder"
 }
 
 require_upgrade_from() {
@@ -465,6 +512,7 @@ stage() { # TITLE COMMAND...
 
 end_tests() { # STATUS
   close_box "$1"
+  end_other_servers
   stop_all >/dev/null
   if [ "$1" != 0 ] && [ -r "$PG_HOME/postgres.log" ]; then rm -f "$DIR/log/postgres.log"; cp "$PG_HOME/postgres.log" "$DIR/log/"; fi
   rm -rf "$PG_HOME" "$DIR/broker" "$DIR/pid" "$DIR/env" "$DIR/servers"

@@ -47,25 +47,34 @@ find_java() {
   return 1
 }
 
-# PG_BIN: the programs of the PostgreSQL that wrote our data, or else of the newest one there is.
+# PG_BIN: the server's programs, those in POSTGRES_BIN if that is set. PSQL: an installed psql, of whichever version.
 find_postgres() {
+  find_installed_postgres || return 1
+  [ -n "${POSTGRES_BIN:-}" ] || return 0
+  [ -x "$POSTGRES_BIN/postgres" ] || die "POSTGRES_BIN: there is no program postgres in $POSTGRES_BIN"
+  PG_BIN=$POSTGRES_BIN
+}
+
+# Those of the PostgreSQL that wrote our data, or else of the newest one there is.
+find_installed_postgres() {
   local bin major wanted='' best=0
-  [ ! -f "$PG_DATA/PG_VERSION" ] || wanted=$(cat "$PG_DATA/PG_VERSION")
+  if [ -z "${POSTGRES_BIN:-}" ] && [ -f "$PG_DATA/PG_VERSION" ]; then wanted=$(cat "$PG_DATA/PG_VERSION"); fi
   PG_BIN=
   for bin in "$(dirname "$(command -v postgres || echo /none/x)")" "$(pg_config --bindir 2>/dev/null || echo /none)" \
     /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin; do
     if ! [ -x "$bin/postgres" ] || ! [ -x "$bin/initdb" ] || ! [ -x "$bin/psql" ]; then continue; fi
     major=$("$bin/postgres" --version | sed 's/.*) \([0-9]*\).*/\1/')
     [ "$major" -ge "$POSTGRES_OLDEST" ] || continue
-    if [ "$major" = "$wanted" ]; then PG_BIN=$bin; return 0; fi
+    if [ "$major" = "$wanted" ]; then PG_BIN=$bin PSQL=$bin/psql; return 0; fi
     if [ "$major" -gt "$best" ]; then PG_BIN=$bin best=$major; fi
   done
   [ -n "$PG_BIN" ] || return 1
+  PSQL=$PG_BIN/psql
   [ -z "$wanted" ] || die "the data under $PG_DATA was written by PostgreSQL $wanted, which is not installed" \
     "install it again, or remove the data: ./run.sh down --wipe"
 }
 
-find_psql() { find_postgres || { has psql && PG_BIN=$(dirname "$(command -v psql)"); }; }
+find_psql() { find_postgres || { has psql && PSQL=$(command -v psql); }; }
 
 # `need THING...` finds each of cargo, linker, postgres, psql, java, maven, shellcheck, chromium, promtool, pgbouncer,
 # podman, python, unpackers; it installs what is missing, or says what to install.

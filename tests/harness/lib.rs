@@ -16,7 +16,7 @@
 //! | [`threads`] | one thread of a process ended |
 //! | [`locks`] | sessions that stand still at a lock |
 //! | [`private`] | a private PostgreSQL and Kafka of `./run.sh servers`, killed and started again |
-//! | [`standby`] | a PostgreSQL of our own with a standby that lags, and takes over without the primary's last commits |
+//! | [`standby`] | a PostgreSQL of our own with a standby that takes over: with all commits, or after a lag without the last ones |
 //! | [`pooler`] | a PgBouncer before the test PostgreSQL |
 //! | [`jaeger`] | a Jaeger, for spans |
 //! | [`figures`], [`plot`] | percentiles; pictures as SVG |

@@ -21,8 +21,8 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct State {
-    /// Where [`Proxy::to`] leads.
-    server: String,
+    /// Where [`Proxy::to`] leads, and each address of [`Proxy::to_hosts`].
+    servers: Vec<String>,
     refuses: bool,
     holds: bool,
     holds_requests: bool,
@@ -43,17 +43,27 @@ impl Proxy {
     /// # Panics
     /// When there is no free port.
     pub fn to(server: &str) -> Proxy {
-        let (listener, state) = (listener(), Shared::default());
-        lock(&state).server = server.to_string();
-        let proxy = Proxy {
-            addresses: vec![listener.local_addr().expect("bound")],
-            state: state.clone(),
-        };
-        listen(listener, state.clone(), move |client| {
-            let server = lock(&state).server.clone();
-            serve(client, &server, &state)
-        });
-        proxy
+        Proxy::to_hosts(&[server.to_string()])
+    }
+
+    /// One before several servers, each with an address of its own, for clients that are given all of them as hosts.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub fn to_hosts(servers: &[String]) -> Proxy {
+        let state = Shared::default();
+        lock(&state).servers = servers.to_vec();
+        let mut addresses = vec![];
+        for host in 0..servers.len() {
+            let listener = listener();
+            addresses.push(listener.local_addr().expect("bound"));
+            let its = state.clone();
+            listen(listener, state.clone(), move |client| {
+                let server = lock(&its).servers[host].clone();
+                serve(client, &server, &its)
+            });
+        }
+        Proxy { addresses, state }
     }
 
     /// One before all brokers of a cluster (`host:port`, separated by commas): clients that begin here stay here.
@@ -125,8 +135,13 @@ impl Proxy {
     /// Leads a proxy of [`Proxy::to`] to another server: closes all connections, and passes new ones on to that one.
     pub fn lead_to(&self, server: &str) {
         let mut state = lock(&self.state);
-        state.server = server.to_string();
+        state.servers = vec![server.to_string()];
         close(&mut state);
+    }
+
+    /// Leads new connections to the `host`th address of [`Proxy::to_hosts`], from 0, to another server; no connection is closed.
+    pub fn lead_host_to(&self, host: usize, server: &str) {
+        lock(&self.state).servers[host] = server.to_string();
     }
 
     /// Closes all connections; new ones are served.

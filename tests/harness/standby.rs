@@ -1,5 +1,5 @@
-//! A PostgreSQL of our own with an asynchronous standby. The standby can be made to lag and then take over, so that the last
-//! commits of the primary are lost, as they are at a failover in production.
+//! A PostgreSQL of our own with a standby. An asynchronous one can be made to lag and then take over, so that the last commits
+//! of the primary are lost, as they are at a failover in production. A synchronous one has all that was committed.
 //!
 //! ```text
 //! clients -> proxy -> primary -> replication (a proxy, too) -> standby
@@ -36,6 +36,14 @@ timezone = 'UTC'
 log_timezone = 'UTC'
 ";
 
+/// Of a pair that is synchronous, besides. Each server has both lines, and so neither ever commits alone: what one of them has
+/// answered is on the other one, at every moment, before and after a takeover. A standby reports itself by its cluster's name. It
+/// is named here because `*` would take `pg_basebackup` for a standby, too: it receives the log while it copies.
+const SYNCHRONOUS: &str = "
+cluster_name = 'saga'
+synchronous_standby_names = 'saga'
+";
+
 /// The primary and its standby. Dropped, both are gone with their data.
 pub struct Replicated {
     /// The one address that clients may use, whichever server is the primary.
@@ -66,10 +74,22 @@ impl Replicated {
     /// # Panics
     /// When a server does not start, or `PG_BIN` is not set.
     pub fn start() -> Replicated {
+        Replicated::start_with(SETTINGS)
+    }
+
+    /// The same with a synchronous standby: a commit waits until the standby has it, and without one for as long as there is none.
+    ///
+    /// # Panics
+    /// As [`Replicated::start`].
+    pub fn start_synchronous() -> Replicated {
+        Replicated::start_with(&format!("{SETTINGS}{SYNCHRONOUS}"))
+    }
+
+    fn start_with(settings: &str) -> Replicated {
         let folder = std::env::temp_dir().join(format!("saga-standby-{}", Uuid::new_v4().simple()));
         create_folder(&folder);
         let password = Uuid::new_v4().simple().to_string();
-        let primary = Server::create(&folder.join("1"), &password);
+        let primary = Server::create(&folder.join("1"), &password, settings);
         let proxy = Proxy::to(&primary.address());
         let replicated = Replicated {
             proxy,
@@ -153,6 +173,11 @@ impl Replicated {
         let standby = roles.standby.as_ref().expect("a standby, after renew()");
         standby.wait_for(&self.password, &self.flushed(&roles.primary));
         standby.replication.hold();
+    }
+
+    /// SIGKILL to the primary. Its standby stays one until [`Replicated::fail_over`] or [`Replicated::lose_tail`].
+    pub fn kill_primary(&self) {
+        self.roles().primary.kill();
     }
 
     /// The primary is killed with SIGKILL and gone with its data; the standby takes over, and the proxy leads there.
@@ -240,7 +265,9 @@ impl Replicated {
         }
     }
 
-    /// Makes another standby of the primary, so that its tail can be lost once more.
+    /// Makes another standby of the primary, so that it can be lost once more. The old primary comes back this way, by a fresh copy
+    /// of the new one. `pg_rewind` would save the copy of a large database, but needs `wal_log_hints` or checksums and all the log
+    /// since the two parted; a copy can be made of whatever is left, and operators fall back on it.
     ///
     /// # Panics
     /// When the primary has a standby, or the new one does not follow in time.
@@ -311,7 +338,7 @@ struct Server {
 
 impl Server {
     /// A fresh one.
-    fn create(folder: &Path, password: &str) -> Server {
+    fn create(folder: &Path, password: &str, settings: &str) -> Server {
         let data = text(folder);
         let file = format!("{data}.password");
         run("tee", &[&file], password);
@@ -336,7 +363,7 @@ impl Server {
         run(
             "tee",
             &["--append", &format!("{data}/postgresql.conf")],
-            SETTINGS,
+            settings,
         );
         let server = Server::start(folder);
         server.wait_until_ready(password);

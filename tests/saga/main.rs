@@ -29,7 +29,7 @@
 //! | `guard` | who may change things, and which pages a browser lets in |
 //! | `operations` | what is reported of a service's health, and what it counts |
 //! | `housekeeping` | what is old enough goes, what matters stays |
-//! | `standby` | the harness itself: a database that takes over without the last rows of the one before |
+//! | `standby` | the harness itself: a database that takes over, without the last rows of the one before or with all |
 //! | `attack` | clients that are many, slow, endless or senseless harm nobody else |
 
 mod at_once;

@@ -1,6 +1,6 @@
 //! The harness's own claim: what [`Replicated`] says that it loses is lost, and nothing else.
 
-use harness::Replicated;
+use harness::{Replicated, until};
 
 fn numbers(servers: &Replicated) -> Vec<i32> {
     let rows = servers
@@ -67,4 +67,42 @@ fn a_standby_that_lags_takes_over_without_the_primarys_last_rows() {
         std::net::TcpStream::connect(address).is_err(),
         "nothing is left to answer"
     );
+}
+
+/// Whether somebody's commit waits for the standby.
+fn a_commit_waits(servers: &Replicated) -> bool {
+    let sql = "select exists (select from pg_stat_activity where datname = 'tail' and wait_event = 'SyncRep'
+                and backend_type = 'client backend')";
+    servers
+        .db("postgres")
+        .query_one(sql, &[])
+        .expect("a superuser may ask")
+        .get(0)
+}
+
+#[test]
+fn a_synchronous_standby_takes_over_with_every_row_and_without_one_no_commit_is_answered() {
+    let servers = Replicated::start_synchronous();
+    servers.create_database("tail");
+    servers
+        .db("tail")
+        .batch_execute("create table kept (number integer)")
+        .expect("an empty database");
+    (1..=3).for_each(|number| insert(&servers, number));
+    servers.kill_primary();
+    drop(servers.fail_over());
+    assert_eq!(numbers(&servers), [1, 2, 3]);
+    assert_eq!(servers.timeline(), 2);
+
+    let mut alone = servers.db("tail");
+    let alone = std::thread::spawn(move || alone.execute("insert into kept values (4)", &[]));
+    until("the commit to wait", || a_commit_waits(&servers));
+    assert_eq!(numbers(&servers), [1, 2, 3], "nobody sees it yet");
+    servers.renew();
+    until("the commit to be answered", || alone.is_finished());
+    let rows = alone.join().expect("no panic");
+    assert_eq!(rows.expect("committed once there is a standby"), 1);
+    drop(servers.fail_over());
+    assert_eq!(numbers(&servers), [1, 2, 3, 4]);
+    assert_eq!(servers.timeline(), 3);
 }

@@ -648,6 +648,23 @@ pub fn puts(asked: &[Put], found: &Evidence) -> Check {
     )
 }
 
+/// What a service logs when its database is behind what Kafka has of it; tests/saga/takeover.rs claims that it does.
+const LOST_TAIL: &str = "without the tail of the old primary";
+
+/// A synchronous standby has all that was committed, and only what is committed is published.
+pub fn failovers(counted: usize, logs: &[(String, String)]) -> Check {
+    let mut wrong = vec![];
+    for (name, log) in logs {
+        let lines = log.lines().filter(|line| line.contains(LOST_TAIL));
+        wrong.extend(lines.map(|line| format!("{name}: {line}")));
+    }
+    Check::new(
+        "a synchronous standby that takes over has all that Kafka has",
+        counted,
+        wrong,
+    )
+}
+
 /// A look at the requests of order at a moment when no transaction was open: the orders of which one message is there and
 /// the other is not.
 pub fn torn(seen: &[Seen]) -> Vec<String> {

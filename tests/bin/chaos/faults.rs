@@ -74,12 +74,14 @@ pub enum Kind {
     Quota,
     /// kill -9 of a service's primary database; a standby that has lagged takes over.
     LoseTail,
+    /// kill -9 of the primary of all databases; its synchronous standby takes over.
+    Failover,
     /// Many more orders than can be settled.
     Flood,
 }
 
 impl Kind {
-    const ALL: [Kind; 19] = [
+    const ALL: [Kind; 20] = [
         Kind::Kill,
         Kind::Freeze,
         Kind::KillLeader,
@@ -98,14 +100,18 @@ impl Kind {
         Kind::SmallBatches,
         Kind::Quota,
         Kind::LoseTail,
+        Kind::Failover,
         Kind::Flood,
     ];
 
     fn can_happen(self, options: &Options) -> bool {
         match self {
             Kind::LoseTail => options.lost_tail.is_some(),
+            Kind::Failover => options.failover,
             Kind::Flood => options.overload,
             _ if options.nothing_else => false,
+            // no database is there
+            Kind::KillPostgres => !options.failover,
             Kind::KillBroker => !options.spare_broker,
             Kind::FreezeBroker | Kind::MoveLeaders => options.brokers > 1,
             _ => true,
@@ -234,6 +240,7 @@ enum Healing<'a> {
     NoQuota,
     /// Since when the standby lags, and how many requests were accepted until then.
     TakeOver(Moment, usize),
+    FailOver,
     /// What it is drawn from.
     Flood(u64),
     None,
@@ -384,6 +391,12 @@ impl Fault {
                 );
                 wound(what, Healing::TakeOver(since, accepted))
             }
+            Kind::Failover => {
+                stage.kill_primary();
+                let what =
+                    format!("the databases' primary killed, nobody takes over for {length:?}");
+                wound(what, Healing::FailOver)
+            }
             Kind::Flood => wound(
                 format!("more orders than can be settled for {length:?}"),
                 Healing::Flood(self.seed),
@@ -442,6 +455,10 @@ impl Wound<'_> {
                     });
                     stage.lose_tail(since);
                 });
+            }
+            Healing::FailOver => {
+                thread::sleep(self.length);
+                stage.fail_over();
             }
             Healing::Flood(seed) => {
                 let flooded = flood(&format!("{seed:x}"), load.ports(), self.length, seed);

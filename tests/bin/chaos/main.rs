@@ -182,6 +182,9 @@ fn judge(options: &Options, stage: &Stage) -> Result<bool, String> {
     if options.is_load_alone() {
         checks.push(checker::deadlines(&found));
     }
+    if let Some(failovers) = stage.failovers() {
+        checks.push(checker::failovers(failovers, &stage.logs()));
+    }
     report::orders(&heard, &found);
     checks.push(report_faults(stage, &done)?);
     let violations = report::checks(&checks);

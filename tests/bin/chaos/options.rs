@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
 const USAGE: &str = "chaos [--orders N] [--faults M] [--seed S] [--instances K] [--brokers 3] [--minutes T] [--spare-broker]
-      [--lost-tail[=SERVICE]] [--overload] [--nothing-else]
+      [--lost-tail[=SERVICE]] [--failover] [--overload] [--nothing-else]
 chaos --prove FOLDER [--only MECHANISM] [--times N]
   --orders N     requests in all; default 1000
   --faults M     faults in all; default 12
@@ -21,8 +21,10 @@ chaos --prove FOLDER [--only MECHANISM] [--times N]
                  skip markers when it starts again, and then a part of that transaction stays pending for ever
   --lost-tail    one more kind of fault: a service's database is lost, and its standby, a second behind, takes over. For the
                  whole run this database is a pair of our own; =order, =payment or =stock, or else drawn from the seed
+  --failover     one more kind of fault: the primary of all three databases is killed, its synchronous standby takes over, and the
+                 old primary comes back as its standby. Nothing is excused, so not with --lost-tail
   --overload     one more kind of fault: for some seconds many more orders are placed than can be settled
-  --nothing-else no other kinds of faults than these two
+  --nothing-else no other kinds of faults than these three
   --prove FOLDER eight scenarios, each by the binaries as they are and by those of FOLDER, built with tests/sabotage.patch, without
                  the mechanism that the scenario is about: it must be noticed
   --only M       natural-key, offset-cas, pair, fencing, position, append-lock, admission or repair alone
@@ -63,16 +65,19 @@ pub struct Options {
     pub spare_broker: bool,
     /// Whose database may lose its tail.
     pub lost_tail: Option<Service>,
+    /// All databases have a synchronous standby that may take over.
+    pub failover: bool,
     /// More load than can be settled is a fault, too.
     pub overload: bool,
-    /// These two are the only kinds of faults.
+    /// These three are the only kinds of faults.
     pub nothing_else: bool,
 }
 
 impl Options {
     /// Whether nothing is done to the system but that much is asked of it.
     pub fn is_load_alone(&self) -> bool {
-        self.faults == 0 || (self.overload && self.nothing_else && self.lost_tail.is_none())
+        let hurts = self.lost_tail.is_some() || self.failover;
+        self.faults == 0 || (self.overload && self.nothing_else && !hurts)
     }
 }
 
@@ -96,6 +101,7 @@ impl std::fmt::Display for Options {
         }
         let flags = [
             ("spare-broker", self.spare_broker),
+            ("failover", self.failover),
             ("overload", self.overload),
             ("nothing-else", self.nothing_else),
         ];
@@ -115,7 +121,7 @@ pub fn read() -> Result<Task, String> {
     let (mut orders, mut faults, mut instances, mut brokers, mut minutes) = (1_000, 12, 2, 1, 15);
     let mut seed = rand::random::<u32>().into();
     let (mut spare_broker, mut sabotaged, mut only, mut times) = (false, None, None, 1);
-    let (mut lost_tail, mut overload, mut nothing_else) = (None, false, false);
+    let (mut lost_tail, mut failover, mut overload, mut nothing_else) = (None, false, false, false);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
@@ -127,6 +133,7 @@ pub fn read() -> Result<Task, String> {
             Long("minutes") => minutes = number(&mut parser, 1..=1_440)?,
             Long("spare-broker") => spare_broker = true,
             Long("lost-tail") => lost_tail = Some(parser.optional_value()),
+            Long("failover") => failover = true,
             Long("overload") => overload = true,
             Long("nothing-else") => nothing_else = true,
             Long("prove") => sabotaged = Some(PathBuf::from(text(&mut parser)?)),
@@ -148,8 +155,11 @@ pub fn read() -> Result<Task, String> {
             times: times as usize,
         });
     }
-    if nothing_else && lost_tail.is_none() && !overload {
-        return Err("--nothing-else: than --lost-tail or --overload".to_string());
+    if nothing_else && lost_tail.is_none() && !failover && !overload {
+        return Err("--nothing-else: than --lost-tail, --failover or --overload".to_string());
+    }
+    if failover && lost_tail.is_some() {
+        return Err("--failover claims what --lost-tail excuses: one of them".to_string());
     }
     let lost_tail = lost_tail.map(|named| whose(named, seed)).transpose()?;
     Ok(Task::Hurt(Options {
@@ -161,6 +171,7 @@ pub fn read() -> Result<Task, String> {
         limit,
         spare_broker,
         lost_tail,
+        failover,
         overload,
         nothing_else,
     }))

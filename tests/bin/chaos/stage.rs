@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ pub struct Member {
     pub number: usize,
     /// The same in every life.
     pub port: u16,
-    /// Between it and its database.
+    /// Between it and its database, with an address for each server that may hold it.
     pub database: Proxy,
     /// Between it and the brokers.
     pub kafka: Proxy,
@@ -73,8 +74,17 @@ pub struct Stage {
     pub members: Vec<Member>,
     /// The service whose database may lose its tail, and where that is.
     tail: Option<(Service, Replicated)>,
+    /// Where all databases are, if they may fail over.
+    pair: Option<Pair>,
     lost: Mutex<Vec<Lost>>,
     log_folder: PathBuf,
+}
+
+/// A primary and its synchronous standby, both of them hosts in every service's URL.
+struct Pair {
+    servers: Replicated,
+    /// Which host the primary is, 0 or 1.
+    primary: AtomicUsize,
 }
 
 impl Stage {
@@ -97,14 +107,24 @@ impl Stage {
         if let Some((service, replicated)) = &tail {
             world = world.on(*service, replicated);
         }
-        let address = |service| match &tail {
-            Some((its, replicated)) if *its == service => replicated.primary(),
-            _ => env::postgres_address(),
+        let pair = options.failover.then(|| Pair {
+            servers: Replicated::start_synchronous(),
+            primary: AtomicUsize::new(0),
+        });
+        if let Some(pair) = &pair {
+            for service in Service::ALL {
+                world = world.on(service, &pair.servers);
+            }
+        }
+        let hosts = |service| match (&pair, &tail) {
+            (Some(pair), _) => vec![pair.servers.primary(), pair.servers.standby()],
+            (None, Some((its, replicated))) if *its == service => vec![replicated.primary()],
+            _ => vec![env::postgres_address()],
         };
         let members = Service::ALL
             .iter()
             .flat_map(|service| (1..=instances).map(|number| (*service, number)));
-        let start = |(service, number)| member(&world, service, number, &address(service));
+        let start = |(service, number)| member(&world, service, number, &hosts(service));
         let members: Vec<Member> = members.map(start).collect();
         members
             .iter()
@@ -114,6 +134,7 @@ impl Stage {
             servers,
             members,
             tail,
+            pair,
             lost: Mutex::default(),
             log_folder: folder.join("log"),
         }
@@ -149,6 +170,57 @@ impl Stage {
         self.members_of(*service)
             .for_each(|member| member.database.lead_to(&replicated.primary()));
         replicated.renew();
+    }
+
+    /// The primary of all databases is gone. Its connections are cut first, so that nobody hears what it does while it dies: a
+    /// backend that outlives the postmaster for a moment shows commits that were never sent. A server without power shows none.
+    ///
+    /// # Panics
+    /// Without `--failover`.
+    pub fn kill_primary(&self) {
+        let pair = self.pair.as_ref().expect("--failover");
+        self.members.iter().for_each(|member| member.database.cut());
+        pair.servers.kill_primary();
+        self.members
+            .iter()
+            .for_each(|member| member.database.resume());
+    }
+
+    /// The standby takes over. The old primary comes back under its own address, as the new one's standby; until then no commit
+    /// is answered.
+    ///
+    /// # Panics
+    /// Without `--failover`, or when the servers fail.
+    pub fn fail_over(&self) {
+        let pair = self.pair.as_ref().expect("--failover");
+        drop(pair.servers.fail_over());
+        pair.servers.renew();
+        let old = pair.primary.fetch_xor(1, Ordering::SeqCst);
+        let standby = pair.servers.standby();
+        self.members
+            .iter()
+            .for_each(|member| member.database.lead_host_to(old, &standby));
+    }
+
+    /// How often the standby has taken over; none without `--failover`.
+    ///
+    /// # Panics
+    /// When the primary does not answer.
+    pub fn failovers(&self) -> Option<usize> {
+        let timeline = self.pair.as_ref()?.servers.timeline();
+        // a cluster begins on its first one
+        Some(usize::try_from(timeline - 1).expect("a timeline"))
+    }
+
+    /// The log of each life of each instance, under the instance's name.
+    pub fn logs(&self) -> Vec<(String, String)> {
+        let mut logs = vec![];
+        for member in &self.members {
+            for life in member.lives().iter() {
+                logs.push((member.name(), life.log()));
+            }
+        }
+        logs
     }
 
     /// What was lost so far.
@@ -247,8 +319,8 @@ impl Drop for Stage {
     }
 }
 
-fn member(world: &World, service: Service, number: usize, address: &str) -> Member {
-    let (database, kafka) = (Proxy::to(address), Proxy::to_kafka(world.brokers()));
+fn member(world: &World, service: Service, number: usize, hosts: &[String]) -> Member {
+    let (database, kafka) = (Proxy::to_hosts(hosts), Proxy::to_kafka(world.brokers()));
     let first = launch(world, service, [&database, &kafka], None);
     Member {
         service,

@@ -723,6 +723,23 @@ fn an_order_that_fails_by_its_deadline_is_seen() {
 }
 
 #[test]
+fn a_failover_that_lost_something_is_seen() {
+    let log = |line: &str| {
+        vec![(
+            "order-1".to_string(),
+            format!("leading: producer 3\n{line}\n"),
+        )]
+    };
+    let sound = "the database was promoted (timeline 2)";
+    assert_eq!(failovers(1, &log(sound)).violations, [""; 0]);
+    let behind = "was promoted (timeline 2) without the tail of the old primary (timeline 1)";
+    assert_eq!(
+        failovers(1, &log(behind)).violations,
+        [format!("order-1: {behind}")]
+    );
+}
+
+#[test]
 fn a_message_without_its_twin_is_seen() {
     let mut seen = case().found.records;
     assert_eq!(torn(&seen), [""; 0]);
