@@ -346,18 +346,21 @@ message_schema() {
   folder=$(target_dir)/asyncapi
   has npm || { say "left out: no npm to get AsyncAPI's schema with"; return 0; }
   mkdir -p "$folder"
-  (cd "$folder" && limited "$TOOL_LIMIT" npm pack --silent "@asyncapi/specs@$ASYNCAPI_SPECS_VERSION" >packed && tar -xzf "$(cat packed)")
+  stage "AsyncAPI's schema" fetch_asyncapi "$folder"
   # shellcheck disable=SC2016 # the file's name
   stage "messages" limited "$TEST_LIMIT" env ASYNCAPI_SCHEMA="$folder/package/schemas/3.0.0-without-\$id.json" \
     cargo test --locked -p saga-tests --lib asyncapi -- --include-ignored
 }
 
+fetch_asyncapi() { # FOLDER
+  (cd "$1" && limited "$DOWNLOAD_LIMIT" npm pack --silent "@asyncapi/specs@$ASYNCAPI_SPECS_VERSION" >packed && tar -xzf "$(cat packed)")
+}
+
 # Spans in a real Jaeger, which is built where there is a Go that can: it comes as source from Go's module proxy.
 traces() {
   local folder
-  folder=$(target_dir)/jaeger
-  if ! has go && [ -x /usr/local/go/bin/go ]; then PATH=$PATH:/usr/local/go/bin; fi
-  has go || { say "left out: no go to build Jaeger with"; return 0; }
+  folder=$(target_dir)/jaeger-$JAEGER_VERSION
+  find_go || { say "left out: no go to build Jaeger with"; return 0; }
   [ -x "$folder/jaeger" ] || stage "build Jaeger" build_jaeger "$folder"
   stage "traces" limited "$TEST_LIMIT" env JAEGER_BIN="$folder/jaeger" \
     cargo test --locked -p saga-tests --test saga jaeger -- --include-ignored
@@ -475,7 +478,7 @@ build_manifests() {
     limited "$TOOL_LIMIT" kustomize build "$ROOT/deploy/kubernetes"
   elif kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v5'; then
     limited "$TOOL_LIMIT" kubectl kustomize "$ROOT/deploy/kubernetes"
-  elif has go; then
+  elif find_go; then
     limited "$BUILD_LIMIT" go run "sigs.k8s.io/kustomize/kustomize/v5@$KUSTOMIZE_VERSION" build "$ROOT/deploy/kubernetes"
   fi
 }

@@ -30,6 +30,8 @@ find_pgbouncer() { has pgbouncer; }
 
 find_podman() { has podman && has runc && has mmdebstrap; }
 
+find_go() { has go || { [ -x /usr/local/go/bin/go ] && PATH=$PATH:/usr/local/go/bin; }; }
+
 find_python() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 find_unpackers() { has unzip && has xz; }

@@ -202,7 +202,7 @@ impl Replicated {
         replication.cut();
         let mut db = connect(&url(&self.password, &server.address(), "postgres"));
         let promoted = db
-            .query_one("select pg_promote(true, 60)", &[])
+            .query_one("select pg_promote(true, 300)", &[])
             .expect("a superuser may");
         assert!(promoted.get::<_, bool>(0), "the standby was not promoted");
         self.proxy.lead_to(&server.address());
