@@ -400,7 +400,7 @@ mod tests {
             ("OTEL_TRACES_SAMPLER", "xray"),
             ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
-            ("OTEL_SDK_DISABLED", "yes"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
         ];
         let message = config(&bad).unwrap_err().to_string();
         for (name, _) in bad {
@@ -409,6 +409,18 @@ mod tests {
                 "{name} is missing in {message}"
             );
         }
+    }
+
+    #[test]
+    fn without_a_collector_no_value_for_spans_is_refused() {
+        let odd = ("OTEL_TRACES_SAMPLER", "xray");
+        let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/");
+        assert!(config(&[odd]).unwrap().traces.is_none());
+        let off = ("OTEL_SDK_DISABLED", "True");
+        assert!(config(&[odd, collector, off]).unwrap().traces.is_none());
+        let traces = config(&[collector]).unwrap().traces.unwrap();
+        assert_eq!(traces.collector, "http://collector:4318/v1/traces");
+        assert!(config(&[odd, collector]).is_err());
     }
 
     #[test]

@@ -61,9 +61,11 @@ fn jaeger_shows_each_step_of_an_order_below_the_one_that_caused_it() {
     let settings = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
         ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "300000"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
     ];
     let world = World::with("traces", &settings);
-    let [order, payment, _stock] = open_shop(&world);
+    let [order, payment, stock] = open_shop(&world);
     let api = order.api();
 
     let trace_id = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -190,10 +192,11 @@ fn jaeger_shows_each_step_of_an_order_below_the_one_that_caused_it() {
     for instance in [&order, &payment] {
         assert_eq!(metric(instance, DROPPED), 0.0);
     }
-    [&order, &payment]
-        .iter()
-        .for_each(|instance| assert!(instance.stop().success()));
+    for instance in [&order, &payment, &stock] {
+        assert!(instance.stop().success());
+    }
     assert_eq!(jaeger.trace(trace_id).len(), 0);
+    assert_eq!(jaeger.trace("4bf92f3577b34da6a3ce929d0e0e4736").len(), 12);
 }
 
 /// One refuses, one takes connections and never answers.
@@ -204,7 +207,7 @@ fn a_collector_that_is_no_good_costs_spans_and_no_order() {
         let endpoint = format!("http://127.0.0.1:{port}");
         let settings = [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "500"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "3000"),
             ("OTEL_BSP_SCHEDULE_DELAY", "20"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "8"),
         ];

@@ -1,52 +1,66 @@
 //! Spans on their way to a collector: one thread sends what is in their bounded queue ([`trace::queue`]) by OTLP over HTTP.
 //!
-//! A collector that is slow, away or refuses costs no order and no thread: a span that finds the queue full is dropped, and so
-//! is what could not be sent; both are counted (`saga_trace_spans_total`).
+//! A collector that is slow, away or refuses costs no order: a span that finds the queue full is dropped, and so is what could not be
+//! sent; both are counted (`saga_trace_spans_total`). The thread is none of [`Threads`](super::threads): its end stops
+//! nothing, `/healthz` does not ask it, and the stop waits for it briefly, after all others have made their last spans.
 //!
-//! The encoding, endpoints, headers and the description of the process are OpenTelemetry's own crates'. Their batch
+//! The encoding, headers and the description of the process are OpenTelemetry's own crates'. Their batch
 //! processor is not used, because it does not say what it drops; and their HTTP client is `ureq`, which needs no
 //! asynchronous runtime.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use futures_executor::block_on;
 use opentelemetry::Key;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{SpanExporter, WithHttpConfig};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
+use crate::backoff;
 use crate::config::Config;
 use crate::config::traces::Traces;
 use crate::error::{Error, Result};
 use crate::event::trace;
-use crate::heartbeat;
 use crate::metrics;
-use crate::shutdown::Shutdown;
-use crate::worker::Worker;
 
 /// A collector's answer is read up to this.
-const ANSWER: u64 = 64 * 1024;
+const ANSWER: u64 = 1024;
 /// At the stop what is left is sent within this.
 const LAST_CALL: Duration = Duration::from_secs(2);
 
-/// Sends what is queued.
+/// The thread that sends what is queued.
 pub struct Exporter {
-    exporter: SpanExporter,
+    /// Dropped at the stop.
+    goes_on: Sender<()>,
+    /// Closed when the thread has ended.
+    ended: Receiver<()>,
     queue: Receiver<SpanData>,
-    traces: Traces,
+}
+
+impl Exporter {
+    /// Has what is queued sent, once nobody makes spans any more. Waits for it for two seconds at most.
+    pub fn finish(self) {
+        drop(self.goes_on);
+        let _ = self.ended.recv_timeout(LAST_CALL);
+        let left = self.queue.len();
+        if left > 0 {
+            log::warn!("{left} spans are dropped: the collector did not take them in time");
+        }
+    }
 }
 
 /// Has spans made from now on, where the settings name a collector. Returns what sends them.
 ///
 /// # Errors
-/// [`Error::Fatal`] when a setting can't be used or a file of certificates can't be read.
+/// [`Error::Fatal`] when a file of certificates can't be read.
 pub fn start(config: &Config) -> Result<Option<Exporter>> {
     let Some(traces) = config.traces.clone() else {
         return Ok(None);
@@ -55,6 +69,7 @@ pub fn start(config: &Config) -> Result<Option<Exporter>> {
     let mut exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(Client(agent(&traces).map_err(fatal)?))
+        .with_endpoint(traces.collector.as_str())
         .build()
         .map_err(|error| fatal(error.to_string()))?;
     exporter.set_resource(&resource(config.service.name()));
@@ -62,10 +77,23 @@ pub fn start(config: &Config) -> Result<Option<Exporter>> {
     let queue = started.ok_or_else(|| fatal("it was started before".into()))?;
     let held = Receiver::clone(&queue);
     metrics::watch("spans to be exported", traces.queue, move || held.len());
-    Ok(Some(Exporter {
+    let ((goes_on, stop), (end, ended)) = (bounded(0), bounded::<()>(0));
+    let sending = Sending {
         exporter,
-        queue,
+        queue: queue.clone(),
+        stop,
         traces,
+    };
+    std::thread::Builder::new()
+        .name(format!("{}-exporter", config.service.name()))
+        .spawn(move || {
+            sending.run();
+            drop(end);
+        })?;
+    Ok(Some(Exporter {
+        goes_on,
+        ended,
+        queue,
     }))
 }
 
@@ -79,60 +107,78 @@ fn resource(name: &'static str) -> Resource {
     }
 }
 
-impl Worker for Exporter {
-    fn turn(&mut self, shutdown: &Shutdown) -> Result<Duration> {
-        let until = Instant::now() + self.traces.delay;
-        let mut batch = Vec::new();
-        while batch.len() < self.traces.batch {
-            select! {
-                recv(self.queue) -> span => batch.extend(span),
-                recv(shutdown.receiver()) -> _ => break,
-                default(until.saturating_duration_since(Instant::now())) => break,
+struct Sending {
+    exporter: SpanExporter,
+    queue: Receiver<SpanData>,
+    stop: Receiver<()>,
+    traces: Traces,
+}
+
+impl Sending {
+    /// Until the stop, and then what is left, as long as the collector takes it.
+    fn run(&self) {
+        let (mut goes_on, mut failures) = (true, 0);
+        while goes_on {
+            let batch;
+            (batch, goes_on) = self.gather();
+            match self.export(batch) {
+                Ok(()) => failures = 0,
+                Err(why) => {
+                    failures += 1;
+                    let level = match failures {
+                        1 => log::Level::Warn,
+                        _ => log::Level::Debug,
+                    };
+                    let pause = backoff::delay(failures);
+                    log::log!(level, "{why} (attempt {failures}, next in {pause:?})");
+                    // nothing is sent on this channel: it is empty, or closed
+                    goes_on &= self.stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout);
+                }
             }
         }
-        self.export(batch).map(|()| Duration::ZERO)
-    }
-
-    fn report(&mut self, error: &Error, attempt: u32, pause: Duration) {
-        let level = match attempt {
-            1 => log::Level::Warn,
-            _ => log::Level::Debug,
-        };
-        log::log!(level, "{error} (attempt {attempt}, next in {pause:?})");
-    }
-
-    fn end(&mut self) {
-        let until = Instant::now() + LAST_CALL;
-        while Instant::now() < until {
+        loop {
             let batch: Vec<SpanData> = self.queue.try_iter().take(self.traces.batch).collect();
             if batch.is_empty() || self.export(batch).is_err() {
                 return;
             }
         }
     }
-}
 
-impl Exporter {
+    /// What comes until a batch is full or its first span has waited long enough, and whether it goes on.
+    fn gather(&self) -> (Vec<SpanData>, bool) {
+        let until = Instant::now() + self.traces.delay;
+        let mut batch = Vec::new();
+        while batch.len() < self.traces.batch {
+            select! {
+                recv(self.queue) -> span => batch.extend(span),
+                recv(self.stop) -> _ => return (batch, false),
+                default(until.saturating_duration_since(Instant::now())) => break,
+            }
+        }
+        (batch, true)
+    }
+
     /// # Errors
-    /// The spans are dropped.
-    fn export(&self, batch: Vec<SpanData>) -> Result<()> {
+    /// The spans are dropped, and why.
+    fn export(&self, batch: Vec<SpanData>) -> std::result::Result<(), String> {
         if batch.is_empty() {
             return Ok(());
         }
-        heartbeat::beat();
         let count = batch.len();
-        match block_on(self.exporter.export(batch)) {
-            Ok(()) => {
+        // what panics in a library ends this call alone
+        let call = AssertUnwindSafe(|| block_on(self.exporter.export(batch)));
+        let why = match catch_unwind(call) {
+            Ok(Ok(())) => {
                 metrics::spans_exported(count);
-                Ok(())
+                return Ok(());
             }
-            Err(error) => {
-                metrics::spans_dropped(count);
-                Err(Error::Unusable(format!(
-                    "{count} spans are dropped, the collector does not take them: {error}"
-                )))
-            }
-        }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the call has panicked".into(),
+        };
+        metrics::spans_dropped(count);
+        Err(format!(
+            "{count} spans are dropped, the collector does not take them: {why}"
+        ))
     }
 }
 
@@ -172,6 +218,7 @@ fn agent(traces: &Traces) -> std::result::Result<ureq::Agent, String> {
         .timeout_global(Some(traces.timeout))
         .http_status_as_error(false)
         .max_redirects(0)
+        .proxy(None)
         .tls_config(tls)
         .build();
     Ok(config.into())

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use refinery::Runner;
 
+use super::exporter::{self, Exporter};
 use super::monitor::{Extra, Monitor};
 use super::startup::{self, Ready};
 use super::threads::Threads;
-use super::{exporter, file_limit, status_http};
+use super::{file_limit, status_http};
 use crate::config::Config;
 use crate::consumer::Consumer;
 use crate::consumer::recovery::Recovery;
@@ -40,6 +41,7 @@ pub struct Instance {
     ready: Ready,
     listener: TcpListener,
     threads: Threads,
+    exporter: Option<Exporter>,
     extra: Extra,
     cleanups: Vec<Cleanup>,
 }
@@ -60,9 +62,7 @@ impl Instance {
         let ready = startup::prepare(&config, migrations, &shutdown)?;
         metrics::start();
         let mut threads = Threads::new(&config, stop, shutdown);
-        if let Some(exporter) = exporter::start(&config)? {
-            threads.spawn(format!("{}-exporter", config.service.name()), exporter)?;
-        }
+        let exporter = exporter::start(&config)?;
         let (waker, wakeups) = wake::channel();
         let (wakeups, service) = (Arc::new(wakeups), config.service);
         let interrupt = threads.turn_interrupt();
@@ -91,6 +91,7 @@ impl Instance {
             ready,
             listener,
             threads,
+            exporter,
             extra,
             cleanups: Vec::new(),
         })
@@ -168,7 +169,11 @@ impl Instance {
         let limits = file_limit::http_limits(&config);
         let server = Server::start(name, self.listener, limits, routes)?;
         log::info!("{name} listens on {}", server.local_addr());
-        self.threads.run_until_stopped(server)
+        let ended = self.threads.run_until_stopped(server);
+        if let Some(exporter) = self.exporter {
+            exporter.finish();
+        }
+        ended
     }
 }
 
