@@ -4,22 +4,18 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use jsonschema::Validator;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::api::Answer;
+use crate::document::{Document, faults};
 
-static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
+static DOCUMENT: LazyLock<Document> = LazyLock::new(|| {
     let text = include_str!("../../openapi.yaml");
-    serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("openapi.yaml: {error}"))
+    Document::read("openapi.yaml", text, jsonschema::draft202012::new)
 });
 
 /// By operation, status and media type; built when first needed.
 static VALIDATORS: LazyLock<Mutex<HashMap<String, Validator>>> = LazyLock::new(Mutex::default);
-
-/// The document as JSON.
-pub fn document() -> &'static Value {
-    &DOCUMENT
-}
 
 /// What the document calls the operation: `GET /orders/{orderId}`. None if it knows no such path or method.
 pub fn operation(method: &str, target: &str) -> Option<String> {
@@ -58,11 +54,8 @@ pub fn check(method: &str, target: &str, answer: &Answer) {
         let mut validators = VALIDATORS.lock().unwrap_or_else(PoisonError::into_inner);
         let validator = validators
             .entry(key)
-            .or_insert_with(|| validator(&schema["schema"]));
-        let errors: Vec<String> = validator
-            .iter_errors(&answer.json)
-            .map(|error| format!("{}: {error}", error.instance_path()))
-            .collect();
+            .or_insert_with(|| DOCUMENT.validator(&schema["schema"]));
+        let errors = faults(validator, &answer.json);
         assert!(
             errors.is_empty(),
             "not as openapi.yaml says: {errors:#?}\n{context}"
@@ -70,14 +63,8 @@ pub fn check(method: &str, target: &str, answer: &Answer) {
     }
 }
 
-/// A validator of a schema that refers to the document's components.
-pub fn validator(schema: &Value) -> Validator {
-    let whole = json!({"allOf": [schema], "components": DOCUMENT["components"]});
-    jsonschema::draft202012::new(&whole).unwrap_or_else(|error| panic!("openapi.yaml: {error}"))
-}
-
 fn paths() -> &'static Map<String, Value> {
-    DOCUMENT["paths"].as_object().expect("paths")
+    DOCUMENT.json()["paths"].as_object().expect("paths")
 }
 
 fn fits(template: &str, path: &str) -> bool {
@@ -97,23 +84,12 @@ fn fits(template: &str, path: &str) -> bool {
 fn content(operation: &str, status: u16) -> Option<Option<&'static Value>> {
     let (method, template) = operation.split_once(' ')?;
     let responses = &paths()[template][method.to_lowercase()]["responses"];
-    let response = resolved(
+    let response = DOCUMENT.resolved(
         responses
             .get(status.to_string())
             .or_else(|| responses.get("default"))?,
     );
     Some(response.get("content"))
-}
-
-/// What a `$ref` into the document stands for.
-pub fn resolved(value: &'static Value) -> &'static Value {
-    let Some(reference) = value.get("$ref").and_then(Value::as_str) else {
-        return value;
-    };
-    let found = reference
-        .strip_prefix('#')
-        .and_then(|pointer| DOCUMENT.pointer(pointer));
-    resolved(found.unwrap_or_else(|| panic!("openapi.yaml has no {reference}")))
 }
 
 fn essence(media_type: &str) -> &str {

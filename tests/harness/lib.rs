@@ -29,6 +29,7 @@ pub mod books;
 pub mod broker;
 pub mod browser;
 pub mod contract;
+mod document;
 pub mod env;
 pub mod figures;
 pub mod flood;

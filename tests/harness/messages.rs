@@ -6,20 +6,21 @@ use std::sync::LazyLock;
 use jsonschema::Validator;
 use serde_json::{Map, Value, json};
 
+use crate::document::{Document, faults};
 use crate::topics::Seen;
 
-static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
+static DOCUMENT: LazyLock<Document> = LazyLock::new(|| {
     let text = include_str!("../../asyncapi.yaml");
-    serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("asyncapi.yaml: {error}"))
+    Document::read("asyncapi.yaml", text, jsonschema::draft7::new)
 });
 
 /// By topic and `ce_type`.
 static MESSAGES: LazyLock<HashMap<(String, String), Schemas>> = LazyLock::new(|| {
-    let channels = DOCUMENT["channels"].as_object().expect("channels");
+    let channels = DOCUMENT.json()["channels"].as_object().expect("channels");
     let messages = channels.iter().flat_map(|(topic, channel)| {
         let messages = channel["messages"].as_object().expect("messages");
         messages.iter().map(move |(name, message)| {
-            let schemas = Schemas::new(resolved(message));
+            let schemas = Schemas::new(DOCUMENT.resolved(message));
             ((topic.clone(), name.clone()), schemas)
         })
     });
@@ -28,7 +29,7 @@ static MESSAGES: LazyLock<HashMap<(String, String), Schemas>> = LazyLock::new(||
 
 /// Headers whose text is JSON, and what it must be.
 static CONTENTS: LazyLock<HashMap<String, Validator>> = LazyLock::new(|| {
-    let schemas = DOCUMENT["components"]["schemas"]
+    let schemas = DOCUMENT.json()["components"]["schemas"]
         .as_object()
         .expect("schemas");
     let properties = schemas
@@ -36,7 +37,7 @@ static CONTENTS: LazyLock<HashMap<String, Validator>> = LazyLock::new(|| {
         .filter_map(|schema| schema["properties"].as_object());
     let contents = properties.flatten().filter_map(|(name, property)| {
         let schema = property.get("contentSchema")?;
-        Some((name.clone(), validator(schema)))
+        Some((name.clone(), DOCUMENT.validator(schema)))
     });
     contents.collect()
 });
@@ -50,16 +51,11 @@ struct Schemas {
 impl Schemas {
     fn new(message: &'static Value) -> Schemas {
         Schemas {
-            key: validator(&resolved(&message["bindings"])["kafka"]["key"]),
-            headers: validator(&message["headers"]),
-            payload: validator(&message["payload"]),
+            key: DOCUMENT.validator(&DOCUMENT.resolved(&message["bindings"])["kafka"]["key"]),
+            headers: DOCUMENT.validator(&message["headers"]),
+            payload: DOCUMENT.validator(&message["payload"]),
         }
     }
-}
-
-/// The document as JSON.
-pub fn document() -> &'static Value {
-    &DOCUMENT
 }
 
 /// Holds a record against the document.
@@ -91,32 +87,13 @@ pub fn check(seen: &Seen) -> Result<(), String> {
 }
 
 fn hold(what: &str, schema: &Validator, value: &Value, seen: &Seen) -> Result<(), String> {
-    let errors: Vec<String> = schema
-        .iter_errors(value)
-        .map(|error| format!("{}: {error}", error.instance_path()))
-        .collect();
+    let errors = faults(schema, value);
     match errors.is_empty() {
         true => Ok(()),
         false => Err(format!(
             "{what} not as asyncapi.yaml says: {errors:#?}\n{seen:?}"
         )),
     }
-}
-
-/// A validator of a schema that refers to the document's components.
-fn validator(schema: &Value) -> Validator {
-    let whole = json!({"allOf": [schema], "components": DOCUMENT["components"]});
-    jsonschema::draft7::new(&whole).unwrap_or_else(|error| panic!("asyncapi.yaml: {error}"))
-}
-
-fn resolved(value: &'static Value) -> &'static Value {
-    let Some(reference) = value.get("$ref").and_then(Value::as_str) else {
-        return value;
-    };
-    let found = reference
-        .strip_prefix('#')
-        .and_then(|pointer| DOCUMENT.pointer(pointer));
-    found.unwrap_or_else(|| panic!("asyncapi.yaml has no {reference}"))
 }
 
 #[cfg(test)]
@@ -203,12 +180,9 @@ mod tests {
         let text = std::fs::read_to_string(file).expect("the schema");
         let schema = serde_json::from_str(&text).expect("JSON");
         let validator = jsonschema::draft7::new(&schema).expect("a schema");
-        let errors: Vec<String> = validator
-            .iter_errors(document())
-            .map(|error| format!("{}: {error}", error.instance_path()))
-            .collect();
+        let errors = faults(&validator, DOCUMENT.json());
         assert!(errors.is_empty(), "{errors:#?}");
-        let mut spoilt = document().clone();
+        let mut spoilt = DOCUMENT.json().clone();
         spoilt["channels"]["payment"]["adress"] = json!("payment");
         assert!(!validator.is_valid(&spoilt));
     }
