@@ -1,6 +1,7 @@
 //! The harness's own claim: what [`Replicated`] says that it loses is lost, and nothing else.
 
 use harness::{Replicated, until};
+use postgres::types::FromSqlOwned;
 
 fn numbers(servers: &Replicated) -> Vec<i32> {
     let rows = servers
@@ -17,8 +18,18 @@ fn insert(servers: &Replicated, number: i32) {
         .expect("a row more");
 }
 
-fn system(servers: &Replicated) -> i64 {
-    let sql = "select system_identifier from pg_control_system()";
+/// A pair with an empty table.
+fn with_table(servers: Replicated) -> Replicated {
+    servers.create_database("tail");
+    servers
+        .db("tail")
+        .batch_execute("create table kept (number integer)")
+        .expect("an empty database");
+    servers
+}
+
+/// The one value of a query.
+fn ask<T: FromSqlOwned>(servers: &Replicated, sql: &str) -> T {
     servers
         .db("postgres")
         .query_one(sql, &[])
@@ -26,14 +37,13 @@ fn system(servers: &Replicated) -> i64 {
         .get(0)
 }
 
+fn system(servers: &Replicated) -> i64 {
+    ask(servers, "select system_identifier from pg_control_system()")
+}
+
 #[test]
 fn a_standby_that_lags_takes_over_without_the_primarys_last_rows() {
-    let servers = Replicated::start();
-    servers.create_database("tail");
-    servers
-        .db("tail")
-        .batch_execute("create table kept (number integer)")
-        .expect("an empty database");
+    let servers = with_table(Replicated::start());
     let (system_before, mut held_open) = (system(&servers), servers.db("tail"));
     assert_eq!(servers.timeline(), 1);
     insert(&servers, 1);
@@ -73,21 +83,12 @@ fn a_standby_that_lags_takes_over_without_the_primarys_last_rows() {
 fn a_commit_waits(servers: &Replicated) -> bool {
     let sql = "select exists (select from pg_stat_activity where datname = 'tail' and wait_event = 'SyncRep'
                 and backend_type = 'client backend')";
-    servers
-        .db("postgres")
-        .query_one(sql, &[])
-        .expect("a superuser may ask")
-        .get(0)
+    ask(servers, sql)
 }
 
 #[test]
 fn a_synchronous_standby_takes_over_with_every_row_and_without_one_no_commit_is_answered() {
-    let servers = Replicated::start_synchronous();
-    servers.create_database("tail");
-    servers
-        .db("tail")
-        .batch_execute("create table kept (number integer)")
-        .expect("an empty database");
+    let servers = with_table(Replicated::start_synchronous());
     (1..=3).for_each(|number| insert(&servers, number));
     servers.kill_primary();
     drop(servers.fail_over());
