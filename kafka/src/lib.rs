@@ -55,7 +55,7 @@ pub use interrupt::Interrupt;
 pub use kafka_protocol::protocol::StrBytes;
 pub use net::sasl::{Mechanism, Sasl};
 #[cfg(feature = "tls")]
-pub use net::tls::{Tls, roots};
+pub use net::tls::{Tls, certificates, roots};
 pub use producer::partitioner::partition_for_key;
 pub use producer::sender::Written;
 pub use producer::transaction::Transaction;

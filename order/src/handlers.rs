@@ -287,12 +287,13 @@ impl<'a> Batch<'a> {
         let before = self.outgoing.len();
         match self.apply(event.order_id, &saga_event) {
             Some(true) => {
-                let caused = self.outgoing[before..].iter_mut();
                 if let Some(cause) = trace::recorded_cause(event) {
-                    caused.for_each(|request| request.traceparent = Some(cause.clone()));
+                    for request in &mut self.outgoing[before..] {
+                        request.traceparent = Some(cause.clone());
+                    }
+                    let status = self.orders[&event.order_id].saga.status().name();
+                    self.counts.decided(Span::deciding(event, status));
                 }
-                let status = self.orders[&event.order_id].saga.status().name();
-                self.counts.decided(Span::deciding(event, status));
                 self.recorded.push(event);
                 self.note_confirmation(event);
                 Some(Outcome::Changed)

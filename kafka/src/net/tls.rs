@@ -140,7 +140,11 @@ pub fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates of a PEM file.
+///
+/// # Errors
+/// When it can't be read, or has none.
+pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates = read.map_err(|error| in_file(file, &error))?;
     if certificates.is_empty() {

@@ -72,10 +72,8 @@ impl Reader<'_> {
         );
         let wait = "how long a call of the collector may take";
         let delay = "how long a span waits for others at most";
-        let (sampler, timeout) = (
-            self.sampler(),
-            self.millis("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000, wait),
-        );
+        let sampler = self.sampler();
+        let timeout = self.millis("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000, wait);
         let queue = self.number(
             "OTEL_BSP_MAX_QUEUE_SIZE",
             2_048,

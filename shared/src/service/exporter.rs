@@ -20,8 +20,6 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::backoff;
@@ -200,10 +198,8 @@ impl HttpClient for Client {
 }
 
 fn agent(traces: &Traces) -> std::result::Result<ureq::Agent, String> {
-    let certificates: Vec<CertificateDer<'static>> = match &traces.authorities {
-        Some(file) => CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect)
-            .map_err(|error| format!("{}: {error}", file.display()))?,
+    let certificates = match &traces.authorities {
+        Some(file) => kafka::certificates(file)?,
         None => rustls_native_certs::load_native_certs().certs,
     };
     let roots: Vec<Certificate<'static>> = certificates
