@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Without a collector a context goes through everything as it came. With one ([`queue`]) each step puts its own span into
-//! the context that it hands on, as W3C's rules ask, and whoever else reads the topics can join in. Nothing is kept from one
+//! the context that it hands on, as W3C's rules ask, so that other readers of the topics can add theirs. Nothing is kept from one
 //! step to the next: the ids of spans follow from the order's and the messages' ids, and the span of an attempt also from its
 //! number ([`Delivery`](super::delivery::Delivery)). So a message that is delivered again has the same parent.
 //!
@@ -34,7 +34,8 @@ use super::{Body, Event};
 
 pub mod queue;
 
-/// What tells the span of handling a message from that of sending it. No id of ours has this bit (it is a UUID's variant).
+/// Set in the ids of spans that handle a message, and not in those that send one: no id of ours has this bit (it belongs to a
+/// UUID's variant).
 const HANDLING: u64 = 1 << 62;
 /// The most links of one span (OpenTelemetry's limit).
 const LINKS: usize = 128;
