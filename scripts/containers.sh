@@ -213,12 +213,12 @@ play_unit() {
   local service units="saga@order saga@payment saga@stock"
   mkdir -p "$BOX/bin" "$BOX/etc"
   for service in $SERVICES; do
-    podman cp "saga_${service}_1:/service" "$BOX/bin/$service"
+    limited "$TOOL_LIMIT" podman cp "saga_${service}_1:/service" "$BOX/bin/$service"
     (umask 077; settings_of "$service" >"$BOX/etc/$service.env")
   done
   : >"$BOX/etc/saga.env"
   # What systemd needs to confine the units; it is not privileged, so it can't change the machine's own settings.
-  podman run --quiet --detach --name unit --systemd=always --cap-add SYS_ADMIN,SYS_PTRACE --volume "$BOX/bin:/usr/local/lib/saga:ro" \
+  limited "$TOOL_LIMIT" podman run --quiet --detach --name unit --systemd=always --cap-add SYS_ADMIN,SYS_PTRACE --volume "$BOX/bin:/usr/local/lib/saga:ro" \
     --volume "$ROOT/deploy/systemd/saga@.service:/etc/systemd/system/saga@.service:ro" --volume "$BOX/etc:/etc/saga:ro" \
     "$build_image" /sbin/init
   within "$TOOL_LIMIT" in_unit systemctl is-system-running --quiet || die "systemd does not run" "$(in_unit systemctl --failed)"
