@@ -139,15 +139,16 @@ fn place(queue: &Queue, request: &Request, responder: Responder) {
         Ok(order) => order,
         Err(problem) => return responder.send(problem),
     };
+    if let Some(span) = span {
+        responder.before_sending(|response| {
+            span.answered(response.status);
+            response
+        });
+    }
     let asked = order.clone();
     // the writer may hang in a call to a silent database; its own patience ends before
     responder.or_after(PATIENCE + Duration::from_secs(2), outcome_unknown(&asked));
-    queue.place(order, move |placed| {
-        let answer = answer(&asked, placed);
-        let status = answer.status;
-        responder.send(answer);
-        span.into_iter().for_each(|span| span.answered(status));
-    });
+    queue.place(order, move |placed| responder.send(answer(&asked, placed)));
 }
 
 /// Nothing of the request was looked at: its key stands for nothing.

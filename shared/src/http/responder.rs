@@ -81,14 +81,19 @@ impl Responder {
         }
     }
 
-    /// Has `finish` called on the connection's thread with the answer, or with what stands in for it, before it is sent. To
-    /// be called before the handler returns.
-    pub(super) fn before_sending(
-        &self,
-        finish: impl FnOnce(Response) -> Response + Send + 'static,
-    ) {
+    /// Has `finish` called on the connection's thread with the answer, or with what stands in for it, before it is sent. The one that
+    /// is given last is called first. To be called before the handler returns.
+    pub fn before_sending(&self, finish: impl FnOnce(Response) -> Response + Send + 'static) {
         if let Some(slot) = &self.0 {
-            slot.content().finish = Some(Box::new(finish));
+            let mut content = slot.content();
+            let next = content.finish.take();
+            content.finish = Some(Box::new(move |response| {
+                let response = finish(response);
+                match next {
+                    Some(next) => next(response),
+                    None => response,
+                }
+            }));
         }
     }
 
@@ -160,5 +165,24 @@ mod tests {
         responder.or_after(Duration::from_secs(60), Problem::unavailable("late", 1));
         responder.send(Response::json(200, &1));
         assert_eq!(awaited.wait().status, 200);
+    }
+
+    #[test]
+    fn what_is_done_before_sending_sees_the_answer_that_is_sent() {
+        let (responder, awaited) = Responder::pair();
+        responder.before_sending(|response| {
+            let status = response.status.to_string();
+            response.with_header("Then", status)
+        });
+        responder.before_sending(|response| response.with_header("First", "yes"));
+        responder.or_after(Duration::from_millis(1), Problem::new(503, "late"));
+        let response = awaited.wait();
+        responder.send(Response::json(202, &1));
+        assert_eq!(response.status, 503);
+        let added = [("First", "yes"), ("Then", "503")];
+        assert_eq!(
+            response.headers,
+            added.map(|(name, value)| (name, value.to_string()))
+        );
     }
 }
