@@ -12,8 +12,9 @@
 //!
 //! Some unsettled orders may be past their deadline although neither the outbox, which begins later, nor `deadline` has
 //! anything of them: somebody deleted the rows. The scan looks for them every ten seconds
-//! ([`store::give_up_forgotten`]). It marks them as published, with a deadline that is due. It finds them by the
-//! seconds of `order_flow` that are not settled, so no index on a status is needed.
+//! ([`store::give_up_forgotten`]). It marks them as published, with a row that is due: of round 0 where a side is
+//! IN_PROGRESS, of round 1 where one is COMPENSATING. It finds them by the seconds of `order_flow` that are not settled, so
+//! no index on a status is needed.
 
 use std::time::{Duration, Instant};
 
@@ -95,7 +96,7 @@ impl DeadlineScan {
         })
     }
 
-    /// Orders whose rows in the outbox or in `deadline` somebody has deleted end by their deadline too.
+    /// Orders whose rows in the outbox or in `deadline` somebody has deleted are taken up again.
     fn look_for_forgotten(&mut self) -> Result<()> {
         if self
             .looked_at
@@ -109,7 +110,7 @@ impl DeadlineScan {
             .with(|session| store::give_up_forgotten(session, after))?;
         if count > 0 {
             log::error!(
-                "the rows of {count} orders in the outbox or in deadline are gone: they end by their deadline"
+                "the rows of {count} orders in the outbox or in deadline are gone: their deadlines are due now"
             );
         }
         self.looked_at = Some(Instant::now());

@@ -579,8 +579,8 @@ pub fn list_overdue(
     Ok(Page { orders, next })
 }
 
-/// Ends the wait of orders that are `forgotten` `after` so long: they are marked as published, and their deadline is due.
-/// Answers how many they are.
+/// Ends the wait of orders that are `forgotten` `after` so long: they are marked as published, and what `deadline` has of a side in
+/// their state is due. Answers how many they are.
 pub fn give_up_forgotten(session: &mut Session, after: Duration) -> Result<i64> {
     let sql = format!(
         "with lost as (
@@ -591,10 +591,13 @@ pub fn give_up_forgotten(session: &mut Session, after: Duration) -> Result<i64> 
                     stock_status = case when o.stock_status = 'READY' then 'IN_PROGRESS' else o.stock_status end,
                     updated_at = clock_timestamp()
                from lost where o.order_id = lost.order_id and {UNSETTLED}
-             returning o.order_id
+             returning o.order_id, o.payment_status, o.stock_status
          ), due as (
              insert into deadline (due_at, round, order_ids)
-             select clock_timestamp(), 0, array_agg(order_id) from marked having count(*) > 0
+             select clock_timestamp(), round, array_agg(order_id)
+               from marked join (values (0, 'IN_PROGRESS'), (1, 'COMPENSATING')) as state (round, status)
+                           on status in (payment_status, stock_status)
+              group by round
          )
          select count(*) from marked",
         forgotten()

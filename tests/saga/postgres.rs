@@ -562,6 +562,39 @@ fn an_order_whose_deadline_is_deleted_is_listed_as_overdue_and_ends() {
 }
 
 #[test]
+fn a_compensation_whose_deadline_is_deleted_is_asked_for_again() {
+    let settings = [("ORDER_DEADLINE", "2s"), ("COMPENSATION_RETRY", "1h")];
+    let world = World::with("compensating_deleted", &settings);
+    let [order_service, payment, stock] = world.start_all();
+    payment.api().put_balance("ann", 1_000);
+    stock.api().put_quantity("tea", 10);
+    assert!(payment.stop().success());
+    let placed = order_service.api().place("ann", "tea", 300, 2);
+    let asked = |times: usize| {
+        until(&format!("payment to be asked {times} times"), || {
+            world.records("payment.compensation").len() == times
+        });
+    };
+    asked(1);
+    let mut db = world.db(Service::Order);
+    until("the row that asks again to be there, and no longer", || {
+        db.execute("delete from deadline where round = 1", &[])
+            .unwrap()
+            > 0
+    });
+    asked(2);
+    let payment = world.start(Service::Payment);
+    let settled = order_service.api().settled(placed);
+    assert_eq!(settled["paymentStatus"], "COMPENSATED", "{settled}");
+    world.wait_until_quiet();
+    asked(2);
+    assert_eq!(
+        (payment.api().balance("ann"), stock.api().quantity("tea")),
+        (1_000, 10)
+    );
+}
+
+#[test]
 fn a_publication_of_all_tables_hinders_nothing() {
     let world = World::new("publication");
     world
