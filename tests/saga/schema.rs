@@ -72,7 +72,7 @@ fn a_schema_that_needs_a_newer_binary_stops_the_service_and_is_left_alone() {
 
 #[test]
 fn a_migration_that_waits_for_a_table_lets_others_use_it_meanwhile() {
-    // there is no migration of a table that is in use yet: a trigger makes the first one wait as that would
+    // a trigger makes the first migration wait as one that changes a table in use may have to
     const CHANGES_A_TABLE: &str = "create schema aside; create table aside.used (line integer);
         create function aside.change() returns event_trigger language plpgsql as
             'begin lock table aside.used in access exclusive mode; end';

@@ -70,7 +70,7 @@ pub struct Aside {
     pub partition: TopicPartition,
     /// As it was read.
     pub record: Record,
-    /// How often it failed by its own fault since.
+    /// The number of the next attempt: 1, and one more after each that failed by its own fault.
     pub attempts: i32,
 }
 
