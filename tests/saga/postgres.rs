@@ -797,6 +797,107 @@ fn answers_about_a_locked_order_are_set_aside_and_others_are_not() {
 }
 
 #[test]
+fn what_comes_after_an_answer_set_aside_waits_behind_it_after_a_kill_too() {
+    let settings = [("ORDER_DEADLINE", "10s"), ("COMPENSATION_RETRY", "1h")];
+    let (world, [order_service, payment, _stock]) = shop("aside_behind", &settings);
+    let api = order_service.api();
+    assert!(payment.stop().success());
+    let [of_ann, of_bob] = ["ann", "bob"].map(|user| api.place(user, "tea", 10, 1));
+    for order_id in [of_ann, of_bob] {
+        until("stock's answer", || {
+            api.order(order_id)["stockStatus"] == "COMPLETED"
+        });
+    }
+    world.wait_until_published(Service::Order);
+    let mut people = [(); 3].map(|_| world.db(Service::Order));
+    let [first, second, third] = &mut people;
+    let ann_held = hold(first, &format!("orders where order_id = '{of_ann}'"));
+    let bob_held = hold(second, &format!("orders where order_id = '{of_bob}'"));
+    let payment = world.start(Service::Payment);
+    until("both answers to be set aside", || {
+        metric(&order_service, "saga_set_aside_records") == 2.0
+    });
+    assert!(payment.stop().success());
+    // so that nobody tries ann's again until this ends
+    let anns = format!("set_aside where record_key = convert_to('{of_ann}', 'UTF8')");
+    let kept = hold(third, &anns);
+    ann_held.rollback().unwrap();
+    until("payment to be asked to compensate", || {
+        world.records("payment.compensation").len() == 1
+    });
+    order_service.process().kill();
+    let _payment = world.start(Service::Payment);
+    until("payment to confirm", || {
+        world.records("payment.success").len() == 3
+    });
+    let order_service = world.start(Service::Order);
+    let api = order_service.api();
+    let waiting = |whose: &str| count(&mut world.db(Service::Order), whose);
+    until("both confirmations to be handled or set aside", || {
+        waiting(&anns) == 3 || api.order(of_ann)["paymentStatus"] == "COMPENSATED"
+    });
+    assert_eq!(waiting(&anns), 3);
+    bob_held.rollback().unwrap();
+    let bobs = format!("set_aside where record_key = convert_to('{of_bob}', 'UTF8')");
+    until("bob's to be tried again", || waiting(&bobs) == 0);
+    assert_eq!(
+        waiting(&anns),
+        3,
+        "nothing of ann's is tried before the first"
+    );
+    kept.rollback().unwrap();
+    for order_id in [of_ann, of_bob] {
+        api.settled(order_id);
+    }
+    world.wait_until_quiet();
+    assert_eq!(api.order(of_ann)["paymentStatus"], "COMPENSATED");
+    assert_eq!(api.found("/repairs")["repairs"], json!([]));
+    world.assert_conserved();
+}
+
+#[test]
+fn what_another_instance_has_handled_meanwhile_is_not_given_up() {
+    let (world, [order_service, payment, _stock]) = shop("aside_handled", &[]);
+    let api = order_service.api();
+    let mut person = world.db(Service::Payment);
+    let held = hold(&mut person, "account where user_name = 'ann'");
+    let _of_ann = api.place("ann", "tea", 10, 1);
+    let mut db = world.db(Service::Payment);
+    until("it to be set aside", || count(&mut db, "set_aside") == 1);
+    // its next attempt is the last, and fails: first among all that are set aside, then alone, which waits for lock 42
+    db.batch_execute(
+        "update set_aside set attempts = 5;
+         alter table payment add constraint not_ann check (user_name <> 'ann');
+         create sequence tries;
+         create function wait_second() returns trigger language plpgsql as $$
+         begin
+             if new.user_name = 'ann' and nextval('tries') = 2 then perform pg_advisory_xact_lock(42); end if;
+             return new;
+         end $$;
+         create trigger wait_second before update on payment for each row execute function wait_second();
+         select pg_advisory_lock(42)",
+    )
+    .unwrap();
+    held.rollback().unwrap();
+    world.wait_for_waiting(Service::Payment, 1);
+    // in the moment in which it has failed, another instance does what it has to do
+    let mut another = world.db(Service::Payment);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            another
+                .batch_execute("begin; lock table set_aside; delete from set_aside; commit")
+                .unwrap();
+        });
+        world.wait_for_waiting(Service::Payment, 2);
+        db.batch_execute("select pg_advisory_unlock(42)").unwrap();
+    });
+    let of_bob = api.place("bob", "tea", 10, 1);
+    assert_eq!(api.settled(of_bob)["orderStatus"], "COMPLETED");
+    assert_eq!(count(&mut db, "dead_letter"), 0);
+    assert_eq!(payment.api().get("/readyz").status, 200);
+}
+
+#[test]
 fn a_call_for_a_held_row_soon_gives_up_and_leaves_its_worker_to_others() {
     let world = World::with("held_call", &[("HTTP_WORKERS", "1")]);
     let payment = world.start(Service::Payment);

@@ -77,9 +77,15 @@ impl BatchProcessor {
         }
     }
 
-    /// Where each partition's offset is.
+    /// Where each partition's offset is. What comes later about an order waits behind what another consumer has set aside of it.
     pub fn read_offsets(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Start>> {
-        offsets::read(self.connection.session()?, partitions)
+        let session = self.connection.session()?;
+        let starts = offsets::read(session, partitions)?;
+        // read after the offsets: what was set aside below them is there
+        if set_aside::count(session)?.0 > 0 {
+            self.around.held();
+        }
+        Ok(starts)
     }
 
     /// Handles the batches of several partitions in one transaction. A handler that lacks something fetches it between two attempts, so that no
@@ -210,7 +216,7 @@ impl BatchProcessor {
                 done => done,
             }?;
             all += done;
-            // while some can go on, others behind them may, too
+            // others wait behind those that had their effect
             if done == 0 {
                 break;
             }
@@ -299,6 +305,10 @@ impl BatchProcessor {
             aside.attempts,
         );
         let mut tx = self.connection.session()?.transaction()?;
+        // first, so that no other instance handles it meanwhile; one that already has leaves nothing to give up
+        if set_aside::remove(&mut tx, &[aside.id])? == 0 {
+            return Ok(());
+        }
         let outgoing = given_up(
             &mut tx,
             &mut *self.handler,
@@ -307,7 +317,6 @@ impl BatchProcessor {
             aside.attempts as u32,
             why,
         )?;
-        set_aside::remove(&mut tx, &[aside.id])?;
         outbox::append(&mut tx, &self.waker, &outgoing)?;
         tx.commit()
     }

@@ -22,7 +22,8 @@
 //! held.
 //!
 //! **Must not be changed**: a record goes into `set_aside` in the transaction that moves the offset past it, with what
-//! it waits for. Each later record about the same order goes behind it.
+//! it waits for. Each later record about the same order goes behind it, also where the partition has gone to another consumer: that
+//! one reads the offsets first, then whether anything is set aside.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -99,12 +100,15 @@ pub fn set(tx: &mut Tx<'_>, records: &[(&TopicPartition, &Record, String)]) -> R
     Ok(())
 }
 
-/// Locks those that were not tried for longest, and that no other instance tries at this moment.
+/// Locks those that were not tried for longest, and that no other instance tries at this moment; of those about one order the
+/// first, which keeps the others behind it.
 pub fn take(tx: &mut Tx<'_>) -> Result<Vec<Aside>> {
     let rows = tx.query(
         "select id, topic, topic_id, partition, record_offset, record_time, record_key, record_value, header_names,
                 header_values, attempts
-           from set_aside order by tried_at, id limit $1 for update skip locked",
+           from set_aside s
+          where not exists (select from set_aside earlier where earlier.record_key = s.record_key and earlier.id < s.id)
+          order by tried_at, id limit $1 for update skip locked",
         &[&BATCH],
     )?;
     Ok(rows
@@ -122,10 +126,9 @@ pub fn take(tx: &mut Tx<'_>) -> Result<Vec<Aside>> {
         .collect())
 }
 
-/// Removes those that have had their effect, or are parked.
-pub fn remove(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
+/// Removes those that have had their effect, or are parked. Answers how many were there.
+pub fn remove(tx: &mut Tx<'_>, ids: &[i64]) -> Result<u64> {
     tx.execute("delete from set_aside where id = any($1)", &[&ids])
-        .map(drop)
 }
 
 /// These wait on: it is others' turn.
