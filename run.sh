@@ -42,7 +42,7 @@ usage() {
 ./run.sh servers up|down [--dir FOLDER] [--wipe]
                                   PostgreSQL and Kafka for tests, in .run/test or FOLDER; after `. FOLDER/env` cargo test
                                   finds them, and the binaries that `cargo build` has made; down --wipe: removes their data too
-./run.sh proof [--seed S]         what takes longer, at most 60 minutes: the longest tests; the attacks on HTTP on our server and on
+./run.sh proof [--seed S]         what takes longer, 40 to 90 minutes: the longest tests; the attacks on HTTP on our server and on
                                   tiny_http; the page in a browser (Chromium and chromedriver); the Kafka client beside Java's; a
                                   PgBouncer; the images, compose.yaml and the systemd unit in containers (podman, as root); PostgreSQL 14,
                                   16, 17 and 18; an upgrade under load from an earlier version, which is built for it; chaos with

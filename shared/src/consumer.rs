@@ -1,5 +1,12 @@
 //! A consumer: a member of the service's group that polls its partitions and turns the records into effects.
 //!
+//! ```text
+//! consume_once ─ begin (offsets, after a rebalance) ─ poll ─ sort ─ handle_batch ─ try_aside
+//!                                                                      │
+//! BatchProcessor::commit ─ try_commit ─┬─ commit_at_once: a few simple events, by two statements of the service
+//!                                      └─ advance (offsets) ─ handle (Handler) ─ append (outbox) ─ Tx::commit
+//! ```
+//!
 //! # When handling fails
 //!
 //! Only the partition concerned waits. What follows depends on the cause ([`Blame`]):
@@ -96,7 +103,7 @@ const JOIN_LIMIT: Duration = Duration::from_secs(REBALANCE_TIMEOUT.as_secs() + 6
 /// What one pass of [`Consumer::consume_once`] did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Consumed {
-    /// Records whose effects are committed.
+    /// Records that their partition has moved past: handled, parked or set aside.
     pub handled: usize,
     /// How often a failure has paused a partition.
     pub postponed: usize,

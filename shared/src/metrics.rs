@@ -98,11 +98,11 @@ pub static LAG_SECONDS: LazyLock<GaugeVec> = LazyLock::new(|| {
     );
     registered(GaugeVec::new(opts, &["topic", "partition"]))
 });
-/// Records whose effects are committed.
+/// Records that their partition has moved past: handled, parked or set aside.
 pub static RECORDS: LazyLock<IntCounter> = LazyLock::new(|| {
     registered(IntCounter::new(
         "saga_consumer_records_total",
-        "Records handled by this instance",
+        "Records that this instance has handled, parked or set aside",
     ))
 });
 /// Batches tried, first attempts included.
@@ -130,7 +130,7 @@ pub static ASIDE_SECONDS: LazyLock<Gauge> = LazyLock::new(|| {
 pub static WAITING: LazyLock<GaugeVec> = LazyLock::new(|| {
     let opts = Opts::new(
         "saga_waiting_seconds",
-        "For how long a partition (its next record can't be handled), the relay or the writer has failed; 0: it goes on",
+        "For how long a partition (its next record can't be handled), the relay, the writer or a session that waits for a lock has failed; 0: it goes on",
     );
     registered(GaugeVec::new(opts, &["what"]))
 });

@@ -1,7 +1,7 @@
 //! An upgrade without a stop: instances of an earlier version run first, then beside those of this version, on the schema that
 //! these have migrated; old and new take the lead from one another under load, until none of the old ones is left.
 //!
-//! `./run.sh proof` builds the earlier version, of the commit that `run.sh` names, and says where in `UPGRADE_FROM_BIN_DIR`.
+//! `./run.sh proof` builds the earlier version, of the commit that `scripts/check.sh` names, and says where in `UPGRADE_FROM_BIN_DIR`.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

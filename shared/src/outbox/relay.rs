@@ -75,7 +75,7 @@ const ACQUIRE_AGAIN: Duration = Duration::from_millis(500);
 /// Published rows are deleted so long after the first of them. Most orders are settled by then: nothing is left to be
 /// marked of them, and a delete stands for several turns.
 const DELETE_AFTER: Duration = Duration::from_millis(50);
-/// What somebody has put in among older rows by hand is found within this.
+/// What somebody has put in among older rows by hand is looked for so often, while no other rows wait.
 const READ_ALL: Duration = Duration::from_secs(60);
 /// The broker aborts what a dead relay left open after this, so that readers wait no longer.
 pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
