@@ -798,7 +798,7 @@ fn answers_about_a_locked_order_are_set_aside_and_others_are_not() {
 
 #[test]
 fn what_comes_after_an_answer_set_aside_waits_behind_it_after_a_kill_too() {
-    let settings = [("ORDER_DEADLINE", "10s"), ("COMPENSATION_RETRY", "1h")];
+    let settings = [("ORDER_DEADLINE", "1h"), ("COMPENSATION_RETRY", "1h")];
     let (world, [order_service, payment, _stock]) = shop("aside_behind", &settings);
     let api = order_service.api();
     assert!(payment.stop().success());
@@ -822,6 +822,10 @@ fn what_comes_after_an_answer_set_aside_waits_behind_it_after_a_kill_too() {
     let anns = format!("set_aside where record_key = convert_to('{of_ann}', 'UTF8')");
     let kept = hold(third, &anns);
     ann_held.rollback().unwrap();
+    world
+        .db(Service::Order)
+        .execute("update deadline set due_at = clock_timestamp()", &[])
+        .unwrap();
     until("payment to be asked to compensate", || {
         world.records("payment.compensation").len() == 1
     });
@@ -856,30 +860,64 @@ fn what_comes_after_an_answer_set_aside_waits_behind_it_after_a_kill_too() {
 }
 
 #[test]
+fn one_set_aside_that_waits_for_another_lock_later_delays_no_others() {
+    let (world, [order_service, _payment, _stock]) = shop("aside_later", &[]);
+    let api = order_service.api();
+    let mut people = [(); 2].map(|_| world.db(Service::Payment));
+    let [first, second] = &mut people;
+    let accounts_held = hold(first, "account");
+    let [of_ann, of_bob] = ["ann", "bob"].map(|user| api.place(user, "tea", 10, 1));
+    let mut db = world.db(Service::Payment);
+    until("both to be set aside", || count(&mut db, "set_aside") == 2);
+    db.batch_execute(
+        "create table gate (closed boolean);
+         insert into gate values (true);
+         create function wait_at_gate() returns trigger language plpgsql as $$
+         begin
+             if new.user_name = 'ann' then perform from gate for update; end if;
+             return new;
+         end $$;
+         create trigger wait_at_gate before update on payment for each row execute function wait_at_gate()",
+    )
+    .unwrap();
+    let gate_held = hold(second, "gate");
+    accounts_held.rollback().unwrap();
+    assert_eq!(api.settled(of_bob)["orderStatus"], "COMPLETED");
+    gate_held.rollback().unwrap();
+    assert_eq!(api.settled(of_ann)["orderStatus"], "COMPLETED");
+    world.wait_until_quiet();
+    assert_eq!(world.parked(), 0);
+    world.assert_conserved();
+}
+
+#[test]
 fn what_another_instance_has_handled_meanwhile_is_not_given_up() {
-    let (world, [order_service, payment, _stock]) = shop("aside_handled", &[]);
+    let (world, [order_service, _payment, _stock]) = shop("aside_handled", &[]);
     let api = order_service.api();
     let mut person = world.db(Service::Payment);
     let held = hold(&mut person, "account where user_name = 'ann'");
     let _of_ann = api.place("ann", "tea", 10, 1);
     let mut db = world.db(Service::Payment);
     until("it to be set aside", || count(&mut db, "set_aside") == 1);
-    // its next attempt is the last, and fails: first among all that are set aside, then alone, which waits for lock 42
+    // its next attempt is the last, and fails: first among all that are set aside, then alone, which stands still
     db.batch_execute(
         "update set_aside set attempts = 5;
          alter table payment add constraint not_ann check (user_name <> 'ann');
+         create table gate (closed boolean);
+         insert into gate values (true);
          create sequence tries;
-         create function wait_second() returns trigger language plpgsql as $$
+         create function stand_still() returns trigger language plpgsql as $$
          begin
-             if new.user_name = 'ann' and nextval('tries') = 2 then perform pg_advisory_xact_lock(42); end if;
+             if nextval('tries') = 2 then
+                 while exists (select from gate) loop perform pg_sleep(0.02); end loop;
+             end if;
              return new;
          end $$;
-         create trigger wait_second before update on payment for each row execute function wait_second();
-         select pg_advisory_lock(42)",
+         create trigger stand_still before update on payment for each row execute function stand_still()",
     )
     .unwrap();
     held.rollback().unwrap();
-    world.wait_for_waiting(Service::Payment, 1);
+    world.wait_for_stopped(Service::Payment, 1);
     // in the moment in which it has failed, another instance does what it has to do
     let mut another = world.db(Service::Payment);
     std::thread::scope(|scope| {
@@ -888,13 +926,12 @@ fn what_another_instance_has_handled_meanwhile_is_not_given_up() {
                 .batch_execute("begin; lock table set_aside; delete from set_aside; commit")
                 .unwrap();
         });
-        world.wait_for_waiting(Service::Payment, 2);
-        db.batch_execute("select pg_advisory_unlock(42)").unwrap();
+        world.wait_for_waiting(Service::Payment, 1);
+        world.let_go(Service::Payment);
     });
     let of_bob = api.place("bob", "tea", 10, 1);
     assert_eq!(api.settled(of_bob)["orderStatus"], "COMPLETED");
     assert_eq!(count(&mut db, "dead_letter"), 0);
-    assert_eq!(payment.api().get("/readyz").status, 200);
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub struct BatchProcessor {
     contention: Contention,
     /// Then records that need a row which is held are set aside, and the others do not wait with them.
     around: Around,
+    /// Something may be set aside, and what comes later about the same orders must wait behind it.
+    look_behind: bool,
     /// When those set aside are tried again.
     try_aside_at: Instant,
     /// When it was logged the last time that records are set aside.
@@ -72,6 +74,7 @@ impl BatchProcessor {
             waker,
             contention: Contention::default(),
             around,
+            look_behind: false,
             try_aside_at: Instant::now(),
             logged_at,
         }
@@ -82,9 +85,7 @@ impl BatchProcessor {
         let session = self.connection.session()?;
         let starts = offsets::read(session, partitions)?;
         // read after the offsets: what was set aside below them is there
-        if set_aside::count(session)?.0 > 0 {
-            self.around.held();
-        }
+        self.look_behind = set_aside::are_any(session)?;
         Ok(starts)
     }
 
@@ -94,7 +95,7 @@ impl BatchProcessor {
     /// # Errors
     /// Nothing was changed; [`Error::blame`] says whose fault it was.
     pub fn commit(&mut self, parts: &[PartitionBatch]) -> Result<()> {
-        let set_aside = self.around.is_due();
+        let set_aside = self.around.is_due() || self.look_behind;
         match self.prepared(|processor| processor.try_commit(parts, set_aside)) {
             Err(error) if error.is_lock_timeout() && !set_aside => {
                 self.end_hanging_writer(&error);
@@ -145,6 +146,7 @@ impl BatchProcessor {
         handled(inputs.iter().map(|(_, input)| *input), &waiting);
         if let Some((partition, record, why)) = aside.first() {
             self.around.held();
+            self.look_behind = true;
             self.try_aside_at = Instant::now() + TRY_AGAIN;
             let (count, offset) = (aside.len(), record.offset);
             let is_due = self
@@ -206,11 +208,16 @@ impl BatchProcessor {
         if Instant::now() < self.try_aside_at {
             return Ok(0);
         }
-        self.try_aside_at = Instant::now() + LOOK_AGAIN;
+        let pause = if self.look_behind {
+            TRY_AGAIN
+        } else {
+            LOOK_AGAIN
+        };
+        self.try_aside_at = Instant::now() + pause;
         let mut all = 0;
         for _ in 0..ROUNDS {
             let done = match self.prepared(|processor| processor.try_those_aside(None)) {
-                Err(error) if error.blame() == Blame::Poison => {
+                Err(error) if error.blame() == Blame::Poison || error.is_lock_timeout() => {
                     self.prepared(BatchProcessor::try_each_aside)
                 }
                 done => done,
@@ -229,6 +236,7 @@ impl BatchProcessor {
         heartbeat::beat();
         let mut tx = self.connection.session()?.transaction()?;
         let mut taken = set_aside::take(&mut tx)?;
+        self.look_behind = !taken.is_empty() || set_aside::are_any(&mut tx)?;
         if taken.is_empty() {
             return Ok(0);
         }
@@ -236,14 +244,16 @@ impl BatchProcessor {
         self.around.held();
         taken.retain(|aside| only.is_none_or(|only| aside.id == only));
         let (prefix, now) = (self.prefix.as_str(), delivery::now());
-        let (mut ids, mut inputs) = (Vec::new(), Vec::new());
+        let (mut ids, mut inputs, mut still_waiting) = (Vec::new(), Vec::new(), Vec::new());
         for aside in taken {
-            if let Some(topic) = Topic::from_name(&aside.partition.topic, prefix) {
-                let number = aside.partition.partition;
-                let input = Input::new(topic, number, aside.record, now, aside.attempts);
-                ids.push(aside.id);
-                inputs.push((aside.partition, input));
-            }
+            let Some(topic) = Topic::from_name(&aside.partition.topic, prefix) else {
+                still_waiting.push(aside.id);
+                continue;
+            };
+            let number = aside.partition.partition;
+            let input = Input::new(topic, number, aside.record, now, aside.attempts);
+            ids.push(aside.id);
+            inputs.push((aside.partition, input));
         }
         let borrowed: Vec<(&TopicPartition, &Input)> = inputs
             .iter()
@@ -251,7 +261,7 @@ impl BatchProcessor {
             .collect();
         let waiting = find_waiting(&mut tx, &mut *self.handler, &borrowed, false)?;
         let outgoing = handle(&mut tx, prefix, &mut *self.handler, &borrowed, &waiting)?;
-        let (mut done, mut still_waiting) = (Vec::new(), Vec::new());
+        let mut done = Vec::new();
         for (id, why) in ids.into_iter().zip(&waiting) {
             match why {
                 None => done.push(id),
@@ -272,7 +282,8 @@ impl BatchProcessor {
         Ok(done.len())
     }
 
-    /// One by one, after all of them together have failed by the fault of one.
+    /// One by one, after all of them together have failed by the fault of one, or because one waits for a lock that nobody could
+    /// foresee: that one goes behind the others.
     fn try_each_aside(&mut self) -> Result<usize> {
         let taken = set_aside::take(&mut self.connection.session()?.transaction()?)?;
         let mut done = 0;
@@ -286,6 +297,18 @@ impl BatchProcessor {
                 }
                 Err(error) if error.blame() == Blame::Poison => {
                     set_aside::record_failure(self.connection.session()?, aside.id)?
+                }
+                Err(error) if error.is_lock_timeout() => {
+                    self.end_hanging_writer(&error);
+                    log::warn!(
+                        "{}@{}, which was set aside, waits on: {error}",
+                        aside.partition,
+                        aside.record.offset
+                    );
+                    let mut tx = self.connection.session()?.transaction()?;
+                    set_aside::wait_on(&mut tx, &[aside.id])?;
+                    tx.commit()?;
+                    break;
                 }
                 outcome => done += outcome?,
             }
@@ -451,7 +474,7 @@ fn find_waiting(
         .filter_map(|(_, input)| input.event.as_ref().ok().cloned())
         .collect();
     let mut waiting = handler.waits_for(tx, &events)?.into_iter();
-    let before = match look_behind {
+    let mut before = match look_behind {
         true => {
             let keys: Vec<&[u8]> = inputs
                 .iter()
@@ -463,14 +486,20 @@ fn find_waiting(
     };
     let mut reasons = Vec::with_capacity(inputs.len());
     for (_, input) in inputs {
-        let key = input.record.key.as_deref();
-        reasons.push(match input.event {
-            Ok(_) => waiting.next().flatten().or_else(|| {
-                key.is_some_and(|key| before.contains(key))
-                    .then(|| "what was set aside before about the same order".to_string())
-            }),
+        let held = match input.event {
+            Ok(_) => waiting.next().flatten(),
             Err(_) => None,
-        });
+        };
+        let Some(key) = input.record.key.as_deref() else {
+            reasons.push(held);
+            continue;
+        };
+        let behind = || "what was set aside before about the same order".to_string();
+        let why = held.or_else(|| before.contains(key).then(behind));
+        if why.is_some() {
+            before.insert(key.to_vec());
+        }
+        reasons.push(why);
     }
     Ok(reasons)
 }

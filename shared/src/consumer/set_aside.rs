@@ -23,7 +23,7 @@
 //!
 //! **Must not be changed**: a record goes into `set_aside` in the transaction that moves the offset past it, with what
 //! it waits for. Each later record about the same order goes behind it, also where the partition has gone to another consumer: that
-//! one reads the offsets first, then whether anything is set aside.
+//! one reads the offsets first, then whether anything is set aside. A consumer looks behind until it has read that nothing is.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -157,6 +157,12 @@ pub fn find_waiting_keys(tx: &mut Tx<'_>, keys: &[&[u8]]) -> Result<HashSet<Vec<
         &[&keys],
     )?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Whether any wait, also those that another instance tries at this moment.
+pub fn are_any(db: &mut impl Query) -> Result<bool> {
+    let sql = "select exists (select from set_aside)";
+    Ok(db.query(sql, &[])?[0].get(0))
 }
 
 /// How many wait, for how many seconds the oldest has waited, and what it waits for.
