@@ -13,7 +13,7 @@
 //! Some unsettled orders may be past their deadline although neither the outbox, which begins later, nor `deadline` has
 //! anything of them: somebody deleted the rows. The scan looks for them every ten seconds
 //! ([`store::give_up_forgotten`]). It marks them as published, with a row that is due: of round 0 where a side is
-//! IN_PROGRESS, of round 1 where one is COMPENSATING. It finds them by the seconds of `order_flow` that are not settled, so
+//! IN_PROGRESS, else of round 1. It finds them by the seconds of `order_flow` that are not settled, so
 //! no index on a status is needed.
 
 use std::time::{Duration, Instant};
@@ -60,8 +60,8 @@ pub struct DeadlineScan {
 
 impl Worker for DeadlineScan {
     fn turn(&mut self, _: &Shutdown) -> Result<Duration> {
-        self.look_for_forgotten()?;
         let found = self.scan_once()?;
+        self.look_for_forgotten()?;
         Ok(if found { Duration::ZERO } else { TICK })
     }
 
@@ -104,6 +104,8 @@ impl DeadlineScan {
         {
             return Ok(());
         }
+        // before it: a failure must not keep other deadlines from being looked at
+        self.looked_at = Some(Instant::now());
         let after = self.deadline + self.deadline.min(FORGOTTEN_LATER);
         let count = self
             .connection
@@ -113,7 +115,6 @@ impl DeadlineScan {
                 "the rows of {count} orders in the outbox or in deadline are gone: their deadlines are due now"
             );
         }
-        self.looked_at = Some(Instant::now());
         Ok(())
     }
 

@@ -524,11 +524,12 @@ fn forgotten() -> String {
           join orders o on {}
          where o.created_at < clock_timestamp() - $2::float8 * interval '1 millisecond'
            and o.created_at < coalesce((select stored_at from order_outbox order by id limit 1), 'infinity') - interval '1 minute'
-           and not exists (select from order_outbox b where b.order_id = o.order_id)
-         limit $1)
-    select order_id from late
-    except select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)
-            where exists (select from late)",
+         limit $1),
+    unknown as materialized (
+        select order_id from late
+        except select due.order_id from deadline d cross join unnest(d.order_ids) as due (order_id)
+                where exists (select from late))
+    select order_id from unknown where not exists (select from order_outbox b where b.order_id = unknown.order_id)",
         unsettled_in_second()
     )
 }
@@ -594,10 +595,9 @@ pub fn give_up_forgotten(session: &mut Session, after: Duration) -> Result<i64> 
              returning o.order_id, o.payment_status, o.stock_status
          ), due as (
              insert into deadline (due_at, round, order_ids)
-             select clock_timestamp(), round, array_agg(order_id)
-               from marked join (values (0, 'IN_PROGRESS'), (1, 'COMPENSATING')) as state (round, status)
-                           on status in (payment_status, stock_status)
-              group by round
+             select clock_timestamp(), case when 'IN_PROGRESS' in (payment_status, stock_status) then 0 else 1 end as round,
+                    array_agg(order_id)
+               from marked group by round
          )
          select count(*) from marked",
         forgotten()
