@@ -103,7 +103,7 @@ const JOIN_LIMIT: Duration = Duration::from_secs(REBALANCE_TIMEOUT.as_secs() + 6
 /// What one pass of [`Consumer::consume_once`] did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Consumed {
-    /// Records that their partition has moved past: handled, parked or set aside.
+    /// Records that were handled, given up or set aside.
     pub handled: usize,
     /// How often a failure has paused a partition.
     pub postponed: usize,

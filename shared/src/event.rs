@@ -225,7 +225,7 @@ pub enum Body {
     Failed {
         /// Why.
         reason: Reason,
-        /// How often it was tried.
+        /// After how many attempts it was given up; 1 where it was refused by a decision.
         attempts: i32,
     },
     /// `….compensation-requested`.

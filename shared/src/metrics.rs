@@ -98,11 +98,11 @@ pub static LAG_SECONDS: LazyLock<GaugeVec> = LazyLock::new(|| {
     );
     registered(GaugeVec::new(opts, &["topic", "partition"]))
 });
-/// Records that their partition has moved past: handled, parked or set aside.
+/// Records that were handled, given up or set aside.
 pub static RECORDS: LazyLock<IntCounter> = LazyLock::new(|| {
     registered(IntCounter::new(
         "saga_consumer_records_total",
-        "Records that this instance has handled, parked or set aside",
+        "Records that this instance has handled, given up or set aside",
     ))
 });
 /// Batches tried, first attempts included.

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::outbox::{Appended, Row};
 
-/// Rows at most, two full transactions: with more the relay is behind, and reads.
+/// Rows at most, two full transactions of the default size: with more the relay is behind, and reads.
 const LIMIT: usize = 4_096;
 
 /// What was handed over.
