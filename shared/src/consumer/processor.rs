@@ -39,8 +39,8 @@ pub struct BatchProcessor {
     around: Around,
     /// Something may be set aside, and what comes later about the same orders must wait behind it.
     look_behind: bool,
-    /// When those set aside are tried again.
-    try_aside_at: Instant,
+    /// When those set aside were tried last, or some were set aside.
+    tried_aside_at: Option<Instant>,
     /// When it was logged the last time that records are set aside.
     logged_at: Option<Instant>,
 }
@@ -75,7 +75,7 @@ impl BatchProcessor {
             contention: Contention::default(),
             around,
             look_behind: false,
-            try_aside_at: Instant::now(),
+            tried_aside_at: None,
             logged_at,
         }
     }
@@ -147,7 +147,7 @@ impl BatchProcessor {
         if let Some((partition, record, why)) = aside.first() {
             self.around.held();
             self.look_behind = true;
-            self.try_aside_at = Instant::now() + TRY_AGAIN;
+            self.tried_aside_at = Some(Instant::now());
             let (count, offset) = (aside.len(), record.offset);
             let is_due = self
                 .logged_at
@@ -205,15 +205,18 @@ impl BatchProcessor {
     /// # Errors
     /// What PostgreSQL and the handler say; nothing was changed.
     pub fn try_aside(&mut self) -> Result<usize> {
-        if Instant::now() < self.try_aside_at {
-            return Ok(0);
-        }
         let pause = if self.look_behind {
             TRY_AGAIN
         } else {
             LOOK_AGAIN
         };
-        self.try_aside_at = Instant::now() + pause;
+        if self
+            .tried_aside_at
+            .is_some_and(|tried_at| tried_at.elapsed() < pause)
+        {
+            return Ok(0);
+        }
+        self.tried_aside_at = Some(Instant::now());
         let mut all = 0;
         for _ in 0..ROUNDS {
             let done = match self.prepared(|processor| processor.try_those_aside(None)) {
@@ -240,7 +243,7 @@ impl BatchProcessor {
         if taken.is_empty() {
             return Ok(0);
         }
-        self.try_aside_at = Instant::now() + TRY_AGAIN;
+        self.tried_aside_at = Some(Instant::now());
         self.around.held();
         taken.retain(|aside| only.is_none_or(|only| aside.id == only));
         let (prefix, now) = (self.prefix.as_str(), delivery::now());
@@ -305,9 +308,7 @@ impl BatchProcessor {
                         aside.partition,
                         aside.record.offset
                     );
-                    let mut tx = self.connection.session()?.transaction()?;
-                    set_aside::wait_on(&mut tx, &[aside.id])?;
-                    tx.commit()?;
+                    set_aside::wait_on(self.connection.session()?, &[aside.id])?;
                     break;
                 }
                 outcome => done += outcome?,

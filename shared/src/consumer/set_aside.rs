@@ -132,8 +132,8 @@ pub fn remove(tx: &mut Tx<'_>, ids: &[i64]) -> Result<u64> {
 }
 
 /// These wait on: it is others' turn.
-pub fn wait_on(tx: &mut Tx<'_>, ids: &[i64]) -> Result<()> {
-    tx.execute(
+pub fn wait_on(db: &mut impl Query, ids: &[i64]) -> Result<()> {
+    db.execute(
         "update set_aside set tried_at = clock_timestamp() where id = any($1)",
         &[&ids],
     )
